@@ -1,0 +1,51 @@
+//! `cargo xtask test` and its kin: the project's own build steps, in Rust, so that a machine needs nothing else.
+
+mod failure;
+mod proto;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use failure::Failure;
+
+const USAGE: &str = "\
+cargo xtask <command>
+
+  proto [--check]           generate the checked-in code from proto/ (no protoc needed); --check only compares
+
+Exit codes: 0 done, 1 a step failed or generated code drifted, 2 wrong usage.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["proto"] => proto::write(&workspace_root()),
+        ["proto", "--check"] => proto::check(&workspace_root()),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(text)) => {
+            eprintln!("error: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder that holds the workspace's `Cargo.toml`.
+///
+/// `cargo run` names this crate's folder in the environment, so that a copied or moved tree works on itself; a binary
+/// started by hand falls back to the folder it was built from.
+fn workspace_root() -> PathBuf {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = PathBuf::from(own);
+    own.ancestors().nth(2).map_or_else(|| own.clone(), Path::to_path_buf)
+}
