@@ -1,0 +1,289 @@
+//! The rules an entry must follow beyond being readable: limits, selectors that can stand alone, DNS syntax.
+
+use mintage_identity::{AgentPattern, Selector, TrustDomain};
+
+use crate::entry::{Entry, EntryError};
+use crate::limits;
+use crate::problem::{nearest, printable};
+
+/// A selector kind that an agent of this product can show.
+struct SelectorKind {
+    kind: &'static str,
+    /// True when the kernel vouches for it; false for hints about the executable, which an `exec` can outrun.
+    stands_alone: bool,
+    form: Form,
+}
+
+/// What the value of a selector looks like.
+enum Form {
+    Number,
+    AbsolutePath,
+    Sha256,
+}
+
+/// Every selector kind that some attestor yields. A new attestor adds its kinds here.
+const SELECTOR_KINDS: [SelectorKind; 5] = [
+    SelectorKind {
+        kind: "unix:uid",
+        stands_alone: true,
+        form: Form::Number,
+    },
+    SelectorKind {
+        kind: "unix:gid",
+        stands_alone: true,
+        form: Form::Number,
+    },
+    SelectorKind {
+        kind: "unix:supplementary_gid",
+        stands_alone: true,
+        form: Form::Number,
+    },
+    SelectorKind {
+        kind: "unix:path",
+        stands_alone: false,
+        form: Form::AbsolutePath,
+    },
+    SelectorKind {
+        kind: "unix:sha256",
+        stands_alone: false,
+        form: Form::Sha256,
+    },
+];
+
+/// Checks every rule on an entry whose names were parsed.
+pub(crate) fn rules(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
+    agents(entry, domain)?;
+    selectors(entry)?;
+    dns_names(&entry.dns_names)?;
+    if let Some(name) = &entry.common_name {
+        common_name(name)?;
+    }
+    note("hint", &entry.hint, limits::HINT_BYTES_MAX)?;
+    note("owner", &entry.owner, limits::NOTE_BYTES_MAX)?;
+    note("environment", &entry.environment, limits::NOTE_BYTES_MAX)?;
+    note("purpose", &entry.purpose, limits::NOTE_BYTES_MAX)?;
+    whole(entry)
+}
+
+fn agents(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
+    count(
+        "agents",
+        entry.agents.len(),
+        limits::AGENTS_PER_ENTRY_MAX,
+        "name a prefix ending in /*",
+    )?;
+    if entry.agents.is_empty() {
+        let problem = format!("is empty; name an agent such as spiffe://{domain}/mintage/agent/NAME");
+        return Err(EntryError::new("agents", problem));
+    }
+    for pattern in &entry.agents {
+        if pattern.trust_domain_str() != domain.as_str() {
+            let problem = format!("{pattern} is of another trust domain; agents here are below spiffe://{domain}/");
+            return Err(EntryError::new("agents", problem));
+        }
+        if let AgentPattern::Prefix(prefix) = pattern {
+            let path = prefix.stem().path();
+            let above = matches!(path, "" | "/mintage" | "/mintage/agent");
+            if !above && !path.starts_with("/mintage/agent/") {
+                let problem =
+                    format!("{pattern} can never match an agent; agents are spiffe://{domain}/mintage/agent/*");
+                return Err(EntryError::new("agents", problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn selectors(entry: &Entry) -> Result<(), EntryError> {
+    count(
+        "selectors",
+        entry.selectors.len(),
+        limits::SELECTORS_PER_ENTRY_MAX,
+        "split the entry",
+    )?;
+    if entry.selectors.is_empty() {
+        let problem = "is empty, which would match every process; name at least unix:uid:N";
+        return Err(EntryError::new("selectors", problem));
+    }
+    let mut stands = false;
+    for selector in &entry.selectors {
+        stands |= known_selector(selector)?.stands_alone;
+    }
+    if !stands {
+        let problem = "holds only unix:path or unix:sha256, which a process can outlive by exec; add unix:uid:N";
+        return Err(EntryError::new("selectors", problem));
+    }
+    single_valued(entry)
+}
+
+/// A process has one uid, one gid and one executable: two values of the same kind can never hold together.
+fn single_valued(entry: &Entry) -> Result<(), EntryError> {
+    let mut kinds = entry
+        .selectors
+        .iter()
+        .map(Selector::kind)
+        .filter(|kind| *kind != "unix:supplementary_gid");
+    let Some(mut last) = kinds.next() else { return Ok(()) };
+    // The set is ordered by text, so selectors of one kind are neighbours.
+    for kind in kinds {
+        if kind == last {
+            let problem = format!("names {kind} twice; all selectors must hold, so this entry can never match");
+            return Err(EntryError::new("selectors", problem));
+        }
+        last = kind;
+    }
+    Ok(())
+}
+
+fn known_selector(selector: &Selector) -> Result<&'static SelectorKind, EntryError> {
+    let refuse = |problem: String| EntryError::new("selectors", format!("{selector}: {problem}"));
+    let Some(known) = SELECTOR_KINDS.iter().find(|known| known.kind == selector.kind()) else {
+        let names = SELECTOR_KINDS.map(|known| known.kind);
+        return Err(refuse(match nearest(selector.kind(), &names) {
+            Some(word) => format!("unknown kind; the nearest valid one is {word}"),
+            None => format!("unknown kind; valid ones are {}", names.join(", ")),
+        }));
+    };
+    let value = selector.value();
+    match known.form {
+        // Written any other way (leading zeros, a plus sign) it would never equal what the agent shows.
+        Form::Number if value.parse::<u32>().is_ok_and(|n| n.to_string() == value) => Ok(known),
+        Form::Number => Err(refuse(
+            "the value must be a number up to 4294967295, without leading zeros".into(),
+        )),
+        Form::AbsolutePath if is_plain_path(value) => Ok(known),
+        Form::AbsolutePath => Err(refuse(
+            "the value must be an absolute path without empty, . or .. parts".into(),
+        )),
+        Form::Sha256 if value.len() == 64 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(known),
+        Form::Sha256 => Err(refuse("the value must be 64 hexadecimal digits in lower case".into())),
+    }
+}
+
+fn is_plain_path(path: &str) -> bool {
+    path.strip_prefix('/')
+        .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+}
+
+fn dns_names(names: &[String]) -> Result<(), EntryError> {
+    count(
+        "dns_names",
+        names.len(),
+        limits::DNS_NAMES_PER_ENTRY_MAX,
+        "split the entry",
+    )?;
+    for (position, name) in names.iter().enumerate() {
+        dns_name(name)
+            .map_err(|problem| EntryError::at("dns_names", position, format!("\"{}\" {problem}", printable(name))))?;
+        if names[..position].contains(name) {
+            return Err(EntryError::at(
+                "dns_names",
+                position,
+                format!("{name:?} is written twice; remove one"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Preferred name syntax (RFC 1034 section 3.5, RFC 1123 section 2.1), in lower case, fully written out.
+fn dns_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > limits::DNS_NAME_BYTES_MAX {
+        return Err(format!(
+            "is {} bytes long; 1 to {} are allowed",
+            name.len(),
+            limits::DNS_NAME_BYTES_MAX
+        ));
+    }
+    if name.contains('*') {
+        return Err("has a wildcard, which would let this workload answer for others; write whole names".into());
+    }
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err("has an upper-case letter; DNS names are written in lower case here".into());
+    }
+    for label in name.split('.') {
+        let good = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if label.is_empty() || label.len() > limits::DNS_LABEL_BYTES_MAX {
+            return Err("has an empty label, a label over 63 bytes or a dot at an end".into());
+        }
+        if !label.bytes().all(good) || label.starts_with('-') || label.ends_with('-') {
+            return Err("has a label with other characters than a-z 0-9 or with - at an end".into());
+        }
+    }
+    let last = name.rsplit('.').next().unwrap_or(name);
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("ends in a number and would be read as an IP address".into());
+    }
+    Ok(())
+}
+
+fn common_name(name: &str) -> Result<(), EntryError> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@');
+    if name.len() > limits::COMMON_NAME_BYTES_MAX {
+        let problem = format!(
+            "is {} bytes long, the limit is {}",
+            name.len(),
+            limits::COMMON_NAME_BYTES_MAX
+        );
+        return Err(EntryError::new("common_name", problem));
+    }
+    if !name.bytes().all(good) {
+        let problem = format!("\"{}\" has characters other than a-z A-Z 0-9 . - _ @", printable(name));
+        return Err(EntryError::new("common_name", problem));
+    }
+    Ok(())
+}
+
+fn note(field: &'static str, text: &str, max: usize) -> Result<(), EntryError> {
+    if text.len() > max {
+        return Err(EntryError::new(
+            field,
+            format!("is {} bytes long, the limit is {max}", text.len()),
+        ));
+    }
+    if printable(text) != text {
+        return Err(EntryError::new(
+            field,
+            "has a control character; write it in one plain line",
+        ));
+    }
+    Ok(())
+}
+
+fn count(field: &'static str, given: usize, max: usize, remedy: &str) -> Result<(), EntryError> {
+    if given > max {
+        return Err(EntryError::new(
+            field,
+            format!("has {given} elements, the limit is {max}; {remedy}"),
+        ));
+    }
+    Ok(())
+}
+
+fn whole(entry: &Entry) -> Result<(), EntryError> {
+    let raw = entry.to_raw();
+    let lists = [&raw.agents, &raw.selectors, &raw.dns_names];
+    let singles = [
+        &raw.name,
+        &raw.spiffe_id,
+        &raw.common_name,
+        &raw.hint,
+        &raw.owner,
+        &raw.environment,
+        &raw.purpose,
+    ];
+    let bytes = lists
+        .into_iter()
+        .flatten()
+        .chain(singles)
+        .map(String::len)
+        .sum::<usize>();
+    if bytes > limits::ENTRY_TEXT_BYTES_MAX {
+        let problem = format!(
+            "the entry has {bytes} bytes of text, the limit is {}",
+            limits::ENTRY_TEXT_BYTES_MAX
+        );
+        return Err(EntryError::new("name", problem));
+    }
+    Ok(())
+}

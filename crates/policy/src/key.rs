@@ -1,0 +1,55 @@
+//! Whether a proven key may carry a granted identity: blocked keys, the CA's own, keys under another name, reused ones.
+
+use mintage_identity::{SpiffeId, SpkiHash};
+
+use crate::grant::{Denial, DenialKind, Grant};
+use crate::limits::KEY_HOLDERS_MAX;
+use crate::view::IssuancePolicy;
+
+/// What the state knows about keys.
+pub trait KeyView {
+    /// True when an operator blocked the key.
+    fn key_blocked(&self, key: &SpkiHash) -> bool;
+    /// True when the key is, or was, one of the CA's own.
+    fn key_of_ca(&self, key: &SpkiHash) -> bool;
+}
+
+/// Checks the key of a proof of possession against the Grant it is for. `holders` are the identities of live
+/// certificates on this key, out of the ledger's index; the first 16 are looked at.
+///
+/// # Errors
+/// The one thing that failed. Each of them is worth an alert but `key-reused`.
+pub fn check_key<'a>(
+    grant: &Grant,
+    key: &SpkiHash,
+    view: &impl KeyView,
+    holders: impl IntoIterator<Item = &'a SpiffeId>,
+    policy: &IssuancePolicy,
+) -> Result<(), Denial> {
+    let refuse = |code, why: String| Err(Denial::new(DenialKind::PermissionDenied, code, why));
+    if view.key_blocked(key) {
+        return refuse("key-blocked", format!("public key {key} is blocked"));
+    }
+    if view.key_of_ca(key) {
+        return refuse("key-of-ca", format!("public key {key} is the CA's own"));
+    }
+    let mut reused = false;
+    for holder in holders.into_iter().take(KEY_HOLDERS_MAX) {
+        if holder != grant.spiffe_id() {
+            return refuse(
+                "key-under-other-id",
+                format!("public key {key} is live under {holder}; make a new one"),
+            );
+        }
+        reused = true;
+    }
+    // Whoever joins again with the token its key is bound to has lost the reply; it is told the same once more.
+    if reused && policy.rotate_keys && grant.attestation_kind() != "join_token" {
+        let why = format!(
+            "public key {key} is in a live certificate of {}; renew with a new key",
+            grant.spiffe_id()
+        );
+        return Err(Denial::new(DenialKind::FailedPrecondition, "key-reused", why));
+    }
+    Ok(())
+}
