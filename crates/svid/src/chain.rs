@@ -1,0 +1,91 @@
+//! An X.509-SVID as it travels: the leaf first, then the certificates that signed it.
+
+use mintage_identity::SpiffeId;
+
+use crate::{
+    CertInfo, LeafInfo, SvidError,
+    limits::{CHAIN_BYTES_MAX, CHAIN_LENGTH_MAX},
+    pem,
+};
+
+/// A leaf and its issuers, each named by the next. Signatures and trust are the verifier's to check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X509Svid {
+    leaf: LeafInfo,
+    issuers: Vec<CertInfo>,
+    chain_der: Vec<Vec<u8>>,
+}
+
+impl X509Svid {
+    /// Parses a chain of DER certificates, leaf first; a root at the end is allowed.
+    ///
+    /// # Errors
+    /// Refuses an empty chain, more than 8 certificates or 48 KB, a bad leaf, a certificate that may not sign, and a
+    /// certificate whose issuer is not the next one's subject.
+    pub fn parse(chain_der: Vec<Vec<u8>>) -> Result<Self, SvidError> {
+        SvidError::check_size("certificate chain", chain_der.len(), CHAIN_LENGTH_MAX, "certificates")?;
+        let bytes = chain_der.iter().map(Vec::len).sum();
+        SvidError::check_size("certificate chain", bytes, CHAIN_BYTES_MAX, "bytes")?;
+        let Some((leaf_der, issuers_der)) = chain_der.split_first() else {
+            return Err(SvidError::malformed("certificate chain", "it is empty"));
+        };
+        let leaf = LeafInfo::parse(leaf_der)?;
+        let issuers = issuers_der
+            .iter()
+            .map(|der| CertInfo::parse_signing(der))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut named = leaf.issuer_raw();
+        for (at, issuer) in issuers.iter().enumerate() {
+            if issuer.subject_raw() != named {
+                return Err(SvidError::Chain {
+                    index: at + 1,
+                    why: "is not the issuer that the one before it names",
+                });
+            }
+            named = issuer.issuer_raw();
+        }
+        Ok(Self {
+            leaf,
+            issuers,
+            chain_der,
+        })
+    }
+
+    /// Parses a PEM chain, leaf first.
+    ///
+    /// # Errors
+    /// As [`X509Svid::parse`], and for text that is not strict PEM.
+    pub fn from_pem(text: &str) -> Result<Self, SvidError> {
+        Self::parse(pem::decode_certificates(text)?)
+    }
+
+    /// The SPIFFE ID of the leaf.
+    pub fn id(&self) -> &SpiffeId {
+        self.leaf.id()
+    }
+
+    /// The leaf's facts.
+    pub fn leaf(&self) -> &LeafInfo {
+        &self.leaf
+    }
+
+    /// The facts of the certificates after the leaf, in order.
+    pub fn issuers(&self) -> &[CertInfo] {
+        &self.issuers
+    }
+
+    /// The certificates, leaf first.
+    pub fn chain_der(&self) -> &[Vec<u8>] {
+        &self.chain_der
+    }
+
+    /// The certificates, leaf first, without a copy.
+    pub fn into_chain_der(self) -> Vec<Vec<u8>> {
+        self.chain_der
+    }
+
+    /// The chain as PEM, leaf first.
+    pub fn to_pem(&self) -> String {
+        pem::encode_certificates(&self.chain_der)
+    }
+}

@@ -1,0 +1,29 @@
+//! X.509-SVID, JWT-SVID and trust-bundle documents: strict parsing and the SPIFFE rules.
+//!
+//! A value of a type in this crate has been checked: a [`LeafInfo`] obeys the leaf rules of the X509-SVID standard, a
+//! [`TrustBundle`] holds only signing certificates. Path validation, revocation and time are not looked at here; they
+//! need a trust bundle, a filter and a clock, which the verifier has. Nothing here signs, does I/O or reads a clock.
+
+mod bundle;
+mod certificate;
+mod chain;
+mod error;
+mod jwk;
+mod jwt;
+mod key;
+mod leaf;
+mod signing;
+
+pub mod der;
+pub mod limits;
+pub mod pem;
+
+pub use bundle::{JwtKey, TrustBundle};
+pub use chain::X509Svid;
+pub use error::{LeafRule, SvidError};
+pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
+pub use key::{
+    KeyKind, PublicKey, RSA_BITS_MAX, RSA_BITS_MIN, SignatureAlgorithm, key_matches, key_matches_spki, spki_sha256,
+};
+pub use leaf::LeafInfo;
+pub use signing::{CertInfo, cert_sha256, verify_issued};
