@@ -1,0 +1,13 @@
+//! Generated wire code, the list of every RPC, and conversions between wire fields and identity types.
+//!
+//! Richer conversions (entries, records, bundles) live at the edge that needs them. The generated files are checked in
+//! and a test regenerates and compares them; edit `proto/` and run `cargo xtask proto`.
+
+mod convert;
+mod r#gen;
+pub mod limits;
+mod rpcs;
+
+pub use convert::{FieldError, issuer_key_id, request_id, serial, spiffe_id};
+pub use r#gen::{DESCRIPTORS, v1, workload};
+pub use rpcs::{Rpc, every_rpc};
