@@ -1,0 +1,86 @@
+//! One process at a time: an exclusive lock that the kernel drops when its holder ends, however it ends.
+
+use std::{fs::File, io::Write, os::fd::AsFd, path::PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::{
+    SysError,
+    dir::{Dir, Kind, Meta},
+};
+
+/// An exclusive lock, held for as long as the value lives (flock(2)).
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock named `name` in `dir`, making its file (mode 0600) when it is missing. Never waits.
+    ///
+    /// # Errors
+    /// `Busy` when another process, or another `Lock` of this one, holds it.
+    pub fn exclusive(dir: &Dir, name: &str) -> Result<Self, SysError> {
+        let path = dir.path().join(name);
+        let io = |doing| {
+            let path = path.clone();
+            move |error: rustix::io::Errno| SysError::io(&path, doing, error)
+        };
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file: File = rustix::fs::openat(dir.as_fd(), name, flags, Mode::from_raw_mode(0o600))
+            .map_err(io("open the lock"))?
+            .into();
+        let meta = Meta::of(&file).map_err(|error| SysError::io(&path, "stat", error))?;
+        if meta.kind != Kind::File {
+            return Err(SysError::refused(
+                &path,
+                format!("is {}; remove it", meta.kind.describe()),
+            ));
+        }
+        flock(&file, &path)?;
+        // Who holds it, for a person who looks; nothing reads it back, so a failure (full disk) does not matter.
+        let _ = file.set_len(0);
+        let _ = writeln!(&file, "{}", std::process::id());
+        Ok(Self { _file: file, path })
+    }
+
+    /// The lock's file.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+pub(crate) fn flock(file: impl AsFd, path: &std::path::Path) -> Result<(), SysError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(SysError::Busy(path.display().to_string())),
+        Err(error) => Err(SysError::io(path, "lock", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_until_the_first_lets_go() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let first = Lock::exclusive(&dir, "lock").unwrap();
+        assert!(matches!(Lock::exclusive(&dir, "lock"), Err(SysError::Busy(_))));
+        drop(first);
+        Lock::exclusive(&dir, "lock").unwrap();
+    }
+
+    #[test]
+    fn a_symlink_or_a_pipe_in_the_place_of_the_lock_is_refused_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        dir.symlink("/etc/passwd", "link").unwrap();
+        assert!(Lock::exclusive(&dir, "link").is_err());
+        rustix::fs::mkfifoat(&dir, "pipe", Mode::from_raw_mode(0o600)).unwrap();
+        assert!(Lock::exclusive(&dir, "pipe").is_err());
+    }
+}
