@@ -1,0 +1,39 @@
+//! Verifies X.509-SVIDs in rustls handshakes over one immutable snapshot of trust, with zero network.
+//!
+//! - [`Trust`] holds roots per trust domain, revocation knowledge and the freshness policy; [`TrustStore`] is the one
+//!   pointer to the current snapshot and is swapped whole.
+//! - [`client_config`] and [`server_config`] are complete: own verifiers, rotation without a new configuration through
+//!   [`IdentitySource`], and resumption off. [`SvidServerVerifier`] and [`SvidClientVerifier`] are the bare verifiers.
+//! - [`JoinVerifier`] is for the first call of a node, which knows only the hash of a root.
+//! - [`Trust::verify`] and [`Trust::recheck`] do the same without a handshake: before a certificate is written, and for
+//!   every request on a long connection.
+//!
+//! What is absent on purpose: this crate opens no socket, starts no thread and reads no clock but rustls'
+//! [`TimeProvider`](rustls::time_provider::TimeProvider); it installs no process-wide crypto provider. Host names are
+//! never compared: the SPIFFE ID is the name.
+
+mod allowed;
+mod chain;
+mod config;
+mod counters;
+mod error;
+mod join;
+mod path;
+mod peer;
+mod source;
+mod status;
+mod trust;
+
+pub mod limits;
+
+pub use allowed::AllowedIds;
+pub use chain::{SvidClientVerifier, SvidServerVerifier, from_rustls};
+pub use config::{ClientAuth, TlsSettings, TlsVersions, client_config, join_config, server_config};
+pub use counters::Counters;
+pub use error::{IdentityError, TrustError, VerifyError};
+pub use join::JoinVerifier;
+pub use path::Usage;
+pub use peer::{PathLink, VerifiedPeer};
+pub use source::IdentitySource;
+pub use status::{RevocationCheck, RevocationView};
+pub use trust::{Trust, TrustBuilder, TrustStore};

@@ -1,0 +1,81 @@
+//! What a snapshot knows about revocation in one trust domain, and what happens where it knows nothing.
+
+use std::{fmt, sync::Arc};
+
+use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
+use mintage_revocation::{Decision, FreshnessPolicy, Query, Verdict};
+
+use crate::{PathLink, VerifyError};
+
+/// Revocation knowledge that answers from memory: no lock held long, no system call, no network. The signed filter's
+/// own view is one; a CA may answer from its records.
+pub trait RevocationView: fmt::Debug + Send + Sync {
+    /// Decides on one certificate at `now` under `policy`.
+    fn decide(&self, query: &Query<'_>, policy: &FreshnessPolicy, now: UnixTime) -> Decision;
+}
+
+/// How a trust domain's certificates are checked for revocation. There is no default: whoever adds a bundle says it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RevocationCheck {
+    /// Every certificate of the path below the root is asked for.
+    Required {
+        /// The knowledge; `None` while it has not arrived yet. No filter never means that nothing is revoked: until
+        /// then everyone is refused, whatever the policy.
+        view: Option<Arc<dyn RevocationView>>,
+        /// How old it may be.
+        freshness: FreshnessPolicy,
+    },
+    /// `revocation = none`: this trust domain publishes no revocations. Only expiry ends its certificates.
+    None,
+}
+
+impl RevocationCheck {
+    /// Required, with this knowledge, under the default freshness policy.
+    pub fn required(view: Arc<dyn RevocationView>) -> Self {
+        Self::Required {
+            view: Some(view),
+            freshness: FreshnessPolicy::default(),
+        }
+    }
+
+    /// Required, but nothing is known yet: everyone is refused until a snapshot with a filter is in place.
+    pub fn not_yet_known() -> Self {
+        Self::Required {
+            view: None,
+            freshness: FreshnessPolicy::default(),
+        }
+    }
+
+    /// Asks for one certificate of a path of `domain`; `id` for leaves only. True when the answer came from a filter
+    /// that is not fresh, but within the policy.
+    pub(crate) fn ask(
+        &self,
+        domain: &TrustDomain,
+        link: &PathLink,
+        id: Option<&SpiffeId>,
+        now: UnixTime,
+    ) -> Result<bool, VerifyError> {
+        let Self::Required { view, freshness } = self else {
+            return Ok(false);
+        };
+        let Some(view) = view else {
+            return Err(VerifyError::NoRevocationFilter(domain.clone()));
+        };
+        let query = Query {
+            issuer: link.issuer,
+            serial: &link.serial,
+            not_before: link.not_before,
+            not_after: link.not_after,
+            spiffe_id: id,
+            spki_sha256: link.spki_sha256,
+        };
+        let (issuer, serial) = (link.issuer, link.serial);
+        match view.decide(&query, freshness, now) {
+            Decision::Accept { tolerated } => Ok(tolerated),
+            Decision::Refuse(Verdict::Revoked { why }) => Err(VerifyError::Revoked { issuer, serial, why }),
+            Decision::Refuse(Verdict::NotCovered) => Err(VerifyError::NotCovered { issuer, serial }),
+            Decision::Refuse(Verdict::Stale | Verdict::Good) => Err(VerifyError::RevocationStale(domain.clone())),
+        }
+    }
+}
