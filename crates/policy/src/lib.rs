@@ -1,11 +1,12 @@
 //! Registration entries and the decision: Attested + want -> Grant or Denial{why}.
 //!
-//! An [`Entry`] that exists is valid. `decide` is pure: what the CA has proven, what is wanted, a snapshot of the
+//! An [`Entry`] that exists is valid. [`decide`] is pure: what the CA has proven, what is wanted, a snapshot of the
 //! state and `now` go in; a [`Grant`] that only this crate can make, or a [`Denial`] that names the one thing that
 //! failed, comes out. Beside it stand the offline verbs on the same types: reading files, [`plan`], [`explain`] and the
 //! import of SPIRE's entries.
 
 mod check;
+mod decide;
 mod entry;
 mod explain;
 mod files;
@@ -19,6 +20,7 @@ mod view;
 
 pub mod limits;
 
+pub use decide::{Want, decide};
 pub use entry::{ENTRY_FIELDS, Entry, EntryError, RawEntry};
 pub use explain::{Explanation, Outcome, explain};
 pub use files::{LocatedEntry, load_dir, parse_entries};
