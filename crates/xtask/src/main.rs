@@ -1,7 +1,10 @@
 //! `cargo xtask test` and its kin: the project's own build steps, in Rust, so that a machine needs nothing else.
 
 mod failure;
+mod peers;
 mod proto;
+mod steps;
+mod tally;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +14,12 @@ use failure::Failure;
 const USAGE: &str = "\
 cargo xtask <command>
 
-  proto [--check]           generate the checked-in code from proto/ (no protoc needed); --check only compares
+  test [--full] [--seed N] [filter...]
+        everything a change must pass: fmt, clippy, bans, binaries, all tests, docs; with filters only the tests whose
+        names contain one. Randomised campaigns run a seeded tenth, or whole with --full. CI=true in the environment
+        installs missing outside programs (as root, through apt-get) and fails when one stays missing.
+  proto [--check]
+        generate the checked-in code from proto/ (no protoc needed); --check only compares
 
 Exit codes: 0 done, 1 a step failed or generated code drifted, 2 wrong usage.
 ";
@@ -21,15 +29,16 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["proto"] => proto::write(&workspace_root()),
+        ["test", rest @ ..] => match steps::wish(rest) {
+            Some(wish) => steps::test(&workspace_root(), &wish),
+            None => return usage(),
+        },
         ["proto", "--check"] => proto::check(&workspace_root()),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())
         }
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +47,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
 }
 
 /// The folder that holds the workspace's `Cargo.toml`.
