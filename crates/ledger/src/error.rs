@@ -1,0 +1,138 @@
+//! What can go wrong, whose fault it is and what to do.
+
+use std::{io, path::PathBuf};
+
+/// An error of the ledger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The record may not be written as it is.
+    #[error("record refused: {0}")]
+    Record(String),
+    /// Bytes that should be a record are none.
+    #[error("not a record: {0}")]
+    Decode(String),
+    /// A name or key does not follow its format.
+    #[error("{field} {problem}")]
+    Format {
+        /// What was read.
+        field: &'static str,
+        /// What is wrong and what is right.
+        problem: String,
+    },
+    /// An operation on a file failed.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// The operation, as a verb.
+        what: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A part of the ledger is not there. It is never made anew by opening.
+    #[error("{path} is missing; the ledger is made once by `mintage-ca init`, so restore it from a backup ({detail})")]
+    Missing {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it should hold.
+        detail: &'static str,
+    },
+    /// There is already a ledger here.
+    #[error("{0} already holds a ledger; it is never overwritten")]
+    Exists(PathBuf),
+    /// Another process has the ledger open.
+    #[error("{0} is open in another process; stop that one first")]
+    Locked(PathBuf),
+    /// The folder is not safely ours.
+    #[error("{path} {problem}")]
+    Unsafe {
+        /// The file or folder.
+        path: PathBuf,
+        /// Owner or mode, and the remedy.
+        problem: String,
+    },
+    /// Acknowledged bytes are damaged.
+    #[error("{path} is damaged at byte {offset} (record {index}): {problem}; restore it from a backup or a replica")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// The first record that cannot be trusted.
+        index: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The ledger is older than something that was seen of it.
+    #[error("the ledger holds {have} records but {what} has seen {need}; it was rolled back: restore the newer one")]
+    RolledBack {
+        /// Who has seen more.
+        what: &'static str,
+        /// Records here.
+        have: u64,
+        /// Records seen there.
+        need: u64,
+    },
+    /// The ledger holds other records than were signed.
+    #[error("the ledger's root at size {size} is not the one of {what}; the log was forked or altered")]
+    Forked {
+        /// The tree size compared.
+        size: u64,
+        /// What holds the other root.
+        what: &'static str,
+    },
+    /// A signature does not verify.
+    #[error("signature refused: {0}")]
+    Signature(String),
+    /// A proof does not prove.
+    #[error("proof refused: {0}")]
+    Proof(&'static str),
+    /// The stored checkpoint is not the expected one: another replica was faster.
+    #[error("the stored checkpoint has size {current}, not {expected}")]
+    CheckpointMoved {
+        /// Size of the stored checkpoint.
+        current: u64,
+        /// Size the caller expected.
+        expected: u64,
+    },
+    /// An index or size beyond what is there.
+    #[error("{what} {asked} is beyond the {have} there are")]
+    Beyond {
+        /// What was asked for.
+        what: &'static str,
+        /// The index or size.
+        asked: u64,
+        /// What there is.
+        have: u64,
+    },
+    /// There is no room; nothing was written.
+    #[error("no space left for the ledger; free some and it goes on by itself")]
+    NoSpace,
+    /// A write or flush failed; what is on disk is unknown until the next start.
+    #[error("the ledger is closed for writing after a failed write: {0}")]
+    Poisoned(String),
+    /// The other side has stopped.
+    #[error("the ledger is shut down")]
+    Closed,
+}
+
+impl LedgerError {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    pub(crate) fn format(field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Format {
+            field,
+            problem: problem.into(),
+        }
+    }
+}
+
+impl From<mintage_identity::NameError> for LedgerError {
+    fn from(error: mintage_identity::NameError) -> Self {
+        Self::Decode(error.to_string())
+    }
+}

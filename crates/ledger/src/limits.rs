@@ -1,0 +1,42 @@
+//! Every limit of the ledger, each with its reason.
+
+/// Largest encoded record in bytes: entry bundles carry a 16-bit length (C2SP tlog-tiles), and 4 KB are left for growth.
+pub const RECORD_BYTES_MAX: usize = 60 * 1024;
+/// Records of one group: at 1 KB each a group is half a megabyte, one write that a disk takes in about a millisecond.
+pub const GROUP_RECORDS_MAX: usize = 512;
+/// Record bytes of one group: bounds the time between two commits and the memory of the write buffer.
+pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// Records that may wait for the committer: 16 whole groups, about 20 ms of work on a good disk.
+pub const QUEUE_RECORDS_MAX: usize = 16 * GROUP_RECORDS_MAX;
+/// Record bytes that may wait for the committer: sixteen groups of the largest size.
+pub const QUEUE_BYTES_MAX: usize = 16 * GROUP_BYTES_MAX;
+/// Size at which a write-ahead file is closed and the next begun: recovery reads one, in a tenth of a second.
+pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Zero-filled space reserved at a time: one second of 4,000 records of 1 KB, four milliseconds of writing.
+pub const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+/// Recent records kept in memory for followers: a follower that lags by less than this reads no file.
+pub const CACHE_RECORDS_MAX: usize = 8192;
+/// Bytes of recent records kept in memory: sixteen groups of half a megabyte.
+pub const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records that one read returns at most: followers work in groups as the committer does.
+pub const READ_RECORDS_MAX: usize = 4096;
+/// Bytes that one read returns at most (one record is returned even when it is alone over it, which it cannot be).
+pub const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A position is remembered for every so many records of a file: 20 bytes for 128 records, and a read skips fewer.
+pub const POSITION_EVERY: u64 = 128;
+/// Largest signed note accepted: text of three lines and the sixteen signatures a verifier must accept.
+pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+/// Signatures of one note that are looked at (C2SP signed-note: at least 16 must be).
+pub const NOTE_SIGNATURES_MAX: usize = 64;
+/// Largest policy file: a line of 500 bytes for each month of 20 years.
+pub const POLICY_BYTES_MAX: usize = 128 * 1024;
+/// Levels of a tree of 2^64 leaves; no proof has more hashes.
+pub const PROOF_HASHES_MAX: usize = 64;
+/// Records of one chunk of the search index: one future sealed segment.
+pub const SEGMENT_RECORDS: usize = 65_536;
+/// Rows that one page of a search returns at most.
+pub const PAGE_ROWS_MAX: usize = 1000;
+/// Records a page looks at before it returns with a cursor: bounds the time a query holds the index, about 20 ms.
+pub const PAGE_SCAN_MAX: usize = 4_000_000;
+/// Live certificates the index holds; past it the oldest lose their place in lists of live ones, never in the log.
+pub const LIVE_CERTIFICATES_MAX: usize = 4_000_000;
