@@ -1,0 +1,452 @@
+//! Group commit: one thread takes whatever waits, appends it as one group, and wakes each submission once.
+//!
+//! There is no timer. While one group is being flushed the next one gathers, so a lone caller waits for one flush and
+//! a busy ledger makes large groups by itself. The committer decides nothing and signs nothing; it is the only maker
+//! of [`Receipt`]s, and makes them only after the journal has answered.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    LedgerError,
+    journal::{AppendError, Journal},
+    limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX},
+    origin::Origin,
+    receipt::Receipt,
+    record::EncodedRecord,
+};
+
+/// How much may wait, and how much is taken at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitterLimits {
+    /// Records of one group, at most 512.
+    pub group_records: usize,
+    /// Record bytes of one group, at most 1 MB.
+    pub group_bytes: usize,
+    /// Records that may wait; past it submissions are answered `Busy`.
+    pub queue_records: usize,
+    /// Record bytes that may wait.
+    pub queue_bytes: usize,
+}
+
+impl Default for CommitterLimits {
+    fn default() -> Self {
+        Self {
+            group_records: GROUP_RECORDS_MAX,
+            group_bytes: GROUP_BYTES_MAX,
+            queue_records: QUEUE_RECORDS_MAX,
+            queue_bytes: QUEUE_BYTES_MAX,
+        }
+    }
+}
+
+/// Why a record was not committed. It is not in the log, except after `Poisoned`, when only a restart can tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A restricting record came after the state the decision saw: decide again.
+    #[error("the control state moved to {control_head}; decide again")]
+    Moved {
+        /// The control index now: apply state up to it before the next decision.
+        control_head: u64,
+    },
+    /// There is no room on the disk; nothing was written.
+    #[error("no space left for the ledger; free some and it goes on by itself")]
+    NoSpace,
+    /// A write or flush failed; the log is closed until the next start.
+    #[error("the ledger is closed for writing after a failed write: {0}")]
+    Poisoned(String),
+    /// Too much waits already, or one submission is larger than a group.
+    #[error("too much waits for the ledger; try again later")]
+    Busy,
+    /// The committer has been stopped.
+    #[error("the ledger is shut down")]
+    Closed,
+}
+
+/// Numbers of a committer, all from its start on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitStats {
+    /// Groups appended: each took one flush.
+    pub groups: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Records answered `Moved`.
+    pub moved: u64,
+    /// Records answered `Busy`.
+    pub busy: u64,
+    /// Records answered `NoSpace`.
+    pub no_space: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    groups: AtomicU64,
+    records: AtomicU64,
+    moved: AtomicU64,
+    busy: AtomicU64,
+    no_space: AtomicU64,
+}
+
+type Outcome = Result<Receipt, CommitError>;
+
+#[derive(Debug)]
+struct Submission {
+    records: Vec<(EncodedRecord, u64)>,
+    bytes: usize,
+    reply: oneshot::Sender<Vec<Outcome>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Submission>,
+    records: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    limits: CommitterLimits,
+    counters: Counters,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue holds plain values that are valid after any panic of a holder.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands records to the committer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Commits {
+    shared: Arc<Shared>,
+}
+
+/// The committer's thread. Dropping it stops the thread after what waits is committed.
+#[derive(Debug)]
+pub struct Committer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread that alone appends to `journal`.
+    ///
+    /// # Errors
+    /// Fails when the system gives no thread.
+    pub fn start(journal: Arc<dyn Journal>, limits: CommitterLimits) -> Result<(Self, Commits), LedgerError> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            limits: CommitterLimits {
+                group_records: limits.group_records.clamp(1, GROUP_RECORDS_MAX),
+                group_bytes: limits.group_bytes.clamp(1, GROUP_BYTES_MAX),
+                ..limits
+            },
+            counters: Counters::default(),
+        });
+        let commits = Commits {
+            shared: Arc::clone(&shared),
+        };
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("ledger-commit".into())
+            .spawn(move || run(&for_thread, &*journal))
+            .map_err(LedgerError::io("start a thread for", "the committer"))?;
+        let committer = Self {
+            shared,
+            thread: Some(thread),
+        };
+        Ok((committer, commits))
+    }
+
+    /// Refuses new records, commits what waits and ends the thread.
+    pub fn stop(mut self) {
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.filled.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the committer's thread panicked");
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The answer to one submission, to be awaited.
+#[derive(Debug)]
+pub struct CommitTicket {
+    answer: Answer,
+    count: usize,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Waiting(oneshot::Receiver<Vec<Outcome>>),
+    Refused(CommitError),
+}
+
+impl CommitTicket {
+    /// One outcome for each record, in the order they were submitted.
+    pub async fn outcomes(self) -> Vec<Result<Receipt, CommitError>> {
+        match self.answer {
+            Answer::Waiting(receiver) => receiver
+                .await
+                .unwrap_or_else(|_| refused(self.count, &CommitError::Closed)),
+            Answer::Refused(error) => refused(self.count, &error),
+        }
+    }
+
+    /// As [`CommitTicket::outcomes`], for callers that are not async. Must not be called inside an async runtime.
+    pub fn wait(self) -> Vec<Result<Receipt, CommitError>> {
+        match self.answer {
+            Answer::Waiting(receiver) => receiver
+                .blocking_recv()
+                .unwrap_or_else(|_| refused(self.count, &CommitError::Closed)),
+            Answer::Refused(error) => refused(self.count, &error),
+        }
+    }
+}
+
+fn refused(count: usize, error: &CommitError) -> Vec<Outcome> {
+    (0..count).map(|_| Err(error.clone())).collect()
+}
+
+impl Commits {
+    /// Submits records, each with the control index its decision saw, to be committed in this order and in one group.
+    /// Restricting records of one submission do not make its other records stale: one submission is one decision.
+    /// A submission of more records or bytes than a group, or past the queue's limit, is answered `Busy`.
+    pub fn submit(&self, records: Vec<(EncodedRecord, u64)>) -> CommitTicket {
+        let count = records.len();
+        let bytes: usize = records.iter().map(|(record, _)| record.encoded_len()).sum();
+        let limits = &self.shared.limits;
+        let refuse = |error| CommitTicket {
+            answer: Answer::Refused(error),
+            count,
+        };
+        let mut queue = self.shared.lock();
+        if queue.closed {
+            return refuse(CommitError::Closed);
+        }
+        let over_group = count > limits.group_records || bytes > limits.group_bytes;
+        let over_queue = queue.records + count > limits.queue_records || queue.bytes + bytes > limits.queue_bytes;
+        if over_group || over_queue {
+            drop(queue);
+            self.shared.counters.busy.fetch_add(count as u64, Ordering::Relaxed);
+            return refuse(CommitError::Busy);
+        }
+        let (reply, receiver) = oneshot::channel();
+        queue.records += count;
+        queue.bytes += bytes;
+        queue.waiting.push_back(Submission { records, bytes, reply });
+        let wake = queue.waiting.len() == 1;
+        drop(queue);
+        // A queue that was not empty has already woken the committer, or keeps it from sleeping.
+        if wake {
+            self.shared.filled.notify_one();
+        }
+        CommitTicket {
+            answer: Answer::Waiting(receiver),
+            count,
+        }
+    }
+
+    /// Records that wait now.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().records
+    }
+
+    /// What the committer has done.
+    pub fn stats(&self) -> CommitStats {
+        let counters = &self.shared.counters;
+        CommitStats {
+            groups: counters.groups.load(Ordering::Relaxed),
+            records: counters.records.load(Ordering::Relaxed),
+            moved: counters.moved.load(Ordering::Relaxed),
+            busy: counters.busy.load(Ordering::Relaxed),
+            no_space: counters.no_space.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Closes the queue when the thread ends in any way, so that nobody waits for a thread that is gone.
+struct CloseAtEnd<'a>(&'a Shared);
+
+impl Drop for CloseAtEnd<'_> {
+    fn drop(&mut self) {
+        // Dropping the senders that wait answers `Closed`.
+        *self.0.lock() = Queue {
+            closed: true,
+            ..Queue::default()
+        };
+    }
+}
+
+fn run(shared: &Shared, journal: &dyn Journal) {
+    let _close = CloseAtEnd(shared);
+    let origin = Arc::new(journal.origin().clone());
+    loop {
+        let Some(taken) = take(shared, journal) else {
+            return;
+        };
+        commit(shared, journal, &origin, taken);
+    }
+}
+
+/// Waits for submissions and takes as many as make one group; `None` when stopped and empty.
+fn take(shared: &Shared, journal: &dyn Journal) -> Option<Vec<Submission>> {
+    let mut queue = shared.lock();
+    if queue.waiting.is_empty() && !queue.closed {
+        drop(queue);
+        journal.idle();
+        queue = shared.lock();
+    }
+    while queue.waiting.is_empty() {
+        if queue.closed {
+            return None;
+        }
+        queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+    let (mut taken, mut records, mut bytes) = (Vec::with_capacity(queue.waiting.len()), 0, 0);
+    while let Some(next) = queue.waiting.front() {
+        let fits = records + next.records.len() <= shared.limits.group_records
+            && bytes + next.bytes <= shared.limits.group_bytes;
+        // The first always fits: larger submissions were refused at the door.
+        if !fits && !taken.is_empty() {
+            break;
+        }
+        let Some(next) = queue.waiting.pop_front() else { break };
+        records += next.records.len();
+        bytes += next.bytes;
+        taken.push(next);
+    }
+    queue.records -= records;
+    queue.bytes -= bytes;
+    Some(taken)
+}
+
+/// What became of one record of a submission: its place in the group, or why it has none.
+type Place = Result<usize, CommitError>;
+
+struct Group {
+    records: Vec<EncodedRecord>,
+    /// The control index each record of the group saw, its own submission's restricting records counted as seen.
+    control_seen: u64,
+    /// For each submission the place of each of its records.
+    places: Vec<Vec<Place>>,
+}
+
+/// Sorts out what is stale against `control_head` and against restricting records earlier in the group itself. Those
+/// have no index yet, so nothing outside their own submission can have seen them.
+fn gather(taken: &mut [Submission], control_head: u64) -> Group {
+    let mut group = Group {
+        records: Vec::new(),
+        control_seen: u64::MAX,
+        places: Vec::with_capacity(taken.len()),
+    };
+    let mut restricted = false;
+    for submission in taken {
+        let mut places = Vec::with_capacity(submission.records.len());
+        let mut restricts = false;
+        for (record, seen) in &submission.records {
+            if *seen < control_head || restricted {
+                places.push(Err(CommitError::Moved { control_head }));
+                continue;
+            }
+            group.control_seen = group.control_seen.min(*seen);
+            restricts |= record.is_restricting();
+            places.push(Ok(group.records.len()));
+            group.records.push(record.clone());
+        }
+        restricted |= restricts;
+        group.places.push(places);
+    }
+    group
+}
+
+fn commit(shared: &Shared, journal: &dyn Journal, origin: &Arc<Origin>, mut taken: Vec<Submission>) {
+    let mut control_head = journal.control_head();
+    let (group, appended) = loop {
+        let group = gather(&mut taken, control_head);
+        if group.records.is_empty() {
+            break (group, Ok(0));
+        }
+        match journal.append(&group.records, group.control_seen) {
+            // Another replica was faster. Only what it made stale is decided again; the index rises, so this ends.
+            Err(AppendError::Moved { control_head: now }) if now > control_head => control_head = now,
+            other => break (group, other),
+        }
+    };
+    // Restricting records of this very group moved the control index further.
+    let control_now = journal.control_head();
+    let refusal = match &appended {
+        Ok(_) => None,
+        Err(AppendError::NoSpace) => Some(CommitError::NoSpace),
+        Err(AppendError::Poisoned(why)) => Some(CommitError::Poisoned(why.clone())),
+        Err(AppendError::Moved { control_head }) => Some(CommitError::Moved {
+            control_head: *control_head,
+        }),
+        Err(AppendError::TooLarge) => Some(CommitError::Busy),
+    };
+    count(shared, &group, refusal.as_ref());
+    let first = appended.unwrap_or_default();
+    for (submission, places) in taken.into_iter().zip(group.places) {
+        let outcomes = submission
+            .records
+            .iter()
+            .zip(places)
+            .map(|((record, _), place)| match (place, &refusal) {
+                (Ok(at), None) => Ok(Receipt::new(
+                    Arc::clone(origin),
+                    first + at as u64,
+                    record.leaf_hash(),
+                    record.time(),
+                )),
+                (Ok(_), Some(refusal)) => Err(refusal.clone()),
+                (Err(_), _) => Err(CommitError::Moved {
+                    control_head: control_now,
+                }),
+            })
+            .collect();
+        // Who no longer waits does not want to know; the record stands.
+        let _ = submission.reply.send(outcomes);
+    }
+}
+
+fn count(shared: &Shared, group: &Group, refusal: Option<&CommitError>) {
+    let counters = &shared.counters;
+    let stale = group.places.iter().flatten().filter(|place| place.is_err()).count() as u64;
+    counters.moved.fetch_add(stale, Ordering::Relaxed);
+    let records = group.records.len() as u64;
+    match refusal {
+        None if records > 0 => {
+            counters.groups.fetch_add(1, Ordering::Relaxed);
+            counters.records.fetch_add(records, Ordering::Relaxed);
+        }
+        Some(CommitError::NoSpace) => {
+            counters.no_space.fetch_add(records, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,149 @@
+//! The seam between the ledger and what stores it: local files here, a shared database elsewhere.
+//!
+//! Everything that follows the log (tree, index, state) uses this trait alone, so it cannot tell whether a record was
+//! written by this process or by another replica.
+
+use std::{fmt, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{
+    LedgerError, Record,
+    checkpoint::SignedCheckpoint,
+    facts::Facts,
+    kind::Kind,
+    origin::Origin,
+    record::EncodedRecord,
+    tree::{Hash, leaf_hash},
+};
+
+/// A record in its place.
+#[derive(Clone)]
+pub struct Stored {
+    index: u64,
+    bytes: Arc<[u8]>,
+    leaf_hash: Option<Hash>,
+}
+
+impl Stored {
+    pub(crate) fn new(index: u64, bytes: Arc<[u8]>, leaf_hash: Option<Hash>) -> Self {
+        Self {
+            index,
+            bytes,
+            leaf_hash,
+        }
+    }
+
+    /// The record's place in the log, from 0.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The bytes of the leaf.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Hash of the leaf.
+    pub fn leaf_hash(&self) -> Hash {
+        self.leaf_hash.unwrap_or_else(|| leaf_hash(&self.bytes))
+    }
+
+    /// The kind, without decoding the record; `None` when the bytes are no record of a known kind.
+    pub fn kind(&self) -> Option<Kind> {
+        self.facts().kind
+    }
+
+    /// True when decisions made before this record have to be made again.
+    pub fn is_restricting(&self) -> bool {
+        self.facts().restricting
+    }
+
+    /// The record.
+    ///
+    /// # Errors
+    /// Fails as [`Record::decode`].
+    pub fn decode(&self) -> Result<Record, LedgerError> {
+        Record::decode(&self.bytes)
+    }
+
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts::read(&self.bytes)
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stored({}, {} bytes)", self.index, self.bytes.len())
+    }
+}
+
+/// Why a group was not appended. Nothing of it is in the log, except after `Poisoned`, when only a restart can tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// A restricting record came after the state the group was decided at: decide again.
+    #[error("the control state moved to {control_head}; decide again")]
+    Moved {
+        /// The control index now.
+        control_head: u64,
+    },
+    /// There is no room. Nothing was written; later appends succeed when there is room again.
+    #[error("no space left for the ledger; free some and it goes on by itself")]
+    NoSpace,
+    /// A write or flush failed, now or earlier. No append succeeds any more.
+    #[error("the ledger is closed for writing after a failed write: {0}")]
+    Poisoned(String),
+    /// The group is empty or over the limits of a group.
+    #[error("a group has 1 to 512 records and at most 1 MB")]
+    TooLarge,
+}
+
+/// An append-only log of records, with one order.
+pub trait Journal: Send + Sync + fmt::Debug {
+    /// The origin of the shard that is written.
+    fn origin(&self) -> &Origin;
+
+    /// Appends a group durably and returns the index of its first record. The group is appended whole or not at all,
+    /// and only when the control index is still at most `control_seen`. Restricting records inside the group do not
+    /// count against it: who makes the group answers for its order.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    fn append(&self, group: &[EncodedRecord], control_seen: u64) -> Result<u64, AppendError>;
+
+    /// At most `max` records from `index` on, in order, and fewer when that is more than a few megabytes; none when
+    /// `index` is the size or beyond.
+    ///
+    /// # Errors
+    /// Fails when the bytes cannot be read or are damaged.
+    fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError>;
+
+    /// Number of durable records.
+    fn size(&self) -> u64;
+
+    /// Control index: 1 + index of the last restricting record, 0 when there is none.
+    fn control_head(&self) -> u64;
+
+    /// Follows the size.
+    fn watch(&self) -> watch::Receiver<u64>;
+
+    /// The last stored checkpoint.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read or does not verify.
+    fn checkpoint(&self) -> Result<SignedCheckpoint, LedgerError>;
+
+    /// Replaces the stored checkpoint of size `old` by `new`, durably.
+    ///
+    /// # Errors
+    /// `CheckpointMoved` when the stored one has another size; refuses a `new` that is smaller than it, larger than the
+    /// log or of another origin.
+    fn cas_checkpoint(&self, old: u64, new: &SignedCheckpoint) -> Result<(), LedgerError>;
+
+    /// Called by the committer when nothing waits: a good moment to make room for the next groups.
+    fn idle(&self) {}
+
+    /// Why no append will succeed until the next start, when that is so.
+    fn poisoned(&self) -> Option<String>;
+}
