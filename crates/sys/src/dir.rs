@@ -130,7 +130,7 @@ impl Dir {
     /// Opens a directory whose path goes through no symlink at all: for folders that others may own in part.
     ///
     /// # Errors
-    /// `FilesystemLoop` when any part is a symlink; `Unsupported` before kernel 5.6; otherwise what openat2(2) answers.
+    /// ELOOP when any part is a symlink; `Unsupported` before kernel 5.6; otherwise what openat2(2) answers.
     pub fn open_without_symlinks(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -182,7 +182,7 @@ impl Dir {
     /// Opens an existing regular file beneath for reading. A FIFO or device is refused without waiting on it.
     ///
     /// # Errors
-    /// `FilesystemLoop` for a symlink on the way, `InvalidInput` for what is no regular file, else openat2(2)'s.
+    /// ELOOP for a symlink on the way, `InvalidInput` for what is no regular file, else openat2(2)'s.
     pub fn open_file_beneath(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH)?;
@@ -195,7 +195,7 @@ impl Dir {
     /// Opens a directory beneath.
     ///
     /// # Errors
-    /// `FilesystemLoop` for a symlink on the way, else what openat2(2) answers.
+    /// ELOOP for a symlink on the way, else what openat2(2) answers.
     pub fn open_dir_beneath(&self, path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -280,8 +280,15 @@ impl Dir {
     pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         check_name(from)?;
         check_name(to)?;
-        rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE)?;
-        Ok(())
+        match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
+            // Some network file systems do not know the flag; a link fails on an existing name just so.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?;
+                rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())?;
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Removes a file or symlink.

@@ -15,5 +15,6 @@ pub mod memfd;
 pub mod peer;
 pub mod process;
 pub mod secret_file;
+pub mod swap;
 
 pub use error::SysError;

@@ -1,6 +1,11 @@
 //! One process at a time: an exclusive lock that the kernel drops when its holder ends, however it ends.
 
-use std::{fs::File, io::Write, os::fd::AsFd, path::PathBuf};
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -12,8 +17,30 @@ use crate::{
 /// An exclusive lock, held for as long as the value lives (flock(2)).
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    _held: Held,
     path: PathBuf,
+}
+
+/// A locked file. It is unlocked by word and not only by closing: a child process that is just being started holds a
+/// copy of the descriptor for a moment, and would hold the lock with it.
+#[derive(Debug)]
+pub(crate) struct Held(File);
+
+impl Held {
+    pub(crate) fn exclusive(file: File, path: &Path) -> Result<Self, SysError> {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(SysError::Busy(path.display().to_string())),
+            Err(error) => Err(SysError::io(path, "lock", error)),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure: closing unlocks as well.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -39,24 +66,16 @@ impl Lock {
                 format!("is {}; remove it", meta.kind.describe()),
             ));
         }
-        flock(&file, &path)?;
+        let held = Held::exclusive(file, &path)?;
         // Who holds it, for a person who looks; nothing reads it back, so a failure (full disk) does not matter.
-        let _ = file.set_len(0);
-        let _ = writeln!(&file, "{}", std::process::id());
-        Ok(Self { _file: file, path })
+        let _ = held.0.set_len(0);
+        let _ = writeln!(&held.0, "{}", std::process::id());
+        Ok(Self { _held: held, path })
     }
 
     /// The lock's file.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-pub(crate) fn flock(file: impl AsFd, path: &std::path::Path) -> Result<(), SysError> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(SysError::Busy(path.display().to_string())),
-        Err(error) => Err(SysError::io(path, "lock", error)),
     }
 }
 
@@ -72,6 +91,17 @@ mod tests {
         assert!(matches!(Lock::exclusive(&dir, "lock"), Err(SysError::Busy(_))));
         drop(first);
         Lock::exclusive(&dir, "lock").unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_hold_the_lock_on() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let first = Lock::exclusive(&dir, "lock").unwrap();
+        let copy = first._held.0.try_clone().unwrap();
+        drop(first);
+        Lock::exclusive(&dir, "lock").unwrap();
+        drop(copy);
     }
 
     #[test]
