@@ -35,5 +35,5 @@ pub use join::JoinVerifier;
 pub use path::Usage;
 pub use peer::{PathLink, VerifiedPeer};
 pub use source::IdentitySource;
-pub use status::{RevocationCheck, RevocationView};
+pub use status::{NewsKeys, RevocationCheck, RevocationView};
 pub use trust::{Trust, TrustBuilder, TrustStore};

@@ -2,8 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
-use mintage_revocation::{Decision, FreshnessPolicy, Query, Verdict};
+use arc_swap::ArcSwap;
+use mintage_identity::{IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_revocation::{Decision, EntryKey, FreshnessPolicy, Query, Verdict, View};
 
 use crate::{PathLink, VerifyError};
 
@@ -11,7 +12,31 @@ use crate::{PathLink, VerifyError};
 /// own view is one; a CA may answer from its records.
 pub trait RevocationView: fmt::Debug + Send + Sync {
     /// Decides on one certificate at `now` under `policy`.
-    fn decide(&self, query: &Query<'_>, policy: &FreshnessPolicy, now: UnixTime) -> Decision;
+    fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision;
+
+    /// The key under which news names this certificate; `None` while the knowledge does not speak of its issuer.
+    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey>;
+}
+
+impl RevocationView for View {
+    fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+        Self::decide(self, query, now, policy)
+    }
+
+    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
+        Self::entry_key(self, issuer, serial)
+    }
+}
+
+/// The place where a [`mintage_revocation::Replica`] publishes: deltas then need no new snapshot of trust.
+impl RevocationView for ArcSwap<View> {
+    fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+        self.load().decide(query, now, policy)
+    }
+
+    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
+        self.load().entry_key(issuer, serial)
+    }
 }
 
 /// How a trust domain's certificates are checked for revocation. There is no default: whoever adds a bundle says it.
@@ -47,6 +72,19 @@ impl RevocationCheck {
         }
     }
 
+    /// Under which keys news would name the certificates of `path`.
+    pub(crate) fn news_keys(&self, path: &[PathLink]) -> NewsKeys {
+        let Self::Required { view, .. } = self else {
+            return NewsKeys::default();
+        };
+        let key_of = |link: &PathLink| view.as_ref()?.entry_key(&link.issuer, &link.serial);
+        let keys: Vec<_> = path.iter().filter_map(key_of).collect();
+        NewsKeys {
+            some_unknown: keys.len() < path.len(),
+            keys,
+        }
+    }
+
     /// Asks for one certificate of a path of `domain`; `id` for leaves only. True when the answer came from a filter
     /// that is not fresh, but within the policy.
     pub(crate) fn ask(
@@ -71,11 +109,20 @@ impl RevocationCheck {
             spki_sha256: link.spki_sha256,
         };
         let (issuer, serial) = (link.issuer, link.serial);
-        match view.decide(&query, freshness, now) {
+        match view.decide(&query, now, *freshness) {
             Decision::Accept { tolerated } => Ok(tolerated),
             Decision::Refuse(Verdict::Revoked { why }) => Err(VerifyError::Revoked { issuer, serial, why }),
             Decision::Refuse(Verdict::NotCovered) => Err(VerifyError::NotCovered { issuer, serial }),
             Decision::Refuse(Verdict::Stale | Verdict::Good) => Err(VerifyError::RevocationStale(domain.clone())),
         }
     }
+}
+
+/// Under which keys news would name a peer's certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewsKeys {
+    /// The keys known.
+    pub keys: Vec<EntryKey>,
+    /// True when a certificate of the path has no key yet: any news may concern it.
+    pub some_unknown: bool,
 }

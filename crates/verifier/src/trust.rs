@@ -6,12 +6,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
-use mintage_svid::{CertInfo, TrustBundle};
+use mintage_svid::{CertInfo, LeafInfo, TrustBundle};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::{
-    AllowedIds, Counters, RevocationCheck, TrustError, VerifiedPeer, VerifyError,
+    AllowedIds, Counters, NewsKeys, RevocationCheck, TrustError, VerifiedPeer, VerifyError,
     limits::{ROOTS_PER_DOMAIN_MAX, TRUST_DOMAINS_MAX},
     path,
     path::Usage,
@@ -87,6 +87,39 @@ impl Trust {
             .map(|(peer, _)| peer)
     }
 
+    /// Who is at the other end of a connection, from its `peer_certificates()`. The chain is verified again under this
+    /// snapshot, but for the allowed ids, which the handshake has already applied.
+    ///
+    /// # Errors
+    /// As [`Trust::verify`]: the snapshot may have changed since the handshake.
+    pub fn peer_of(
+        &self,
+        presented: &[CertificateDer<'_>],
+        usage: Usage,
+        algorithms: &WebPkiSupportedAlgorithms,
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, VerifyError> {
+        let leaf = path::parse_leaf(presented)?;
+        let domain = self.domain_of(&leaf)?;
+        let peer = path::verify(domain, &leaf, presented, usage, algorithms, now)?;
+        domain.check_status(&peer, now)?;
+        Ok(peer)
+    }
+
+    /// Under which keys a delta would name certificates of `peer`'s path: what a list of live connections is sorted by.
+    pub fn news_keys(&self, peer: &VerifiedPeer) -> NewsKeys {
+        self.domains
+            .get(peer.trust_domain())
+            .map(|domain| domain.revocation.news_keys(peer.path()))
+            .unwrap_or_default()
+    }
+
+    fn domain_of(&self, leaf: &LeafInfo) -> Result<&Domain, VerifyError> {
+        self.domains
+            .get(leaf.id().trust_domain_str())
+            .ok_or_else(|| VerifyError::UnknownTrustDomain(leaf.id().trust_domain()))
+    }
+
     /// As [`Trust::verify`]; true when a filter that is not fresh was tolerated.
     pub(crate) fn verify_noting_age(
         &self,
@@ -97,10 +130,7 @@ impl Trust {
         now: UnixTime,
     ) -> Result<(VerifiedPeer, bool), VerifyError> {
         let leaf = path::parse_leaf(presented)?;
-        let domain = self
-            .domains
-            .get(leaf.id().trust_domain_str())
-            .ok_or_else(|| VerifyError::UnknownTrustDomain(leaf.id().trust_domain()))?;
+        let domain = self.domain_of(&leaf)?;
         let peer = path::verify(domain, &leaf, presented, usage, algorithms, now)?;
         if !allowed.permits(&self.own, peer.id()) {
             return Err(VerifyError::NotAllowed(peer.id().clone()));

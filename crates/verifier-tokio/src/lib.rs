@@ -1,0 +1,18 @@
+//! Live connections: a certificate that was good at the handshake may be revoked or expire while its connection stays
+//! open for days. The [`Registry`] knows every live connection and ends it then.
+//!
+//! [`Acceptor`] and [`Connector`] do handshakes with a deadline and hand out [`Watched`] streams; whoever does its own
+//! handshakes calls [`Registry::register`] and wraps the stream, or waits on the [`Guard`].
+
+mod accept;
+mod guard;
+mod registry;
+mod table;
+mod watched;
+
+pub mod limits;
+
+pub use accept::{Acceptor, Connector, HandshakeError};
+pub use guard::{CloseReason, Guard};
+pub use registry::{RegisterError, Registry, RegistryCounts, RegistrySettings, UnknownStatus};
+pub use watched::Watched;
