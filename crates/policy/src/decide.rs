@@ -79,6 +79,7 @@ fn standing_agent(attested: &Attested, view: &impl EntryView, now: UnixTime) -> 
             instance: state.instance,
             attestation: attested.kind(),
             evidence: *attested.evidence(),
+            proven_at: attested.proven_at(),
         }),
         AgentStatus::Banned => refuse("agent-banned", format!("{id} is banned")),
         AgentStatus::Evicted => refuse("agent-evicted", format!("{id} was evicted; join with a new token")),

@@ -58,6 +58,7 @@ pub struct GrantedAgent {
     pub(crate) instance: AgentInstance,
     pub(crate) attestation: &'static str,
     pub(crate) evidence: [u8; 32],
+    pub(crate) proven_at: UnixTime,
 }
 
 impl GrantedAgent {
@@ -79,6 +80,11 @@ impl GrantedAgent {
     /// SHA-256 over what was attested with.
     pub fn evidence(&self) -> &[u8; 32] {
         &self.evidence
+    }
+
+    /// When it was proven.
+    pub fn proven_at(&self) -> UnixTime {
+        self.proven_at
     }
 }
 
