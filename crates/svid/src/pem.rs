@@ -15,14 +15,85 @@ const LINE_WIDTH_MAX: usize = 76;
 /// Certificates in one PEM document: the largest bundle is far smaller.
 const BLOCKS_MAX: usize = 1024;
 
-const CERTIFICATE: &str = "CERTIFICATE";
-const PRIVATE_KEY: &str = "PRIVATE KEY";
+/// What a PEM block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Label {
+    /// An X.509 certificate.
+    Certificate,
+    /// An unencrypted PKCS#8 private key.
+    PrivateKey,
+    /// An encrypted PKCS#8 private key.
+    EncryptedPrivateKey,
+    /// A certificate revocation list.
+    Crl,
+}
+
+impl Label {
+    /// The words between the dashes (RFC 7468, section 4).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "CERTIFICATE",
+            Self::PrivateKey => "PRIVATE KEY",
+            Self::EncryptedPrivateKey => "ENCRYPTED PRIVATE KEY",
+            Self::Crl => "X509 CRL",
+        }
+    }
+
+    const fn bytes_max(self) -> usize {
+        match self {
+            Self::Certificate => CERTIFICATE_BYTES_MAX,
+            Self::PrivateKey | Self::EncryptedPrivateKey => PRIVATE_KEY_BYTES_MAX,
+            Self::Crl => DOCUMENT_BYTES_MAX,
+        }
+    }
+
+    /// The kind of the first block of a document, when it is one of these.
+    pub fn of(text: &str) -> Option<Self> {
+        let first = text.lines().find(|line| !line.trim().is_empty())?;
+        let words = boundary(first.trim_end(), "-----BEGIN ")?;
+        [
+            Self::Certificate,
+            Self::PrivateKey,
+            Self::EncryptedPrivateKey,
+            Self::Crl,
+        ]
+        .into_iter()
+        .find(|label| label.as_str() == words)
+    }
+}
+
+/// Writes one block.
+pub fn encode(label: Label, der: &[u8]) -> Zeroizing<String> {
+    // Sized ahead: a string that grows leaves copies of a secret behind.
+    let mut text = Zeroizing::new(String::with_capacity(der.len() * 3 / 2 + 128));
+    encode_block(&mut text, label, der);
+    text
+}
+
+/// Reads a document of exactly one block of this kind.
+///
+/// # Errors
+/// Refuses blocks of another kind, further blocks, text outside, and base64 that is not canonical.
+pub fn decode(label: Label, text: &str) -> Result<Zeroizing<Vec<u8>>, SvidError> {
+    let mut blocks = decode_blocks(text, label)?;
+    let first = blocks.pop().map(Zeroizing::new);
+    let more = !blocks.is_empty();
+    blocks.iter_mut().for_each(Zeroize::zeroize);
+    match first {
+        Some(der) if !more => Ok(der),
+        _ => Err(SvidError::Pem {
+            line: 1,
+            why: "exactly one block is needed",
+        }),
+    }
+}
 
 /// Writes certificates one after the other, leaf first for a chain.
 pub fn encode_certificates<C: AsRef<[u8]>>(certificates: impl IntoIterator<Item = C>) -> String {
     let mut text = String::new();
     for der in certificates {
-        encode_block(&mut text, CERTIFICATE, der.as_ref());
+        encode_block(&mut text, Label::Certificate, der.as_ref());
     }
     text
 }
@@ -32,7 +103,7 @@ pub fn encode_certificates<C: AsRef<[u8]>>(certificates: impl IntoIterator<Item 
 /// # Errors
 /// Refuses blocks of another kind, text outside blocks, and base64 that is not canonical.
 pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, SvidError> {
-    let blocks = decode_blocks(text, CERTIFICATE, CERTIFICATE_BYTES_MAX)?;
+    let blocks = decode_blocks(text, Label::Certificate)?;
     if blocks.is_empty() {
         return Err(SvidError::Pem {
             line: 1,
@@ -44,10 +115,7 @@ pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, SvidError> {
 
 /// Writes an unencrypted PKCS#8 private key.
 pub fn encode_private_key(pkcs8_der: &[u8]) -> Zeroizing<String> {
-    // Sized ahead: a string that grows leaves copies of the secret behind.
-    let mut text = Zeroizing::new(String::with_capacity(pkcs8_der.len() * 3 / 2 + 128));
-    encode_block(&mut text, PRIVATE_KEY, pkcs8_der);
-    text
+    encode(Label::PrivateKey, pkcs8_der)
 }
 
 /// Reads exactly one unencrypted PKCS#8 private key.
@@ -55,23 +123,13 @@ pub fn encode_private_key(pkcs8_der: &[u8]) -> Zeroizing<String> {
 /// # Errors
 /// Refuses other kinds of keys (`EC PRIVATE KEY`, `ENCRYPTED PRIVATE KEY`), further blocks, and text outside.
 pub fn decode_private_key(text: &str) -> Result<Zeroizing<Vec<u8>>, SvidError> {
-    let mut blocks = decode_blocks(text, PRIVATE_KEY, PRIVATE_KEY_BYTES_MAX)?;
-    let first = blocks.pop().map(Zeroizing::new);
-    let more = !blocks.is_empty();
-    blocks.iter_mut().for_each(Zeroize::zeroize);
-    match first {
-        Some(key) if !more => Ok(key),
-        _ => Err(SvidError::Pem {
-            line: 1,
-            why: "exactly one PRIVATE KEY block is needed",
-        }),
-    }
+    decode(Label::PrivateKey, text)
 }
 
-fn encode_block(text: &mut String, label: &str, der: &[u8]) {
+fn encode_block(text: &mut String, label: Label, der: &[u8]) {
     let encoded = Zeroizing::new(STANDARD.encode(der));
     text.push_str("-----BEGIN ");
-    text.push_str(label);
+    text.push_str(label.as_str());
     text.push_str("-----\n");
     let mut rest = encoded.as_str();
     while !rest.is_empty() {
@@ -81,11 +139,12 @@ fn encode_block(text: &mut String, label: &str, der: &[u8]) {
         rest = tail;
     }
     text.push_str("-----END ");
-    text.push_str(label);
+    text.push_str(label.as_str());
     text.push_str("-----\n");
 }
 
-fn decode_blocks(text: &str, label: &str, bytes_max: usize) -> Result<Vec<Vec<u8>>, SvidError> {
+fn decode_blocks(text: &str, label: Label) -> Result<Vec<Vec<u8>>, SvidError> {
+    let bytes_max = label.bytes_max();
     SvidError::check_size("PEM document", text.len(), DOCUMENT_BYTES_MAX, "bytes")?;
     let mut blocks = Vec::new();
     // Base64 of the open block, or none between blocks.
@@ -98,7 +157,7 @@ fn decode_blocks(text: &str, label: &str, bytes_max: usize) -> Result<Vec<Vec<u8
         match &mut open {
             None if line.is_empty() => {}
             None => {
-                if boundary(line, "-----BEGIN ") != Some(label) {
+                if boundary(line, "-----BEGIN ") != Some(label.as_str()) {
                     return Err(refuse(
                         "expected the BEGIN line of the block kind asked for; remove other text",
                     ));
@@ -109,7 +168,7 @@ fn decode_blocks(text: &str, label: &str, bytes_max: usize) -> Result<Vec<Vec<u8
                 )));
             }
             Some(base64) if line.starts_with('-') => {
-                if boundary(line, "-----END ") != Some(label) {
+                if boundary(line, "-----END ") != Some(label.as_str()) {
                     return Err(refuse("the END line does not fit the BEGIN line"));
                 }
                 let der = STANDARD
