@@ -1,0 +1,168 @@
+//! Grant and key become the octets to be signed. No private key is used before they have been checked.
+
+use std::ops::Range;
+
+use mintage_identity::{IssuerKeyId, Serial, UnixTime};
+use mintage_policy::Grant;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType,
+};
+
+use crate::{
+    Issuer, MintError, ProvenKey, Sealed,
+    dates::{LeafDates, instant},
+    lint::Expected,
+    root::key_identifier,
+    tbs::{Subject, locate, sign},
+};
+
+/// A certificate that says exactly what was granted and is not signed yet. It is moved by value: signing twice, or
+/// sealing it unsigned, does not compile.
+///
+/// ```
+/// # use mintage_mint::{Issuer, MintError, Prepared, Sealed};
+/// fn once(prepared: Prepared, issuer: &Issuer) -> Result<Sealed, MintError> {
+///     prepared.sign(issuer)
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use mintage_mint::{Issuer, MintError, Prepared, Sealed};
+/// fn twice(prepared: Prepared, issuer: &Issuer) -> Result<(Sealed, Sealed), MintError> {
+///     Ok((prepared.sign(issuer)?, prepared.sign(issuer)?))
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use mintage_mint::{Prepared, RecordContext};
+/// fn unsigned(prepared: Prepared, context: RecordContext) {
+///     prepared.seal(context);
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) grant: Grant,
+    pub(crate) key: ProvenKey,
+    pub(crate) serial: Serial,
+    pub(crate) dates: LeafDates,
+    pub(crate) issuer: IssuerKeyId,
+    unsigned: rcgen::Certificate,
+    tbs: Range<usize>,
+}
+
+/// Builds the certificate for a Grant and checks every field of it against the Grant.
+///
+/// notBefore is 30 s ago, or just above the Grant's floor; the lifetime counts from now and is cut 60 s before the
+/// issuer ends. The serial is the caller's to draw, and to draw again when it is taken.
+///
+/// ```
+/// # use mintage_mint::{Issuer, MintError, Prepared, ProvenKey, prepare};
+/// # use mintage_policy::Grant;
+/// # use mintage_identity::{Serial, UnixTime};
+/// fn granted(grant: Grant, key: ProvenKey, now: UnixTime, issuer: &Issuer) -> Result<Prepared, MintError> {
+///     prepare(grant, key, Serial::from_random([7; 16]), now, issuer)
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use mintage_policy::Grant;
+/// # use mintage_identity::{SpiffeId, Ttl};
+/// fn forged(spiffe_id: SpiffeId) -> Grant {
+///     Grant { spiffe_id, ttl: Ttl::DEFAULT, rule: "mine" }
+/// }
+/// ```
+///
+/// # Errors
+/// [`MintError::IssuerExpiring`] and [`MintError::Clock`] when no honest dates exist; [`MintError::OtherTrustDomain`]
+/// and [`MintError::OwnKey`] when the Grant or the key is not for this issuer; [`MintError::Lint`] when what was built
+/// differs from what was granted.
+pub fn prepare(
+    grant: Grant,
+    key: ProvenKey,
+    serial: Serial,
+    now: UnixTime,
+    issuer: &Issuer,
+) -> Result<Prepared, MintError> {
+    if !grant.spiffe_id().is_member_of(issuer.trust_domain()) {
+        return Err(MintError::OtherTrustDomain {
+            id: grant.spiffe_id().clone(),
+            issuer: issuer.trust_domain().clone(),
+        });
+    }
+    if key.spki_der() == issuer.key().spki_der() {
+        return Err(MintError::OwnKey);
+    }
+    let dates = LeafDates::new(now, grant.ttl(), grant.not_before_floor(), issuer.into())?;
+    let unsigned = params(&grant, &key, &serial, dates)?.signed_by(&Subject(&key), issuer.template())?;
+    let tbs = locate(unsigned.der())?;
+    let spki_sha256 = key.spki_sha256();
+    let expected = Expected {
+        serial: &serial,
+        issuer_raw: issuer.info().subject_raw(),
+        dates,
+        common_name: grant.common_name(),
+        spki_der: key.spki_der(),
+        spiffe_id: grant.spiffe_id().as_str(),
+        dns_names: grant.dns_names(),
+        subject_key_id: key_identifier(spki_sha256.as_bytes()),
+        authority_key_id: issuer.subject_key_id(),
+    };
+    expected.check(&unsigned.der()[tbs.clone()])?;
+    Ok(Prepared {
+        issuer: issuer.key_id(),
+        grant,
+        key,
+        serial,
+        dates,
+        unsigned,
+        tbs,
+    })
+}
+
+impl Prepared {
+    /// Signs the checked octets, and no others.
+    ///
+    /// # Errors
+    /// [`MintError::OtherIssuer`] unless `issuer` is the one it was prepared for; [`MintError::Sign`] when the system
+    /// gives no randomness.
+    pub fn sign(self, issuer: &Issuer) -> Result<Sealed, MintError> {
+        if self.issuer != issuer.key_id() {
+            return Err(MintError::OtherIssuer {
+                prepared: self.issuer,
+                given: issuer.key_id(),
+            });
+        }
+        let leaf_der = sign(&self.unsigned.der()[self.tbs.clone()], issuer.key())?;
+        Ok(Sealed::new(self, leaf_der, issuer.shared_chain()))
+    }
+
+    /// The serial it will have.
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+}
+
+fn params(grant: &Grant, key: &ProvenKey, serial: &Serial, dates: LeafDates) -> Result<CertificateParams, MintError> {
+    let mut names = Vec::with_capacity(1 + grant.dns_names().len());
+    names.push(SanType::URI(grant.spiffe_id().as_str().try_into()?));
+    for name in grant.dns_names() {
+        names.push(SanType::DnsName(name.as_str().try_into()?));
+    }
+    let mut subject = DistinguishedName::new();
+    if let Some(name) = grant.common_name() {
+        subject.push(DnType::CommonName, name);
+    }
+    let mut params = CertificateParams::default();
+    params.not_before = instant(dates.not_before)?;
+    params.not_after = instant(dates.not_after)?;
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.octets()));
+    params.subject_alt_names = names;
+    params.distinguished_name = subject;
+    // The only form in which rcgen writes a subject key identifier into a leaf.
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key.spki_sha256().as_bytes()).to_vec());
+    Ok(params)
+}

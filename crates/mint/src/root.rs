@@ -1,0 +1,188 @@
+//! CA certificates: the root, and the issuing CA below it. Same dates, serial and key give the same signed octets.
+
+use std::time::Duration;
+
+use mintage_identity::{Serial, TrustDomain, UnixTime};
+use mintage_svid::{CertInfo, verify_issued};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod, KeyUsagePurpose,
+    SanType,
+};
+
+use crate::{
+    CaKey, Issuer, MintError,
+    dates::instant,
+    limits::{BACKDATE, INTERMEDIATE_LIFETIME, ROOT_LIFETIME},
+    tbs::{Blank, CaSubject, locate, sign},
+};
+
+/// X.520 serialNumber: tells keys of one trust domain apart by name, so that path building never has to guess.
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
+/// Longest common name (RFC 5280, appendix A.1, ub-common-name).
+const COMMON_NAME_MAX: usize = 64;
+/// Octets of a key identifier (RFC 7093, section 2, method 1).
+const KEY_IDENTIFIER_OCTETS: usize = 20;
+
+/// First and last second of a CA certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaDates {
+    /// First second of validity.
+    pub not_before: UnixTime,
+    /// Last second of validity.
+    pub not_after: UnixTime,
+}
+
+impl CaDates {
+    /// Ten years from now.
+    pub fn root(now: UnixTime) -> Self {
+        Self::lasting(now, ROOT_LIFETIME)
+    }
+
+    /// Ninety days from now.
+    pub fn intermediate(now: UnixTime) -> Self {
+        Self::lasting(now, INTERMEDIATE_LIFETIME)
+    }
+
+    /// From 30 s ago until `lifetime` from now.
+    pub fn lasting(now: UnixTime, lifetime: Duration) -> Self {
+        let now = now.floor_to_second();
+        Self {
+            not_before: now.minus(BACKDATE),
+            not_after: now.plus(lifetime),
+        }
+    }
+}
+
+/// Makes a self-signed root. It carries the SPIFFE ID of its trust domain and no name constraints: URI constraints make
+/// common TLS libraries refuse every chain below them.
+///
+/// # Errors
+/// Refuses dates out of order or outside of what X.509 can write.
+pub fn make_root(
+    trust_domain: &TrustDomain,
+    key: &CaKey,
+    serial: Serial,
+    dates: CaDates,
+) -> Result<Vec<u8>, MintError> {
+    let made = Made {
+        trust_domain,
+        key,
+        serial,
+        dates,
+        kind: "root CA",
+        path_len: None,
+    };
+    let params = made.params()?;
+    // The root is its own issuer; it names its key in the subject key identifier alone (RFC 5280, section 4.2.1.1).
+    let unsigned = params.signed_by(&CaSubject(key), &rcgen::Issuer::from_params(&params, Blank))?;
+    made.finish(unsigned.der(), key)
+}
+
+/// Makes an issuing CA certificate below `root`, with path length 0: it signs leaves and nothing else.
+///
+/// # Errors
+/// Refuses dates that outlive the root, and a root whose path length allows no CA below it.
+pub fn make_intermediate(root: &Issuer, key: &CaKey, serial: Serial, dates: CaDates) -> Result<Vec<u8>, MintError> {
+    if dates.not_after > root.not_after() {
+        return Err(MintError::Unusable(
+            "the intermediate would outlive its root: rotate the root first",
+        ));
+    }
+    if root.info().path_len() == Some(0) {
+        return Err(MintError::Unusable(
+            "the path length of the CA above allows no CA below it",
+        ));
+    }
+    if root.key().key_id() == key.key_id() {
+        return Err(MintError::OwnKey);
+    }
+    let trust_domain = root.trust_domain();
+    let made = Made {
+        trust_domain,
+        key,
+        serial,
+        dates,
+        kind: "issuing CA",
+        path_len: Some(0),
+    };
+    let mut params = made.params()?;
+    params.use_authority_key_identifier_extension = true;
+    let unsigned = params.signed_by(&CaSubject(key), root.template())?;
+    made.finish(unsigned.der(), root.key())
+}
+
+/// A key identifier: the first 160 bits of the SHA-256 of the SubjectPublicKeyInfo.
+pub(crate) fn key_identifier(sha256: &[u8; 32]) -> &[u8] {
+    &sha256[..KEY_IDENTIFIER_OCTETS]
+}
+
+struct Made<'a> {
+    trust_domain: &'a TrustDomain,
+    key: &'a CaKey,
+    serial: Serial,
+    dates: CaDates,
+    kind: &'static str,
+    path_len: Option<u8>,
+}
+
+impl Made<'_> {
+    fn params(&self) -> Result<CertificateParams, MintError> {
+        if self.dates.not_after <= self.dates.not_before {
+            return Err(MintError::Unusable("it would end before it begins"));
+        }
+        let mut params = CertificateParams::default();
+        params.not_before = instant(self.dates.not_before)?;
+        params.not_after = instant(self.dates.not_after)?;
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(self.serial.octets()));
+        params.distinguished_name = self.name()?;
+        params.subject_alt_names = vec![SanType::URI(self.trust_domain.id().as_str().try_into()?)];
+        params.is_ca = IsCa::Ca(match self.path_len {
+            Some(most) => BasicConstraints::Constrained(most),
+            None => BasicConstraints::Unconstrained,
+        });
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(self.key.key_id().as_bytes()).to_vec());
+        Ok(params)
+    }
+
+    fn name(&self) -> Result<DistinguishedName, MintError> {
+        let mut common_name = format!("{} {}", self.trust_domain, self.kind);
+        if common_name.len() > COMMON_NAME_MAX {
+            self.kind.clone_into(&mut common_name);
+        }
+        let number: String = self.key.key_id().to_string().chars().take(16).collect();
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, common_name);
+        name.push(
+            DnType::CustomDnType(SERIAL_NUMBER.to_vec()),
+            DnValue::PrintableString(number.as_str().try_into()?),
+        );
+        Ok(name)
+    }
+
+    /// Signs what was built, reads it back and compares it with what was meant.
+    fn finish(&self, unsigned: &[u8], signer: &CaKey) -> Result<Vec<u8>, MintError> {
+        let der = sign(&unsigned[locate(unsigned)?], signer)?;
+        let info = CertInfo::parse_signing(&der)?;
+        let lint = |ok: bool, field| if ok { Ok(()) } else { Err(MintError::Lint(field)) };
+        lint(info.spki_der() == self.key.spki_der(), "public key")?;
+        lint(*info.serial() == self.serial, "serial")?;
+        lint(
+            info.not_before() == self.dates.not_before.floor_to_second(),
+            "notBefore",
+        )?;
+        lint(info.not_after() == self.dates.not_after.floor_to_second(), "notAfter")?;
+        lint(info.path_len() == self.path_len.map(u32::from), "path length")?;
+        lint(
+            info.trust_domain_id()?.is_some_and(|id| id == self.trust_domain.id()),
+            "SPIFFE ID",
+        )?;
+        lint(
+            info.subject_key_id() == Some(key_identifier(self.key.key_id().as_bytes())),
+            "subject key identifier",
+        )?;
+        lint(info.may_sign_crls(), "key usage")?;
+        verify_issued(&der, signer.spki_der())?;
+        Ok(der)
+    }
+}
