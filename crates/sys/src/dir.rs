@@ -11,12 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat},
-    process::{geteuid, umask},
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 
-use crate::SysError;
+mod meta;
+mod owned;
+
+pub use meta::{Kind, Meta};
+pub use owned::{create_owned, open_owned, private_umask};
 
 /// Longest file name (`NAME_MAX`).
 const NAME_BYTES_MAX: usize = 255;
@@ -30,86 +31,6 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-}
-
-/// What a directory entry is, without following it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// File type.
-    pub kind: Kind,
-    /// Permission bits, the lower twelve.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Length in bytes.
-    pub len: u64,
-    /// Number of hard links.
-    pub links: u64,
-    /// Device and inode number: the identity of the file while it exists.
-    pub identity: (u64, u64),
-    /// Last change of content or metadata by the file system's clock: seconds and nanoseconds.
-    pub changed: (i64, i64),
-}
-
-/// File types that the rules tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Dir,
-    /// A symbolic link.
-    Symlink,
-    /// A named pipe.
-    Fifo,
-    /// A device, a socket, or what this program does not know.
-    Other,
-}
-
-impl Kind {
-    /// How a refusal names it.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::File => "a regular file",
-            Self::Dir => "a directory",
-            Self::Symlink => "a symbolic link",
-            Self::Fifo => "a named pipe",
-            Self::Other => "a device or a socket",
-        }
-    }
-}
-
-impl Meta {
-    #[expect(clippy::unnecessary_cast, reason = "field widths differ between architectures")]
-    fn from_stat(stat: &Stat) -> Self {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Dir,
-            FileType::Symlink => Kind::Symlink,
-            FileType::Fifo => Kind::Fifo,
-            _ => Kind::Other,
-        };
-        Self {
-            kind,
-            mode: stat.st_mode as u32 & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            links: stat.st_nlink as u64,
-            identity: (stat.st_dev as u64, stat.st_ino as u64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-        }
-    }
-
-    /// Of an open file.
-    ///
-    /// # Errors
-    /// Whatever fstat(2) answers.
-    pub fn of(file: impl AsFd) -> io::Result<Self> {
-        Ok(Self::from_stat(&rustix::fs::fstat(file)?))
-    }
 }
 
 impl Dir {
@@ -350,62 +271,6 @@ impl AsFd for Dir {
     }
 }
 
-/// Opens a data directory: a real directory that belongs to us and that not everybody may write.
-///
-/// # Errors
-/// One line with the remedy when the path is a symlink or no directory, belongs to another user, or is world-writable.
-pub fn open_owned(path: &Path) -> Result<Dir, SysError> {
-    let dir = Dir::open(path).map_err(|error| {
-        let symlink = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-        match error.kind() {
-            _ if symlink => SysError::refused(path, "is a symbolic link; name the directory itself"),
-            io::ErrorKind::NotADirectory => SysError::refused(path, "is no directory"),
-            _ => SysError::io(path, "open the directory", error),
-        }
-    })?;
-    let meta = dir.meta().map_err(|error| SysError::io(path, "stat", error))?;
-    let us = geteuid().as_raw();
-    if meta.uid != us {
-        return Err(SysError::refused(
-            path,
-            format!("belongs to uid {}, not to us (uid {us}); chown {us} it", meta.uid),
-        ));
-    }
-    if meta.mode & 0o002 != 0 {
-        return Err(SysError::refused(
-            path,
-            format!("everybody may write it (mode {:04o}); chmod o-w it", meta.mode),
-        ));
-    }
-    Ok(dir)
-}
-
-/// Makes a data directory with mode 0700 if its last part does not exist, durably, then opens it as [`open_owned`] does.
-///
-/// # Errors
-/// As [`open_owned`]; the parent must exist.
-pub fn create_owned(path: &Path) -> Result<Dir, SysError> {
-    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
-        Ok(()) => {
-            let parent = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(|error| SysError::io(parent, "make the new directory durable", error))?;
-        }
-        Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(SysError::io(path, "make the directory", error)),
-    }
-    open_owned(path)
-}
-
-/// Sets a umask of 0077, so that a file made without a mode is ours alone. Called once at a program's start.
-pub fn private_umask() {
-    umask(Mode::from_raw_mode(0o077));
-}
-
 /// One component: not empty, not `.` or `..`, no slash, no NUL.
 fn check_name(name: &str) -> io::Result<()> {
     let plain = !matches!(name, "" | "." | "..") && !name.bytes().any(|b| matches!(b, b'/' | 0));
@@ -436,5 +301,105 @@ fn openat2(dir: impl AsFd, path: &Path, flags: OFlags, mode: Mode, resolve: Reso
             }
             other => return Ok(other?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        (temp, dir)
+    }
+
+    fn errno(error: &io::Error) -> Option<rustix::io::Errno> {
+        error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)
+    }
+
+    #[test]
+    fn nothing_beneath_is_reached_through_a_symlink_or_two_dots() {
+        let (temp, dir) = folder();
+        let inner = dir.create_dir_beneath("inner", 0o755).unwrap();
+        inner
+            .create_file_beneath("file", 0o644)
+            .unwrap()
+            .write_all(b"x")
+            .unwrap();
+        assert!(dir.open_file_beneath("inner/file").is_ok());
+        symlink("inner", temp.path().join("link")).unwrap();
+        symlink("/etc/passwd", temp.path().join("away")).unwrap();
+        for path in ["link/file", "away"] {
+            let error = dir.open_file_beneath(path).unwrap_err();
+            assert_eq!(errno(&error), Some(rustix::io::Errno::LOOP), "{path}");
+        }
+        assert!(inner.open_file_beneath("../away").is_err());
+        assert!(dir.open_file_beneath("/etc/passwd").is_err());
+        assert!(dir.open_dir_beneath("link").is_err());
+        assert!(Dir::open(temp.path().join("link")).is_err());
+        assert!(Dir::open_without_symlinks(temp.path().join("link")).is_err());
+    }
+
+    #[test]
+    fn a_new_file_has_its_mode_whatever_the_umask_and_never_takes_an_existing_name() {
+        let (temp, dir) = folder();
+        dir.create_file_beneath("a", 0o666).unwrap();
+        let mode = std::fs::metadata(temp.path().join("a")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o666);
+        symlink("nowhere", temp.path().join("dangling")).unwrap();
+        for name in ["a", "dangling"] {
+            let error = dir.create_file_beneath(name, 0o600).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{name}");
+        }
+        assert!(!temp.path().join("nowhere").exists());
+    }
+
+    #[test]
+    fn only_plain_names_are_taken_for_changes() {
+        let (_temp, dir) = folder();
+        let long = "a".repeat(256);
+        for name in ["", ".", "..", "a/b", "/a", "a\0b", &long] {
+            assert!(dir.create_file_beneath(name, 0o600).is_err(), "{name:?}");
+            assert!(dir.create_dir_beneath(name, 0o700).is_err(), "{name:?}");
+            assert!(dir.remove_file(name).is_err(), "{name:?}");
+            assert!(dir.symlink("x", name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let (_temp, dir) = folder();
+        rustix::fs::mkfifoat(&dir, "pipe", Mode::from_raw_mode(0o600)).unwrap();
+        assert!(dir.open_file_beneath("pipe").is_err());
+        assert_eq!(dir.entry("pipe").unwrap().unwrap().kind, Kind::Fifo);
+        assert!(dir.entry("none").unwrap().is_none());
+    }
+
+    #[test]
+    fn renaming_as_new_never_replaces() {
+        let (_temp, dir) = folder();
+        dir.create_file_beneath("a", 0o600).unwrap();
+        dir.create_file_beneath("b", 0o600).unwrap();
+        let error = dir.rename_new("a", "b").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        dir.rename_new("a", "c").unwrap();
+        dir.rename("c", "b").unwrap();
+        assert_eq!(dir.names(1).unwrap(), [b"b"]);
+    }
+
+    #[test]
+    fn a_directory_of_more_entries_than_expected_is_not_read_to_its_end() {
+        let (_temp, dir) = folder();
+        for n in 0..5 {
+            dir.create_file_beneath(&n.to_string(), 0o600).unwrap();
+        }
+        assert_eq!(dir.names(5).unwrap().len(), 5);
+        assert_eq!(dir.names(4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 }

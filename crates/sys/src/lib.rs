@@ -7,6 +7,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod error;
+#[cfg(test)]
+mod tmpfs;
 
 pub mod dir;
 pub mod lock;

@@ -300,3 +300,152 @@ impl Drop for Mapping {
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, Dir, PathBuf) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let path = temp.path().join("map");
+        (temp, dir, path)
+    }
+
+    fn open(path: &Path, trusted: TrustedOwner) -> Result<ReadMap, SysError> {
+        ReadMap::open(path, trusted, 1 << 20)
+    }
+
+    #[test]
+    fn a_mapped_reader_sees_later_stores_and_a_copy_does_not() {
+        let (_temp, dir, path) = place();
+        let writer = WriteMap::create(&dir, "new", 512, 0o644).unwrap();
+        writer.as_words()[7].store(1, Ordering::Release);
+        writer.publish(&dir, "new", "map").unwrap();
+        let mapped = open(&path, TrustedOwner::RootOrSelf).unwrap();
+        let copied = open(&path, TrustedOwner::Nobody).unwrap();
+        assert!(mapped.is_mapped() && !copied.is_mapped());
+        assert_eq!((mapped.len(), copied.len()), (512, 512));
+        assert_eq!(copied.as_words()[7].load(Ordering::Relaxed), 1);
+        writer.as_words()[7].store(2, Ordering::Release);
+        assert_eq!(mapped.as_words()[7].load(Ordering::Acquire), 2);
+        assert_eq!(copied.as_words()[7].load(Ordering::SeqCst), 1);
+        writer.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap()[56..64], 2u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_torn_word_or_later_words_without_earlier_ones() {
+        let (_temp, dir, path) = place();
+        let writer = WriteMap::create(&dir, "map", 2, 0o644).unwrap();
+        let reader = open(&path, TrustedOwner::RootOrSelf).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 1..=200_000_u64 {
+                    let both = n << 32 | n;
+                    writer.as_words()[0].store(both, Ordering::Relaxed);
+                    writer.as_words()[1].store(both, Ordering::Release);
+                }
+            });
+            let mut seen = 0;
+            while seen < 200_000 {
+                let second = reader.as_words()[1].load(Ordering::Acquire);
+                let first = reader.as_words()[0].load(Ordering::Relaxed);
+                assert_eq!(second >> 32, second & 0xffff_ffff);
+                assert!(first >= second, "{first} {second}");
+                seen = second & 0xffff_ffff;
+            }
+        });
+    }
+
+    #[test]
+    fn growth_is_a_new_file_that_old_readers_notice() {
+        let (_temp, dir, path) = place();
+        let old = WriteMap::create(&dir, "map", 8, 0o644).unwrap();
+        let reader = open(&path, TrustedOwner::RootOrSelf).unwrap();
+        assert!(reader.is_current(&path));
+        let grown = WriteMap::create(&dir, "map.new", 16, 0o644).unwrap();
+        grown.publish(&dir, "map.new", "map").unwrap();
+        assert!(!reader.is_current(&path));
+        old.as_words()[0].store(5, Ordering::Release);
+        assert_eq!(reader.as_words()[0].load(Ordering::Relaxed), 5);
+        assert_eq!(open(&path, TrustedOwner::RootOrSelf).unwrap().len(), 16);
+        fs::remove_file(&path).unwrap();
+        assert!(!reader.is_current(&path));
+    }
+
+    #[test]
+    fn what_others_may_shorten_is_copied_not_mapped() {
+        let (_temp, dir, path) = place();
+        WriteMap::create(&dir, "map", 8, 0o666).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644);
+        assert!(open(&path, TrustedOwner::RootOrSelf).unwrap().is_mapped());
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        assert!(!open(&path, TrustedOwner::RootOrSelf).unwrap().is_mapped());
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(4321), None).unwrap();
+            assert!(!open(&path, TrustedOwner::RootOrSelf).unwrap().is_mapped());
+            assert!(open(&path, TrustedOwner::Uid(4321)).unwrap().is_mapped());
+        }
+    }
+
+    #[test]
+    fn sealed_memory_is_mapped_whoever_sent_it() {
+        let file = memfd::sealed("map", &7u64.to_ne_bytes()).unwrap();
+        let map = ReadMap::from_file(&file, Path::new("received"), TrustedOwner::Nobody, 64).unwrap();
+        assert!(map.is_mapped());
+        assert_eq!(map.as_words()[0].load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    fn files_of_a_wrong_size_or_kind_are_refused() {
+        let (temp, dir, path) = place();
+        for len in [0, 1, 7, 9, (1 << 20) + 8, 4 << 30] {
+            fs::File::create(&path).unwrap().set_len(len).unwrap();
+            assert!(open(&path, TrustedOwner::RootOrSelf).is_err(), "{len}");
+            assert!(open(&path, TrustedOwner::Nobody).is_err(), "{len}");
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(open(&path, TrustedOwner::RootOrSelf).is_err());
+        assert!(open(temp.path(), TrustedOwner::RootOrSelf).is_err());
+        rustix::fs::mkfifoat(&dir, "pipe", Mode::from_raw_mode(0o600)).unwrap();
+        assert!(open(&temp.path().join("pipe"), TrustedOwner::RootOrSelf).is_err());
+        assert!(WriteMap::create(&dir, "none", 0, 0o644).is_err());
+        assert!(WriteMap::create(&dir, "huge", usize::MAX, 0o644).is_err());
+    }
+
+    #[test]
+    fn a_copy_longer_than_one_read_is_whole() {
+        let (_temp, dir, path) = place();
+        let writer = WriteMap::create(&dir, "map", 5000, 0o644).unwrap();
+        for (n, word) in writer.as_words().iter().enumerate() {
+            word.store(n as u64, Ordering::Relaxed);
+        }
+        let copied = open(&path, TrustedOwner::Nobody).unwrap();
+        let whole = copied.as_words().iter().enumerate();
+        assert_eq!(copied.len(), 5000);
+        assert!(
+            whole
+                .into_iter()
+                .all(|(n, word)| word.load(Ordering::Relaxed) == n as u64)
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_when_a_map_is_made_not_when_it_is_written() {
+        let (temp, _dir, _path) = place();
+        let Some(_mounted) = crate::tmpfs::Tmpfs::mount(temp.path(), "64k") else {
+            return;
+        };
+        let dir = Dir::open(temp.path()).unwrap();
+        let error = WriteMap::create(&dir, "map", 16 * 1024, 0o644).unwrap_err();
+        assert!(error.is_out_of_space(), "{error}");
+        assert!(dir.names(8).unwrap().is_empty());
+        WriteMap::create(&dir, "map", 1024, 0o644).unwrap();
+    }
+}

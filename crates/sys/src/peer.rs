@@ -143,7 +143,9 @@ impl PidFd {
     /// # Errors
     /// `NotFound` when there is none; `Unsupported` before kernel 5.3.
     pub fn open(pid: i32) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(io::ErrorKind::NotFound)?;
+        // 0 and negative numbers name groups of processes elsewhere; here they name nothing.
+        let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => Ok(Self(fd)),
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Err(io::ErrorKind::NotFound.into()),
@@ -202,5 +204,127 @@ impl AsFd for PidFd {
     /// For polling: readable when the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::{UnixListener, UnixStream},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    const CHILD_SOCKET: &str = "MINTAGE_SYS_TEST_CONNECT_TO";
+
+    /// Run again as a child process by the tests below; does nothing in its own right.
+    #[test]
+    fn child_that_connects_and_waits() {
+        if let Some(path) = std::env::var_os(CHILD_SOCKET) {
+            let mut stream = UnixStream::connect(path).unwrap();
+            let _ = stream.read(&mut [0]);
+        }
+    }
+
+    /// Starts the child, through another program when `through` names one, and waits for it to connect.
+    fn connected_child(through: &[&str]) -> (UnixStream, Child) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let arguments = ["--exact", "peer::tests::child_that_connects_and_waits"];
+        let mut command = match through {
+            [] => Command::new(&exe),
+            [program, options @ ..] => {
+                let mut command = Command::new(program);
+                command.args(options).arg(&exe);
+                command
+            }
+        };
+        command.args(arguments).env(CHILD_SOCKET, &path).stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        (listener.accept().unwrap().0, child)
+    }
+
+    #[test]
+    fn a_pair_in_one_process_shows_our_own_ids() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let credentials = peer_credentials(ours.as_fd()).unwrap();
+        assert_eq!(credentials.pid, std::process::id() as i32);
+        assert_eq!(credentials.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(credentials.gid, rustix::process::getegid().as_raw());
+        let mut groups = peer_groups(ours.as_fd()).unwrap();
+        let own = rustix::process::getgroups().unwrap();
+        let mut own: Vec<u32> = own.iter().map(|gid| gid.as_raw()).collect();
+        groups.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(groups, own);
+    }
+
+    #[test]
+    fn more_groups_than_a_first_look_expects_are_all_read() {
+        let able = rustix::process::geteuid().is_root() && Command::new("setpriv").arg("--version").output().is_ok();
+        if !able {
+            return;
+        }
+        let list: Vec<String> = (1000..1300).map(|gid: u32| gid.to_string()).collect();
+        let (stream, mut child) = connected_child(&["setpriv", &format!("--groups={}", list.join(","))]);
+        let groups = peer_groups(stream.as_fd()).unwrap();
+        drop(stream);
+        child.wait().unwrap();
+        assert_eq!(groups, (1000..1300).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_socket_without_a_peer_and_a_file_have_no_credentials() {
+        let temp = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(temp.path().join("socket")).unwrap();
+        let lonely =
+            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+        assert_eq!(
+            peer_credentials(lonely.as_fd()).unwrap_err().kind(),
+            io::ErrorKind::NotConnected
+        );
+        assert!(peer_pidfd(lonely.as_fd()).is_err());
+        assert!(peer_credentials(tempfile::tempfile().unwrap().as_fd()).is_err());
+        drop(listener);
+    }
+
+    #[test]
+    fn a_handle_outlives_its_process_and_says_so() {
+        let (mut stream, mut child) = connected_child(&[]);
+        let handle = match peer_pidfd(stream.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => PidFd::open(child.id() as i32).unwrap(),
+            other => other.unwrap(),
+        };
+        assert_eq!(handle.pid().unwrap(), child.id() as i32);
+        assert!(handle.is_alive());
+        assert!(handle.send_signal(0).is_err());
+        stream.write_all(b"x").unwrap();
+        // Ended but not reaped: its number is not free yet, and it is dead all the same.
+        let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+        poll(&mut polled, None).unwrap();
+        assert!(!handle.is_alive());
+        child.wait().unwrap();
+        assert_eq!(handle.pid().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(handle.send_signal(15).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // The socket still shows the old number; the handle asked for now is dead or refused, never somebody else's.
+        assert_eq!(peer_credentials(stream.as_fd()).unwrap().pid, child.id() as i32);
+        assert!(peer_pidfd(stream.as_fd()).map_or(true, |late| !late.is_alive()));
+        assert!(PidFd::open(child.id() as i32).is_err());
+    }
+
+    #[test]
+    fn a_signal_reaches_the_process_of_the_handle() {
+        let (_stream, mut child) = connected_child(&[]);
+        let handle = PidFd::open(child.id() as i32).unwrap();
+        handle.send_signal(9).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        for pid in [0, -1, i32::MIN] {
+            assert_eq!(PidFd::open(pid).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 }
