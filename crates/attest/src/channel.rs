@@ -128,3 +128,134 @@ pub fn verify_session(
         now,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::TrustDomain;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
+
+    fn certificate(n: u8) -> AgentCertificate {
+        AgentCertificate {
+            serial: Serial::from_random([n; 16]),
+            spki: SpkiHash::new([n; 32]),
+        }
+    }
+
+    fn id() -> SpiffeId {
+        SpiffeId::parse("spiffe://dev.test/mintage/agent/node-1").unwrap()
+    }
+
+    fn session(n: u8) -> AgentSession {
+        AgentSession {
+            id: id(),
+            serial: certificate(n).serial,
+            not_after: NOW.plus(std::time::Duration::from_secs(60)),
+            spki: certificate(n).spki,
+        }
+    }
+
+    fn standing() -> AgentStanding {
+        AgentStanding {
+            id: id(),
+            instance: AgentInstance(17),
+            banned: false,
+            evicted: false,
+            current: certificate(2),
+            previous: Some(certificate(1)),
+        }
+    }
+
+    fn code(session: &AgentSession, standing: Option<&AgentStanding>, now: UnixTime) -> &'static str {
+        let error = verify_session(session, standing, now).unwrap_err();
+        assert_eq!(error.to_string(), "the agent's certificate is not accepted");
+        error.code()
+    }
+
+    #[test]
+    fn the_current_and_the_previous_certificate_speak_for_the_agent() {
+        for n in [1, 2] {
+            let attested = verify_session(&session(n), Some(&standing()), NOW).unwrap();
+            assert_eq!(attested.agent(), &id());
+            assert_eq!(attested.name().as_str(), "node-1");
+            assert_eq!((attested.kind(), attested.instance()), ("svid", AgentInstance(17)));
+            assert_eq!(attested.proven_at(), NOW);
+        }
+        let evidence = |n| *verify_session(&session(n), Some(&standing()), NOW).unwrap().evidence();
+        assert_ne!(evidence(1), evidence(2));
+    }
+
+    #[test]
+    fn agent_certificate_expired_during_a_long_stream_is_refused_at_the_next_message() {
+        let session = session(2);
+        let last = session.not_after.plus(std::time::Duration::from_millis(999));
+        assert!(verify_session(&session, Some(&standing()), last).is_ok());
+        let next = session.not_after.plus(std::time::Duration::from_secs(1));
+        assert_eq!(code(&session, Some(&standing()), next), "session_expired");
+    }
+
+    #[test]
+    fn banned_evicted_unknown_and_superseded_agents_are_refused_alike() {
+        let banned = AgentStanding {
+            banned: true,
+            ..standing()
+        };
+        let evicted = AgentStanding {
+            evicted: true,
+            ..standing()
+        };
+        let renewed = AgentStanding {
+            current: certificate(3),
+            previous: Some(certificate(2)),
+            ..standing()
+        };
+        let settled = AgentStanding {
+            previous: None,
+            ..standing()
+        };
+        assert_eq!(code(&session(2), Some(&banned), NOW), "session_banned");
+        assert_eq!(code(&session(2), Some(&evicted), NOW), "session_evicted");
+        assert_eq!(code(&session(2), None, NOW), "session_unknown");
+        assert_eq!(code(&session(1), Some(&renewed), NOW), "session_superseded");
+        assert_eq!(code(&session(1), Some(&settled), NOW), "session_superseded");
+    }
+
+    #[test]
+    fn a_right_serial_with_another_key_is_refused_and_alarms() {
+        let forged = AgentSession {
+            spki: certificate(1).spki,
+            ..session(2)
+        };
+        let error = verify_session(&forged, Some(&standing()), NOW).unwrap_err();
+        assert_eq!((error.code(), error.is_alarming()), ("session_other_key", true));
+    }
+
+    #[test]
+    fn workloads_replicas_and_agents_of_other_names_or_domains_are_refused() {
+        for other in [
+            "spiffe://dev.test/web",
+            "spiffe://dev.test/mintage/ca/one",
+            "spiffe://dev.test/mintage/agent/node-1/x",
+            "spiffe://dev.test/mintage/agent",
+        ] {
+            let session = AgentSession {
+                id: SpiffeId::parse(other).unwrap(),
+                ..session(2)
+            };
+            assert_eq!(code(&session, Some(&standing()), NOW), "session_no_agent", "{other}");
+        }
+        for other in [
+            "spiffe://dev.test/mintage/agent/node-2",
+            "spiffe://prod.test/mintage/agent/node-1",
+        ] {
+            let session = AgentSession {
+                id: SpiffeId::parse(other).unwrap(),
+                ..session(2)
+            };
+            assert_eq!(code(&session, Some(&standing()), NOW), "session_unknown", "{other}");
+        }
+        assert!(TrustDomain::parse("dev.test").is_ok());
+    }
+}

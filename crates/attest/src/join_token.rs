@@ -385,3 +385,6 @@ fn is_host_port(address: &str) -> bool {
     };
     port_fits && host_fits
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,3 +117,6 @@ pub fn verify(
         now,
     ))
 }
+
+#[cfg(test)]
+mod tests;
