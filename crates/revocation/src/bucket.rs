@@ -1,0 +1,162 @@
+//! Expiry buckets: revoked serials are grouped by the end of their certificates, so that a group dies whole.
+
+use mintage_identity::UnixTime;
+
+use crate::limits::DROP_GRACE;
+
+const MINUTE_MS: i64 = 60_000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+/// Certificates with less than this left are grouped by the minute.
+const MINUTE_SPAN_MS: i64 = 2 * HOUR_MS;
+/// Certificates with less than this left are grouped by the hour; longer ones by the week.
+const HOUR_SPAN_MS: i64 = 7 * DAY_MS;
+
+/// Width of a bucket. The values are those of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub(crate) enum Span {
+    Minute = 1,
+    Hour = 2,
+    Week = 3,
+    /// The end is unknown or beyond what a week number can say; never dropped by time.
+    Forever = 4,
+}
+
+impl Span {
+    pub(crate) const ALL: [Self; 4] = [Self::Minute, Self::Hour, Self::Week, Self::Forever];
+
+    pub(crate) fn from_wire(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|span| *span as u8 == code)
+    }
+
+    fn width_ms(self) -> Option<i64> {
+        match self {
+            Self::Minute => Some(MINUTE_MS),
+            Self::Hour => Some(HOUR_MS),
+            Self::Week => Some(7 * DAY_MS),
+            Self::Forever => None,
+        }
+    }
+}
+
+/// A group of certificates that end in the same minute, hour or week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bucket {
+    span: Span,
+    /// Number of the minute, hour or week since 1970; zero for [`Span::Forever`].
+    index: u32,
+}
+
+impl Bucket {
+    /// The bucket a certificate goes to that is revoked at `at`: minutes when less than 2 h are left, hours when less
+    /// than 7 days, else weeks.
+    pub(crate) fn place(not_after: UnixTime, at: UnixTime) -> Self {
+        let left = not_after.millis().saturating_sub(at.millis());
+        let span = match left {
+            ..MINUTE_SPAN_MS => Span::Minute,
+            ..HOUR_SPAN_MS => Span::Hour,
+            _ => Span::Week,
+        };
+        // An end before 1970 is long dead; it shares the first bucket, which every horizon drops.
+        let not_after = not_after.max(UnixTime::from_millis(0));
+        Self::containing(span, not_after).unwrap_or(Self::FOREVER)
+    }
+
+    /// Sorts before every other bucket.
+    pub(crate) const FIRST: Self = Self {
+        span: Span::Minute,
+        index: 0,
+    };
+
+    pub(crate) const FOREVER: Self = Self {
+        span: Span::Forever,
+        index: 0,
+    };
+
+    /// The bucket of `span` that a certificate ending at `not_after` would be in.
+    pub(crate) fn containing(span: Span, not_after: UnixTime) -> Option<Self> {
+        let index = match span.width_ms() {
+            Some(width) => u32::try_from(not_after.millis().div_euclid(width)).ok()?,
+            None => 0,
+        };
+        Some(Self { span, index })
+    }
+
+    pub(crate) fn from_wire(span: u8, index: u32) -> Option<Self> {
+        let span = Span::from_wire(span)?;
+        (span != Span::Forever || index == 0).then_some(Self { span, index })
+    }
+
+    pub(crate) fn span(self) -> Span {
+        self.span
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self.index
+    }
+
+    /// One number that sorts like the bucket.
+    pub(crate) fn packed(self) -> u64 {
+        u64::from(self.span as u8) << 32 | u64::from(self.index)
+    }
+
+    /// The instant at which every certificate in the bucket has ended; `None` when that is not known.
+    pub fn end(self) -> Option<UnixTime> {
+        let width = self.span.width_ms()?;
+        Some(UnixTime::from_millis((i64::from(self.index) + 1) * width))
+    }
+
+    /// True when the bucket ended at or before `horizon`: it may be dropped.
+    pub fn is_dead(self, horizon: UnixTime) -> bool {
+        self.end().is_some_and(|end| end <= horizon)
+    }
+}
+
+/// The horizon of a statement made at `at`: what ended before it is no longer covered.
+pub(crate) fn horizon_at(at: UnixTime) -> UnixTime {
+    at.minus(DROP_GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: UnixTime = UnixTime::from_seconds(1_800_000_000);
+
+    fn after(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(AT.seconds() + seconds)
+    }
+
+    #[test]
+    fn the_time_left_decides_the_width() {
+        let span_of = |seconds| Bucket::place(after(seconds), AT).span();
+        assert_eq!(span_of(-5), Span::Minute);
+        assert_eq!(span_of(7_199), Span::Minute);
+        assert_eq!(span_of(7_200), Span::Hour);
+        assert_eq!(span_of(7 * 86_400 - 1), Span::Hour);
+        assert_eq!(span_of(7 * 86_400), Span::Week);
+        assert_eq!(Bucket::place(UnixTime::from_millis(i64::MAX), AT), Bucket::FOREVER);
+        assert_eq!(Bucket::place(UnixTime::from_millis(i64::MIN), AT).index(), 0);
+    }
+
+    #[test]
+    fn a_bucket_outlives_every_certificate_in_it() {
+        for left in [1, 59, 60, 7_199, 7_200, 100_000, 604_800, 7_776_000] {
+            let bucket = Bucket::place(after(left), AT);
+            let end = bucket.end().unwrap();
+            assert!(end > after(left), "{left}");
+            assert!(!bucket.is_dead(after(left)), "{left}");
+            assert!(bucket.is_dead(end), "{left}");
+            assert_eq!(Bucket::containing(bucket.span(), after(left)), Some(bucket));
+        }
+        assert!(!Bucket::FOREVER.is_dead(UnixTime::from_millis(i64::MAX)));
+    }
+
+    #[test]
+    fn unknown_wire_codes_are_refused() {
+        assert!(Bucket::from_wire(0, 1).is_none() && Bucket::from_wire(5, 1).is_none());
+        assert!(Bucket::from_wire(4, 1).is_none());
+        assert_eq!(Bucket::from_wire(4, 0), Some(Bucket::FOREVER));
+    }
+}

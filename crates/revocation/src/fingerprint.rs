@@ -1,0 +1,74 @@
+//! The 48-bit fingerprint by which the filter knows a serial, and the key under which a live connection is found.
+
+use mintage_identity::{IssuerKeyId, Serial};
+use ring::digest;
+
+/// Bits of a fingerprint.
+pub(crate) const BITS: u32 = 48;
+pub(crate) const MASK: u64 = (1 << BITS) - 1;
+/// Label of the hash for serials that are not known to be uniform.
+const LABEL: &[u8] = b"mintage-revocation-serial-v1\0";
+
+/// How an issuer makes its serials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialKind {
+    /// 16 octets from a CSPRNG: the last 12 octets index the filter as they are. A serial of another shape is hashed.
+    Native,
+    /// Anything else, for example numbers in sequence: SHA-256 of issuer key id and serial indexes the filter. Without
+    /// the hash such serials would fall into few blocks, and an unhashed Bloom filter would answer yes to all of them.
+    Foreign,
+}
+
+/// The key of one revoked certificate as a verifier knows it: enough to find the live connections it may belong to.
+/// Two certificates may share a key; ask [`crate::View::check`] before acting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryKey {
+    /// The issuing key.
+    pub issuer: IssuerKeyId,
+    /// 48-bit fingerprint of the serial under that issuer.
+    pub fingerprint: u64,
+}
+
+/// The fingerprint of `serial` under `issuer`: both halves of the 12 index octets, folded.
+pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Serial) -> u64 {
+    if kind == SerialKind::Native && serial.is_native() {
+        return fold(&serial.tail());
+    }
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(LABEL);
+    context.update(issuer.as_bytes());
+    context.update(serial.padded());
+    let hash = context.finish();
+    let mut octets = [0; 12];
+    octets.copy_from_slice(&hash.as_ref()[..12]);
+    fold(&octets)
+}
+
+fn fold(octets: &[u8; 12]) -> u64 {
+    let half = |at: usize| octets[at..at + 6].iter().fold(0, |value, &o| value << 8 | u64::from(o));
+    half(0) ^ half(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ISSUER: IssuerKeyId = IssuerKeyId::new([7; 32]);
+
+    #[test]
+    fn native_serials_are_not_hashed() {
+        let serial = Serial::from_random([0x11; 16]);
+        assert_eq!(fingerprint(SerialKind::Native, &ISSUER, &serial), 0);
+        assert_ne!(fingerprint(SerialKind::Foreign, &ISSUER, &serial), 0);
+    }
+
+    #[test]
+    fn foreign_serials_depend_on_the_issuer() {
+        let serial = Serial::from_be_octets(&[1, 2, 3]).unwrap();
+        let one = fingerprint(SerialKind::Native, &ISSUER, &serial);
+        let two = fingerprint(SerialKind::Native, &IssuerKeyId::new([8; 32]), &serial);
+        assert_ne!(one, two);
+        assert!(one <= MASK && two <= MASK);
+        assert_eq!(one, fingerprint(SerialKind::Foreign, &ISSUER, &serial));
+    }
+}

@@ -1,0 +1,42 @@
+//! The revoked set, its signed filter and the verdict on one certificate.
+//!
+//! A certificate is known by (issuer key id, serial). The CA folds its records into a [`RevokedSet`] and signs snapshots,
+//! add-only deltas and heartbeats; a [`Replica`] verifies them and publishes an immutable [`View`], which answers for one
+//! certificate without a lock, an allocation or a system call. "No filter" is never "nothing is revoked".
+//!
+//! Nothing here reads a clock or opens a socket: `now` is an argument. `FORMAT.md` writes every byte down.
+
+mod body;
+mod bucket;
+mod delegation;
+mod error;
+mod fingerprint;
+mod freshness;
+mod header;
+mod lines;
+mod octets;
+mod query;
+mod replica;
+mod rice;
+mod rules;
+mod segment;
+mod set;
+mod set_log;
+mod signer;
+mod view;
+mod words;
+
+pub mod limits;
+
+pub use bucket::Bucket;
+pub use delegation::{Delegation, DelegationStatement, VerifiedDelegation};
+pub use error::RevocationError;
+pub use fingerprint::{EntryKey, SerialKind};
+pub use freshness::{Freshness, FreshnessPolicy};
+pub use header::{SetHash, TrustDomainHash};
+pub use query::{Decision, Query, Verdict, Why};
+pub use replica::{Added, Applied, Beat, Position, Replica, ViewHandle};
+pub use rules::{Rule, RuleTarget};
+pub use set::{Exception, IssuerCoverage, LiveSerial, Revocation, RevokedEntry, RevokedSerial, RevokedSet};
+pub use signer::{RevocationKey, RevocationKeyId, Terms};
+pub use view::View;

@@ -1,0 +1,196 @@
+//! Rules: one statement that strikes every certificate showing an identity, a prefix, a public key or an issuer.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use mintage_identity::{
+    IdPrefix, IssuerKeyId, SpiffeId, SpkiHash, UnixTime,
+    limits::{SPIFFE_ID_BYTES_MAX, TTL_SECONDS_MAX},
+};
+
+use crate::{Query, Why};
+
+/// A rule on an identity is dead this long after its cut: no leaf lives longer, and an hour covers back-dating and skew.
+const IDENTITY_RULE_LIFE: Duration = Duration::from_secs(TTL_SECONDS_MAX as u64 + 3_600);
+
+/// What a rule looks at: only what a certificate shows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleTarget {
+    /// Every certificate of this SPIFFE ID.
+    Identity(SpiffeId),
+    /// Every certificate whose SPIFFE ID lies below this prefix.
+    Prefix(IdPrefix),
+    /// Every certificate of this public key.
+    Key(SpkiHash),
+    /// Every certificate signed by this key.
+    Issuer(IssuerKeyId),
+}
+
+/// One rule. A later rule on the same target takes the earlier one's place; its cut never goes back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// What it looks at.
+    pub target: RuleTarget,
+    /// The largest `notBefore` it kills, so that a replacement issued above it lives. `None` kills every certificate
+    /// that matches, whenever it was issued: for disabled entries, bans and blocked keys.
+    pub cut: Option<UnixTime>,
+}
+
+impl Rule {
+    /// When the rule can strike nothing that is still alive; `None` when that is not known.
+    pub(crate) fn until(&self) -> Option<UnixTime> {
+        match self.target {
+            RuleTarget::Identity(_) | RuleTarget::Prefix(_) => Some(self.cut?.plus(IDENTITY_RULE_LIFE)),
+            RuleTarget::Key(_) | RuleTarget::Issuer(_) => None,
+        }
+    }
+
+    /// True when `self` kills all that `other`, a rule on the same target, kills.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match (self.cut, other.cut) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(mine), Some(theirs)) => mine >= theirs,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            RuleTarget::Identity(id) => write!(f, "identity {id}")?,
+            RuleTarget::Prefix(prefix) => write!(f, "prefix {prefix}")?,
+            RuleTarget::Key(key) => write!(f, "key {key}")?,
+            RuleTarget::Issuer(issuer) => write!(f, "issuer {issuer}")?,
+        }
+        match self.cut {
+            Some(cut) => write!(f, " up to notBefore {}", cut.seconds()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The cut of a rule, in one word: [`ALL`] for "kills everything".
+type Cut = i64;
+const ALL: Cut = i64::MAX;
+
+/// Rules in the form in which they are asked: one hash look-up for each kind in use.
+#[derive(Clone, Default)]
+pub(crate) struct RuleTable {
+    identities: HashMap<Box<str>, Cut>,
+    /// Keyed by the stem: what stands before `/*`.
+    prefixes: HashMap<Box<str>, Cut>,
+    keys: HashMap<SpkiHash, Cut>,
+    issuers: HashMap<IssuerKeyId, Cut>,
+}
+
+impl RuleTable {
+    /// Puts `rule` in the place of an earlier one on its target.
+    pub(crate) fn put(&mut self, rule: &Rule) {
+        let cut = rule.cut.map_or(ALL, |cut| cut.millis().min(ALL - 1));
+        match &rule.target {
+            RuleTarget::Identity(id) => _ = self.identities.insert(id.as_str().into(), cut),
+            RuleTarget::Prefix(prefix) => _ = self.prefixes.insert(prefix.stem().as_str().into(), cut),
+            RuleTarget::Key(key) => _ = self.keys.insert(*key, cut),
+            RuleTarget::Issuer(issuer) => _ = self.issuers.insert(*issuer, cut),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.identities.len() + self.prefixes.len() + self.keys.len() + self.issuers.len()
+    }
+
+    /// The rule that strikes the certificate, if any.
+    pub(crate) fn strike(&self, query: &Query<'_>) -> Option<Why> {
+        let kills = |cut: Option<&Cut>| cut.is_some_and(|&cut| query.not_before.millis() <= cut);
+        if !self.issuers.is_empty() && kills(self.issuers.get(&query.issuer)) {
+            return Some(Why::Issuer);
+        }
+        if !self.keys.is_empty() && kills(self.keys.get(&query.spki_sha256)) {
+            return Some(Why::Key);
+        }
+        let id = query.spiffe_id?.as_str();
+        if !self.identities.is_empty() && kills(self.identities.get(id)) {
+            return Some(Why::Identity);
+        }
+        if self.prefixes.is_empty() || id.len() > SPIFFE_ID_BYTES_MAX {
+            return None;
+        }
+        // Every stem of the ID: what stands before each slash after the scheme's two.
+        let stems = id.match_indices('/').skip(2).map(|(at, _)| &id[..at]);
+        let mut struck = stems.filter(|stem| kills(self.prefixes.get(*stem)));
+        struck.next().map(|_| Why::Prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::Serial;
+
+    use super::*;
+
+    fn strike(rules: &[Rule], id: &str, not_before: i64) -> Option<Why> {
+        let mut table = RuleTable::default();
+        rules.iter().for_each(|rule| table.put(rule));
+        assert_eq!(table.is_empty(), rules.is_empty());
+        let id = SpiffeId::parse(id).unwrap();
+        table.strike(&Query {
+            issuer: IssuerKeyId::new([1; 32]),
+            serial: &Serial::from_random([9; 16]),
+            not_before: UnixTime::from_millis(not_before),
+            not_after: UnixTime::from_millis(not_before + 1_000),
+            spiffe_id: Some(&id),
+            spki_sha256: SpkiHash::new([2; 32]),
+        })
+    }
+
+    fn rule(target: RuleTarget, cut: Option<i64>) -> Rule {
+        let cut = cut.map(UnixTime::from_millis);
+        Rule { target, cut }
+    }
+
+    #[test]
+    fn each_target_strikes_up_to_its_cut() {
+        let web = RuleTarget::Identity(SpiffeId::parse("spiffe://td/web").unwrap());
+        let below = RuleTarget::Prefix(IdPrefix::parse("spiffe://td/a/*").unwrap());
+        let cases = [
+            (web, Why::Identity, "spiffe://td/web"),
+            (below, Why::Prefix, "spiffe://td/a/b/c"),
+            (RuleTarget::Key(SpkiHash::new([2; 32])), Why::Key, "spiffe://td/x"),
+            (
+                RuleTarget::Issuer(IssuerKeyId::new([1; 32])),
+                Why::Issuer,
+                "spiffe://td/x",
+            ),
+        ];
+        for (target, why, id) in cases {
+            let cut = [rule(target.clone(), Some(50))];
+            assert_eq!(strike(&cut, id, 50), Some(why));
+            assert_eq!(strike(&cut, id, 51), None, "the replacement lives");
+            assert_eq!(strike(&[rule(target, None)], id, i64::MAX), Some(why));
+        }
+    }
+
+    #[test]
+    fn a_prefix_strikes_whole_segments_only() {
+        let below = |text| [rule(RuleTarget::Prefix(IdPrefix::parse(text).unwrap()), None)];
+        assert_eq!(strike(&below("spiffe://td/a/*"), "spiffe://td/a", 1), None);
+        assert_eq!(strike(&below("spiffe://td/a/*"), "spiffe://td/ab", 1), None);
+        assert_eq!(strike(&below("spiffe://td/*"), "spiffe://td/ab", 1), Some(Why::Prefix));
+        assert_eq!(strike(&below("spiffe://t/*"), "spiffe://td/ab", 1), None);
+    }
+
+    #[test]
+    fn rules_on_identities_with_a_cut_die() {
+        let id = || RuleTarget::Identity(SpiffeId::parse("spiffe://td/web").unwrap());
+        assert!(rule(id(), Some(0)).until().unwrap() > UnixTime::from_seconds(i64::from(TTL_SECONDS_MAX)));
+        assert_eq!(rule(id(), None).until(), None);
+        assert_eq!(
+            rule(RuleTarget::Issuer(IssuerKeyId::new([1; 32])), Some(0)).until(),
+            None
+        );
+    }
+}

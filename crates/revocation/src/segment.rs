@@ -1,0 +1,238 @@
+//! One segment: the revoked serials of one issuer in one expiry bucket, as a split-block Bloom filter with exact lines.
+//!
+//! Most certificates are answered "no" by the one 256-bit block of the filter; only a hit goes to the lines.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{
+    fingerprint::MASK,
+    lines::{Full, LineShape},
+    words::{LINE_WORDS, Words},
+};
+
+/// Words of a block: 256 bits.
+const BLOCK_WORDS: usize = 4;
+/// Filter bits per serial: 13 give about 4 false hits in 1,000, each settled by the lines.
+const BITS_PER_SERIAL: usize = 13;
+/// Odd multipliers of the split-block Bloom filter (Apache Parquet, BloomFilter.md).
+const SALTS: [u32; 8] = [
+    0x47b6_137b,
+    0x4497_4d91,
+    0x8824_ad5b,
+    0xa2b7_289d,
+    0x7054_95c7,
+    0x2df1_424b,
+    0x9efc_4947,
+    0x5c6b_fb31,
+];
+
+/// Sizes of a segment: everything a reader needs besides the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) blocks: u32,
+    pub(crate) lines: LineShape,
+}
+
+impl Shape {
+    pub(crate) fn for_count(count: usize) -> Self {
+        let blocks = (count * BITS_PER_SERIAL).div_ceil(256).max(1);
+        Self {
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+            lines: LineShape::for_count(count),
+        }
+    }
+
+    fn wide_for(count: usize) -> Self {
+        let lines = LineShape::wide_for(count);
+        Self {
+            lines,
+            ..Self::for_count(count)
+        }
+    }
+
+    /// Words of the filter, rounded up so that the lines start on a cache line.
+    fn filter_words(self) -> usize {
+        (self.blocks as usize * BLOCK_WORDS).next_multiple_of(LINE_WORDS)
+    }
+
+    pub(crate) fn words(self) -> usize {
+        self.filter_words() + self.lines.words()
+    }
+
+    /// True when `words` (of this shape) hold `fingerprint`.
+    #[inline]
+    pub(crate) fn contains(self, words: &[AtomicU64], fingerprint: u64) -> bool {
+        let Some(block) = self.block(words, fingerprint) else {
+            return false;
+        };
+        let mask = mask_of(fingerprint);
+        let hit = block
+            .iter()
+            .zip(mask)
+            .all(|(word, bits)| word.load(Ordering::Acquire) & bits == bits);
+        hit && self.confirm(words, fingerprint)
+    }
+
+    /// Kept apart so that the common "no" stays small code.
+    #[cold]
+    fn confirm(self, words: &[AtomicU64], fingerprint: u64) -> bool {
+        words
+            .get(self.filter_words()..)
+            .is_some_and(|lines| self.lines.contains(lines, fingerprint))
+    }
+
+    /// Adds `fingerprint`; true when it is new. Only one thread may add. The line is written before the filter's bits:
+    /// a reader sees the serial wholly or not at all.
+    pub(crate) fn insert(self, words: &[AtomicU64], fingerprint: u64) -> Result<bool, Full> {
+        if self.contains(words, fingerprint) {
+            return Ok(false);
+        }
+        self.lines
+            .insert(words.get(self.filter_words()..).ok_or(Full)?, fingerprint)?;
+        let block = self.block(words, fingerprint).ok_or(Full)?;
+        for (word, bits) in block.iter().zip(mask_of(fingerprint)) {
+            word.store(word.load(Ordering::Relaxed) | bits, Ordering::Release);
+        }
+        Ok(true)
+    }
+
+    fn block(self, words: &[AtomicU64], fingerprint: u64) -> Option<&[AtomicU64]> {
+        // Both factors have at most 32 bits.
+        let at = (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS;
+        words.get(at..at + BLOCK_WORDS)
+    }
+
+    /// The fingerprints held by `words`, in no order.
+    pub(crate) fn fingerprints(self, words: &[AtomicU64]) -> Vec<u64> {
+        self.lines
+            .fingerprints(words.get(self.filter_words()..).unwrap_or_default())
+    }
+}
+
+/// One bit in each of the eight 32-bit lanes of a block.
+#[inline]
+fn mask_of(fingerprint: u64) -> [u64; BLOCK_WORDS] {
+    let key = fingerprint as u32;
+    let bit = |lane: usize| 1_u64 << (key.wrapping_mul(SALTS[lane]) >> 27);
+    std::array::from_fn(|word| bit(2 * word) | bit(2 * word + 1) << 32)
+}
+
+/// A segment in this process. Immutable once published: additions make a copy.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    shape: Shape,
+    words: Words,
+    count: usize,
+    /// Serials for which the shape was made.
+    room: usize,
+}
+
+impl Segment {
+    /// A segment of `fingerprints`, with room for `more`.
+    pub(crate) fn build(fingerprints: &[u64], more: usize) -> Self {
+        let room = fingerprints.len() + more;
+        // A packed table may have no room near one line though it has elsewhere; a little larger it has. What is not
+        // spread evenly even then goes to a wide table, which takes anything.
+        let mut roomier = (0..4).map(|step| Shape::for_count(room + room / 16 * step));
+        roomier
+            .find_map(|shape| Self::filled(shape, fingerprints, room))
+            .or_else(|| Self::filled(Shape::wide_for(room), fingerprints, room))
+            .unwrap_or_else(|| unreachable!("a wide table has more slots than it is made for"))
+    }
+
+    fn filled(shape: Shape, fingerprints: &[u64], room: usize) -> Option<Self> {
+        let words = Words::zeroed(shape.words());
+        let mut count = 0;
+        for &fingerprint in fingerprints {
+            count += usize::from(shape.insert(words.get(), fingerprint & MASK).ok()?);
+        }
+        Some(Self {
+            shape,
+            words,
+            count,
+            room,
+        })
+    }
+
+    /// A copy that also holds `fingerprints`.
+    pub(crate) fn with(&self, fingerprints: &[u64]) -> Self {
+        let wanted = self.count + fingerprints.len();
+        if wanted <= self.room {
+            let mut copy = self.clone();
+            copy.words = self.words.duplicate();
+            let stored = fingerprints.iter().try_fold(0, |count, &fingerprint| {
+                copy.shape
+                    .insert(copy.words.get(), fingerprint & MASK)
+                    .map(|new| count + usize::from(new))
+            });
+            if let Ok(new) = stored {
+                copy.count += new;
+                return copy;
+            }
+        }
+        let mut all = self.fingerprints();
+        all.extend_from_slice(fingerprints);
+        Self::build(&all, headroom(wanted))
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, fingerprint: u64) -> bool {
+        self.shape.contains(self.words.get(), fingerprint)
+    }
+
+    pub(crate) fn fingerprints(&self) -> Vec<u64> {
+        self.shape.fingerprints(self.words.get())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// Room to leave when a segment of `count` grows, so that growing costs little per serial.
+pub(crate) fn headroom(count: usize) -> usize {
+    count / 4 + 8
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_segment_answers_like_a_set(
+            first in proptest::collection::vec(0..=MASK, 0..400),
+            then in proptest::collection::vec(proptest::collection::vec(0..=MASK, 0..60), 0..6),
+            asked in proptest::collection::vec(0..=MASK, 0..200),
+        ) {
+            let mut segment = Segment::build(&first, 0);
+            let mut oracle: HashSet<u64> = first.iter().copied().collect();
+            for more in &then {
+                let before = segment.clone();
+                segment = segment.with(more);
+                prop_assert_eq!(before.fingerprints().len(), oracle.len(), "a published segment must not change");
+                oracle.extend(more);
+            }
+            prop_assert_eq!(segment.count(), oracle.len());
+            for fingerprint in oracle.iter().chain(&asked) {
+                for near in [*fingerprint, fingerprint ^ 1, fingerprint ^ 1 << 47] {
+                    prop_assert_eq!(segment.contains(near), oracle.contains(&near));
+                }
+            }
+            prop_assert_eq!(segment.fingerprints().into_iter().collect::<HashSet<_>>(), oracle);
+        }
+    }
+
+    #[test]
+    fn fingerprints_that_share_one_line_still_fit() {
+        let crowded: Vec<u64> = (0..3_000).collect();
+        let segment = Segment::build(&crowded, 0);
+        assert!(crowded.iter().all(|&f| segment.contains(f)));
+        assert!(!segment.contains(3_000));
+    }
+}

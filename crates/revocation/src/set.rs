@@ -1,0 +1,617 @@
+//! The CA's side: the canonical set, folded from the ledger's records and from nothing else.
+//!
+//! Any replica that folds the same records gets the same set, the same hash at every sequence, and so the same deltas:
+//! a follower may go from one publisher to another in mid-chain. Cloning is cheap; clones share what did not change.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use imbl::OrdMap;
+use mintage_identity::{
+    IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX,
+};
+
+use crate::{
+    Query, RevocationError, Rule, RuleTarget, SerialKind, SetHash, TrustDomainHash, Verdict, Why,
+    body::{Body, BodyIssuer, BodySegment, subject_of},
+    bucket::{Bucket, Span, horizon_at},
+    fingerprint::fingerprint,
+    header::sha256,
+    limits::{
+        EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, RULES_PER_REVOCATION_MAX, SERIALS_MAX, SERIALS_PER_REVOCATION_MAX,
+    },
+    rules::RuleTable,
+    segment::Segment,
+    set_log::{IssuerChange, SetLog, Step},
+};
+
+/// Revoked serials of one issuer and bucket, by fingerprint and padded serial.
+type SegmentMap = OrdMap<(u64, [u8; SERIAL_OCTETS_MAX]), RevokedEntry>;
+
+const CHAIN_LABEL: &[u8] = b"mintage-revoked-set-v1\0";
+
+/// A revoked certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RevokedSerial {
+    /// The key that issued it.
+    pub issuer: IssuerKeyId,
+    /// Its serial.
+    pub serial: Serial,
+    /// Its end: it is forgotten 10 min after the bucket that this falls in.
+    pub not_after: UnixTime,
+}
+
+/// What one ledger record revokes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Time of the record.
+    pub at: UnixTime,
+    /// Single certificates.
+    pub serials: Vec<RevokedSerial>,
+    /// Whatever matches these.
+    pub rules: Vec<Rule>,
+    /// Why (RFC 5280, section 5.3.1).
+    pub reason: RevocationReason,
+}
+
+/// An issuing key whose certificates verifiers may ask for. Roots count too: they issue the intermediates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IssuerCoverage {
+    /// The key.
+    pub id: IssuerKeyId,
+    /// How it makes serials.
+    pub serials: SerialKind,
+    /// When the last certificate it signed has ended; afterwards it is no longer covered. `None` when not known.
+    pub until: Option<UnixTime>,
+}
+
+/// A certificate that was issued, is not revoked, and has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSerial {
+    /// The key that issued it.
+    pub issuer: IssuerKeyId,
+    /// Its serial.
+    pub serial: Serial,
+    /// Its end.
+    pub not_after: UnixTime,
+}
+
+/// An issued, unrevoked certificate whose fingerprint is that of a revoked one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Exception {
+    /// The key that issued it.
+    pub issuer: IssuerKeyId,
+    /// Its serial.
+    pub serial: Serial,
+}
+
+/// How one serial was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevokedEntry {
+    /// Ledger index of the record.
+    pub sequence: u64,
+    /// Time of the record.
+    pub at: UnixTime,
+    /// Why.
+    pub reason: RevocationReason,
+}
+
+/// The revoked set of one trust domain at one sequence.
+#[derive(Clone)]
+pub struct RevokedSet {
+    trust_domain: TrustDomainHash,
+    sequence: u64,
+    hash: SetHash,
+    issuers: OrdMap<IssuerKeyId, BodyIssuer>,
+    segments: OrdMap<(IssuerKeyId, Bucket), SegmentMap>,
+    rules: OrdMap<RuleTarget, Rule>,
+    serials: usize,
+    log: SetLog,
+}
+
+impl RevokedSet {
+    /// The empty set of `domain`, at sequence 0.
+    pub fn new(domain: &TrustDomain) -> Self {
+        let trust_domain = TrustDomainHash::of(domain);
+        let hash = SetHash(sha256(&[CHAIN_LABEL, &trust_domain.0]));
+        Self {
+            trust_domain,
+            sequence: 0,
+            hash,
+            issuers: OrdMap::new(),
+            segments: OrdMap::new(),
+            rules: OrdMap::new(),
+            serials: 0,
+            log: SetLog::starting_at(0, hash),
+        }
+    }
+
+    /// Folds in the record at ledger index `sequence`. A serial that is revoked already keeps its first reason; a rule
+    /// kills at least what it killed before. Serials of an issuer that is not covered are held and struck all the same.
+    ///
+    /// # Errors
+    /// Refuses an index that does not come after the last, and what goes past a limit; the set is unchanged then.
+    pub fn apply_revocation(&mut self, sequence: u64, revocation: &Revocation) -> Result<(), RevocationError> {
+        self.check_order(sequence)?;
+        limit(
+            "serials in one revocation",
+            revocation.serials.len(),
+            SERIALS_PER_REVOCATION_MAX,
+        )?;
+        limit(
+            "rules in one revocation",
+            revocation.rules.len(),
+            RULES_PER_REVOCATION_MAX,
+        )?;
+        limit("serials", self.serials + revocation.serials.len(), SERIALS_MAX)?;
+        limit("rules", self.rules.len() + revocation.rules.len(), RULES_MAX)?;
+        let serials: BTreeSet<&RevokedSerial> = revocation.serials.iter().collect();
+        let rules: BTreeSet<&Rule> = revocation.rules.iter().collect();
+        let issuers: BTreeSet<IssuerKeyId> = serials.iter().map(|serial| serial.issuer).collect();
+        let unknown: Vec<_> = issuers
+            .iter()
+            .filter(|id| !self.issuers.contains_key(*id))
+            .copied()
+            .collect();
+        limit("issuers", self.issuers.len() + unknown.len(), ISSUERS_MAX)?;
+
+        let mut step = self.step(sequence, b'r', &canonical(revocation, &serials, &rules));
+        for id in unknown {
+            let kind = SerialKind::Native;
+            let until = UnixTime::from_millis(i64::MAX);
+            step.issuers.push(self.set_issuer(BodyIssuer {
+                id,
+                covered: false,
+                kind,
+                until,
+            }));
+        }
+        let entry = RevokedEntry {
+            sequence,
+            at: revocation.at,
+            reason: revocation.reason,
+        };
+        for serial in serials {
+            step.serials.extend(self.insert(serial, entry));
+        }
+        for rule in rules {
+            step.rules.extend(self.strengthen(rule));
+        }
+        self.commit(sequence, step);
+        Ok(())
+    }
+
+    /// Folds in that `issuer` is covered from the record at `sequence` on. Its kind of serials is fixed when first seen.
+    ///
+    /// # Errors
+    /// As [`Self::apply_revocation`].
+    pub fn cover_issuer(&mut self, sequence: u64, issuer: &IssuerCoverage) -> Result<(), RevocationError> {
+        self.check_order(sequence)?;
+        let held = self.issuers.get(&issuer.id);
+        limit("issuers", self.issuers.len() + usize::from(held.is_none()), ISSUERS_MAX)?;
+        let after = BodyIssuer {
+            id: issuer.id,
+            covered: true,
+            kind: held.map_or(issuer.serials, |held| held.kind),
+            until: issuer.until.unwrap_or(UnixTime::from_millis(i64::MAX)),
+        };
+        let kind = [after.kind as u8];
+        let until = after.until.millis().to_le_bytes();
+        let mut step = self.step(sequence, b'i', &[&issuer.id.as_bytes()[..], &kind, &until].concat());
+        step.issuers.push(self.set_issuer(after));
+        self.commit(sequence, step);
+        Ok(())
+    }
+
+    /// Folds in that rules without a cut on `targets` get the cut `cut`: what they killed up to it stays dead, what is
+    /// issued above it lives. For an entry that is enabled again. Rules that have a cut already stay as they are.
+    ///
+    /// # Errors
+    /// As [`Self::apply_revocation`].
+    pub fn lift(&mut self, sequence: u64, targets: &[RuleTarget], cut: UnixTime) -> Result<(), RevocationError> {
+        self.check_order(sequence)?;
+        limit("rules in one revocation", targets.len(), RULES_PER_REVOCATION_MAX)?;
+        let targets: BTreeSet<&RuleTarget> = targets.iter().collect();
+        let rules: Vec<Rule> = targets
+            .into_iter()
+            .map(|target| Rule {
+                target: target.clone(),
+                cut: Some(cut),
+            })
+            .collect();
+        let mut octets = Vec::new();
+        rules.iter().for_each(|rule| canonical_rule(rule, &mut octets));
+        let mut step = self.step(sequence, b'l', &octets);
+        for rule in rules {
+            if self.rules.get(&rule.target).is_some_and(|held| held.cut.is_none()) {
+                self.rules.insert(rule.target.clone(), rule.clone());
+                step.rules.push(rule);
+            }
+        }
+        self.commit(sequence, step);
+        Ok(())
+    }
+
+    /// Drops what is dead at `now`: buckets past their end and grace, issuers and rules that can matter no more. The
+    /// sequence, the hash and every answer about living certificates stay as they are.
+    pub fn prune(&mut self, now: UnixTime) {
+        let horizon = horizon_at(now);
+        let gone: Vec<_> = self
+            .issuers
+            .values()
+            .filter(|i| i.until < horizon)
+            .map(|i| i.id)
+            .collect();
+        gone.iter().for_each(|id| _ = self.issuers.remove(id));
+        let dead = |key: &&(IssuerKeyId, Bucket)| key.1.is_dead(horizon) || !self.issuers.contains_key(&key.0);
+        let dead: Vec<_> = self.segments.keys().filter(dead).copied().collect();
+        for key in dead {
+            self.serials -= self.segments.remove(&key).map_or(0, |segment| segment.len());
+        }
+        let spent = |rule: &&Rule| rule.until().is_some_and(|until| until < horizon);
+        let spent: Vec<_> = self
+            .rules
+            .values()
+            .filter(spent)
+            .map(|rule| rule.target.clone())
+            .collect();
+        spent.iter().for_each(|target| _ = self.rules.remove(target));
+    }
+
+    /// Ledger index of the last record folded in; 0 for none.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Hash of the set at [`Self::sequence`].
+    pub fn hash(&self) -> SetHash {
+        self.hash
+    }
+
+    /// Hash of the set at an earlier sequence, while deltas from there can be made.
+    pub fn hash_at(&self, sequence: u64) -> Option<SetHash> {
+        self.log.hash_at(sequence)
+    }
+
+    /// Number of revoked serials held.
+    pub fn serial_count(&self) -> usize {
+        self.serials
+    }
+
+    /// The rules held, by target.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.values()
+    }
+
+    /// The issuing keys that are covered.
+    pub fn covered_issuers(&self) -> impl Iterator<Item = IssuerKeyId> + '_ {
+        self.issuers
+            .values()
+            .filter(|issuer| issuer.covered)
+            .map(|issuer| issuer.id)
+    }
+
+    /// The revoked serials of `issuer`, for its CRL.
+    pub fn serials_of(&self, issuer: IssuerKeyId) -> impl Iterator<Item = (Serial, &RevokedEntry)> {
+        let segments = self.segments_of(issuer);
+        let entries = segments.flat_map(|(_, segment)| segment);
+        // A padded serial is one: it was made from a `Serial`.
+        entries.filter_map(|((_, padded), entry)| Some((Serial::from_be_octets(padded).ok()?, entry)))
+    }
+
+    /// How exactly this serial was revoked, rules apart.
+    pub fn revoked(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<RevokedEntry> {
+        let key = (
+            fingerprint(self.issuers.get(issuer)?.kind, issuer, serial),
+            *serial.padded(),
+        );
+        self.segments_of(*issuer)
+            .find_map(|(_, segment)| segment.get(&key))
+            .copied()
+    }
+
+    /// What a verifier without exceptions would say of a certificate once this set is published. A serial for which
+    /// this is not `Good` is not issued: so later serials never collide.
+    pub fn check(&self, query: &Query<'_>) -> Verdict {
+        let mut table = RuleTable::default();
+        if !self.rules.is_empty() {
+            self.rules_that_may_strike(query).for_each(|rule| table.put(rule));
+        }
+        if let Some(why) = table.strike(query) {
+            return Verdict::Revoked { why };
+        }
+        let Some(issuer) = self.issuers.get(&query.issuer) else {
+            return Verdict::NotCovered;
+        };
+        let wanted = fingerprint(issuer.kind, &query.issuer, query.serial);
+        let struck = buckets_of(query.not_after).any(|bucket| {
+            let segment = self.segments.get(&(query.issuer, bucket));
+            segment.is_some_and(|segment| holds(segment, wanted))
+        });
+        match struck {
+            true => Verdict::Revoked { why: Why::Serial },
+            false if issuer.covered => Verdict::Good,
+            false => Verdict::NotCovered,
+        }
+    }
+
+    /// Runs the live serials through the filter that will be published, and lists those it would wrongly strike.
+    ///
+    /// # Errors
+    /// Fails past [`EXCEPTIONS_MAX`]: then serials are not random, and nothing must be published.
+    pub fn exceptions_for(&self, live: impl Iterator<Item = LiveSerial>) -> Result<Vec<Exception>, RevocationError> {
+        let mut filters: HashMap<(IssuerKeyId, Bucket), Option<Segment>> = HashMap::new();
+        let mut exceptions = BTreeSet::new();
+        for LiveSerial {
+            issuer,
+            serial,
+            not_after,
+        } in live
+        {
+            let Some(held) = self.issuers.get(&issuer) else {
+                continue;
+            };
+            let wanted = fingerprint(held.kind, &issuer, &serial);
+            let collides = buckets_of(not_after).any(|bucket| {
+                let filter = filters
+                    .entry((issuer, bucket))
+                    .or_insert_with(|| self.filter(&(issuer, bucket)));
+                filter.as_ref().is_some_and(|filter| filter.contains(wanted))
+            });
+            if collides && self.revoked(&issuer, &serial).is_none() {
+                exceptions.insert(Exception { issuer, serial });
+                limit("exceptions", exceptions.len(), EXCEPTIONS_MAX)?;
+            }
+        }
+        Ok(exceptions.into_iter().collect())
+    }
+
+    pub(crate) fn trust_domain_hash(&self) -> TrustDomainHash {
+        self.trust_domain
+    }
+
+    /// All that is not dead at `horizon`.
+    pub(crate) fn snapshot_body(&self, exceptions: &[Exception], horizon: UnixTime) -> Body {
+        let issuers: Vec<BodyIssuer> = self.issuers.values().filter(|i| i.until >= horizon).cloned().collect();
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for ((issuer, bucket), held) in &self.segments {
+            let place = issuers.binary_search_by(|known| known.id.cmp(issuer));
+            if let (Ok(issuer), false) = (place, bucket.is_dead(horizon)) {
+                let mut fingerprints: Vec<u64> = held.keys().map(|(fingerprint, _)| *fingerprint).collect();
+                fingerprints.dedup();
+                segments.push(BodySegment {
+                    issuer,
+                    bucket: *bucket,
+                    fingerprints,
+                });
+            }
+        }
+        let lives = |rule: &&Rule| rule.until().is_none_or(|until| until >= horizon);
+        let rules = self.rules.values().filter(lives).cloned().collect();
+        Body {
+            exceptions: known_only(exceptions, &issuers),
+            issuers,
+            segments,
+            rules,
+        }
+    }
+
+    /// What the records after `from` up to `to` added, as far as it is not dead at `horizon`.
+    pub(crate) fn delta_body(
+        &self,
+        from: u64,
+        to: u64,
+        exceptions: &[Exception],
+        horizon: UnixTime,
+    ) -> Result<Body, RevocationError> {
+        if from >= to || self.log.hash_at(from).is_none() || self.log.hash_at(to).is_none() {
+            return Err(RevocationError::NoDelta { from, to });
+        }
+        let mut issuers: BTreeMap<IssuerKeyId, BodyIssuer> = BTreeMap::new();
+        let mut serials: BTreeMap<(IssuerKeyId, Bucket), BTreeSet<u64>> = BTreeMap::new();
+        let mut rules: BTreeMap<RuleTarget, Rule> = BTreeMap::new();
+        for step in self.log.between(from, to) {
+            issuers.extend(
+                step.issuers
+                    .iter()
+                    .map(|change| (change.after.id, change.after.clone())),
+            );
+            rules.extend(step.rules.iter().map(|rule| (rule.target.clone(), rule.clone())));
+            for (issuer, bucket, fingerprint) in &step.serials {
+                serials.entry((*issuer, *bucket)).or_default().insert(*fingerprint);
+            }
+        }
+        serials.retain(|(_, bucket), _| !bucket.is_dead(horizon));
+        let named = serials
+            .keys()
+            .map(|(issuer, _)| issuer)
+            .chain(exceptions.iter().map(|e| &e.issuer));
+        for id in named {
+            if !issuers.contains_key(id) {
+                issuers.extend(self.issuer_at(id, to).map(|issuer| (*id, issuer)));
+            }
+        }
+        issuers.retain(|_, issuer| issuer.until >= horizon);
+        let issuers: Vec<BodyIssuer> = issuers.into_values().collect();
+        let mut segments = Vec::with_capacity(serials.len());
+        for ((issuer, bucket), held) in serials {
+            if let Ok(issuer) = issuers.binary_search_by(|known| known.id.cmp(&issuer)) {
+                segments.push(BodySegment {
+                    issuer,
+                    bucket,
+                    fingerprints: held.into_iter().collect(),
+                });
+            }
+        }
+        let exceptions = known_only(exceptions, &issuers);
+        Ok(Body {
+            issuers,
+            segments,
+            rules: rules.into_values().collect(),
+            exceptions,
+        })
+    }
+
+    fn issuer_at(&self, id: &IssuerKeyId, sequence: u64) -> Option<BodyIssuer> {
+        self.log
+            .issuer_before(id, sequence)
+            .unwrap_or_else(|| self.issuers.get(id).cloned())
+    }
+
+    fn check_order(&self, sequence: u64) -> Result<(), RevocationError> {
+        let last = self.sequence;
+        (sequence > last)
+            .then_some(())
+            .ok_or(RevocationError::OutOfOrder { sequence, last })
+    }
+
+    /// A step without changes, whose hash chains `octets` to the set's.
+    fn step(&self, sequence: u64, kind: u8, octets: &[u8]) -> Step {
+        let hash = SetHash(sha256(&[
+            CHAIN_LABEL,
+            &self.hash.0,
+            &sequence.to_le_bytes(),
+            &[kind],
+            octets,
+        ]));
+        Step {
+            hash,
+            serials: Vec::new(),
+            rules: Vec::new(),
+            issuers: Vec::new(),
+        }
+    }
+
+    fn commit(&mut self, sequence: u64, step: Step) {
+        self.sequence = sequence;
+        self.hash = step.hash;
+        self.log.push(sequence, step);
+    }
+
+    fn set_issuer(&mut self, after: BodyIssuer) -> IssuerChange {
+        let before = self.issuers.insert(after.id, after.clone());
+        IssuerChange { before, after }
+    }
+
+    /// Adds a serial; what a delta must carry for it, unless it was there.
+    fn insert(&mut self, serial: &RevokedSerial, entry: RevokedEntry) -> Option<(IssuerKeyId, Bucket, u64)> {
+        let kind = self
+            .issuers
+            .get(&serial.issuer)
+            .map_or(SerialKind::Native, |issuer| issuer.kind);
+        let fingerprint = fingerprint(kind, &serial.issuer, &serial.serial);
+        let key = (fingerprint, *serial.serial.padded());
+        let held = |bucket| {
+            self.segments
+                .get(&(serial.issuer, bucket))
+                .is_some_and(|held| held.contains_key(&key))
+        };
+        if buckets_of(serial.not_after).any(held) {
+            return None;
+        }
+        let bucket = Bucket::place(serial.not_after, entry.at);
+        self.segments
+            .entry((serial.issuer, bucket))
+            .or_default()
+            .insert(key, entry);
+        self.serials += 1;
+        Some((serial.issuer, bucket, fingerprint))
+    }
+
+    /// Puts `rule`, unless the one held kills as much.
+    fn strengthen(&mut self, rule: &Rule) -> Option<Rule> {
+        if self.rules.get(&rule.target).is_some_and(|held| held.covers(rule)) {
+            return None;
+        }
+        self.rules.insert(rule.target.clone(), rule.clone());
+        Some(rule.clone())
+    }
+
+    fn segments_of(&self, issuer: IssuerKeyId) -> impl Iterator<Item = (&(IssuerKeyId, Bucket), &SegmentMap)> {
+        self.segments.range((issuer, Bucket::FIRST)..=(issuer, Bucket::FOREVER))
+    }
+
+    fn filter(&self, key: &(IssuerKeyId, Bucket)) -> Option<Segment> {
+        let fingerprints: Vec<u64> = self
+            .segments
+            .get(key)?
+            .keys()
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect();
+        Some(Segment::build(&fingerprints, 0))
+    }
+
+    fn rules_that_may_strike(&self, query: &Query<'_>) -> impl Iterator<Item = &Rule> {
+        let id = query.spiffe_id;
+        let exact = [RuleTarget::Key(query.spki_sha256), RuleTarget::Issuer(query.issuer)];
+        let exact = exact.into_iter().chain(id.map(|id| RuleTarget::Identity(id.clone())));
+        let prefixes = id.into_iter().flat_map(prefixes_of).map(RuleTarget::Prefix);
+        exact.chain(prefixes).filter_map(|target| self.rules.get(&target))
+    }
+}
+
+impl std::fmt::Debug for RevokedSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RevokedSet")
+            .field("sequence", &self.sequence)
+            .field("hash", &self.hash)
+            .field("serials", &self.serials)
+            .field("rules", &self.rules.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every prefix that matches `id`.
+fn prefixes_of(id: &SpiffeId) -> impl Iterator<Item = IdPrefix> {
+    let slashes = id.as_str().match_indices('/').skip(2);
+    slashes.filter_map(|(at, _)| format!("{}/*", &id.as_str()[..at]).parse().ok())
+}
+
+/// Every bucket in which a certificate that ends at `not_after` may have been put.
+fn buckets_of(not_after: UnixTime) -> impl Iterator<Item = Bucket> {
+    let not_after = not_after.max(UnixTime::from_millis(0));
+    Span::ALL
+        .into_iter()
+        .filter_map(move |span| Bucket::containing(span, not_after))
+}
+
+fn holds(segment: &SegmentMap, fingerprint: u64) -> bool {
+    let lowest = (fingerprint, [0; SERIAL_OCTETS_MAX]);
+    segment
+        .get_next(&lowest)
+        .is_some_and(|((found, _), _)| *found == fingerprint)
+}
+
+fn known_only(exceptions: &[Exception], issuers: &[BodyIssuer]) -> Vec<Exception> {
+    let known = |e: &&Exception| issuers.binary_search_by(|issuer| issuer.id.cmp(&e.issuer)).is_ok();
+    let sorted: BTreeSet<&Exception> = exceptions.iter().filter(known).collect();
+    sorted.into_iter().cloned().collect()
+}
+
+fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), RevocationError> {
+    (found <= limit)
+        .then_some(())
+        .ok_or(RevocationError::TooMany { what, limit, found })
+}
+
+/// The octets by which a revocation enters the chain of hashes; the order inside the record does not matter.
+fn canonical(revocation: &Revocation, serials: &BTreeSet<&RevokedSerial>, rules: &BTreeSet<&Rule>) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(&revocation.at.millis().to_le_bytes());
+    out.push(revocation.reason.code());
+    out.extend_from_slice(&(serials.len() as u64).to_le_bytes());
+    for serial in serials {
+        out.extend_from_slice(serial.issuer.as_bytes());
+        out.extend_from_slice(serial.serial.padded());
+        out.extend_from_slice(&serial.not_after.millis().to_le_bytes());
+    }
+    rules.iter().for_each(|rule| canonical_rule(rule, &mut out));
+    out
+}
+
+fn canonical_rule(rule: &Rule, out: &mut Vec<u8>) {
+    let (kind, subject) = subject_of(&rule.target);
+    out.extend_from_slice(&[kind, u8::from(rule.cut.is_some())]);
+    out.extend_from_slice(&rule.cut.unwrap_or_default().millis().to_le_bytes());
+    out.extend_from_slice(&(subject.len() as u64).to_le_bytes());
+    out.extend_from_slice(&subject);
+}

@@ -1,0 +1,361 @@
+//! The verifier's side: one immutable filter, asked without a lock, an allocation or a system call.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use mintage_identity::{IssuerKeyId, Serial, UnixTime};
+
+use crate::{
+    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, SerialKind, Verdict, Why,
+    body::{Body, BodyIssuer},
+    bucket::{Bucket, Span},
+    fingerprint::fingerprint,
+    limits::{FRESH_FOR, FUTURE_SKEW},
+    rules::RuleTable,
+    segment::Segment,
+};
+
+/// What heartbeats move while the filter stays: the last sign of life and the horizon.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    heartbeat_ms: AtomicI64,
+    horizon_ms: AtomicI64,
+}
+
+impl Pulse {
+    pub(crate) fn new(heartbeat: UnixTime, horizon: UnixTime) -> Self {
+        Self {
+            heartbeat_ms: AtomicI64::new(heartbeat.millis()),
+            horizon_ms: AtomicI64::new(horizon.millis()),
+        }
+    }
+
+    /// Both only ever rise.
+    pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime) {
+        self.heartbeat_ms.fetch_max(heartbeat.millis(), Ordering::Release);
+        self.horizon_ms.fetch_max(horizon.millis(), Ordering::Release);
+    }
+
+    pub(crate) fn heartbeat(&self) -> UnixTime {
+        UnixTime::from_millis(self.heartbeat_ms.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn horizon(&self) -> UnixTime {
+        UnixTime::from_millis(self.horizon_ms.load(Ordering::Acquire))
+    }
+}
+
+/// One issuing key with its segments, sorted by bucket.
+#[derive(Clone)]
+pub(crate) struct ViewIssuer {
+    pub(crate) id: IssuerKeyId,
+    pub(crate) covered: bool,
+    pub(crate) kind: SerialKind,
+    pub(crate) until: UnixTime,
+    /// [`Bucket::packed`] of each segment; sorted.
+    buckets: Vec<u64>,
+    segments: Vec<(Bucket, Arc<Segment>)>,
+}
+
+impl ViewIssuer {
+    pub(crate) fn new(from: &BodyIssuer) -> Self {
+        Self {
+            id: from.id,
+            covered: from.covered,
+            kind: from.kind,
+            until: from.until,
+            buckets: Vec::new(),
+            segments: Vec::new(),
+        }
+    }
+
+    #[inline]
+    fn segment(&self, bucket: Bucket) -> Option<&Segment> {
+        let at = self.buckets.binary_search(&bucket.packed()).ok()?;
+        self.segments.get(at).map(|(_, segment)| &**segment)
+    }
+
+    pub(crate) fn segments(&self) -> &[(Bucket, Arc<Segment>)] {
+        &self.segments
+    }
+
+    fn add(&mut self, bucket: Bucket, fingerprints: &[u64]) {
+        match self.buckets.binary_search(&bucket.packed()) {
+            Ok(at) => {
+                let grown = self.segments[at].1.with(fingerprints);
+                self.segments[at].1 = Arc::new(grown);
+            }
+            Err(at) => self.put(at, bucket, Segment::build(fingerprints, 0)),
+        }
+    }
+
+    fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
+        self.buckets.insert(at, bucket.packed());
+        self.segments.insert(at, (bucket, Arc::new(segment)));
+    }
+
+    /// Adds a segment that sorts after all others.
+    pub(crate) fn push(&mut self, bucket: Bucket, segment: Segment) {
+        self.put(self.segments.len(), bucket, segment);
+    }
+
+    fn drop_dead(&mut self, horizon: UnixTime) {
+        self.segments.retain(|(bucket, _)| !bucket.is_dead(horizon));
+        self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
+    }
+}
+
+/// A filter at one sequence. Cloning shares all segments.
+#[derive(Clone)]
+pub struct View {
+    epoch: u64,
+    sequence: u64,
+    /// Sorted by key id.
+    issuers: Vec<ViewIssuer>,
+    rules: Arc<RuleTable>,
+    rule_list: Arc<std::collections::BTreeMap<crate::RuleTarget, Rule>>,
+    exceptions: Arc<HashSet<(IssuerKeyId, Serial)>>,
+    /// `None`: there is no filter yet.
+    pulse: Option<Arc<Pulse>>,
+}
+
+impl View {
+    /// The view of a verifier that has no filter yet: every answer is [`Verdict::Stale`].
+    pub fn none() -> Self {
+        Self {
+            epoch: 0,
+            sequence: 0,
+            issuers: Vec::new(),
+            rules: Arc::default(),
+            rule_list: Arc::default(),
+            exceptions: Arc::default(),
+            pulse: None,
+        }
+    }
+
+    /// The view of a snapshot's body.
+    pub(crate) fn of_snapshot(epoch: u64, sequence: u64, body: &Body, pulse: Arc<Pulse>) -> Self {
+        let mut view = Self {
+            epoch,
+            pulse: Some(pulse),
+            ..Self::none()
+        };
+        view.extend(sequence, body);
+        view
+    }
+
+    /// Puts a body's content on top: what a delta does. Published clones do not change.
+    pub(crate) fn extend(&mut self, sequence: u64, body: &Body) {
+        self.sequence = sequence;
+        for issuer in &body.issuers {
+            match self.issuers.binary_search_by(|held| held.id.cmp(&issuer.id)) {
+                Ok(at) => {
+                    let held = &mut self.issuers[at];
+                    held.covered |= issuer.covered;
+                    held.until = issuer.until;
+                }
+                Err(at) => self.issuers.insert(at, ViewIssuer::new(issuer)),
+            }
+        }
+        for segment in &body.segments {
+            let id = body.issuers[segment.issuer].id;
+            if let Ok(at) = self.issuers.binary_search_by(|held| held.id.cmp(&id)) {
+                self.issuers[at].add(segment.bucket, &segment.fingerprints);
+            }
+        }
+        if !body.rules.is_empty() {
+            let (table, list) = (Arc::make_mut(&mut self.rules), Arc::make_mut(&mut self.rule_list));
+            for rule in &body.rules {
+                table.put(rule);
+                list.insert(rule.target.clone(), rule.clone());
+            }
+        }
+        self.exceptions = Arc::new(body.exceptions.iter().map(|e| (e.issuer, e.serial)).collect());
+        self.drop_dead();
+    }
+
+    /// This view without what the horizon has passed; `None` when there is nothing such.
+    pub(crate) fn without_dead(&self) -> Option<Self> {
+        let horizon = self.horizon();
+        let dead = |issuer: &ViewIssuer| {
+            issuer.until < horizon || issuer.segments.iter().any(|(bucket, _)| bucket.is_dead(horizon))
+        };
+        self.issuers.iter().any(dead).then(|| {
+            let mut view = self.clone();
+            view.drop_dead();
+            view
+        })
+    }
+
+    /// Drops segments and issuers that the horizon has passed.
+    fn drop_dead(&mut self) {
+        let horizon = self.horizon();
+        self.issuers.retain(|issuer| issuer.until >= horizon);
+        self.issuers.iter_mut().for_each(|issuer| issuer.drop_dead(horizon));
+    }
+
+    /// The answer for one certificate at `now`. Ask for each certificate of a verified path below the root.
+    pub fn check(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
+        let Some(pulse) = &self.pulse else {
+            return Verdict::Stale;
+        };
+        if !self.rules.is_empty()
+            && let Some(why) = self.rules.strike(query)
+        {
+            return Verdict::Revoked { why };
+        }
+        let Some(issuer) = self.issuer(&query.issuer) else {
+            return Verdict::NotCovered;
+        };
+        if self.is_listed(issuer, query) {
+            return Verdict::Revoked { why: Why::Serial };
+        }
+        if !issuer.covered || query.not_after < pulse.horizon() {
+            return Verdict::NotCovered;
+        }
+        match self.age(now) {
+            Some(age) if age < FRESH_FOR => Verdict::Good,
+            _ => Verdict::Stale,
+        }
+    }
+
+    /// [`Self::check`] and then the policy: what a verifier does with the certificate.
+    pub fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+        match self.check(query, now) {
+            Verdict::Good => Decision::Accept { tolerated: false },
+            Verdict::Stale => match policy.judge(self.age(now)) {
+                Freshness::Fresh => Decision::Accept { tolerated: false },
+                Freshness::Tolerated => Decision::Accept { tolerated: true },
+                Freshness::Stale => Decision::Refuse(Verdict::Stale),
+            },
+            verdict => Decision::Refuse(verdict),
+        }
+    }
+
+    /// Time since the last heartbeat; `None` when there is no filter. A clock that went back by more than the allowed
+    /// skew says nothing about age: the age is then the largest, which only [`FreshnessPolicy::Open`] tolerates.
+    pub fn age(&self, now: UnixTime) -> Option<Duration> {
+        let heartbeat = self.last_heartbeat()?;
+        if now.plus(FUTURE_SKEW) < heartbeat {
+            return Some(Duration::MAX);
+        }
+        Some(now.since(heartbeat))
+    }
+
+    /// Time of the last heartbeat, or of the filter itself when none came since.
+    pub fn last_heartbeat(&self) -> Option<UnixTime> {
+        self.pulse.as_ref().map(|pulse| pulse.heartbeat())
+    }
+
+    /// Certificates that ended before this are not covered.
+    pub fn horizon(&self) -> UnixTime {
+        self.pulse
+            .as_ref()
+            .map_or(UnixTime::from_millis(i64::MIN), |pulse| pulse.horizon())
+    }
+
+    /// The epoch; 0 when there is no filter.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Ledger index of the last record folded in; 0 when there is none.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Number of revoked serials held.
+    pub fn serial_count(&self) -> usize {
+        let segments = self.issuers.iter().flat_map(|issuer| &issuer.segments);
+        segments.map(|(_, segment)| segment.count()).sum()
+    }
+
+    /// Number of rules held.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// True when the filter speaks of certificates issued by `issuer`.
+    pub fn covers(&self, issuer: &IssuerKeyId) -> bool {
+        self.issuer(issuer).is_some_and(|issuer| issuer.covered)
+    }
+
+    /// The issuing keys the filter speaks of.
+    pub fn covered_issuers(&self) -> impl Iterator<Item = IssuerKeyId> + '_ {
+        self.issuers
+            .iter()
+            .filter(|issuer| issuer.covered)
+            .map(|issuer| issuer.id)
+    }
+
+    /// The key under which a live connection with this certificate is found when a delta names it; `None` for an
+    /// issuer the filter does not know.
+    pub fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
+        let kind = self.issuer(issuer)?.kind;
+        Some(EntryKey {
+            issuer: *issuer,
+            fingerprint: fingerprint(kind, issuer, serial),
+        })
+    }
+
+    #[inline]
+    fn issuer(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
+        let at = self.issuers.binary_search_by(|held| held.id.cmp(id)).ok()?;
+        self.issuers.get(at)
+    }
+
+    #[inline]
+    fn is_listed(&self, issuer: &ViewIssuer, query: &Query<'_>) -> bool {
+        if issuer.segments.is_empty() {
+            return false;
+        }
+        let wanted = fingerprint(issuer.kind, &query.issuer, query.serial);
+        let not_after = query.not_after.max(UnixTime::from_millis(0));
+        let buckets = Span::ALL
+            .into_iter()
+            .filter_map(|span| Bucket::containing(span, not_after));
+        let mut segments = buckets.filter_map(|bucket| issuer.segment(bucket));
+        segments.any(|segment| segment.contains(wanted)) && !self.is_exception(query)
+    }
+
+    #[cold]
+    fn is_exception(&self, query: &Query<'_>) -> bool {
+        !self.exceptions.is_empty() && self.exceptions.contains(&(query.issuer, *query.serial))
+    }
+
+    pub(crate) fn issuers(&self) -> &[ViewIssuer] {
+        &self.issuers
+    }
+
+    pub(crate) fn rule_list(&self) -> impl Iterator<Item = &Rule> {
+        self.rule_list.values()
+    }
+
+    pub(crate) fn exceptions(&self) -> impl Iterator<Item = Exception> + '_ {
+        self.exceptions
+            .iter()
+            .map(|&(issuer, serial)| Exception { issuer, serial })
+    }
+
+    pub(crate) fn pulse(&self) -> Option<&Arc<Pulse>> {
+        self.pulse.as_ref()
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("epoch", &self.epoch)
+            .field("sequence", &self.sequence)
+            .field("serials", &self.serial_count())
+            .field("rules", &self.rule_count())
+            .field("last_heartbeat", &self.last_heartbeat())
+            .finish_non_exhaustive()
+    }
+}
