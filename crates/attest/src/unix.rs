@@ -9,6 +9,8 @@
 
 mod executable;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, io, os::fd::BorrowedFd};
 

@@ -221,3 +221,113 @@ fn overflow_uid() -> u32 {
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(NOBODY)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsFd, os::unix::net::UnixStream};
+
+    use mintage_sys::peer::{peer_credentials, peer_pidfd};
+
+    use super::*;
+
+    fn ourselves() -> (UnixStream, UnixStream, PeerCredentials) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let credentials = peer_credentials(ours.as_fd()).unwrap();
+        (ours, theirs, credentials)
+    }
+
+    fn unsupported() -> io::Result<PidFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[test]
+    fn before_kernel_6_5_a_process_is_held_by_number_and_start_time() {
+        let (_a, _b, credentials) = ourselves();
+        let held = Process::hold(&credentials, unsupported()).unwrap();
+        assert_eq!(held.method(), "pidfd_open");
+        assert!(held.is_same());
+    }
+
+    #[test]
+    fn a_number_inherited_by_another_process_shows_in_the_start_time() {
+        let (_a, _b, credentials) = ourselves();
+        let pidfd = PidFd::open(credentials.pid).unwrap();
+        let proc_dir = open_proc(credentials.pid).unwrap();
+        let ticks = start_ticks(&proc_dir).unwrap();
+        let error = Process::hold_started_at(ticks - 1, pidfd, proc_dir).unwrap_err();
+        assert!(error.to_string().contains("another process took its number"));
+        let mut held = Process::hold(&credentials, unsupported()).unwrap();
+        held.start_ticks += 1;
+        assert!(!held.is_same());
+    }
+
+    #[test]
+    fn a_handle_on_another_process_than_the_one_that_connected_is_refused() {
+        let (ours, _b, mut credentials) = ourselves();
+        let Ok(pidfd) = peer_pidfd(ours.as_fd()) else { return };
+        credentials.pid = 1;
+        assert!(Process::hold(&credentials, Ok(pidfd)).is_err());
+    }
+
+    #[test]
+    fn a_refused_handle_never_leads_to_a_fall_back_by_number() {
+        let (_a, _b, credentials) = ourselves();
+        for kind in [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::InvalidInput,
+        ] {
+            assert!(Process::hold(&credentials, Err(kind.into())).is_err());
+        }
+    }
+
+    #[test]
+    fn a_peer_of_another_pid_namespace_is_refused() {
+        let (_a, _b, mut credentials) = ourselves();
+        for pid in [0, -1] {
+            credentials.pid = pid;
+            let error = Process::hold(&credentials, unsupported()).unwrap_err();
+            assert!(error.to_string().contains("not visible"));
+        }
+    }
+
+    #[test]
+    fn other_user_ids_than_at_connecting_are_refused() {
+        let (_a, _b, credentials) = ourselves();
+        let held = Process::hold(&credentials, unsupported()).unwrap();
+        held.check_user_ids(&credentials, UserNamespacePolicy::Refuse).unwrap();
+        let other = PeerCredentials {
+            uid: credentials.uid + 1,
+            ..credentials
+        };
+        let error = held.check_user_ids(&other, UserNamespacePolicy::Refuse).unwrap_err();
+        assert!(error.to_string().contains("connected as user"));
+        assert!(held.has_user_id(credentials.uid) && !held.has_user_id(other.uid));
+    }
+
+    #[test]
+    fn stat_is_read_from_the_last_parenthesis() {
+        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        let line = |name: &str, state: &str| format!("77 ({name}) {state} {}\n", fields.join(" "));
+        for name in ["web", "a) R 1 1 1", ") Z 1 (", "", "((", "))"] {
+            assert_eq!(parse_stat(&line(name, "S")), Some(("S", 22)), "{name}");
+        }
+        for bad in [
+            "",
+            "77 (web",
+            "77 (web) S 1 2 3",
+            "77 (web) S x x x x x x x x x x x x x x x x x x x",
+        ] {
+            assert_eq!(parse_stat(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_second_user_id_of_status_is_the_effective_one() {
+        let status = "Name:\tweb\nUmask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
+        assert_eq!(parse_effective_uid(status), Some(2));
+        for bad in ["", "Uid:\t1", "Uid:\tx\ty", "Name:\tUid:\t0\t0"] {
+            assert_eq!(parse_effective_uid(bad), None, "{bad:?}");
+        }
+    }
+}
