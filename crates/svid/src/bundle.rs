@@ -174,3 +174,162 @@ impl TrustBundle {
         Self::new(trust_domain, pem::decode_certificates(text)?, Vec::new(), 0, None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::samples::{ca_params, root, root_of, uri};
+
+    /// A public RSA key that signed the samples in the tests of JWT-SVIDs.
+    const RSA_N: &str = crate::samples::RSA_SAMPLE_N;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("example.org").unwrap()
+    }
+
+    fn ec_key(kid: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> JwtKey {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        JwtKey::new(kid, rcgen::PublicKeyData::subject_public_key_info(&key)).unwrap()
+    }
+
+    fn read(document: &serde_json::Value) -> Result<TrustBundle, SvidError> {
+        TrustBundle::from_jwks_json(domain(), &document.to_string())
+    }
+
+    fn element(root: &[u8]) -> serde_json::Value {
+        json!({"use": "x509-svid", "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "x5c": [STANDARD.encode(root)]})
+    }
+
+    #[test]
+    fn a_bundle_survives_both_documents() {
+        let rsa = json!({"keys": [{"use": "jwt-svid", "kty": "RSA", "kid": "r", "n": RSA_N, "e": "AQAB"}]});
+        let rsa = read(&rsa).unwrap().jwt_keys()[0].clone();
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let roots = vec![
+            root().der,
+            ca_params("p384").self_signed(&p384).unwrap().der().to_vec(),
+            ca_params("ed25519").self_signed(&ed25519).unwrap().der().to_vec(),
+        ];
+        let jwt = vec![
+            ec_key("a", &rcgen::PKCS_ECDSA_P256_SHA256),
+            ec_key("b", &rcgen::PKCS_ECDSA_P384_SHA384),
+            rsa,
+        ];
+        let bundle = TrustBundle::new(domain(), roots, jwt, u64::MAX, Some(300)).unwrap();
+        let json = bundle.to_jwks_json();
+        assert_eq!(TrustBundle::from_jwks_json(domain(), &json).unwrap(), bundle);
+        assert_eq!(
+            TrustBundle::from_pem(domain(), &bundle.to_pem()).unwrap().roots(),
+            bundle.roots()
+        );
+        assert_eq!(bundle.jwt_key("b"), Some(&bundle.jwt_keys()[1]));
+        assert_eq!(bundle.root_hashes()[0], cert_sha256(&bundle.roots()[0]));
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        for key in document["keys"].as_array().unwrap() {
+            let is_x509 = key["use"] == "x509-svid";
+            assert_eq!(key.get("kid").is_none(), is_x509, "a kid is for JWT keys alone");
+            assert_eq!(
+                key.get("x5c").map(|x5c| x5c.as_array().unwrap().len()),
+                is_x509.then_some(1)
+            );
+        }
+    }
+
+    #[test]
+    fn keys_must_be_there_and_may_be_empty() {
+        for bad in [
+            json!({}),
+            json!({"keys": {}}),
+            json!({"keys": null}),
+            json!([]),
+            json!({"keys": [1]}),
+        ] {
+            assert!(read(&bad).is_err(), "{bad}");
+        }
+        assert!(TrustBundle::from_jwks_json(domain(), "").is_err());
+        let empty = read(&json!({"keys": []})).unwrap();
+        assert!(empty.roots().is_empty() && empty.sequence() == 0 && empty.refresh_hint_seconds().is_none());
+    }
+
+    #[test]
+    fn unknown_elements_are_ignored_alone_and_unknown_members_are_tolerated() {
+        let good = root().der;
+        let mut other_use = element(&good);
+        other_use["use"] = json!("wit-svid");
+        let mut no_use = element(&good);
+        no_use.as_object_mut().unwrap().remove("use");
+        let mut other_type = element(&good);
+        other_type["kty"] = json!("AKP");
+        let mut no_chain = element(&good);
+        no_chain.as_object_mut().unwrap().remove("x5c");
+        let mut two = element(&good);
+        two["x5c"] = json!([STANDARD.encode(&good), "junk"]);
+        let curve = json!({"use": "jwt-svid", "kty": "EC", "kid": "k", "crv": "P-521", "x": "AA", "y": "AA"});
+        let keys = [other_use, no_use, other_type, no_chain, curve, two];
+        let bundle = read(&json!({"keys": keys, "spiffe_sequence": 7, "spiffe_refresh_hint": 60, "more": []})).unwrap();
+        assert_eq!(bundle.roots(), [good], "only the first value of x5c counts");
+        assert_eq!((bundle.sequence(), bundle.refresh_hint_seconds()), (7, Some(60)));
+        assert!(bundle.jwt_keys().is_empty());
+    }
+
+    #[test]
+    fn a_bundle_that_lies_is_refused_whole() {
+        let good = root();
+        let mut params = ca_params("path");
+        params.subject_alt_names = vec![uri("spiffe://example.org/web")];
+        let with_path = root_of(params).der;
+        let leaf = good.leaf(|_| {});
+        let refused = |keys: serde_json::Value| assert!(read(&json!({"keys": keys})).is_err(), "{keys}");
+        refused(json!([element(&with_path)]));
+        refused(json!([element(&leaf)]));
+        refused(json!([element(&good.der), element(&good.der)]));
+        refused(json!([element(b"junk")]));
+        refused(json!([{"use": "x509-svid", "kty": "EC", "x5c": ["*"]}]));
+        refused(json!([{"use": "x509-svid", "kty": "EC", "x5c": [1]}]));
+        refused(json!([{"use": "jwt-svid", "kty": "RSA", "n": RSA_N, "e": "AQAB"}]));
+        let jwt = json!({"use": "jwt-svid", "kty": "RSA", "kid": "r", "n": RSA_N, "e": "AQAB"});
+        refused(json!([jwt, jwt]));
+        for bad in [
+            r#"{"keys":[],"keys":[]}"#,
+            r#"{"keys":[{"use":"x509-svid","use":"jwt-svid"}]}"#,
+        ] {
+            assert!(TrustBundle::from_jwks_json(domain(), bad).is_err(), "{bad}");
+        }
+        for bad in [json!(-1), json!(1.5), json!("1")] {
+            assert!(read(&json!({"keys": [], "spiffe_sequence": bad})).is_err());
+            assert!(read(&json!({"keys": [], "spiffe_refresh_hint": bad})).is_err());
+        }
+    }
+
+    #[test]
+    fn sizes_and_nesting_are_bounded() {
+        let long = " ".repeat(crate::limits::DOCUMENT_BYTES_MAX + 1);
+        assert!(matches!(
+            TrustBundle::from_jwks_json(domain(), &long),
+            Err(SvidError::TooLarge { .. })
+        ));
+        let deep = format!("{{\"keys\":[{}{}]}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(TrustBundle::from_jwks_json(domain(), &deep).is_err());
+        let many = json!({"keys": vec![json!({}); crate::limits::JWKS_ELEMENTS_MAX + 1]});
+        assert!(matches!(read(&many), Err(SvidError::TooLarge { .. })));
+        let roots = vec![root().der; BUNDLE_ROOTS_MAX + 1];
+        let refused = TrustBundle::new(domain(), roots, Vec::new(), 0, None);
+        assert!(matches!(refused, Err(SvidError::TooLarge { .. })));
+        assert!(JwtKey::new("", ec_key("a", &rcgen::PKCS_ECDSA_P256_SHA256).spki_der()).is_err());
+        assert!(JwtKey::new("a\n", ec_key("a", &rcgen::PKCS_ECDSA_P256_SHA256).spki_der()).is_err());
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        assert!(JwtKey::new("e", rcgen::PublicKeyData::subject_public_key_info(&ed25519)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in r#"[{}\[\]":,a-z0-9 ]{0,80}"#) {
+            let _ = TrustBundle::from_jwks_json(domain(), &text);
+        }
+    }
+}

@@ -89,3 +89,40 @@ impl X509Svid {
         pem::encode_certificates(&self.chain_der)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{ca_params, root};
+
+    #[test]
+    fn a_chain_is_in_order_from_leaf_to_root() {
+        let root = root();
+        let middle = root.below(ca_params("middle"));
+        let leaf = middle.leaf(|_| {});
+        let chain = vec![leaf.clone(), middle.der.clone()];
+        let svid = X509Svid::parse(chain.clone()).unwrap();
+        assert_eq!(svid.id().as_str(), "spiffe://example.org/web");
+        assert_eq!(svid.issuers().len(), 1);
+        assert_eq!(X509Svid::from_pem(&svid.to_pem()).unwrap().into_chain_der(), chain);
+        assert!(X509Svid::parse(vec![leaf.clone()]).is_ok());
+        assert!(X509Svid::parse(vec![leaf.clone(), middle.der.clone(), root.der.clone()]).is_ok());
+
+        let refused = |chain: Vec<&Vec<u8>>| X509Svid::parse(chain.into_iter().cloned().collect()).unwrap_err();
+        assert!(matches!(
+            refused(vec![&leaf, &root.der]),
+            SvidError::Chain { index: 1, .. }
+        ));
+        assert!(matches!(
+            refused(vec![&leaf, &root.der, &middle.der]),
+            SvidError::Chain { index: 1, .. }
+        ));
+        assert!(matches!(refused(vec![&middle.der, &root.der]), SvidError::Leaf(_)));
+        assert!(matches!(refused(vec![&leaf, &leaf]), SvidError::Signing(_)));
+        assert!(matches!(refused(vec![]), SvidError::Malformed { .. }));
+        let long: Vec<_> = std::iter::once(&leaf)
+            .chain(std::iter::repeat_n(&root.der, CHAIN_LENGTH_MAX))
+            .collect();
+        assert!(matches!(refused(long), SvidError::TooLarge { .. }));
+    }
+}

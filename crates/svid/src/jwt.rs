@@ -242,3 +242,7 @@ fn date(claims: &UniqueObject, name: &str) -> Result<Option<UnixTime>, SvidError
 fn refuse(why: impl Into<String>) -> SvidError {
     SvidError::Jwt(why.into())
 }
+
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

@@ -318,3 +318,7 @@ const fn y_octets(first: u8, middle: u8, last: u8) -> [u8; 32] {
     octets[31] = last;
     octets
 }
+
+#[cfg(test)]
+#[path = "key_tests.rs"]
+mod tests;

@@ -184,3 +184,7 @@ fn common_name(parsed: &Parsed<'_>) -> Option<String> {
     let mut names = parsed.x509.subject().iter_by_oid(&oid_registry::OID_X509_COMMON_NAME);
     names.next()?.as_str().ok().map(str::to_owned)
 }
+
+#[cfg(test)]
+#[path = "leaf_tests.rs"]
+mod tests;

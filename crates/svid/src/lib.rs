@@ -12,6 +12,8 @@ mod jwk;
 mod jwt;
 mod key;
 mod leaf;
+#[cfg(test)]
+mod samples;
 mod signing;
 
 pub mod der;

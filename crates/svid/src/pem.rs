@@ -222,7 +222,7 @@ mod tests {
             good.replacen("-----BEGIN", "----BEGIN", 1),
             good.replace("-----END CERTIFICATE-----\n", ""),
             good.replace("AQID", "AQI"),
-            good.replace("AQID", "AQI="),
+            good.replace("AQID", "AQJ="),
             good.replace("AQID", "AR=="),
             good.replace("AQID", "\nAQID"),
             good.replace("AQID", "A*ID"),

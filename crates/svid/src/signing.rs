@@ -233,3 +233,78 @@ pub fn cert_sha256(certificate_der: &[u8]) -> CertHash {
     octets.copy_from_slice(digest.as_ref());
     CertHash::new(octets)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{IsCa, KeyPair, KeyUsagePurpose};
+
+    use super::*;
+    use crate::samples::{KEY_USAGE, ca_params, extension, root, root_of, uri};
+
+    #[test]
+    fn a_root_may_sign_and_names_its_trust_domain() {
+        let info = CertInfo::parse_signing(&root().der).unwrap();
+        assert!(info.is_ca() && info.is_self_issued() && info.may_sign_crls());
+        assert_eq!(
+            info.trust_domain_id().unwrap().unwrap().as_str(),
+            "spiffe://example.org"
+        );
+        assert_eq!(info.key_id().as_bytes(), spki_sha256(info.spki_der()).as_bytes());
+        assert_eq!(info.path_len(), None);
+        assert!(info.subject_key_id().is_some() && info.authority_key_id().is_none());
+    }
+
+    #[test]
+    fn a_certificate_that_must_not_sign_is_refused() {
+        let refused = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+            let mut params = ca_params("x");
+            change(&mut params);
+            assert!(matches!(
+                CertInfo::parse_signing(&root_of(params).der),
+                Err(SvidError::Signing(_))
+            ));
+        };
+        refused(&|p| p.is_ca = IsCa::ExplicitNoCa);
+        refused(&|p| p.is_ca = IsCa::NoCa);
+        refused(&|p| p.key_usages.clear());
+        refused(&|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]);
+        refused(&|p| {
+            p.key_usages.clear();
+            p.custom_extensions = vec![extension(&KEY_USAGE, false, &[0x03, 0x02, 0x01, 0x06])];
+        });
+        refused(&|p| p.distinguished_name = rcgen::DistinguishedName::new());
+        refused(&|p| p.subject_alt_names = vec![uri("spiffe://example.org/ca")]);
+        refused(&|p| p.subject_alt_names = vec![uri("spiffe://Example.org")]);
+        refused(&|p| p.subject_alt_names = vec![uri("SPIFFE://example.org")]);
+        refused(&|p| p.subject_alt_names.push(uri("spiffe://other.org")));
+        let mut params = ca_params("x");
+        params.subject_alt_names = vec![uri("https://example.org/ca")];
+        assert_eq!(
+            CertInfo::parse_signing(&root_of(params).der).unwrap().trust_domain_id(),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn a_signature_belongs_to_one_key() {
+        let (root, other) = (root(), root());
+        let leaf = root.leaf(|_| {});
+        let key_of = |der: &[u8]| CertInfo::parse(der).unwrap().spki_der().to_vec();
+        verify_issued(&leaf, &key_of(&root.der)).unwrap();
+        verify_issued(&root.der, &key_of(&root.der)).unwrap();
+        assert!(verify_issued(&leaf, &key_of(&other.der)).is_err());
+        let mut flipped = leaf.clone();
+        flipped[60] ^= 1;
+        assert!(verify_issued(&flipped, &key_of(&root.der)).is_err());
+        assert!(verify_issued(&leaf[1..], &key_of(&root.der)).is_err());
+    }
+
+    #[test]
+    fn other_issuer_algorithms_verify_too() {
+        for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let der = ca_params("x").self_signed(&key).unwrap().der().to_vec();
+            verify_issued(&der, CertInfo::parse_signing(&der).unwrap().spki_der()).unwrap();
+        }
+    }
+}
