@@ -1,0 +1,468 @@
+//! How each record changes the view. Deterministic: the same records in the same order give the same view everywhere,
+//! without a clock, and of two records that exclude each other the first one wins.
+
+use std::sync::Arc;
+
+use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, UnixTime};
+use mintage_ledger::{Actor, Body, Kind, LeafFacts, Record, Stored, wire};
+use mintage_policy::AgentStatus;
+use mintage_revocation::{IssuerCoverage, RuleTarget, SerialKind};
+use prost::Message;
+
+use crate::convert::{entry_from_put, revocation_of};
+use crate::error::StateError;
+use crate::key::Key;
+use crate::limits::{CUT_BEFORE_NOW, REFUSALS_MAX};
+use crate::model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
+use crate::stored::{self, Fold};
+use crate::view::{Ignored, View};
+
+/// What a record changed in the store: the name of each object with its new value, or none when it is gone.
+pub(crate) type Writes = Vec<(Key, Option<Vec<u8>>)>;
+
+/// The two fields of an issue record that tell whether the state wants it; everything else is skipped unread.
+#[derive(Clone, PartialEq, Message)]
+struct IssueHead {
+    #[prost(message, optional, tag = "16")]
+    issue: Option<IssueProfile>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IssueProfile {
+    #[prost(enumeration = "wire::Profile", tag = "10")]
+    profile: i32,
+}
+
+impl View {
+    /// Applies the record at the place it has in the log.
+    ///
+    /// # Errors
+    /// A record out of order, of a kind this program does not know, or a revocation that cannot be read: passing over
+    /// it would leave something unrevoked.
+    pub fn apply_stored(&mut self, stored: &Stored) -> Result<(), StateError> {
+        self.follow(stored).map(drop)
+    }
+
+    /// As [`View::apply_stored`], for a record that was decoded.
+    ///
+    /// # Errors
+    /// As [`View::apply_stored`].
+    pub fn apply(&mut self, index: u64, record: &Record) -> Result<(), StateError> {
+        self.step(index, record).map(drop)
+    }
+
+    /// Applies a stored record and says what to write. Certificates of workloads are the search index's business and
+    /// are not even decoded.
+    pub(crate) fn follow(&mut self, stored: &Stored) -> Result<Writes, StateError> {
+        let index = stored.index();
+        match stored.kind() {
+            Some(Kind::Issue) if !is_agent_issue(stored.bytes()) => self.pass(index),
+            Some(kind) if kind != Kind::Issue && !kind.is_control() => self.pass(index),
+            _ => self.step(index, &stored.decode()?),
+        }
+    }
+
+    fn pass(&mut self, index: u64) -> Result<Writes, StateError> {
+        self.expect(index)?;
+        self.applied = index + 1;
+        Ok(Writes::new())
+    }
+
+    fn expect(&self, index: u64) -> Result<(), StateError> {
+        if index == self.applied {
+            Ok(())
+        } else {
+            Err(StateError::OutOfOrder {
+                expected: self.applied,
+                found: index,
+            })
+        }
+    }
+
+    pub(crate) fn step(&mut self, index: u64, record: &Record) -> Result<Writes, StateError> {
+        self.expect(index)?;
+        let touched = touched(&record.body);
+        let before: Vec<Option<Vec<u8>>> = touched.iter().map(|key| self.value_of(key)).collect();
+        let mut folds = Vec::new();
+        if let Err(why) = self.change(index, record, &mut folds)? {
+            self.note_ignored(index, why);
+        }
+        let mut writes = Writes::new();
+        for (key, before) in touched.into_iter().zip(before) {
+            let after = self.value_of(&key);
+            if before != after {
+                self.account(&key, before.as_deref(), after.as_deref());
+                writes.push((key, after));
+            }
+        }
+        for fold in folds {
+            let (key, value) = (Key::Fold(index), stored::fold_bytes(record.time, &fold));
+            self.account(&key, None, Some(&value));
+            writes.push((key, Some(value)));
+        }
+        self.applied = index + 1;
+        if record.is_restricting() {
+            self.control_head = index + 1;
+        }
+        Ok(writes)
+    }
+
+    /// Keeps the sum in step with a change of one object.
+    fn account(&mut self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) {
+        let name = key.to_bytes();
+        before.into_iter().for_each(|value| self.sum.remove(&name, value));
+        after.into_iter().for_each(|value| self.sum.add(&name, value));
+    }
+
+    /// The stored form of an object. What was folded into the revoked set is written once and has no form here.
+    pub(crate) fn value_of(&self, key: &Key) -> Option<Vec<u8>> {
+        match key {
+            Key::Entry(name) => self.entries.get(name).map(stored::entry_bytes),
+            Key::Agent(name) => self.agents.get(name).map(stored::agent_bytes),
+            Key::Token(id) => self.tokens.get(id).map(stored::token_bytes),
+            Key::CaKey(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
+            Key::Bundle => self.bundle.as_deref().map(stored::bundle_bytes),
+            Key::Fold(_) => None,
+        }
+    }
+
+    fn note_ignored(&mut self, index: u64, why: Ignored) {
+        tracing::warn!(index, why = why.code(), "a record changed nothing");
+        let ignored = Arc::make_mut(&mut self.ignored);
+        ignored.push_back((index, why));
+        if ignored.len() > REFUSALS_MAX {
+            ignored.pop_front();
+        }
+    }
+
+    /// The change itself. The outer error stops the state, the inner one leaves it as it was.
+    fn change(
+        &mut self,
+        index: u64,
+        record: &Record,
+        folds: &mut Vec<Fold>,
+    ) -> Result<Result<(), Ignored>, StateError> {
+        let time = record.time;
+        Ok(match &record.body {
+            Body::EntryPut(put) => self.entry_put(index, time, put, folds),
+            Body::EntryDelete(delete) => self.entry_delete(delete),
+            Body::TokenCreate(create) => self.token_create(time, create),
+            Body::TokenDelete(delete) => self.token_delete(delete),
+            Body::TokenConsume(consume) => self.token_consume(index, time, consume),
+            Body::AgentAttest(attest) => self.agent_attest(index, time, attest),
+            Body::AgentBan(ban) => self.agent_end(&ban.name, ban.instance, AgentStatus::Banned, &ban.reason),
+            Body::AgentEvict(evict) => self.agent_end(&evict.name, evict.instance, AgentStatus::Evicted, &evict.reason),
+            Body::Issue(issue) => {
+                self.agent_issue(index, &record.actor, issue);
+                Ok(())
+            }
+            Body::CaEvent(event) => self.ca_event(index, event, folds),
+            Body::BundleChange(change) => self.bundle_change(index, time, change),
+            Body::Revoke(body) => {
+                let revocation = revocation_of(body, time).map_err(|problem| StateError::Record {
+                    index,
+                    problem: problem.to_string(),
+                })?;
+                self.fold(index, Fold::Revoke(body.clone(), revocation), folds)
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn entry_put(
+        &mut self,
+        index: u64,
+        time: UnixTime,
+        put: &wire::EntryPut,
+        folds: &mut Vec<Fold>,
+    ) -> Result<(), Ignored> {
+        let name = EntryName::parse(&put.name).map_err(|_| Ignored::Unreadable)?;
+        let before = self.entries.get(&name);
+        if before.map_or(0, |standing| standing.revision) != put.replaces_revision {
+            return Err(Ignored::EntryMoved);
+        }
+        let was_off = before.is_none_or(|standing| standing.entry.is_disabled());
+        let Ok(entry) = entry_from_put(put, &self.domain) else {
+            // What it replaced was not meant to stand any longer.
+            self.entries.remove(&name);
+            return Err(Ignored::Unreadable);
+        };
+        let lifts = was_off && !entry.is_disabled() && self.floors.identity_blocked(entry.spiffe_id());
+        if lifts {
+            let cut = time.minus(CUT_BEFORE_NOW);
+            self.fold(index, Fold::Lift(entry.spiffe_id().clone(), cut), folds)?;
+        }
+        self.entries.insert(StandingEntry {
+            entry: Arc::new(entry),
+            revision: index,
+            changed_at: time,
+        });
+        Ok(())
+    }
+
+    fn entry_delete(&mut self, delete: &wire::EntryDelete) -> Result<(), Ignored> {
+        let name = EntryName::parse(&delete.name).map_err(|_| Ignored::Unreadable)?;
+        match self.entries.get(&name) {
+            Some(standing) if standing.revision == delete.revision => {
+                self.entries.remove(&name);
+                Ok(())
+            }
+            _ => Err(Ignored::EntryMoved),
+        }
+    }
+
+    fn token_create(&mut self, time: UnixTime, create: &wire::TokenCreate) -> Result<(), Ignored> {
+        let id = token_id(&create.token_hash)?;
+        let agent = AgentName::parse(&create.agent).map_err(|_| Ignored::Unreadable)?;
+        if self.tokens.contains_key(&id) {
+            return Err(Ignored::Token);
+        }
+        let token = TokenRecord {
+            agent,
+            expires: UnixTime::from_millis(create.expires_ms),
+            not_before: UnixTime::from_millis(create.not_before_ms),
+            created_at: time,
+            bound: None,
+        };
+        self.tokens.insert(id, token);
+        Ok(())
+    }
+
+    fn token_delete(&mut self, delete: &wire::TokenDelete) -> Result<(), Ignored> {
+        let id = token_id(&delete.token_hash)?;
+        self.tokens.remove(&id).map(drop).ok_or(Ignored::Token)
+    }
+
+    fn token_consume(&mut self, index: u64, time: UnixTime, consume: &wire::TokenConsume) -> Result<(), Ignored> {
+        let id = token_id(&consume.token_hash)?;
+        let attest = consume.attest.as_ref().ok_or(Ignored::Unreadable)?;
+        let agent = new_agent(index, time, attest, self)?;
+        let token = self.tokens.get_mut(&id).ok_or(Ignored::Token)?;
+        if token.bound.is_some() {
+            return Err(Ignored::TokenUsed);
+        }
+        if token.agent != agent.name {
+            return Err(Ignored::Agent);
+        }
+        token.bound = Some((agent.spki, agent.instance));
+        self.agents.insert(agent.name.clone(), agent);
+        Ok(())
+    }
+
+    fn agent_attest(&mut self, index: u64, time: UnixTime, attest: &wire::AgentAttest) -> Result<(), Ignored> {
+        if attest.instance_of == 0 {
+            let agent = new_agent(index, time, attest, self)?;
+            self.agents.insert(agent.name.clone(), agent);
+            return Ok(());
+        }
+        let name = AgentName::parse(&attest.name).map_err(|_| Ignored::Unreadable)?;
+        let spki = SpkiHash::from_slice(&attest.spki_sha256).map_err(|_| Ignored::Unreadable)?;
+        let agent = self.agents.get_mut(&name).ok_or(Ignored::Agent)?;
+        if agent.instance.0 != attest.instance_of || agent.status != AgentStatus::Active {
+            return Err(Ignored::Agent);
+        }
+        agent.spki = spki;
+        agent.kind.clone_from(&attest.kind);
+        agent.attested_at = time;
+        Ok(())
+    }
+
+    fn agent_end(&mut self, name: &str, instance: u64, status: AgentStatus, reason: &str) -> Result<(), Ignored> {
+        let name = AgentName::parse(name).map_err(|_| Ignored::Unreadable)?;
+        let agent = self.agents.get_mut(&name).ok_or(Ignored::Agent)?;
+        // A ban is never softened to an eviction, and a former instance has ended anyway.
+        if agent.instance.0 != instance || agent.status == AgentStatus::Banned {
+            return Err(Ignored::Agent);
+        }
+        agent.status = status;
+        reason.clone_into(&mut agent.reason);
+        Ok(())
+    }
+
+    /// Remembers an agent's own new certificate. It changes nothing when it is of another instance.
+    fn agent_issue(&mut self, index: u64, actor: &Actor, issue: &wire::Issue) {
+        let Ok(id) = SpiffeId::parse(&issue.spiffe_id) else {
+            return;
+        };
+        let (Some(Reserved::Agent(name)), Some(facts)) = (id.reserved(), LeafFacts::read(&issue.certificate_der))
+        else {
+            return;
+        };
+        let Ok(issuer) = IssuerKeyId::from_slice(&issue.issuer_key_id) else {
+            return;
+        };
+        let Some(agent) = self.agents.get_mut(&name).filter(|agent| agent.id == id) else {
+            return;
+        };
+        if let Actor::Agent { instance, .. } = actor
+            && *instance != agent.instance
+        {
+            return;
+        }
+        let certificate = AgentCertificate {
+            serial: facts.serial,
+            issuer,
+            spki: facts.spki_sha256,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            index,
+        };
+        agent.previous = agent.current.replace(certificate);
+    }
+
+    fn ca_event(&mut self, index: u64, event: &wire::CaEvent, folds: &mut Vec<Fold>) -> Result<(), Ignored> {
+        let role = wire::CaRole::try_from(event.role).map_err(|_| Ignored::Unreadable)?;
+        let stage = wire::CaEventKind::try_from(event.event).map_err(|_| Ignored::Unreadable)?;
+        let key_id = IssuerKeyId::from_slice(&event.key_id).map_err(|_| Ignored::Unreadable)?;
+        let before = self.ca_keys.get(&(event.role, key_id));
+        // The numbers of the stages are in the order in which a key goes through them.
+        if before.is_some_and(|key| key.stage as i32 > event.event) {
+            return Err(Ignored::CaStage);
+        }
+        let keep = |new: &Vec<u8>, old: fn(&CaKeyRecord) -> &Vec<u8>| match before {
+            Some(key) if new.is_empty() => old(key).clone(),
+            _ => new.clone(),
+        };
+        let given_end = Some(event.not_after_s)
+            .filter(|seconds| *seconds != 0)
+            .map(UnixTime::from_seconds);
+        let key = CaKeyRecord {
+            role,
+            key_id,
+            stage,
+            certificate_der: keep(&event.certificate_der, |key| &key.certificate_der),
+            public_key: keep(&event.public_key, |key| &key.public_key),
+            statement: keep(&event.statement, |key| &key.statement),
+            not_after: given_end.or_else(|| before.and_then(|key| key.not_after)),
+            changed: index,
+        };
+        let signs = matches!(
+            role,
+            wire::CaRole::Root | wire::CaRole::Intermediate | wire::CaRole::Replica
+        );
+        if signs && before.is_none_or(|before| before.not_after != key.not_after) {
+            let coverage = IssuerCoverage {
+                id: key_id,
+                serials: SerialKind::Native,
+                until: key.not_after,
+            };
+            self.fold(index, Fold::Cover(coverage), folds)?;
+        }
+        self.ca_keys.insert((event.role, key_id), key);
+        Ok(())
+    }
+
+    fn bundle_change(&mut self, index: u64, time: UnixTime, change: &wire::BundleChange) -> Result<(), Ignored> {
+        if self
+            .bundle
+            .as_ref()
+            .is_some_and(|bundle| bundle.sequence >= change.sequence)
+        {
+            return Err(Ignored::BundleOlder);
+        }
+        let jwt_keys = change
+            .jwt_keys
+            .iter()
+            .map(|key| (key.kid.clone(), key.spki_der.clone()));
+        self.bundle = Some(Arc::new(BundleRecord {
+            sequence: change.sequence,
+            roots_der: change.roots_der.clone(),
+            jwt_keys: jwt_keys.collect(),
+            index,
+            changed_at: time,
+        }));
+        Ok(())
+    }
+
+    /// Folds a change into the revoked set and into the floors that follow from it.
+    fn fold(&mut self, index: u64, fold: Fold, folds: &mut Vec<Fold>) -> Result<(), Ignored> {
+        self.refold(index, &fold)?;
+        folds.push(fold);
+        Ok(())
+    }
+
+    /// The part of a fold that is also done when the store is read.
+    pub(crate) fn refold(&mut self, index: u64, fold: &Fold) -> Result<(), Ignored> {
+        let done = match fold {
+            Fold::Revoke(_, revocation) => self.revoked.apply_revocation(index, revocation),
+            Fold::Cover(coverage) => self.revoked.cover_issuer(index, coverage),
+            Fold::Lift(id, cut) => self.revoked.lift(index, &[RuleTarget::Identity(id.clone())], *cut),
+        };
+        // The order is checked before, so only a limit can be the reason.
+        done.map_err(|error| {
+            tracing::error!(index, %error, "a change of the revoked set was refused");
+            Ignored::RevocationLimit
+        })?;
+        match fold {
+            Fold::Revoke(_, revocation) => revocation.rules.iter().for_each(|rule| self.floors.add(rule)),
+            Fold::Cover(_) => {}
+            Fold::Lift(id, cut) => self.floors.lift(id, *cut),
+        }
+        Ok(())
+    }
+}
+
+/// The objects a record may change, apart from what it folds into the revoked set.
+fn touched(body: &Body) -> Vec<Key> {
+    let entry = |name: &str| EntryName::parse(name).ok().map(Key::Entry);
+    let agent = |name: &str| AgentName::parse(name).ok().map(Key::Agent);
+    let token = |hash: &[u8]| token_id(hash).ok().map(Key::Token);
+    let keys = match body {
+        Body::EntryPut(put) => [entry(&put.name), None],
+        Body::EntryDelete(delete) => [entry(&delete.name), None],
+        Body::TokenCreate(create) => [token(&create.token_hash), None],
+        Body::TokenDelete(delete) => [token(&delete.token_hash), None],
+        Body::TokenConsume(consume) => [
+            token(&consume.token_hash),
+            consume.attest.as_ref().and_then(|attest| agent(&attest.name)),
+        ],
+        Body::AgentAttest(attest) => [agent(&attest.name), None],
+        Body::AgentBan(ban) => [agent(&ban.name), None],
+        Body::AgentEvict(evict) => [agent(&evict.name), None],
+        Body::Issue(issue) => match SpiffeId::parse(&issue.spiffe_id).ok().and_then(|id| id.reserved()) {
+            Some(Reserved::Agent(name)) => [Some(Key::Agent(name)), None],
+            _ => [None, None],
+        },
+        Body::CaEvent(event) => [
+            IssuerKeyId::from_slice(&event.key_id)
+                .ok()
+                .map(|id| Key::CaKey(event.role, id)),
+            None,
+        ],
+        Body::BundleChange(_) => [Some(Key::Bundle), None],
+        _ => [None, None],
+    };
+    keys.into_iter().flatten().collect()
+}
+
+fn token_id(hash: &[u8]) -> Result<TokenId, Ignored> {
+    hash.try_into().map(TokenId::new).map_err(|_| Ignored::Unreadable)
+}
+
+/// A new life of an agent's name, made by the record at `index`.
+fn new_agent(index: u64, time: UnixTime, attest: &wire::AgentAttest, view: &View) -> Result<AgentRecord, Ignored> {
+    let name = AgentName::parse(&attest.name).map_err(|_| Ignored::Unreadable)?;
+    let id = SpiffeId::agent(&view.domain, &name);
+    if attest.spiffe_id != id.as_str() {
+        return Err(Ignored::Unreadable);
+    }
+    Ok(AgentRecord {
+        name,
+        id,
+        instance: mintage_identity::AgentInstance(index),
+        status: AgentStatus::Active,
+        reason: String::new(),
+        kind: attest.kind.clone(),
+        spki: SpkiHash::from_slice(&attest.spki_sha256).map_err(|_| Ignored::Unreadable)?,
+        joined_at: time,
+        attested_at: time,
+        current: None,
+        previous: None,
+    })
+}
+
+fn is_agent_issue(bytes: &[u8]) -> bool {
+    let head = IssueHead::decode(bytes).ok().and_then(|head| head.issue);
+    // What cannot be read is decoded whole, which says why.
+    head.is_none_or(|issue| issue.profile() == wire::Profile::Agent)
+}

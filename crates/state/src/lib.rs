@@ -1,0 +1,32 @@
+//! The view of the control records: what stands now, derived from the ledger alone and thrown away at will.
+//!
+//! [`View`] is one immutable picture; applying a record to it is deterministic. [`State`] follows a ledger, publishes a
+//! view after each step and keeps it in sled, so that a start need not read the whole ledger. [`command`] checks what an
+//! operator or an agent wants against a view and drafts the record body, or refuses with a reason.
+
+mod apply;
+mod convert;
+mod entries;
+mod error;
+mod follower;
+mod key;
+mod load;
+mod model;
+mod rules;
+mod state;
+mod store;
+mod stored;
+mod sum;
+mod view;
+mod watermark;
+mod writer;
+
+pub mod command;
+pub mod limits;
+
+pub use convert::{entry_from_put, entry_to_put, revocation_of, rule_to_wire, serial_to_wire};
+pub use entries::EntryChange;
+pub use error::StateError;
+pub use model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
+pub use state::State;
+pub use view::{Ignored, View};

@@ -1,0 +1,248 @@
+//! The state: follows the ledger, publishes a view after each step, keeps the view on disk.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mintage_identity::{TrustDomain, UnixTime};
+use mintage_ledger::Journal;
+use tokio::sync::watch;
+
+use crate::error::StateError;
+use crate::follower::{self, Follower};
+use crate::limits::READ_RECORDS;
+use crate::store::{Found, Mark, Store};
+use crate::view::View;
+use crate::watermark::{self, Seen};
+use crate::writer::Writer;
+
+/// The view of a ledger, kept up to date by a thread of its own.
+///
+/// Whatever is asked for is read from [`State::view`], which never waits. Whoever appended a record and wants to answer
+/// waits with [`State::wait_applied`] until the view includes it.
+pub struct State {
+    dir: PathBuf,
+    views: Arc<watch::Sender<Arc<View>>>,
+    follower: Follower,
+    writer: Arc<Writer>,
+    /// Held for as long as the state is open.
+    _lock: File,
+}
+
+impl State {
+    /// Opens the state kept in `dir` (made when it is not there), checks it against the ledger, applies what it has not
+    /// seen, and follows from there. Blocks while it reads; a rebuild reads the whole ledger.
+    ///
+    /// # Errors
+    /// A state that has seen more of the ledger than there is, or another ledger; a folder that is not safely ours or is
+    /// open elsewhere; a ledger that cannot be read.
+    pub fn open(dir: &Path, domain: &TrustDomain, journal: Arc<dyn Journal>) -> Result<Self, StateError> {
+        ensure_dir(dir)?;
+        let lock = lock(dir)?;
+        let seen = watermark::read(dir)?;
+        match seen {
+            Seen::Mark(mark) => check_against(dir, mark, &*journal)?,
+            Seen::Nothing => {}
+            Seen::Damaged => {
+                tracing::warn!(dir = %dir.display(), "the state's watermark is damaged and is written anew")
+            }
+        }
+        let (mut store, found) = Store::open(dir, domain)?;
+        let (view, mark) = match found {
+            Found::Whole(view, mark) => {
+                check_against(dir, mark, &*journal)?;
+                (*view, mark)
+            }
+            Found::Nothing(why) => {
+                // An empty ledger has no state, so there is nothing to tell.
+                if journal.size() > 0 {
+                    tracing::warn!(dir = %dir.display(), why, "the state is rebuilt from the ledger");
+                }
+                (View::new(domain), Mark::default())
+            }
+        };
+        let (view, mark) = catch_up(dir, (view, mark), &mut store, &*journal)?;
+        let writer = Arc::new(Writer::start(dir.to_path_buf(), store, mark)?);
+        let views = Arc::new(watch::Sender::new(Arc::new(view.clone())));
+        let follower = follower::start(journal, view, Arc::clone(&views), Arc::clone(&writer))?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            views,
+            follower,
+            writer,
+            _lock: lock,
+        })
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// Follows the views. A slow receiver misses none for good: it compares the view it knew with the newest one.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
+        self.views.subscribe()
+    }
+
+    /// Waits until the record at `index` is applied, and gives a view that includes it. [`View::ignored`] tells whether
+    /// the record changed anything.
+    ///
+    /// # Errors
+    /// [`StateError::Stopped`] when the state follows the ledger no longer.
+    pub async fn wait_applied(&self, index: u64) -> Result<Arc<View>, StateError> {
+        let mut views = self.views.subscribe();
+        let mut stopped = self.follower.stopped();
+        tokio::select! {
+            biased;
+            view = views.wait_for(|view| view.applied() > index) => view.map(|view| Arc::clone(&view)).map_err(|_| StateError::Stopped),
+            _ = stopped.wait_for(Option::is_some) => Err(StateError::Stopped),
+        }
+    }
+
+    /// Drops from the revoked set what is dead at `now`. Not part of the ledger, so each replica does it when it likes.
+    pub fn prune(&self, now: UnixTime) {
+        self.follower.prune(now);
+    }
+
+    /// Number of records whose effect is durable on disk.
+    pub fn durable(&self) -> u64 {
+        self.writer.durable()
+    }
+
+    /// Why the state follows no longer; then nothing must be decided on its view.
+    pub fn stopped(&self) -> Option<String> {
+        self.follower.stopped().borrow().clone()
+    }
+
+    /// What writing the store failed with last. The view in memory and the ledger are not affected.
+    pub fn store_problem(&self) -> Option<String> {
+        self.writer.problem()
+    }
+
+    /// The folder it is kept in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Stops following and writes what waits. Also done on drop.
+    pub fn close(self) {}
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // First the source, then the sink, so that the last view is the one that is written.
+        self.follower.stop();
+        self.writer.stop();
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let view = self.view();
+        f.debug_struct("State")
+            .field("dir", &self.dir)
+            .field("applied", &view.applied())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Holds what the state has seen of a ledger against the ledger that is there.
+fn check_against(dir: &Path, mark: Mark, journal: &dyn Journal) -> Result<(), StateError> {
+    let (applied, ledger) = (mark.applied, journal.size());
+    if applied > ledger {
+        return Err(StateError::Ahead {
+            dir: dir.to_path_buf(),
+            applied,
+            ledger,
+        });
+    }
+    let Some(index) = applied.checked_sub(1) else {
+        return Ok(());
+    };
+    match journal.read_from(index, 1)?.first() {
+        Some(stored) if stored.index() == index && *stored.leaf_hash().as_bytes() == mark.leaf => Ok(()),
+        _ => Err(StateError::OtherLedger {
+            dir: dir.to_path_buf(),
+            index,
+        }),
+    }
+}
+
+/// Applies what the view has not seen, writing the store as it goes, and makes the result durable.
+fn catch_up(
+    dir: &Path,
+    (mut view, mut mark): (View, Mark),
+    store: &mut Store,
+    journal: &dyn Journal,
+) -> Result<(View, Mark), StateError> {
+    let from = mark.applied;
+    while view.applied() < journal.size() {
+        let records = journal.read_from(view.applied(), READ_RECORDS)?;
+        let Some(last) = records.last() else { break };
+        let mut writes = BTreeMap::new();
+        for stored in &records {
+            writes.extend(view.follow(stored)?);
+        }
+        mark = Mark {
+            applied: view.applied(),
+            leaf: *last.leaf_hash().as_bytes(),
+        };
+        store.write(&writes, &view, mark.leaf)?;
+    }
+    if mark.applied > from {
+        store.flush()?;
+        tracing::info!(from, to = mark.applied, "the state has caught up with the ledger");
+    }
+    if mark.applied > 0 {
+        watermark::write(dir, mark)?;
+    }
+    Ok((view, mark))
+}
+
+fn ensure_dir(dir: &Path) -> Result<(), StateError> {
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return fs::DirBuilder::new()
+                .mode(0o700)
+                .create(dir)
+                .map_err(StateError::io("make", dir));
+        }
+        Err(error) => return Err(StateError::io("read", dir)(error)),
+        Ok(found) => {
+            let us = rustix::process::geteuid().as_raw();
+            let problem = if !found.is_dir() {
+                "is no directory; name the state's own folder".to_owned()
+            } else if found.uid() != us {
+                format!(
+                    "belongs to uid {}, this program runs as {us}; chown it or run as its owner",
+                    found.uid()
+                )
+            } else if found.mode() & 0o022 != 0 {
+                "can be written by others; chmod it to 0700".to_owned()
+            } else {
+                return Ok(());
+            };
+            Err(StateError::Unsafe {
+                path: dir.to_path_buf(),
+                problem,
+            })
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StateError> {
+    let path = dir.join("lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&path)
+        .map_err(StateError::io("open", &path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| StateError::Locked(dir.to_path_buf()))?;
+    Ok(file)
+}

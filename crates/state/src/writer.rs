@@ -1,0 +1,199 @@
+//! The one thread that writes the store. It takes whatever changed since the last time, off every request's path; what a
+//! crash loses of it is replayed from the ledger.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crate::apply::Writes;
+use crate::error::StateError;
+use crate::key::Key;
+use crate::limits::{FLUSH_EVERY, FLUSH_MARK_EVERY, FLUSH_OBJECTS, PENDING_OBJECTS_MAX};
+use crate::store::{Mark, Store};
+use crate::view::View;
+use crate::watermark;
+
+/// What waits to be written.
+#[derive(Default)]
+struct Pending {
+    writes: BTreeMap<Key, Option<Vec<u8>>>,
+    /// The view the writes lead to, with the hash of its last record.
+    target: Option<(Arc<View>, [u8; 32])>,
+    stop: bool,
+    /// Set when the store failed and too much waited for it.
+    given_up: bool,
+    problem: Option<String>,
+    durable: u64,
+}
+
+/// The thread and what it shares.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    pending: Mutex<Pending>,
+    wake: Condvar,
+}
+
+impl Shared {
+    /// A panic while the lock was held leaves whole values behind, so that they may be used.
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Starts the thread on a store that is durable up to `mark`.
+    pub(crate) fn start(dir: PathBuf, store: Store, mark: Mark) -> Result<Self, StateError> {
+        let pending = Pending {
+            durable: mark.applied,
+            ..Pending::default()
+        };
+        let shared = Arc::new(Shared {
+            pending: Mutex::new(pending),
+            wake: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("state-writer".into())
+            .spawn(move || run(&theirs, &dir, store))
+            .map_err(StateError::io("start a thread for", "the state's store"))?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Hands over what changed on the way to `view`, whose last record has the hash `leaf`. Never waits for the disk.
+    pub(crate) fn hand_over(&self, writes: Writes, view: Arc<View>, leaf: [u8; 32]) {
+        let mut pending = self.shared.pending();
+        if pending.given_up {
+            return;
+        }
+        pending.writes.extend(writes);
+        pending.target = Some((view, leaf));
+        if pending.writes.len() > PENDING_OBJECTS_MAX {
+            tracing::error!("the state's store is given up until the next start; the ledger is not affected");
+            *pending = Pending {
+                given_up: true,
+                stop: pending.stop,
+                problem: pending.problem.take(),
+                durable: pending.durable,
+                ..Pending::default()
+            };
+        } else if pending.writes.len() >= FLUSH_OBJECTS {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Number of records whose effect is durable in the store.
+    pub(crate) fn durable(&self) -> u64 {
+        self.shared.pending().durable
+    }
+
+    /// What the store failed with last, while it has not succeeded since.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.shared.pending().problem.clone()
+    }
+
+    /// Writes what waits and ends the thread.
+    pub(crate) fn stop(&self) {
+        self.shared.pending().stop = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the state's writer panicked; its store is checked at the next start");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
+    let mut last = Instant::now();
+    loop {
+        let (writes, target, stop) = next(shared, last);
+        last = Instant::now();
+        if let Some((view, leaf)) = target {
+            match persist(dir, &mut store, &writes, &view, leaf) {
+                Ok(()) => {
+                    let mut pending = shared.pending();
+                    pending.durable = view.applied();
+                    pending.problem = None;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the state's store could not be written; it is tried again");
+                    give_back(shared, writes, (view, leaf), &error);
+                }
+            }
+        }
+        if stop {
+            return;
+        }
+    }
+}
+
+type Taken = (BTreeMap<Key, Option<Vec<u8>>>, Option<(Arc<View>, [u8; 32])>, bool);
+
+/// Waits until it is time to write, and takes what there is.
+fn next(shared: &Shared, last: Instant) -> Taken {
+    let mut pending = shared.pending();
+    loop {
+        let due = match (pending.writes.is_empty(), &pending.target) {
+            (_, None) => None,
+            (true, Some(_)) => Some(FLUSH_MARK_EVERY),
+            (false, Some(_)) => Some(FLUSH_EVERY),
+        };
+        let rest = due.map(|due| due.saturating_sub(last.elapsed()));
+        let full = pending.writes.len() >= FLUSH_OBJECTS && pending.problem.is_none();
+        if pending.stop || full || rest.is_some_and(|rest| rest.is_zero()) {
+            return (std::mem::take(&mut pending.writes), pending.target.take(), pending.stop);
+        }
+        let wait = rest.unwrap_or(FLUSH_EVERY);
+        let waited = shared.wake.wait_timeout(pending, wait);
+        pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn persist(
+    dir: &std::path::Path,
+    store: &mut Store,
+    writes: &BTreeMap<Key, Option<Vec<u8>>>,
+    view: &View,
+    leaf: [u8; 32],
+) -> Result<(), StateError> {
+    store.write(writes, view, leaf)?;
+    store.flush()?;
+    watermark::write(
+        dir,
+        Mark {
+            applied: view.applied(),
+            leaf,
+        },
+    )
+}
+
+/// Puts what could not be written back behind what came since.
+fn give_back(
+    shared: &Shared,
+    writes: BTreeMap<Key, Option<Vec<u8>>>,
+    target: (Arc<View>, [u8; 32]),
+    error: &StateError,
+) {
+    let mut pending = shared.pending();
+    pending.problem = Some(error.to_string());
+    if !pending.given_up {
+        for (key, value) in writes {
+            pending.writes.entry(key).or_insert(value);
+        }
+        pending.target.get_or_insert(target);
+    }
+}
