@@ -1,0 +1,137 @@
+//! House rules held against the tree: form, words, clocks, links, generated code, and the files in `deploy/`.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use mintage_tests::kit::{bins, peers};
+use mintage_tests::layers::house::workspace_root;
+use mintage_tests::tidy::tree::{self, File};
+use mintage_tests::tidy::{deploy, docs, source, words};
+
+static TREE: LazyLock<Vec<File>> = LazyLock::new(|| tree::files(&workspace_root()));
+
+#[track_caller]
+fn none(complaints: impl IntoIterator<Item = String>) {
+    let complaints: Vec<String> = complaints.into_iter().collect();
+    assert!(TREE.len() > 50, "the tree was not read");
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+fn deployed(name: &str) -> String {
+    let path = Path::new("deploy").join(name);
+    TREE.iter()
+        .find(|file| file.path == path)
+        .map(|file| file.text.clone())
+        .unwrap_or_default()
+}
+
+#[test]
+fn generated_code_matches_its_source() {
+    let output = Command::new(bins::binary("mintage-xtask"))
+        .args(["proto", "--check"])
+        .env("CARGO_MANIFEST_DIR", workspace_root().join("crates/xtask"))
+        .output()
+        .expect("xtask runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn no_file_is_too_long() {
+    none(source::shaped(&TREE).into_iter().filter_map(source::too_long));
+}
+
+#[test]
+fn half_of_the_files_are_short() {
+    let median = source::median_lines(&source::shaped(&TREE)).expect("there are files");
+    println!(
+        "median length: {median} lines over {} files",
+        source::shaped(&TREE).len()
+    );
+    assert!(median <= source::LINES_MEDIAN_MAX, "the median file has {median} lines");
+}
+
+#[test]
+fn every_file_begins_by_telling_its_idea() {
+    none(source::shaped(&TREE).into_iter().filter_map(source::headless));
+}
+
+#[test]
+fn module_names_say_what_is_inside() {
+    none(source::shaped(&TREE).into_iter().flat_map(source::empty_names));
+}
+
+#[test]
+fn pure_crates_read_no_clock() {
+    none(source::clocks(&TREE));
+}
+
+#[test]
+fn no_work_is_left_for_later() {
+    none(TREE.iter().flat_map(words::unfinished));
+}
+
+#[test]
+fn every_test_runs() {
+    none(TREE.iter().flat_map(words::never_run));
+}
+
+#[test]
+fn no_path_of_one_machine_is_in_the_tree() {
+    none(TREE.iter().flat_map(words::machine_paths));
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let documents = TREE
+        .iter()
+        .filter(|file| file.path.extension().is_some_and(|extension| extension == "md"));
+    none(documents.flat_map(|file| docs::dead_links(file, &TREE)));
+}
+
+#[test]
+fn the_code_map_names_every_crate() {
+    let readme = TREE
+        .iter()
+        .find(|file| file.path == Path::new("README.md"))
+        .expect("README.md is there");
+    let folders: BTreeSet<String> = docs::crate_folders(&TREE);
+    assert!(folders.len() > 10, "the crates were not found");
+    none(docs::unmapped(&readme.text, &folders));
+}
+
+#[test]
+fn the_ci_entry_is_an_executable_script() {
+    let path = workspace_root().join(".ci/run");
+    let mode = std::fs::metadata(&path).expect(".ci/run is there").permissions().mode();
+    assert_eq!(mode & 0o111, 0o111, ".ci/run is not executable");
+    let text = std::fs::read_to_string(path).expect(".ci/run reads");
+    assert!(text.starts_with("#!/usr/bin/env bash\n") && text.contains("set -euo pipefail"));
+}
+
+#[test]
+fn the_units_are_closed() {
+    for (unit, limit) in [
+        ("mintage-ca.service", deploy::CA_EXPOSURE_MAX),
+        ("mintage-agent.service", deploy::AGENT_EXPOSURE_MAX),
+    ] {
+        none(
+            deploy::unjustified_capabilities(&deployed(unit))
+                .into_iter()
+                .map(|fault| format!("{unit}: {fault}")),
+        );
+        let Some(analyze) = peers::peer("systemd-analyze") else {
+            return;
+        };
+        let path = workspace_root().join("deploy").join(unit);
+        none(deploy::exposure(&analyze, &path, limit).expect("systemd-analyze runs"));
+    }
+}
+
+#[test]
+fn the_container_holds_our_programs_and_no_root() {
+    let binaries: Vec<String> = bins::BINARIES.iter().map(|name| (*name).to_owned()).collect();
+    none(deploy::container_faults(&deployed("Containerfile"), &binaries));
+}
