@@ -1,0 +1,4 @@
+//! What tests across crates stand on: the real programs, and outside software to hold them against.
+
+pub mod bins;
+pub mod peers;
