@@ -12,7 +12,7 @@ use prost::Message;
 use crate::convert::{entry_from_put, revocation_of};
 use crate::error::StateError;
 use crate::key::Key;
-use crate::limits::{CUT_BEFORE_NOW, REFUSALS_MAX};
+use crate::limits::{CUT_BEFORE_NOW, REFUSALS_MAX, TOKEN_KEPT_AFTER_END, TOKENS_SWEPT_MAX};
 use crate::model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
 use crate::stored::{self, Fold};
 use crate::view::{Ignored, View};
@@ -81,7 +81,13 @@ impl View {
 
     pub(crate) fn step(&mut self, index: u64, record: &Record) -> Result<Writes, StateError> {
         self.expect(index)?;
-        let touched = touched(&record.body);
+        let mut touched = touched(&record.body);
+        if matches!(record.body, Body::TokenCreate(_)) {
+            touched.extend(self.dead_tokens(record.time).map(Key::Token));
+            // The new token may take the place of a dead one; each object is accounted for once.
+            touched.sort();
+            touched.dedup();
+        }
         let before: Vec<Option<Vec<u8>>> = touched.iter().map(|key| self.value_of(key)).collect();
         let mut folds = Vec::new();
         if let Err(why) = self.change(index, record, &mut folds)? {
@@ -120,7 +126,7 @@ impl View {
             Key::Entry(name) => self.entries.get(name).map(stored::entry_bytes),
             Key::Agent(name) => self.agents.get(name).map(stored::agent_bytes),
             Key::Token(id) => self.tokens.get(id).map(stored::token_bytes),
-            Key::CaKey(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
+            Key::Ca(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
             Key::Bundle => self.bundle.as_deref().map(stored::bundle_bytes),
             Key::Fold(_) => None,
         }
@@ -214,8 +220,12 @@ impl View {
     fn token_create(&mut self, time: UnixTime, create: &wire::TokenCreate) -> Result<(), Ignored> {
         let id = token_id(&create.token_hash)?;
         let agent = AgentName::parse(&create.agent).map_err(|_| Ignored::Unreadable)?;
-        if self.tokens.contains_key(&id) {
+        let dead: Vec<TokenId> = self.dead_tokens(time).collect();
+        if self.tokens.contains_key(&id) && !dead.contains(&id) {
             return Err(Ignored::Token);
+        }
+        for id in dead {
+            self.tokens.remove(&id);
         }
         let token = TokenRecord {
             agent,
@@ -226,6 +236,15 @@ impl View {
         };
         self.tokens.insert(id, token);
         Ok(())
+    }
+
+    /// Some tokens that ended long before `time`, the time of a record: so the sweep is the same everywhere.
+    fn dead_tokens(&self, time: UnixTime) -> impl Iterator<Item = TokenId> {
+        let dead = self
+            .tokens
+            .iter()
+            .filter(move |(_, token)| token.expires.plus(TOKEN_KEPT_AFTER_END) < time);
+        dead.take(TOKENS_SWEPT_MAX).map(|(id, _)| *id)
     }
 
     fn token_delete(&mut self, delete: &wire::TokenDelete) -> Result<(), Ignored> {
@@ -426,7 +445,7 @@ fn touched(body: &Body) -> Vec<Key> {
         Body::CaEvent(event) => [
             IssuerKeyId::from_slice(&event.key_id)
                 .ok()
-                .map(|id| Key::CaKey(event.role, id)),
+                .map(|id| Key::Ca(event.role, id)),
             None,
         ],
         Body::BundleChange(_) => [Some(Key::Bundle), None],

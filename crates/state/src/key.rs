@@ -10,7 +10,7 @@ pub(crate) enum Key {
     Entry(EntryName),
     Agent(AgentName),
     Token(TokenId),
-    CaKey(i32, IssuerKeyId),
+    Ca(i32, IssuerKeyId),
     Bundle,
     /// What the record at this ledger index folded into the revoked set.
     Fold(u64),
@@ -26,7 +26,7 @@ impl Key {
             Self::Entry(name) => tagged(b'e', name.as_str().as_bytes()),
             Self::Agent(name) => tagged(b'a', name.as_str().as_bytes()),
             Self::Token(id) => tagged(b't', id.as_bytes()),
-            Self::CaKey(role, id) => [&tagged(b'c', &role.to_be_bytes())[..], id.as_bytes()].concat(),
+            Self::Ca(role, id) => [&tagged(b'c', &role.to_be_bytes())[..], id.as_bytes()].concat(),
             Self::Bundle => vec![b'b'],
             Self::Fold(index) => tagged(b'f', &index.to_be_bytes()),
         }
@@ -42,7 +42,7 @@ impl Key {
             b't' => rest.try_into().ok().map(TokenId::new).map(Self::Token),
             b'c' => {
                 let (role, id) = rest.split_at_checked(4)?;
-                Some(Self::CaKey(
+                Some(Self::Ca(
                     i32::from_be_bytes(role.try_into().ok()?),
                     IssuerKeyId::from_slice(id).ok()?,
                 ))
@@ -71,7 +71,7 @@ mod tests {
             Key::Entry(EntryName::parse("web").unwrap()),
             Key::Agent(AgentName::parse("n1").unwrap()),
             Key::Token(TokenId::new([7; 32])),
-            Key::CaKey(2, IssuerKeyId::new([8; 32])),
+            Key::Ca(2, IssuerKeyId::new([8; 32])),
             Key::Bundle,
             Key::Fold(u64::MAX),
         ];

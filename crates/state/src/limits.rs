@@ -8,6 +8,10 @@ pub const ENTRIES_MAX: usize = 100_000;
 pub const TOKENS_MAX: usize = 10_000;
 /// Agents that may stand: one cell's paper target of 50,000 nodes, ten times.
 pub const AGENTS_MAX: usize = 500_000;
+/// Ended tokens that the record of a new one sweeps away: more than are made, so that the dead never gather.
+pub const TOKENS_SWEPT_MAX: usize = 8;
+/// Time after its end for which a token is kept, so that a late user is told apart from a stranger in the log.
+pub const TOKEN_KEPT_AFTER_END: Duration = Duration::from_secs(24 * 3600);
 /// Longest life of a join token: it is carried to a node within a working day or made anew.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Shortest life of a join token: less cannot be carried anywhere.
@@ -38,9 +42,5 @@ pub const FLUSH_MARK_EVERY: Duration = Duration::from_secs(10);
 /// Changed objects that may wait for a store that fails; past it the store is given up until the next start, which
 /// replays from where it stopped.
 pub const PENDING_OBJECTS_MAX: usize = 200_000;
-/// Tries of a read from the ledger before the state stops following.
-pub const READ_TRIES: u32 = 5;
-/// Time between two tries.
-pub const READ_PAUSE: Duration = Duration::from_millis(200);
 /// Memory of sled's page cache: the store is read once at start, so the default of 1 GB is of no use.
 pub const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;

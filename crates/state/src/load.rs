@@ -46,7 +46,7 @@ fn place(view: &mut View, key: &Key, value: &[u8]) -> Result<(), &'static str> {
             view.agents.insert(name.clone(), agent);
         }
         Key::Token(id) => _ = view.tokens.insert(*id, stored::token(value)?),
-        Key::CaKey(role, id) => {
+        Key::Ca(role, id) => {
             let key = stored::ca_key(value)?;
             (key.key_id == *id && key.role as i32 == *role)
                 .then_some(())

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mintage_identity::{TrustDomain, UnixTime};
-use mintage_ledger::Journal;
+use mintage_ledger::{Follower, Journal};
 use tokio::sync::watch;
 
 use crate::error::StateError;
-use crate::follower::{self, Follower};
+use crate::follower::{Shared, ViewSink};
 use crate::limits::READ_RECORDS;
 use crate::store::{Found, Mark, Store};
 use crate::view::View;
@@ -24,14 +25,26 @@ use crate::writer::Writer;
 /// waits with [`State::wait_applied`] until the view includes it.
 pub struct State {
     dir: PathBuf,
-    views: Arc<watch::Sender<Arc<View>>>,
-    follower: Follower,
-    writer: Arc<Writer>,
+    shared: Arc<Shared>,
+    /// None only while it is dropped.
+    follower: Option<Follower>,
     /// Held for as long as the state is open.
     _lock: File,
 }
 
 impl State {
+    /// Number of records of the ledger that the state in `dir` has ever seen; 0 when there is none. The ledger is opened
+    /// with it, so that one that was rolled back is refused before anything is read.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn seen(dir: &Path) -> Result<u64, StateError> {
+        Ok(match watermark::read(dir)? {
+            Seen::Mark(mark) => mark.applied,
+            Seen::Nothing | Seen::Damaged => 0,
+        })
+    }
+
     /// Opens the state kept in `dir` (made when it is not there), checks it against the ledger, applies what it has not
     /// seen, and follows from there. Blocks while it reads; a rebuild reads the whole ledger.
     ///
@@ -41,8 +54,7 @@ impl State {
     pub fn open(dir: &Path, domain: &TrustDomain, journal: Arc<dyn Journal>) -> Result<Self, StateError> {
         ensure_dir(dir)?;
         let lock = lock(dir)?;
-        let seen = watermark::read(dir)?;
-        match seen {
+        match watermark::read(dir)? {
             Seen::Mark(mark) => check_against(dir, mark, &*journal)?,
             Seen::Nothing => {}
             Seen::Damaged => {
@@ -56,34 +68,36 @@ impl State {
                 (*view, mark)
             }
             Found::Nothing(why) => {
-                // An empty ledger has no state, so there is nothing to tell.
-                if journal.size() > 0 {
-                    tracing::warn!(dir = %dir.display(), why, "the state is rebuilt from the ledger");
-                }
+                tracing::warn!(dir = %dir.display(), why, "the state is built from the whole ledger");
                 (View::new(domain), Mark::default())
             }
         };
         let (view, mark) = catch_up(dir, (view, mark), &mut store, &*journal)?;
-        let writer = Arc::new(Writer::start(dir.to_path_buf(), store, mark)?);
-        let views = Arc::new(watch::Sender::new(Arc::new(view.clone())));
-        let follower = follower::start(journal, view, Arc::clone(&views), Arc::clone(&writer))?;
+        let shared = Arc::new(Shared {
+            views: watch::Sender::new(Arc::new(view.clone())),
+            stopped: watch::Sender::new(None),
+            prune: Mutex::new(None),
+            writer: Writer::start(dir.to_path_buf(), store, mark)?,
+        });
+        let sink = Box::new(ViewSink::new(view, Arc::clone(&shared)));
+        // No pace: every reply to a command waits for this sink.
+        let follower = Follower::start("state-follower", journal, vec![sink], Duration::ZERO)?;
         Ok(Self {
             dir: dir.to_path_buf(),
-            views,
-            follower,
-            writer,
+            shared,
+            follower: Some(follower),
             _lock: lock,
         })
     }
 
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.views.borrow())
+        Arc::clone(&self.shared.views.borrow())
     }
 
     /// Follows the views. A slow receiver misses none for good: it compares the view it knew with the newest one.
     pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
-        self.views.subscribe()
+        self.shared.views.subscribe()
     }
 
     /// Waits until the record at `index` is applied, and gives a view that includes it. [`View::ignored`] tells whether
@@ -92,33 +106,37 @@ impl State {
     /// # Errors
     /// [`StateError::Stopped`] when the state follows the ledger no longer.
     pub async fn wait_applied(&self, index: u64) -> Result<Arc<View>, StateError> {
-        let mut views = self.views.subscribe();
-        let mut stopped = self.follower.stopped();
+        let mut views = self.shared.views.subscribe();
+        let mut stopped = self.shared.stopped.subscribe();
         tokio::select! {
             biased;
-            view = views.wait_for(|view| view.applied() > index) => view.map(|view| Arc::clone(&view)).map_err(|_| StateError::Stopped),
+            view = views.wait_for(|view| view.applied() > index) => {
+                view.map(|view| Arc::clone(&view)).map_err(|_| StateError::Stopped)
+            }
             _ = stopped.wait_for(Option::is_some) => Err(StateError::Stopped),
         }
     }
 
-    /// Drops from the revoked set what is dead at `now`. Not part of the ledger, so each replica does it when it likes.
+    /// Drops from the revoked set what is dead at `now`, within a minute. It is not part of the ledger: each replica does
+    /// it when it likes, and no answer about a living certificate changes.
     pub fn prune(&self, now: UnixTime) {
-        self.follower.prune(now);
+        *self.shared.prune.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Number of records whose effect is durable on disk.
     pub fn durable(&self) -> u64 {
-        self.writer.durable()
+        self.shared.writer.durable()
     }
 
-    /// Why the state follows no longer; then nothing must be decided on its view.
-    pub fn stopped(&self) -> Option<String> {
-        self.follower.stopped().borrow().clone()
+    /// Why the state follows the ledger no longer, or cannot at the moment; then nothing must be decided on its view.
+    pub fn trouble(&self) -> Option<String> {
+        let stopped = self.shared.stopped.borrow().clone();
+        stopped.or_else(|| self.follower.as_ref().and_then(Follower::trouble))
     }
 
     /// What writing the store failed with last. The view in memory and the ledger are not affected.
     pub fn store_problem(&self) -> Option<String> {
-        self.writer.problem()
+        self.shared.writer.problem()
     }
 
     /// The folder it is kept in.
@@ -126,24 +144,24 @@ impl State {
         &self.dir
     }
 
-    /// Stops following and writes what waits. Also done on drop.
+    /// Applies what is durable, writes what waits and ends. The same happens when the state is dropped.
     pub fn close(self) {}
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        // First the source, then the sink, so that the last view is the one that is written.
-        self.follower.stop();
-        self.writer.stop();
+        // First the source, then the writer, so that the last view is the one that is written.
+        drop(self.follower.take());
+        self.shared.writer.stop();
     }
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let view = self.view();
+        let applied = self.view().applied();
         f.debug_struct("State")
             .field("dir", &self.dir)
-            .field("applied", &view.applied())
+            .field("applied", &applied)
             .finish_non_exhaustive()
     }
 }
@@ -202,34 +220,32 @@ fn catch_up(
 }
 
 fn ensure_dir(dir: &Path) -> Result<(), StateError> {
-    match fs::symlink_metadata(dir) {
+    let found = match fs::symlink_metadata(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return fs::DirBuilder::new()
                 .mode(0o700)
                 .create(dir)
                 .map_err(StateError::io("make", dir));
         }
-        Err(error) => return Err(StateError::io("read", dir)(error)),
-        Ok(found) => {
-            let us = rustix::process::geteuid().as_raw();
-            let problem = if !found.is_dir() {
-                "is no directory; name the state's own folder".to_owned()
-            } else if found.uid() != us {
-                format!(
-                    "belongs to uid {}, this program runs as {us}; chown it or run as its owner",
-                    found.uid()
-                )
-            } else if found.mode() & 0o022 != 0 {
-                "can be written by others; chmod it to 0700".to_owned()
-            } else {
-                return Ok(());
-            };
-            Err(StateError::Unsafe {
-                path: dir.to_path_buf(),
-                problem,
-            })
-        }
-    }
+        found => found.map_err(StateError::io("read", dir))?,
+    };
+    let us = rustix::process::geteuid().as_raw();
+    let problem = if !found.is_dir() {
+        "is no directory; name the state's own folder".to_owned()
+    } else if found.uid() != us {
+        format!(
+            "belongs to uid {}, this program runs as {us}; chown it or run as its owner",
+            found.uid()
+        )
+    } else if found.mode() & 0o022 != 0 {
+        "can be written by others; chmod it to 0700".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(StateError::Unsafe {
+        path: dir.to_path_buf(),
+        problem,
+    })
 }
 
 fn lock(dir: &Path) -> Result<File, StateError> {

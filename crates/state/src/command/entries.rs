@@ -30,7 +30,7 @@ pub enum PutOutcome {
     /// The entry stands as it is wanted, at this revision; nothing is recorded.
     Unchanged(u64),
     /// The body to append.
-    Write(Body),
+    Write(Box<Body>),
 }
 
 /// What a change of several entries comes to.
@@ -49,7 +49,7 @@ pub struct EntryDrafts {
 pub fn put_entry(view: &View, entry: &Entry, expected: Expected, max_ttl: Ttl) -> Result<PutOutcome, Refusal> {
     let mut drafts = change_entries(view, &[], &[(entry.clone(), expected)], max_ttl)?;
     Ok(match drafts.bodies.pop() {
-        Some(body) => PutOutcome::Write(body),
+        Some(body) => PutOutcome::Write(Box::new(body)),
         None => PutOutcome::Unchanged(drafts.unchanged.first().map_or(0, |(_, revision)| *revision)),
     })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use mintage_identity::{
     AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime,
 };
-use mintage_ledger::{Body, wire};
+use mintage_ledger::{Body, LiveCertificate, wire};
 use mintage_policy::Floor;
 use mintage_revocation::{RevokedSerial, Rule, RuleTarget, limits as revocation_limits};
 
@@ -46,21 +46,6 @@ impl fmt::Display for Scope {
             Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
         }
     }
-}
-
-/// A live certificate in a scope, out of the ledger's index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveCertificate {
-    /// The key that issued it.
-    pub issuer: IssuerKeyId,
-    /// Its serial.
-    pub serial: Serial,
-    /// Start of its validity.
-    pub not_before: UnixTime,
-    /// End of its validity.
-    pub not_after: UnixTime,
-    /// Its identity.
-    pub spiffe_id: SpiffeId,
 }
 
 /// What a scope comes to.
