@@ -92,6 +92,11 @@ fn links_in_documents_lead_somewhere() {
 }
 
 #[test]
+fn every_deployed_file_is_listed() {
+    none(docs::unlisted(Path::new("deploy"), &TREE));
+}
+
+#[test]
 fn the_code_map_names_every_crate() {
     let readme = TREE
         .iter()

@@ -134,6 +134,23 @@ pub fn unmapped(readme: &str, folders: &BTreeSet<String>) -> Vec<String> {
         .collect()
 }
 
+/// Files beside a folder's README.md that it does not link.
+pub fn unlisted(folder: &Path, tree: &[File]) -> Vec<String> {
+    let readme = tree.iter().find(|file| file.path == folder.join("README.md"));
+    let linked: BTreeSet<String> = readme
+        .iter()
+        .flat_map(|file| links(&file.text))
+        .map(|(_, target)| target)
+        .collect();
+    let inside = tree
+        .iter()
+        .filter_map(|file| file.path.strip_prefix(folder).ok()?.to_str());
+    inside
+        .filter(|name| *name != "README.md" && !linked.contains(*name))
+        .map(|name| format!("{}/README.md does not link {name}", folder.display()))
+        .collect()
+}
+
 /// The folders that hold a crate.
 pub fn crate_folders(tree: &[File]) -> BTreeSet<String> {
     let manifests = tree.iter().filter_map(|file| {
@@ -187,6 +204,30 @@ mod tests {
             assert_eq!(dead(&format!("see [it]({bad})")), 1, "{bad}");
         }
         assert_eq!(dead("[a](b.md) [b](c.md)\n\n[r]: d.md\n"), 2);
+    }
+
+    #[test]
+    fn a_file_its_folder_does_not_list_is_found() {
+        let tree = [
+            File::new("deploy/README.md", "[ca](ca.toml) and `b.toml`"),
+            File::new("deploy/ca.toml", ""),
+            File::new("deploy/b.toml", ""),
+            File::new("deploy/k8s/c.yaml", ""),
+            File::new("other.toml", ""),
+        ];
+        let found = unlisted(Path::new("deploy"), &tree);
+        assert_eq!(
+            found,
+            [
+                "deploy/README.md does not link b.toml",
+                "deploy/README.md does not link k8s/c.yaml"
+            ]
+        );
+        assert_eq!(
+            unlisted(Path::new("deploy"), &tree[1..2]).len(),
+            1,
+            "without a README nothing is linked"
+        );
     }
 
     #[test]
