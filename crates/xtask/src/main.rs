@@ -30,8 +30,12 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["proto"] => proto::write(&workspace_root()),
         ["test", rest @ ..] => match steps::wish(rest) {
-            Some(wish) => steps::test(&workspace_root(), &wish),
             None => return usage(),
+            Some(wish) => match steps::test(&workspace_root(), &wish) {
+                Ok(true) => Ok(()),
+                Ok(false) => return ExitCode::FAILURE,
+                Err(failure) => Err(failure),
+            },
         },
         ["proto", "--check"] => proto::check(&workspace_root()),
         ["help" | "--help" | "-h"] => {
