@@ -23,8 +23,9 @@ const SECRET_BYTES: usize = 32;
 /// Octets of the checksum: it tells a typo from a refusal, and protects nothing.
 const CHECKSUM_BYTES: usize = 4;
 
-/// A join token. `Debug` shows no secret, and there is no `Display`: printing one is [`JoinToken::encode`]'s alone.
-#[derive(Clone, PartialEq, Eq)]
+/// A join token. `Debug` shows no secret, and there is no `Display`: printing one is [`JoinToken::encode`]'s alone. Nor
+/// is there a comparison: tokens are compared by [`JoinToken::secret_hash`].
+#[derive(Clone)]
 pub struct JoinToken {
     addresses: Vec<String>,
     root_hashes: Vec<CertHash>,

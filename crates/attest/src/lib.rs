@@ -15,4 +15,6 @@ pub mod rejoin;
 pub mod unix;
 
 pub use attested::Attested;
-pub use error::AttestError;
+pub use channel::{AgentSession, AgentStanding};
+pub use error::{AttestError, Detail};
+pub use join_token::{JoinToken, TokenHash};

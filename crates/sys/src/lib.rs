@@ -8,7 +8,7 @@
 
 mod error;
 #[cfg(test)]
-mod tmpfs;
+mod privilege;
 
 pub mod dir;
 pub mod lock;

@@ -386,7 +386,7 @@ mod tests {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
         assert!(!open(&path, TrustedOwner::RootOrSelf).unwrap().is_mapped());
         fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-        if geteuid().is_root() {
+        if crate::privilege::is_root() {
             std::os::unix::fs::chown(&path, Some(4321), None).unwrap();
             assert!(!open(&path, TrustedOwner::RootOrSelf).unwrap().is_mapped());
             assert!(open(&path, TrustedOwner::Uid(4321)).unwrap().is_mapped());
@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_noticed_when_a_map_is_made_not_when_it_is_written() {
         let (temp, _dir, _path) = place();
-        let Some(_mounted) = crate::tmpfs::Tmpfs::mount(temp.path(), "64k") else {
+        let Some(_mounted) = crate::privilege::Tmpfs::mount(temp.path(), "64k") else {
             return;
         };
         let dir = Dir::open(temp.path()).unwrap();

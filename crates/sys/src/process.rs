@@ -70,6 +70,52 @@ pub fn effective_gid() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::{fd::AsFd, unix::process::CommandExt},
+        process::Command,
+    };
+
+    const CHILD: &str = "MINTAGE_SYS_TEST_NOT_DUMPABLE";
+
+    /// Run again as a child process by the test below; does nothing in its own right.
+    #[test]
+    fn child_that_hides_its_memory() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        assert!(super::is_dumpable().unwrap());
+        super::set_not_dumpable().unwrap();
+        assert!(!super::is_dumpable().unwrap());
+        // What the agent reads about itself and others must go on working, though /proc/self is root's now.
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        if let Ok(handle) = crate::peer::peer_pidfd(ours.as_fd()) {
+            assert_eq!(handle.pid().unwrap(), std::process::id() as i32);
+        }
+        std::fs::read_to_string("/proc/self/uid_map").unwrap();
+        assert!(std::fs::File::open("/proc/self/mem").is_err() || super::effective_uid() == 0);
+    }
+
+    #[test]
+    fn a_process_that_hides_its_memory_still_knows_itself() {
+        let program = std::env::current_exe().unwrap();
+        let run = |uid: Option<u32>| {
+            let mut command = Command::new(&program);
+            command
+                .args(["--exact", "process::tests::child_that_hides_its_memory"])
+                .env(CHILD, "1");
+            if let Some(uid) = uid {
+                command.uid(uid).gid(uid);
+            }
+            command.output().unwrap()
+        };
+        let output = run(None);
+        assert!(output.status.success(), "{output:?}");
+        if crate::privilege::is_root() {
+            let output = run(Some(4321));
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+
     #[test]
     fn core_limit_is_zero_in_a_child_and_descriptors_are_known() {
         // The limit is lowered for good, which harms no other test: none dumps core.

@@ -1,7 +1,7 @@
 //! Files that hold a key, a passphrase or a token: read only when nobody else could have read or planted them, and
 //! written so that a crash leaves the old one or the new one, never half of one.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, os::fd::AsFd, path::Path};
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
@@ -25,7 +25,10 @@ pub type Secret = Zeroizing<Vec<u8>>;
 pub fn read(path: &Path, bytes_max: usize) -> Result<Secret, SysError> {
     if path.as_os_str() == "-" {
         let shown = Path::new("standard input");
-        return read_limited(io::stdin().lock(), shown, bytes_max);
+        // By descriptor: the buffer of `io::stdin` would keep an unwiped copy.
+        let stdin = io::stdin().as_fd().try_clone_to_owned();
+        let stdin = stdin.map_err(|error| SysError::io(shown, "read", error))?;
+        return read_limited(File::from(stdin), shown, bytes_max);
     }
     let file = open(CWD, path, path)?;
     check(&file, path, Rules::File)?;
@@ -119,7 +122,7 @@ enum Rules {
     Credential,
 }
 
-fn open(dir: impl std::os::fd::AsFd, name: &Path, path: &Path) -> Result<File, SysError> {
+fn open(dir: impl AsFd, name: &Path, path: &Path) -> Result<File, SysError> {
     // Not blocking: opening a pipe must not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name, flags, Mode::empty()) {
@@ -184,6 +187,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::privilege::{Tmpfs, is_root};
 
     fn folder() -> (tempfile::TempDir, Dir) {
         let temp = tempfile::tempdir().unwrap();
@@ -258,8 +262,23 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_keeps_the_old_secret_and_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let Some(_mounted) = Tmpfs::mount(temp.path(), "64k") else {
+            return;
+        };
+        let dir = Dir::open(temp.path()).unwrap();
+        write_new(&dir, "key", b"one").unwrap();
+        let large = vec![b'x'; 128 * 1024];
+        assert!(replace(&dir, "key", &large).unwrap_err().is_out_of_space());
+        assert!(write_new(&dir, "other", &large).unwrap_err().is_out_of_space());
+        assert_eq!(dir.names(8).unwrap(), [b"key"]);
+        assert_eq!(&read_beneath(&dir, "key", 64).unwrap()[..], b"one");
+    }
+
+    #[test]
     fn a_secret_of_another_user_is_refused() {
-        if geteuid().as_raw() != 0 {
+        if !is_root() {
             return;
         }
         let (temp, dir) = folder();

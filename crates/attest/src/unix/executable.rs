@@ -98,14 +98,16 @@ impl Executables {
         let path = readlinkat(process.proc_dir(), "exe", Vec::new()).map_err(|error| unreadable(error.into()))?;
         let path = path.into_string().ok().filter(|path| leads_to(path, &meta));
         let state = FileState::of(&meta);
-        if let Some(sha256) = lock(&self.known).get(&state) {
-            let sha256 = *sha256;
+        let known = lock(&self.known).get(&state).copied();
+        if let Some(sha256) = known {
             return Ok(Executable { state, path, sha256 });
         }
         let file = open_executable(process, OFlags::RDONLY | OFlags::NONBLOCK).map_err(unreadable)?;
         let sha256 = {
             let _turn = self.take_turn(uid)?;
-            hash(&file, &state)?
+            // Who waited may find that the one before hashed the same file.
+            let known = lock(&self.known).get(&state).copied();
+            known.map_or_else(|| hash(&file, &state), Ok)?
         };
         let mut known = lock(&self.known);
         if known.len() >= EXECUTABLES_CACHED_MAX {

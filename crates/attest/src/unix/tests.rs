@@ -136,7 +136,15 @@ fn command_of(copy: &Path) -> Command {
 }
 
 fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    able(rustix::process::geteuid().is_root(), "root")
+}
+
+/// Says what a test lacks, so that a green run without it is not mistaken for a proof.
+fn able(can: bool, what: &str) -> bool {
+    if !can {
+        println!("missing privilege: {what}; this test proves nothing here");
+    }
+    can
 }
 
 fn texts(peer: &WorkloadPeer) -> Vec<&str> {
@@ -336,10 +344,10 @@ fn unreadable_proc_means_nothing_by_default_and_ids_alone_where_that_is_accepted
 fn a_peer_in_its_own_user_namespace_gets_nothing_unless_that_is_accepted() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user"]).arg(own_exe());
-    let able = Command::new("unshare")
+    let status = Command::new("unshare")
         .args(["--user", "--map-root-user", "true"])
         .status();
-    if !able.is_ok_and(|status| status.success()) {
+    if !able(status.is_ok_and(|status| status.success()), "a namespace of its own") {
         return;
     }
     let peer = peer_of(command, "wait");
@@ -355,8 +363,8 @@ fn a_path_shown_from_another_mount_namespace_is_not_believed() {
     let temp = tempfile::tempdir().unwrap();
     let honest = copy_of_exe(temp.path(), "honest");
     let impostor = copy_of_exe(temp.path(), "impostor");
-    let able = Command::new("unshare").args(["--mount", "true"]).status();
-    if !able.is_ok_and(|status| status.success()) {
+    let status = Command::new("unshare").args(["--mount", "true"]).status();
+    if !able(status.is_ok_and(|status| status.success()), "a namespace of its own") {
         return;
     }
     let mut command = Command::new("unshare");

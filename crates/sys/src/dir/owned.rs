@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn store_owned_by_another_user_is_refused() {
-        if !geteuid().is_root() {
+        if !crate::privilege::is_root() {
             return;
         }
         let temp = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Gid, Mode, Uid, fchmod, fchown},
+    fs::{Gid, Uid, fchown},
     process::{getegid, geteuid},
 };
 
@@ -88,13 +88,10 @@ fn make(path: &Path, rules: &FolderRules) -> Result<Dir, SysError> {
         io::ErrorKind::NotFound => SysError::refused(path, "its parent directory does not exist; make it first"),
         _ => explain_open(parent_path, error),
     })?;
-    // Ours alone until owner and group are right.
     let dir = parent
-        .create_dir_beneath(name, 0o700)
+        .create_dir_beneath(name, rules.mode & 0o7777)
         .map_err(|error| SysError::io(path, "make the folder", error))?;
     let finished = give(&dir, path, rules.owner, rules.group).and_then(|()| {
-        fchmod(&dir, Mode::from_raw_mode(rules.mode & 0o7777))
-            .map_err(|error| SysError::io(path, "set the folder's mode", error))?;
         parent
             .fsync()
             .map_err(|error| SysError::io(parent_path, "make the new folder durable", error))

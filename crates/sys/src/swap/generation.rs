@@ -302,11 +302,12 @@ fn write_file(generation: &Generation, file: &GenerationFile<'_>, watch: Watch<'
         .create_file_beneath(file.name, 0o600)
         .map_err(failed("create"))?;
     made.write_all(file.bytes).map_err(failed("write"))?;
-    // Owner before mode: changing it clears bits, and a group never sees a file before it is meant to.
-    give(&made, &path, file.owner, file.group)?;
+    // Mode before owner: who may give files away need not be allowed to change others' files. Until the directory is
+    // opened at the end, nobody else reaches it.
     fchmod(&made, Mode::from_raw_mode(file.mode))
         .map_err(io::Error::from)
         .map_err(failed("set the mode"))?;
+    give(&made, &path, file.owner, file.group)?;
     watch(Step::Written)?;
     made.sync_all().map_err(failed("make durable"))?;
     watch(Step::FileSynced)

@@ -74,10 +74,6 @@ fn refusal<T>(result: Result<T, SysError>) -> String {
     text
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 fn crash() -> SysError {
     SysError::refused(Path::new("here"), "crash")
 }

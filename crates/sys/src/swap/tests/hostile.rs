@@ -7,15 +7,15 @@ use std::{
     process::Command,
 };
 
-use super::{file, generations, is_root, names, opened, pair, pair_now, place, refusal, rules};
+use super::{file, generations, names, opened, pair, pair_now, place, refusal, rules};
 use crate::{
     dir::Dir,
+    privilege::{Tmpfs, is_root},
     swap::{
         Folder, FolderRules, GenerationFile,
         folder::MARKER,
         generation::{self, Step},
     },
-    tmpfs::Tmpfs,
 };
 
 #[test]
@@ -215,6 +215,57 @@ fn owner_group_and_mode_are_set_before_the_files_can_be_reached() {
     })
     .unwrap();
     assert_eq!(seen, Some((Step::Swapped, 1234, 5678, 0o640)));
+}
+
+const CHOWN_ONLY: &str = "MINTAGE_SYS_TEST_CHOWN_ONLY";
+
+/// Run again as a child process by the test below; does nothing in its own right.
+#[test]
+fn child_that_may_give_files_away() {
+    let Some(path) = std::env::var_os(CHOWN_ONLY) else {
+        return;
+    };
+    let folder = opened(Path::new(&path));
+    for content in [&b"one"[..], b"two", b"three"] {
+        let given = GenerationFile {
+            mode: 0o440,
+            owner: Some(1234),
+            group: Some(5678),
+            ..file("key.pem", content)
+        };
+        assert_eq!(folder.swap(&[given]).unwrap().leftovers, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_agent_without_root_needs_no_more_than_the_right_to_give_files_away() {
+    if !is_root() {
+        return;
+    }
+    let (temp, path) = place();
+    chown(temp.path(), Some(4321), Some(4321)).unwrap();
+    let run = |capabilities: &str| {
+        Command::new("setpriv")
+            .args(["--reuid=4321", "--regid=4321", "--clear-groups"])
+            .args([
+                format!("--inh-caps={capabilities}"),
+                format!("--ambient-caps={capabilities}"),
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "swap::tests::hostile::child_that_may_give_files_away"])
+            .env(CHOWN_ONLY, &path)
+            .output()
+    };
+    let Ok(output) = run("-all,+chown") else { return };
+    assert!(output.status.success(), "{output:?}");
+    let meta = fs::metadata(path.join("key.pem")).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 5678, 0o440));
+    assert_eq!(generations(&path), 2);
+    let output = run("-all").unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("CAP_CHOWN"),
+        "{output:?}"
+    );
 }
 
 #[test]

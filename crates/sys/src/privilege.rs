@@ -1,21 +1,37 @@
-//! A small file system for tests of full, read-only and vanished disks.
+//! What tests need root for; without it they say that they prove nothing.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
+/// Whether this is root; says so when it is not.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("missing privilege: root; this test proves nothing here");
+    }
+    root
+}
+
 /// A small tmpfs, unmounted on drop. `None` where this process may not mount.
 pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     pub(crate) fn mount(at: &Path, size: &str) -> Option<Self> {
+        if !is_root() {
+            return None;
+        }
+        let options = format!("size={size},mode=755");
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
             .arg(at)
             .status();
-        matches!(mounted, Ok(status) if status.success() && rustix::process::geteuid().is_root())
-            .then(|| Self(at.to_owned()))
+        if !mounted.is_ok_and(|status| status.success()) {
+            println!("missing privilege: mount; this test proves nothing here");
+            return None;
+        }
+        Some(Self(at.to_owned()))
     }
 
     pub(crate) fn remount_read_only(&self) {
