@@ -14,9 +14,9 @@ use crate::{
 
 const WHAT: &str = "body";
 const HEAD: usize = 64;
-const ISSUER: usize = 64;
+pub(crate) const ISSUER: usize = 64;
 const SEGMENT: usize = 32;
-const EXCEPTION: usize = 32;
+pub(crate) const EXCEPTION: usize = 32;
 const RULE_HEAD: usize = 16;
 const COVERED: u8 = 1;
 const FOREIGN: u8 = 2;
@@ -90,11 +90,7 @@ impl Body {
         }
         out.extend_from_slice(&segments);
         for exception in &self.exceptions {
-            let at = self.issuers.binary_search_by(|issuer| issuer.id.cmp(&exception.issuer));
-            let at = at.map_err(|_| RevocationError::malformed(WHAT, "an exception's issuer is not in the set"))?;
-            out.extend_from_slice(&small(at)?.to_le_bytes());
-            out.extend_from_slice(&[0; 8]);
-            out.extend_from_slice(exception.serial.padded());
+            encode_exception(exception, &self.issuers, &mut out)?;
         }
         out.extend_from_slice(&rules);
         out.extend_from_slice(&codes);
@@ -129,7 +125,7 @@ impl Body {
 }
 
 /// A count that the tables write in 32 bits.
-fn small(count: usize) -> Result<u32, RevocationError> {
+pub(crate) fn small(count: usize) -> Result<u32, RevocationError> {
     let too_many = |_| RevocationError::TooMany {
         what: "a count",
         limit: SERIALS_MAX,
@@ -142,7 +138,7 @@ fn refuse<T>(problem: impl Into<String>) -> Result<T, RevocationError> {
     Err(RevocationError::malformed(WHAT, problem))
 }
 
-fn sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> K, name: &str) -> Result<(), RevocationError> {
+pub(crate) fn sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> K, name: &str) -> Result<(), RevocationError> {
     if items.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])) {
         return Ok(());
     }
@@ -202,7 +198,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-fn encode_issuer(issuer: &BodyIssuer, out: &mut Vec<u8>) {
+pub(crate) fn encode_issuer(issuer: &BodyIssuer, out: &mut Vec<u8>) {
     out.extend_from_slice(issuer.id.as_bytes());
     let covered = if issuer.covered { COVERED } else { 0 };
     let foreign = if issuer.kind == SerialKind::Foreign { FOREIGN } else { 0 };
@@ -211,7 +207,7 @@ fn encode_issuer(issuer: &BodyIssuer, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 16]);
 }
 
-fn decode_issuer(entry: &[u8]) -> Result<BodyIssuer, RevocationError> {
+pub(crate) fn decode_issuer(entry: &[u8]) -> Result<BodyIssuer, RevocationError> {
     let mut fields = Fields::new(entry);
     let id = IssuerKeyId::new(fields.array());
     let [flags, zeros @ ..] = fields.array::<8>();
@@ -277,7 +273,20 @@ fn decode_segments(table: &[u8], mut codes: &[u8], issuers: usize) -> Result<Vec
     }
 }
 
-fn decode_exception(entry: &[u8], issuers: &[BodyIssuer]) -> Result<Exception, RevocationError> {
+pub(crate) fn encode_exception(
+    exception: &Exception,
+    issuers: &[BodyIssuer],
+    out: &mut Vec<u8>,
+) -> Result<(), RevocationError> {
+    let at = issuers.binary_search_by(|issuer| issuer.id.cmp(&exception.issuer));
+    let at = at.map_err(|_| RevocationError::malformed(WHAT, "an exception's issuer is not in the set"))?;
+    out.extend_from_slice(&small(at)?.to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(exception.serial.padded());
+    Ok(())
+}
+
+pub(crate) fn decode_exception(entry: &[u8], issuers: &[BodyIssuer]) -> Result<Exception, RevocationError> {
     let mut fields = Fields::new(entry);
     let issuer = u32::from_le_bytes(fields.array()) as usize;
     let zeros: [u8; 8] = fields.array();
@@ -292,7 +301,7 @@ fn decode_exception(entry: &[u8], issuers: &[BodyIssuer]) -> Result<Exception, R
 }
 
 /// A rule: kind, flags, length of its subject, cut, subject padded to 8 octets.
-fn encode_rules(rules: &[Rule]) -> Vec<u8> {
+pub(crate) fn encode_rules(rules: &[Rule]) -> Vec<u8> {
     let mut out = Vec::new();
     for rule in rules {
         let (kind, subject) = subject_of(&rule.target);
@@ -317,7 +326,7 @@ pub(crate) fn subject_of(target: &RuleTarget) -> (u8, Vec<u8>) {
     }
 }
 
-fn decode_rules(mut area: &[u8], count: usize) -> Result<Vec<Rule>, RevocationError> {
+pub(crate) fn decode_rules(mut area: &[u8], count: usize) -> Result<Vec<Rule>, RevocationError> {
     // Every rule has its head: the count is checked before it is believed.
     if count > area.len() / RULE_HEAD {
         return refuse("it counts more rules than its octets can hold");

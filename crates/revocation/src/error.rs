@@ -113,15 +113,11 @@ pub enum RevocationError {
         /// What is wrong.
         problem: String,
     },
-    /// The map or a saved file belongs to someone else.
-    #[error("{path} belongs to uid {found}; expected is {expected}; it is not read")]
-    WrongOwner {
+    /// The map belongs to a user who is not trusted, or others may write to it.
+    #[error("{path} belongs to a user that is not trusted, or others may write to it; name the agent's user")]
+    NotTrusted {
         /// The file.
         path: String,
-        /// Its owner.
-        found: u32,
-        /// The owners that are accepted.
-        expected: String,
     },
     /// Reading or writing failed.
     #[error("{what}: {source}")]

@@ -28,6 +28,8 @@ pub const LOG_SERIALS_MAX: usize = 1_000_000;
 pub const DELEGATION_BYTES_MAX: usize = 512;
 /// Most delegated keys a follower keeps: every replica of a cell with an old and a new key.
 pub const DELEGATED_KEYS_MAX: usize = 256;
+/// Largest map of a node in bytes: 60 M revocations with room to grow.
+pub const MAP_BYTES_MAX: u64 = 1 << 30;
 /// Most deltas saved behind one snapshot; past it the saved set is written anew.
 pub const SAVED_DELTAS_MAX: usize = 256;
 
@@ -39,3 +41,9 @@ pub const FUTURE_SKEW: Duration = Duration::from_secs(60);
 pub const FRESH_FOR: Duration = Duration::from_secs(60);
 /// Time between heartbeats.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// A reader looks for a newer map when the last heartbeat is older than this: two beats were missed.
+pub const MAP_LOOK_AFTER: Duration = Duration::from_secs(10);
+/// Least time between two looks for a newer map, so that a dead agent costs a verifier one look a second at most.
+pub const MAP_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A reader that copies the map does so this often: as often as heartbeats come.
+pub const MAP_COPY_EVERY: Duration = Duration::from_secs(5);

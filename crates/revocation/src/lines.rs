@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
     fingerprint::{BITS, MASK},
-    words::LINE_WORDS,
+    words::{LINE_WORDS, Word},
 };
 
 /// Lines looked at before a packed table counts as full; a wide one is full when every line is.
@@ -98,7 +98,7 @@ impl LineShape {
     }
 
     /// True when the table holds `fingerprint`.
-    pub(crate) fn contains(self, words: &[AtomicU64], fingerprint: u64) -> bool {
+    pub(crate) fn contains<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
         for line in self.walk(fingerprint) {
             let Some(line) = line_of(words, line) else { return false };
             let (found, full) = match self.kind {
@@ -129,11 +129,11 @@ impl LineShape {
     }
 
     /// Every fingerprint in the table, in no order.
-    pub(crate) fn fingerprints(self, words: &[AtomicU64]) -> Vec<u64> {
+    pub(crate) fn fingerprints<W: Word>(self, words: &[W]) -> Vec<u64> {
         let mut all = Vec::new();
         for (at, line) in words.chunks_exact(LINE_WORDS).enumerate() {
             match self.kind {
-                LineKind::Wide => all.extend(line.iter().map(|w| w.load(Ordering::Relaxed)).filter(|&w| w != 0)),
+                LineKind::Wide => all.extend(line.iter().map(Word::read).filter(|&w| w != 0)),
                 LineKind::Packed => {
                     let octets = octets_of(line);
                     let tags = (0..usize::from(octets[COUNT_AT]).min(PACKED_SLOTS)).map(|slot| tag_at(&octets, slot));
@@ -154,16 +154,16 @@ impl LineShape {
     }
 }
 
-fn line_of(words: &[AtomicU64], line: usize) -> Option<&[AtomicU64]> {
+fn line_of<W>(words: &[W], line: usize) -> Option<&[W]> {
     words.get(line * LINE_WORDS..(line + 1) * LINE_WORDS)
 }
 
-fn find_wide(line: &[AtomicU64], fingerprint: u64) -> (bool, bool) {
+fn find_wide<W: Word>(line: &[W], fingerprint: u64) -> (bool, bool) {
     let wanted = fingerprint | USED;
     let mut found = false;
     let mut full = true;
     for word in line {
-        let word = word.load(Ordering::Acquire);
+        let word = word.read();
         found |= word == wanted;
         full &= word != 0;
     }
@@ -179,10 +179,10 @@ fn insert_wide(line: &[AtomicU64], fingerprint: u64) -> bool {
 }
 
 /// The last word, which holds the count, is read first and written last: a reader never sees a count without its tags.
-fn octets_of(line: &[AtomicU64]) -> [u8; 64] {
+fn octets_of<W: Word>(line: &[W]) -> [u8; 64] {
     let mut octets = [0; 64];
     for (at, word) in line.iter().enumerate().rev() {
-        octets[8 * at..8 * at + 8].copy_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+        octets[8 * at..8 * at + 8].copy_from_slice(&word.read().to_le_bytes());
     }
     octets
 }
@@ -193,7 +193,7 @@ fn tag_at(octets: &[u8; 64], slot: usize) -> u64 {
     u64::from_le_bytes(tag)
 }
 
-fn find_packed(line: &[AtomicU64], fingerprint: u64) -> (bool, bool) {
+fn find_packed<W: Word>(line: &[W], fingerprint: u64) -> (bool, bool) {
     let octets = octets_of(line);
     let count = usize::from(octets[COUNT_AT]).min(PACKED_SLOTS);
     let wanted = fingerprint & TAG_MASK;
@@ -224,7 +224,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::words::Words;
+    use crate::words::OwnWords;
 
     /// SplitMix64, so that a failure repeats.
     fn random(state: &mut u64) -> u64 {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn exact_for(shape: LineShape, count: usize) {
-        let words = Words::zeroed(shape.words());
+        let words = OwnWords::zeroed(shape.words());
         let mut state = 1;
         let mut held = HashSet::new();
         // Both ends of the range wrap or border on the last line.
@@ -299,7 +299,7 @@ mod tests {
             kind: LineKind::Wide,
             lines: 1,
         };
-        let words = Words::zeroed(shape.words());
+        let words = OwnWords::zeroed(shape.words());
         for fingerprint in 0..8 {
             shape.insert(words.get(), fingerprint).unwrap();
         }

@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     header::{Framed, Header, Kind},
     limits::{DELEGATED_KEYS_MAX, FUTURE_SKEW},
-    view::Pulse,
+    view::{OwnPulse, Pulse},
 };
 
 /// The published view, shared with verifiers.
@@ -305,7 +305,8 @@ impl Replica {
             }
         }
         let body = Body::decode(framed.body)?;
-        let pulse = Arc::new(Pulse::new(header.this_update.min(now), header.horizon));
+        let own = OwnPulse::new(header.this_update.min(now), header.horizon);
+        let pulse = Pulse::Own(Arc::new(own));
         if let Some(held) = self.view.load().pulse() {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
             pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon());

@@ -37,11 +37,16 @@ pub struct Rule {
 
 impl Rule {
     /// When the rule can strike nothing that is still alive; `None` when that is not known.
-    pub(crate) fn until(&self) -> Option<UnixTime> {
+    fn until(&self) -> Option<UnixTime> {
         match self.target {
             RuleTarget::Identity(_) | RuleTarget::Prefix(_) => Some(self.cut?.plus(IDENTITY_RULE_LIFE)),
             RuleTarget::Key(_) | RuleTarget::Issuer(_) => None,
         }
+    }
+
+    /// True when at `horizon` the rule can strike nothing that is still covered.
+    pub(crate) fn is_spent(&self, horizon: UnixTime) -> bool {
+        self.until().is_some_and(|until| until < horizon)
     }
 
     /// True when `self` kills all that `other`, a rule on the same target, kills.
@@ -141,7 +146,7 @@ mod tests {
             issuer: IssuerKeyId::new([1; 32]),
             serial: &Serial::from_random([9; 16]),
             not_before: UnixTime::from_millis(not_before),
-            not_after: UnixTime::from_millis(not_before + 1_000),
+            not_after: UnixTime::from_millis(not_before.saturating_add(1_000)),
             spiffe_id: Some(&id),
             spki_sha256: SpkiHash::new([2; 32]),
         })

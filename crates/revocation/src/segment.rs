@@ -2,12 +2,15 @@
 //!
 //! Most certificates are answered "no" by the one 256-bit block of the filter; only a hit goes to the lines.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     fingerprint::MASK,
     lines::{Full, LineShape},
-    words::{LINE_WORDS, Words},
+    words::{LINE_WORDS, MapWords, OwnWords, Word},
 };
 
 /// Words of a block: 256 bits.
@@ -61,21 +64,18 @@ impl Shape {
 
     /// True when `words` (of this shape) hold `fingerprint`.
     #[inline]
-    pub(crate) fn contains(self, words: &[AtomicU64], fingerprint: u64) -> bool {
+    pub(crate) fn contains<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
         let Some(block) = self.block(words, fingerprint) else {
             return false;
         };
         let mask = mask_of(fingerprint);
-        let hit = block
-            .iter()
-            .zip(mask)
-            .all(|(word, bits)| word.load(Ordering::Acquire) & bits == bits);
+        let hit = block.iter().zip(mask).all(|(word, bits)| word.read() & bits == bits);
         hit && self.confirm(words, fingerprint)
     }
 
     /// Kept apart so that the common "no" stays small code.
     #[cold]
-    fn confirm(self, words: &[AtomicU64], fingerprint: u64) -> bool {
+    fn confirm<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
         words
             .get(self.filter_words()..)
             .is_some_and(|lines| self.lines.contains(lines, fingerprint))
@@ -96,14 +96,23 @@ impl Shape {
         Ok(true)
     }
 
-    fn block(self, words: &[AtomicU64], fingerprint: u64) -> Option<&[AtomicU64]> {
+    /// Adds what is new; how many that were.
+    fn insert_all(self, words: &[AtomicU64], fingerprints: &[u64]) -> Result<usize, Full> {
+        let mut new = 0;
+        for &fingerprint in fingerprints {
+            new += usize::from(self.insert(words, fingerprint & MASK)?);
+        }
+        Ok(new)
+    }
+
+    fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W]> {
         // Both factors have at most 32 bits.
         let at = (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS;
         words.get(at..at + BLOCK_WORDS)
     }
 
     /// The fingerprints held by `words`, in no order.
-    pub(crate) fn fingerprints(self, words: &[AtomicU64]) -> Vec<u64> {
+    pub(crate) fn fingerprints<W: Word>(self, words: &[W]) -> Vec<u64> {
         self.lines
             .fingerprints(words.get(self.filter_words()..).unwrap_or_default())
     }
@@ -117,14 +126,22 @@ fn mask_of(fingerprint: u64) -> [u64; BLOCK_WORDS] {
     std::array::from_fn(|word| bit(2 * word) | bit(2 * word + 1) << 32)
 }
 
-/// A segment in this process. Immutable once published: additions make a copy.
+/// A segment: immutable once published in this process, where additions make a copy; in a map it may gain serials.
 #[derive(Clone)]
 pub(crate) struct Segment {
     shape: Shape,
-    words: Words,
+    store: Store,
     count: usize,
     /// Serials for which the shape was made.
     room: usize,
+    /// Shared by copies that only gained serials: their words differ from the original's by additions alone.
+    lineage: Arc<()>,
+}
+
+#[derive(Clone)]
+enum Store {
+    Own(OwnWords),
+    Mapped(MapWords),
 }
 
 impl Segment {
@@ -141,33 +158,42 @@ impl Segment {
     }
 
     fn filled(shape: Shape, fingerprints: &[u64], room: usize) -> Option<Self> {
-        let words = Words::zeroed(shape.words());
-        let mut count = 0;
-        for &fingerprint in fingerprints {
-            count += usize::from(shape.insert(words.get(), fingerprint & MASK).ok()?);
-        }
+        let words = OwnWords::zeroed(shape.words());
+        let count = shape.insert_all(words.get(), fingerprints).ok()?;
         Some(Self {
             shape,
-            words,
+            store: Store::Own(words),
             count,
             room,
+            lineage: Arc::default(),
         })
+    }
+
+    /// A segment whose words lie in a map. `words` must have the shape's length.
+    pub(crate) fn mapped(shape: Shape, words: MapWords, count: usize) -> Self {
+        Self {
+            shape,
+            store: Store::Mapped(words),
+            count,
+            room: 0,
+            lineage: Arc::default(),
+        }
     }
 
     /// A copy that also holds `fingerprints`.
     pub(crate) fn with(&self, fingerprints: &[u64]) -> Self {
         let wanted = self.count + fingerprints.len();
         if wanted <= self.room {
-            let mut copy = self.clone();
-            copy.words = self.words.duplicate();
-            let stored = fingerprints.iter().try_fold(0, |count, &fingerprint| {
-                copy.shape
-                    .insert(copy.words.get(), fingerprint & MASK)
-                    .map(|new| count + usize::from(new))
-            });
-            if let Ok(new) = stored {
-                copy.count += new;
-                return copy;
+            let words = match &self.store {
+                Store::Own(words) => OwnWords::copy_of(words.get()),
+                Store::Mapped(words) => OwnWords::copy_of(words.get()),
+            };
+            if let Ok(new) = self.shape.insert_all(words.get(), fingerprints) {
+                return Self {
+                    store: Store::Own(words),
+                    count: self.count + new,
+                    ..self.clone()
+                };
             }
         }
         let mut all = self.fingerprints();
@@ -177,15 +203,49 @@ impl Segment {
 
     #[inline]
     pub(crate) fn contains(&self, fingerprint: u64) -> bool {
-        self.shape.contains(self.words.get(), fingerprint)
+        match &self.store {
+            Store::Own(words) => self.shape.contains(words.get(), fingerprint),
+            Store::Mapped(words) => self.shape.contains(words.get(), fingerprint),
+        }
     }
 
     pub(crate) fn fingerprints(&self) -> Vec<u64> {
-        self.shape.fingerprints(self.words.get())
+        match &self.store {
+            Store::Own(words) => self.shape.fingerprints(words.get()),
+            Store::Mapped(words) => self.shape.fingerprints(words.get()),
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// True when `self` is `earlier` with nothing but additions: the words of one may be laid over the other's.
+    pub(crate) fn continues(&self, earlier: &Self) -> bool {
+        Arc::ptr_eq(&self.lineage, &earlier.lineage)
+    }
+
+    /// Stores the words into `to`, of the same length, where they differ: first the lines, then the filter's bits, so
+    /// that a reader sees each new serial wholly or not at all.
+    pub(crate) fn store_into(&self, to: &[AtomicU64]) {
+        let copy = |from: &[AtomicU64]| {
+            let filter = self.shape.filter_words().min(from.len()).min(to.len());
+            let pairs = to[filter..].iter().zip(&from[filter..]);
+            for (to, from) in pairs.chain(to[..filter].iter().zip(&from[..filter])) {
+                let value = from.load(Ordering::Relaxed);
+                if to.load(Ordering::Relaxed) != value {
+                    to.store(value, Ordering::Release);
+                }
+            }
+        };
+        match &self.store {
+            Store::Own(words) => copy(words.get()),
+            Store::Mapped(words) => copy(OwnWords::copy_of(words.get()).get()),
+        }
     }
 }
 

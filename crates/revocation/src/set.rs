@@ -247,7 +247,7 @@ impl RevokedSet {
         for key in dead {
             self.serials -= self.segments.remove(&key).map_or(0, |segment| segment.len());
         }
-        let spent = |rule: &&Rule| rule.until().is_some_and(|until| until < horizon);
+        let spent = |rule: &&Rule| rule.is_spent(horizon);
         let spent: Vec<_> = self
             .rules
             .values()
@@ -385,7 +385,7 @@ impl RevokedSet {
                 });
             }
         }
-        let lives = |rule: &&Rule| rule.until().is_none_or(|until| until >= horizon);
+        let lives = |rule: &&Rule| !rule.is_spent(horizon);
         let rules = self.rules.values().filter(lives).cloned().collect();
         Body {
             exceptions: known_only(exceptions, &issuers),

@@ -1,7 +1,7 @@
 //! The verifier's side: one immutable filter, asked without a lock, an allocation or a system call.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -10,44 +10,64 @@ use std::{
 };
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
+use mintage_sys::map::ReadMap;
 
 use crate::{
-    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, SerialKind, Verdict, Why,
+    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, RuleTarget, SerialKind, Verdict, Why,
     body::{Body, BodyIssuer},
     bucket::{Bucket, Span},
     fingerprint::fingerprint,
     limits::{FRESH_FOR, FUTURE_SKEW},
+    map_layout,
     rules::RuleTable,
     segment::Segment,
 };
 
 /// What heartbeats move while the filter stays: the last sign of life and the horizon.
-#[derive(Debug)]
-pub(crate) struct Pulse {
+#[derive(Clone)]
+pub(crate) enum Pulse {
+    /// Moved by a replica of this process.
+    Own(Arc<OwnPulse>),
+    /// Moved by the writer of the map.
+    Mapped(Arc<ReadMap>),
+}
+
+/// A pulse of this process.
+pub(crate) struct OwnPulse {
     heartbeat_ms: AtomicI64,
     horizon_ms: AtomicI64,
 }
 
-impl Pulse {
+impl OwnPulse {
     pub(crate) fn new(heartbeat: UnixTime, horizon: UnixTime) -> Self {
         Self {
             heartbeat_ms: AtomicI64::new(heartbeat.millis()),
             horizon_ms: AtomicI64::new(horizon.millis()),
         }
     }
+}
 
-    /// Both only ever rise.
+impl Pulse {
+    /// Raises both, which never go back. A mapped pulse is not ours to move.
     pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime) {
-        self.heartbeat_ms.fetch_max(heartbeat.millis(), Ordering::Release);
-        self.horizon_ms.fetch_max(horizon.millis(), Ordering::Release);
+        if let Self::Own(own) = self {
+            own.heartbeat_ms.fetch_max(heartbeat.millis(), Ordering::Release);
+            own.horizon_ms.fetch_max(horizon.millis(), Ordering::Release);
+        }
     }
 
     pub(crate) fn heartbeat(&self) -> UnixTime {
-        UnixTime::from_millis(self.heartbeat_ms.load(Ordering::Acquire))
+        UnixTime::from_millis(match self {
+            Self::Own(own) => own.heartbeat_ms.load(Ordering::Acquire),
+            Self::Mapped(map) => map_layout::number(map, map_layout::HEARTBEAT) as i64,
+        })
     }
 
     pub(crate) fn horizon(&self) -> UnixTime {
-        UnixTime::from_millis(self.horizon_ms.load(Ordering::Acquire))
+        UnixTime::from_millis(match self {
+            Self::Own(own) => own.horizon_ms.load(Ordering::Acquire),
+            Self::Mapped(map) => map_layout::number(map, map_layout::HORIZON) as i64,
+        })
     }
 }
 
@@ -72,6 +92,16 @@ impl ViewIssuer {
             until: from.until,
             buckets: Vec::new(),
             segments: Vec::new(),
+        }
+    }
+
+    /// The issuer as the tables hold it.
+    pub(crate) fn row(&self) -> BodyIssuer {
+        BodyIssuer {
+            id: self.id,
+            covered: self.covered,
+            kind: self.kind,
+            until: self.until,
         }
     }
 
@@ -119,10 +149,10 @@ pub struct View {
     /// Sorted by key id.
     issuers: Vec<ViewIssuer>,
     rules: Arc<RuleTable>,
-    rule_list: Arc<std::collections::BTreeMap<crate::RuleTarget, Rule>>,
+    rule_list: Arc<BTreeMap<RuleTarget, Rule>>,
     exceptions: Arc<HashSet<(IssuerKeyId, Serial)>>,
     /// `None`: there is no filter yet.
-    pulse: Option<Arc<Pulse>>,
+    pulse: Option<Pulse>,
 }
 
 impl View {
@@ -140,7 +170,7 @@ impl View {
     }
 
     /// The view of a snapshot's body.
-    pub(crate) fn of_snapshot(epoch: u64, sequence: u64, body: &Body, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn of_snapshot(epoch: u64, sequence: u64, body: &Body, pulse: Pulse) -> Self {
         let mut view = Self {
             epoch,
             pulse: Some(pulse),
@@ -148,6 +178,41 @@ impl View {
         };
         view.extend(sequence, body);
         view
+    }
+
+    /// The view of a map: segments are there already.
+    pub(crate) fn of_map(
+        (epoch, sequence): (u64, u64),
+        issuers: Vec<ViewIssuer>,
+        rules: &[Rule],
+        exceptions: &[Exception],
+        pulse: Pulse,
+    ) -> Self {
+        let mut view = Self {
+            epoch,
+            sequence,
+            issuers,
+            pulse: Some(pulse),
+            ..Self::none()
+        };
+        view.put_rules(rules);
+        view.put_exceptions(exceptions);
+        view
+    }
+
+    fn put_rules(&mut self, rules: &[Rule]) {
+        if rules.is_empty() {
+            return;
+        }
+        let (table, list) = (Arc::make_mut(&mut self.rules), Arc::make_mut(&mut self.rule_list));
+        for rule in rules {
+            table.put(rule);
+            list.insert(rule.target.clone(), rule.clone());
+        }
+    }
+
+    fn put_exceptions(&mut self, exceptions: &[Exception]) {
+        self.exceptions = Arc::new(exceptions.iter().map(|e| (e.issuer, e.serial)).collect());
     }
 
     /// Puts a body's content on top: what a delta does. Published clones do not change.
@@ -169,14 +234,8 @@ impl View {
                 self.issuers[at].add(segment.bucket, &segment.fingerprints);
             }
         }
-        if !body.rules.is_empty() {
-            let (table, list) = (Arc::make_mut(&mut self.rules), Arc::make_mut(&mut self.rule_list));
-            for rule in &body.rules {
-                table.put(rule);
-                list.insert(rule.target.clone(), rule.clone());
-            }
-        }
-        self.exceptions = Arc::new(body.exceptions.iter().map(|e| (e.issuer, e.serial)).collect());
+        self.put_rules(&body.rules);
+        self.put_exceptions(&body.exceptions);
         self.drop_dead();
     }
 
@@ -186,7 +245,8 @@ impl View {
         let dead = |issuer: &ViewIssuer| {
             issuer.until < horizon || issuer.segments.iter().any(|(bucket, _)| bucket.is_dead(horizon))
         };
-        self.issuers.iter().any(dead).then(|| {
+        let spent = self.rule_list.values().any(|rule| rule.is_spent(horizon));
+        (spent || self.issuers.iter().any(dead)).then(|| {
             let mut view = self.clone();
             view.drop_dead();
             view
@@ -198,6 +258,12 @@ impl View {
         let horizon = self.horizon();
         self.issuers.retain(|issuer| issuer.until >= horizon);
         self.issuers.iter_mut().for_each(|issuer| issuer.drop_dead(horizon));
+        if self.rule_list.values().any(|rule| rule.is_spent(horizon)) {
+            let (table, list) = (Arc::make_mut(&mut self.rules), Arc::make_mut(&mut self.rule_list));
+            list.retain(|_, rule| !rule.is_spent(horizon));
+            *table = RuleTable::default();
+            list.values().for_each(|rule| table.put(rule));
+        }
     }
 
     /// The answer for one certificate at `now`. Ask for each certificate of a verified path below the root.
@@ -333,17 +399,30 @@ impl View {
         &self.issuers
     }
 
-    pub(crate) fn rule_list(&self) -> impl Iterator<Item = &Rule> {
-        self.rule_list.values()
+    pub(crate) fn rule_list(&self) -> Vec<Rule> {
+        self.rule_list.values().cloned().collect()
     }
 
-    pub(crate) fn exceptions(&self) -> impl Iterator<Item = Exception> + '_ {
-        self.exceptions
-            .iter()
+    /// The exceptions, sorted.
+    pub(crate) fn exceptions(&self) -> Vec<Exception> {
+        let exceptions = self.exceptions.iter();
+        let mut sorted: Vec<_> = exceptions
             .map(|&(issuer, serial)| Exception { issuer, serial })
+            .collect();
+        sorted.sort();
+        sorted
     }
 
-    pub(crate) fn pulse(&self) -> Option<&Arc<Pulse>> {
+    /// True when issuers, rules and exceptions are the same: the views differ in segments at most.
+    pub(crate) fn same_tables(&self, other: &Self) -> bool {
+        let rows = |view: &Self| view.issuers.iter().map(ViewIssuer::row).collect::<Vec<_>>();
+        self.epoch == other.epoch
+            && (Arc::ptr_eq(&self.rule_list, &other.rule_list) || self.rule_list == other.rule_list)
+            && (Arc::ptr_eq(&self.exceptions, &other.exceptions) || self.exceptions == other.exceptions)
+            && rows(self) == rows(other)
+    }
+
+    pub(crate) fn pulse(&self) -> Option<&Pulse> {
         self.pulse.as_ref()
     }
 }

@@ -1,23 +1,45 @@
-//! Where a filter's words live: in this process, or in the node's shared map. Readers see one slice of atomics.
+//! Where a filter's words live: in this process, or in the node's shared map. Both are read as atomics.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
+use mintage_sys::map::{ReadMap, ReadWord};
+
 /// Words of a cache line.
 pub(crate) const LINE_WORDS: usize = 8;
 
-/// A run of words, cheap to clone.
+/// A word that some other thread or process may be storing to.
+pub(crate) trait Word {
+    /// Loads with acquire order: what its writer stored before is seen too.
+    fn read(&self) -> u64;
+}
+
+impl Word for AtomicU64 {
+    #[inline]
+    fn read(&self) -> u64 {
+        self.load(Ordering::Acquire)
+    }
+}
+
+impl Word for ReadWord {
+    #[inline]
+    fn read(&self) -> u64 {
+        self.load(Ordering::Acquire)
+    }
+}
+
+/// Words of this process, cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Words {
+pub(crate) struct OwnWords {
     store: Arc<[AtomicU64]>,
     /// First word used, so that word 0 lies on a cache line.
     base: usize,
     len: usize,
 }
 
-impl Words {
+impl OwnWords {
     /// `len` zero words that start on a cache line.
     pub(crate) fn zeroed(len: usize) -> Self {
         let store: Arc<[AtomicU64]> = (0..len + LINE_WORDS - 1).map(|_| AtomicU64::new(0)).collect();
@@ -26,17 +48,36 @@ impl Words {
         Self { store, base, len }
     }
 
-    /// A copy with its own memory.
-    pub(crate) fn duplicate(&self) -> Self {
-        let copy = Self::zeroed(self.len);
-        for (to, from) in copy.get().iter().zip(self.get()) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// A copy of `words` with its own memory.
+    pub(crate) fn copy_of<W: Word>(words: &[W]) -> Self {
+        let copy = Self::zeroed(words.len());
+        for (to, from) in copy.get().iter().zip(words) {
+            to.store(from.read(), Ordering::Relaxed);
         }
         copy
     }
 
     #[inline]
     pub(crate) fn get(&self) -> &[AtomicU64] {
-        &self.store[self.base..self.base + self.len]
+        // Inside the store by construction.
+        self.store.get(self.base..self.base + self.len).unwrap_or_default()
+    }
+}
+
+/// Words of a mapped file.
+#[derive(Clone)]
+pub(crate) struct MapWords {
+    pub(crate) map: Arc<ReadMap>,
+    pub(crate) from: usize,
+    pub(crate) len: usize,
+}
+
+impl MapWords {
+    #[inline]
+    pub(crate) fn get(&self) -> &[ReadWord] {
+        self.map
+            .as_words()
+            .get(self.from..self.from + self.len)
+            .unwrap_or_default()
     }
 }

@@ -1,0 +1,188 @@
+//! A reader of the node's map: any process, without a signature check of its own, because it trusts the file's owner.
+//!
+//! A look-up is one atomic load more than in the writer's process. The reader moves to a newer file by itself, and sees
+//! by the map's heartbeat when the agent is dead.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use mintage_identity::{TrustDomain, UnixTime};
+use mintage_sys::map::{ReadMap, TrustedOwner};
+
+use crate::{
+    Query, RevocationError, TrustDomainHash, Verdict, View,
+    limits::{MAP_BYTES_MAX, MAP_COPY_EVERY, MAP_LOOK_AFTER, MAP_LOOK_EVERY},
+    map_layout as layout,
+};
+
+/// Whose map is believed, and whether it is mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapOwner {
+    /// A map of root or of this process's own user; any other is refused.
+    #[default]
+    RootOrSelf,
+    /// One of these, or of this user, such as the agent's.
+    Uid(u32),
+    /// Anybody's, copied by read(2) every 5 s: a wrong owner can then lie, but not crash this process by shortening the
+    /// file. For a path that only the agent can write to, in a directory this process cannot judge.
+    AnyByCopy,
+}
+
+/// A reader of one map.
+pub struct MapReader {
+    path: PathBuf,
+    domain: TrustDomainHash,
+    owner: MapOwner,
+    opened: ArcSwap<Opened>,
+    /// Time of the last look for a newer file, in milliseconds.
+    looked: AtomicI64,
+}
+
+struct Opened {
+    view: Arc<View>,
+    /// `None`: there was no file yet.
+    map: Option<Arc<ReadMap>>,
+}
+
+impl MapReader {
+    /// Opens the map of `domain` at `path`. A file that is not there yet is no error: the reader answers `Stale` until
+    /// the agent has made it.
+    ///
+    /// # Errors
+    /// Refuses a map of another owner or trust domain, of a version not known, and one with a length that does not fit.
+    pub fn open(path: &Path, domain: &TrustDomain, owner: MapOwner) -> Result<Self, RevocationError> {
+        let domain = TrustDomainHash::of(domain);
+        let opened = match open(path, domain, owner) {
+            Err(RevocationError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Opened {
+                view: Arc::new(View::none()),
+                map: None,
+            },
+            opened => opened?,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            domain,
+            owner,
+            opened: ArcSwap::from_pointee(opened),
+            looked: AtomicI64::new(i64::MIN),
+        })
+    }
+
+    /// The answer for one certificate at `now`; see [`View::check`].
+    pub fn check(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
+        self.follow(now);
+        self.opened.load().view.check(query, now)
+    }
+
+    /// The view as it is at `now`; it stays in step with the map until the writer makes a new file.
+    pub fn view(&self, now: UnixTime) -> Arc<View> {
+        self.follow(now);
+        Arc::clone(&self.opened.load().view)
+    }
+
+    /// Time of the last heartbeat; `None` when there is no filter yet.
+    pub fn last_update(&self, now: UnixTime) -> Option<UnixTime> {
+        self.view(now).last_heartbeat()
+    }
+
+    /// Ledger index of the last revocation in the map; 0 when there is none.
+    pub fn sequence(&self) -> u64 {
+        self.opened.load().position().1
+    }
+
+    /// Counts every publication in the file; a higher number means that something was added.
+    pub fn generation(&self) -> u64 {
+        self.opened.load().number(layout::GENERATION)
+    }
+
+    /// Moves to a newer file when this one is done with, or old enough that there may be one. What cannot be read
+    /// leaves the last good map in place, which grows old.
+    fn follow(&self, now: UnixTime) {
+        let opened = self.opened.load();
+        if opened.is_live(now) || !self.may_look(now) {
+            return;
+        }
+        let current = opened
+            .map
+            .as_ref()
+            .is_some_and(|map| map.is_mapped() && map.is_current(&self.path));
+        if current {
+            return;
+        }
+        if let Ok(newer) = open(&self.path, self.domain, self.owner)
+            && newer.position() >= opened.position()
+        {
+            self.opened.store(Arc::new(newer));
+        }
+    }
+
+    /// True for one caller in [`MAP_LOOK_EVERY`].
+    fn may_look(&self, now: UnixTime) -> bool {
+        let looked = self.looked.load(Ordering::Relaxed);
+        let apart = now.millis().abs_diff(looked);
+        apart >= MAP_LOOK_EVERY.as_millis() as u64
+            && self
+                .looked
+                .compare_exchange(looked, now.millis(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+impl Opened {
+    fn number(&self, at: usize) -> u64 {
+        self.map.as_ref().map_or(0, |map| layout::number(map, at))
+    }
+
+    fn position(&self) -> (u64, u64) {
+        (self.number(layout::EPOCH), self.number(layout::SEQUENCE))
+    }
+
+    /// True while there is no reason to look for another file.
+    #[inline]
+    fn is_live(&self, now: UnixTime) -> bool {
+        let Some(map) = &self.map else { return false };
+        let patience: Duration = if map.is_mapped() {
+            MAP_LOOK_AFTER
+        } else {
+            MAP_COPY_EVERY
+        };
+        layout::number(map, layout::STATE) == layout::LIVE && self.view.age(now).is_some_and(|age| age < patience)
+    }
+}
+
+fn open(path: &Path, domain: TrustDomainHash, owner: MapOwner) -> Result<Opened, RevocationError> {
+    let trusted = match owner {
+        MapOwner::RootOrSelf => TrustedOwner::RootOrSelf,
+        MapOwner::Uid(uid) => TrustedOwner::Uid(uid),
+        MapOwner::AnyByCopy => TrustedOwner::Nobody,
+    };
+    let map = ReadMap::open(path, trusted, MAP_BYTES_MAX).map_err(|error| RevocationError::Io {
+        what: format!("{}: cannot open the map", path.display()),
+        source: io::Error::new(error.io_kind(), error),
+    })?;
+    if owner != MapOwner::AnyByCopy && !map.is_mapped() {
+        return Err(RevocationError::NotTrusted {
+            path: path.display().to_string(),
+        });
+    }
+    let map = Arc::new(map);
+    let view = Arc::new(layout::read(&map, domain)?);
+    Ok(Opened { view, map: Some(map) })
+}
+
+impl std::fmt::Debug for MapReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MapReader")
+            .field("path", &self.path)
+            .field("sequence", &self.sequence())
+            .finish_non_exhaustive()
+    }
+}

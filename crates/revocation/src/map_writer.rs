@@ -1,0 +1,227 @@
+//! The writer of the node's map: the agent alone. A file is made whole, put in place by a rename and never shortened;
+//! what fits is added in place, everything else makes a new file, and the old one is marked so that readers move on.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
+use mintage_sys::{SysError, dir::Dir, map::WriteMap};
+
+use crate::{
+    RevocationError, TrustDomainHash, View,
+    bucket::Bucket,
+    header::sha256,
+    map_layout::{self as layout, Plan},
+};
+
+/// Everyone on the node may read the map; it holds no secret.
+const MODE: u32 = 0o644;
+
+/// Writes the map of one trust domain.
+pub struct MapWriter {
+    dir: Dir,
+    path: PathBuf,
+    name: String,
+    domain: TrustDomainHash,
+    live: Option<Live>,
+}
+
+/// The file in place.
+struct Live {
+    map: WriteMap,
+    view: Arc<View>,
+    /// First word of each segment.
+    slots: HashMap<(IssuerKeyId, Bucket), usize>,
+}
+
+impl MapWriter {
+    /// A writer for the file at `path`; its directory must be there, the file is made by the first publication.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or `path` names no file.
+    pub fn create(path: &Path, domain: &TrustDomain) -> Result<Self, RevocationError> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let (Some(name), Some(parent)) = (name, path.parent()) else {
+            let source = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(failed(path, "is no path of a file", source));
+        };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        let dir = Dir::open(parent).map_err(|source| failed(parent, "open the directory", source))?;
+        Ok(Self {
+            dir,
+            path: path.to_owned(),
+            name: name.to_owned(),
+            domain: TrustDomainHash::of(domain),
+            live: None,
+        })
+    }
+
+    /// The map's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the map say what `view` says; cheap when only the heartbeat moved. A view without a filter is not written:
+    /// readers keep what they have and see it grow old.
+    ///
+    /// # Errors
+    /// When a new file cannot be made: `StorageFull` for a full disk. The file in place stays as it is.
+    pub fn publish(&mut self, view: &Arc<View>) -> Result<(), RevocationError> {
+        let Some(heartbeat) = view.last_heartbeat() else {
+            return Ok(());
+        };
+        match &mut self.live {
+            Some(live) if Arc::ptr_eq(&live.view, view) => live.pulse(heartbeat, view.horizon()),
+            Some(live) if live.takes(view) => live.extend(view, heartbeat),
+            _ => self.replace(view, heartbeat)?,
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, view: &Arc<View>, heartbeat: UnixTime) -> Result<(), RevocationError> {
+        let plan = Plan::of(view)?;
+        let fresh = format!(".{}.new", self.name);
+        match self.dir.remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&self.path, "remove what a crash left beside", error));
+            }
+            _ => {}
+        }
+        let in_place = |error: SysError| {
+            let kind = error.io_kind();
+            failed(&self.path, "make a new map", io::Error::new(kind, error))
+        };
+        let map = WriteMap::create(&self.dir, &fresh, plan.words, MODE).map_err(in_place)?;
+        let generation = self.live.as_ref().map_or(0, Live::generation) + 1;
+        let live = Live::fill(map, view, &plan, self.domain, generation);
+        live.pulse(heartbeat, view.horizon());
+        live.map.publish(&self.dir, &fresh, &self.name).map_err(in_place)?;
+        if let Some(former) = self.live.replace(live) {
+            former.store(layout::STATE, layout::SUPERSEDED);
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    fn fill(map: WriteMap, view: &Arc<View>, plan: &Plan<'_>, domain: TrustDomainHash, generation: u64) -> Self {
+        let slots = plan
+            .slots
+            .iter()
+            .map(|slot| ((view.issuers()[slot.issuer].id, slot.bucket), slot.first_word));
+        let live = Self {
+            view: Arc::clone(view),
+            slots: slots.collect(),
+            map,
+        };
+        let numbers = [
+            (layout::MAGIC, layout::MAGIC_VALUE),
+            (layout::VERSION, layout::VERSION_VALUE),
+            (layout::WORDS, plan.words as u64),
+            (layout::DIRECTORY_AT, layout::HEADER_WORDS as u64),
+            (layout::DIRECTORY_OCTETS, plan.directory.len() as u64),
+            (layout::EPOCH, view.epoch()),
+            (layout::SEQUENCE, view.sequence()),
+            (layout::GENERATION, generation),
+            (layout::STATE, layout::LIVE),
+        ];
+        numbers.into_iter().for_each(|(at, value)| live.store(at, value));
+        live.store_octets(layout::DIRECTORY_SHA256, &sha256(&[&plan.directory]));
+        live.store_octets(layout::TRUST_DOMAIN, &domain.0);
+        live.store_octets(layout::HEADER_WORDS, &plan.directory);
+        for slot in &plan.slots {
+            slot.segment
+                .store_into(live.words_from(slot.first_word, slot.segment.shape().words()));
+        }
+        live
+    }
+
+    /// True when the file can say what `view` says by additions to its segments alone.
+    fn takes(&self, view: &View) -> bool {
+        let held = |key: &(IssuerKeyId, Bucket)| {
+            let issuer = self.view.issuers().iter().find(|issuer| issuer.id == key.0)?;
+            issuer
+                .segments()
+                .iter()
+                .find(|(bucket, _)| *bucket == key.1)
+                .map(|(_, segment)| segment)
+        };
+        let continued = |issuer: IssuerKeyId| {
+            move |(bucket, segment): &(Bucket, Arc<crate::segment::Segment>)| {
+                held(&(issuer, *bucket)).is_some_and(|held| segment.continues(held))
+            }
+        };
+        let mut issuers = view.issuers().iter();
+        view.same_tables(&self.view) && issuers.all(|issuer| issuer.segments().iter().all(continued(issuer.id)))
+    }
+
+    fn extend(&mut self, view: &Arc<View>, heartbeat: UnixTime) {
+        for issuer in view.issuers() {
+            for (bucket, segment) in issuer.segments() {
+                if let Some(&first) = self.slots.get(&(issuer.id, *bucket)) {
+                    segment.store_into(self.words_from(first, segment.shape().words()));
+                }
+            }
+        }
+        self.view = Arc::clone(view);
+        self.store(layout::SEQUENCE, view.sequence());
+        self.store(layout::GENERATION, self.generation() + 1);
+        self.pulse(heartbeat, view.horizon());
+    }
+
+    fn generation(&self) -> u64 {
+        self.map
+            .as_words()
+            .get(layout::GENERATION)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Stores the heartbeat last: who sees it sees all that it vouches for.
+    fn pulse(&self, heartbeat: UnixTime, horizon: UnixTime) {
+        self.store(layout::HORIZON, horizon.millis() as u64);
+        self.store(layout::HEARTBEAT, heartbeat.millis() as u64);
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        if let Some(word) = self.map.as_words().get(at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn store_octets(&self, at: usize, octets: &[u8]) {
+        for (word, chunk) in octets.chunks(8).enumerate() {
+            let mut value = [0; 8];
+            value[..chunk.len()].copy_from_slice(chunk);
+            self.store(at + word, u64::from_ne_bytes(value));
+        }
+    }
+
+    fn words_from(&self, first: usize, len: usize) -> &[AtomicU64] {
+        self.map.as_words().get(first..first + len).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for MapWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MapWriter")
+            .field("path", &self.path)
+            .field("live", &self.live.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed(path: &Path, what: &str, source: io::Error) -> RevocationError {
+    let what = format!("{}: cannot {what}", path.display());
+    RevocationError::Io { what, source }
+}
