@@ -244,7 +244,7 @@ impl SignedNote {
 
 impl fmt::Display for SignedNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n", self.text)?;
+        writeln!(f, "{}", self.text)?;
         for line in &self.signatures {
             let bytes = [&line.id[..], &line.signature].concat();
             writeln!(f, "{DASH}{} {}", line.name, STANDARD.encode(bytes))?;

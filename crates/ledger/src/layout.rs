@@ -1,0 +1,183 @@
+//! Where the ledger's files are, which shards there are, and that the folder is safely ours alone.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    LedgerError,
+    disk::{Disk, read_whole, replace},
+    limits::POLICY_BYTES_MAX,
+    note::Vkey,
+    origin::Origin,
+};
+
+const POLICY: &str = "policy";
+const LOCK: &str = "lock";
+
+/// One shard: its names, its key and its folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Shard {
+    pub(crate) origin: Origin,
+    pub(crate) vkey: Vkey,
+    pub(crate) dir: PathBuf,
+}
+
+impl Shard {
+    pub(crate) fn new(ledger: &Path, vkey: Vkey) -> Result<Self, LedgerError> {
+        let origin = Origin::parse(vkey.name())?;
+        Ok(Self {
+            dir: ledger.join(origin.folder()),
+            origin,
+            vkey,
+        })
+    }
+
+    pub(crate) fn head(&self) -> PathBuf {
+        self.dir.join("head")
+    }
+
+    pub(crate) fn wal(&self, number: u64) -> PathBuf {
+        self.head().join(format!("{number:08}.wal"))
+    }
+
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.dir.join("checkpoint")
+    }
+
+    /// The numbers of the shard's write-ahead files, ascending.
+    pub(crate) fn wals(&self) -> Result<Vec<u64>, LedgerError> {
+        let head = self.head();
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&head).map_err(|error| missing(error, &head, "the head of the log"))? {
+            let entry = entry.map_err(LedgerError::io("list", &head))?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".wal")).map(str::parse);
+            if let Some(Ok(number)) = number {
+                numbers.push(number);
+            }
+        }
+        numbers.sort_unstable();
+        if numbers.is_empty() {
+            return Err(LedgerError::Missing {
+                path: self.wal(1),
+                detail: "the head of the log",
+            });
+        }
+        Ok(numbers)
+    }
+}
+
+fn missing(error: io::Error, path: &Path, detail: &'static str) -> LedgerError {
+    match error.kind() {
+        io::ErrorKind::NotFound => LedgerError::Missing {
+            path: path.to_owned(),
+            detail,
+        },
+        _ => LedgerError::io("open", path)(error),
+    }
+}
+
+/// The shards of the policy file (C2SP tlog-policy), oldest first; the last is the one that is written.
+pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
+    let path = ledger.join(POLICY);
+    let bytes = read_whole(
+        &path,
+        POLICY_BYTES_MAX as u64,
+        "the policy file with the log's verifier keys",
+    )?;
+    let refuse = |line: usize, problem: &str| {
+        LedgerError::format("policy file", format!("{}, line {line}: {problem}", path.display()))
+    };
+    let text = String::from_utf8(bytes).map_err(|_| refuse(1, "is not UTF-8"))?;
+    let mut shards: Vec<Shard> = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+        match (words.next(), words.next()) {
+            (None, _) => {}
+            (Some(word), _) if word.starts_with('#') => {}
+            (Some("log"), Some(key)) => {
+                let shard = Shard::new(ledger, key.parse()?)?;
+                if shards.iter().any(|known| known.origin == shard.origin) {
+                    return Err(refuse(at + 1, "a shard is listed twice"));
+                }
+                shards.push(shard);
+            }
+            // Witnesses and quorum rules are for verifiers; they name no folder.
+            (Some("witness" | "group" | "quorum"), Some(_)) => {}
+            _ => return Err(refuse(at + 1, "is none of log, witness, group and quorum")),
+        }
+    }
+    if shards.is_empty() {
+        return Err(refuse(1, "lists no log"));
+    }
+    Ok(shards)
+}
+
+/// Writes the policy file. Its presence says that the ledger is whole, so it is the last file of a creation.
+pub(crate) fn write_policy(disk: &dyn Disk, ledger: &Path, shards: &[Shard]) -> Result<(), LedgerError> {
+    let mut text = String::from("# Logs of this certificate authority, oldest first (C2SP tlog-policy).\n");
+    for shard in shards {
+        text.push_str(&format!("log {}\n", shard.vkey));
+    }
+    text.push_str("quorum none\n");
+    replace(disk, &ledger.join(POLICY), text.as_bytes())
+}
+
+/// Holds the ledger for one process.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: fs::File,
+}
+
+impl Lock {
+    /// Takes the lock, which ends with the process at the latest.
+    pub(crate) fn take(ledger: &Path) -> Result<Self, LedgerError> {
+        let path = ledger.join(LOCK);
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+            .map_err(LedgerError::io("lock", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::Locked(ledger.to_owned())),
+            Err(error) => Err(LedgerError::io("lock", &path)(error.into())),
+        }
+    }
+}
+
+/// Refuses a folder that another user owns or may write to: who can write it can rewrite the log.
+pub(crate) fn check_ours(path: &Path) -> Result<(), LedgerError> {
+    let metadata = fs::symlink_metadata(path).map_err(|error| missing(error, path, "the ledger's folder"))?;
+    let refuse = |problem: String| {
+        Err(LedgerError::Unsafe {
+            path: path.to_owned(),
+            problem,
+        })
+    };
+    let us = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() {
+        return refuse("is no folder; the ledger follows no links".into());
+    }
+    if metadata.uid() != us {
+        return refuse(format!(
+            "belongs to user {}, this process runs as {us}; run as its owner or use chown",
+            metadata.uid()
+        ));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return refuse(format!(
+            "can be written by others (mode {:03o}); use chmod 700",
+            metadata.mode() & 0o777
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Recovery of the local files: all headers are checked, the last file is read whole and copied to a new one.
+//!
+//! The valid part is copied because a file that saw a failed write is never appended to again: the system may have
+//! dropped what it could not write while still showing it to readers. After the copy is flushed, what is read is what
+//! is on the disk.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{
+    LedgerError,
+    checkpoint::SignedCheckpoint,
+    disk::{read_whole, remove_if_there},
+    facts::Facts,
+    file::{OpenOptions, Recovered, read_checkpoint},
+    kind::Kind,
+    layout::Shard,
+    reader::Span,
+    recovery::{Ending, Expect, FILE_BYTES_MAX, Found, Position, RootAt, Scanned, Visitor, read_header, scan},
+    tree::{Frontier, sha256},
+    wal::WalHeader,
+    writer::{Writer, begin_file},
+};
+
+/// A recovered shard.
+pub(crate) struct Recovery {
+    pub(crate) writer: Writer,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) checkpoint: SignedCheckpoint,
+    pub(crate) recovered: Recovered,
+}
+
+/// The header of one file.
+pub(crate) struct Head {
+    pub(crate) number: u64,
+    pub(crate) header: WalHeader,
+    len: u64,
+    frame_len: usize,
+}
+
+/// Watches for the checkpoint's root, and remembers the kind of the last record.
+struct Watch {
+    checkpoint: RootAt,
+    last: Option<Kind>,
+}
+
+impl Visitor for Watch {
+    fn record(&mut self, record: &Found<'_>, index: u64, after: &Frontier) -> Result<(), LedgerError> {
+        self.last = Facts::read(record.bytes).kind;
+        self.checkpoint.record(record, index, after)
+    }
+}
+
+/// Recovers a shard that is locked by this process.
+pub(crate) fn recover(shard: &Shard, options: &OpenOptions) -> Result<Recovery, LedgerError> {
+    let checkpoint = read_checkpoint(shard)?;
+    let signed = checkpoint.checkpoint();
+    let origin_hash = sha256(shard.origin.as_str().as_bytes());
+    let heads = read_heads(shard, origin_hash)?;
+    let mut watch = Watch {
+        checkpoint: RootAt {
+            size: signed.size,
+            root: signed.root,
+            met: false,
+        },
+        last: None,
+    };
+    // The file in which the checkpoint was signed and all after it; normally the last alone.
+    let from = heads
+        .iter()
+        .rposition(|head| head.header.frontier.size() < signed.size)
+        .unwrap_or(0);
+    let mut last = None;
+    for (at, head) in heads.iter().enumerate().skip(from) {
+        let path = shard.wal(head.number);
+        let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
+        let expect = Expect {
+            number: head.number,
+            origin_hash,
+        };
+        let scanned = scan(&path, &bytes, &expect, &mut watch)?;
+        let next = heads.get(at + 1);
+        check_end(&path, &scanned, next.map(|next| &next.header))?;
+        last = next.is_none().then_some((bytes, scanned));
+    }
+    let Some((bytes, scanned)) = last else {
+        return Err(LedgerError::Missing {
+            path: shard.wal(1),
+            detail: "the head of the log",
+        });
+    };
+    check_seen(&scanned.frontier, &watch.checkpoint, options.applied)?;
+    let recovered = Recovered {
+        size: scanned.frontier.size(),
+        root: scanned.frontier.root(),
+        checkpoint_size: signed.size,
+        clean_stop: watch.last == Some(Kind::LogClose),
+        cut: scanned.ending == Ending::Torn,
+    };
+    let spans = spans(&heads, &scanned);
+    let writer = copy(shard, options, &bytes, scanned)?;
+    Ok(Recovery {
+        writer,
+        spans,
+        checkpoint,
+        recovered,
+    })
+}
+
+/// Reads the headers of all files and checks that they follow one another.
+pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<Vec<Head>, LedgerError> {
+    let mut heads: Vec<Head> = Vec::new();
+    for (expected, number) in (1..).zip(shard.wals()?) {
+        if number != expected {
+            return Err(LedgerError::Missing {
+                path: shard.wal(expected),
+                detail: "a file of the log",
+            });
+        }
+        let path = shard.wal(number);
+        let (bytes, len) = read_start(&path)?;
+        let (header, frame_len) = read_header(&path, &bytes, &Expect { number, origin_hash })?;
+        let refuse = |problem: String| LedgerError::Corrupt {
+            path: path.clone(),
+            offset: 0,
+            index: header.frontier.size(),
+            problem,
+        };
+        match heads.last() {
+            None if header.frontier.size() != 0 => {
+                return Err(refuse("the first file does not begin at record 0".into()));
+            }
+            None => {}
+            Some(before) => {
+                if before.header.frontier.size() >= header.frontier.size() {
+                    return Err(refuse("the file begins before the one before it".into()));
+                }
+                if before.len < header.previous_len {
+                    return Err(LedgerError::Corrupt {
+                        path: shard.wal(before.number),
+                        offset: before.len,
+                        index: before.header.frontier.size(),
+                        problem: format!("the file was truncated; it had at least {} bytes", header.previous_len),
+                    });
+                }
+            }
+        }
+        heads.push(Head {
+            number,
+            header,
+            len,
+            frame_len,
+        });
+    }
+    Ok(heads)
+}
+
+fn read_start(path: &Path) -> Result<(Vec<u8>, u64), LedgerError> {
+    let metadata = fs::symlink_metadata(path).map_err(LedgerError::io("read", path))?;
+    if !metadata.is_file() {
+        return Err(LedgerError::Unsafe {
+            path: path.to_owned(),
+            problem: "is no plain file; the ledger follows no links".into(),
+        });
+    }
+    let mut bytes = Vec::with_capacity(WalHeader::FRAME_BYTES_MAX);
+    File::open(path)
+        .and_then(|file| file.take(WalHeader::FRAME_BYTES_MAX as u64).read_to_end(&mut bytes))
+        .map_err(LedgerError::io("read", path))?;
+    Ok((bytes, metadata.len()))
+}
+
+/// A file before another must be whole and end where the next one says; the last must not say that there is another.
+pub(crate) fn check_end(path: &Path, scanned: &Scanned, next: Option<&WalHeader>) -> Result<(), LedgerError> {
+    let refuse = |problem: &str| LedgerError::Corrupt {
+        path: path.to_owned(),
+        offset: scanned.end,
+        index: scanned.frontier.size(),
+        problem: problem.to_owned(),
+    };
+    match next {
+        Some(next) => {
+            let follows = next.frontier == scanned.frontier
+                && next.previous_len == scanned.end
+                && next.control_head == scanned.control_head;
+            // A torn end here is the frame that names the next file, which came first: no record is there.
+            if !follows {
+                return Err(refuse("the file does not end where the next one begins"));
+            }
+            Ok(())
+        }
+        None if scanned.ending == Ending::Next => {
+            let next = path.with_file_name(format!("{:08}.wal", scanned.header.number + 1));
+            Err(LedgerError::Missing {
+                path: next,
+                detail: "the file of the log that follows",
+            })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a log that is shorter than anyone has seen it.
+fn check_seen(tree: &Frontier, checkpoint: &RootAt, applied: u64) -> Result<(), LedgerError> {
+    let rolled_back = |what, need| LedgerError::RolledBack {
+        what,
+        have: tree.size(),
+        need,
+    };
+    if tree.size() < checkpoint.size {
+        return Err(rolled_back("the last signed checkpoint", checkpoint.size));
+    }
+    if tree.size() < applied {
+        return Err(rolled_back("the state view", applied));
+    }
+    if !checkpoint.met {
+        return Err(LedgerError::Forked {
+            size: checkpoint.size,
+            what: "the last signed checkpoint",
+        });
+    }
+    Ok(())
+}
+
+fn spans(heads: &[Head], last: &Scanned) -> Vec<Span> {
+    let mut spans: Vec<Span> = heads
+        .iter()
+        .map(|head| Span {
+            number: head.number,
+            positions: vec![Position {
+                index: head.header.frontier.size(),
+                offset: head.frame_len as u64,
+            }],
+        })
+        .collect();
+    if let Some(span) = spans.last_mut() {
+        span.positions.clone_from(&last.positions);
+    }
+    spans
+}
+
+/// Copies the valid part of the last file to a new one of the same name and goes on there.
+fn copy(shard: &Shard, options: &OpenOptions, bytes: &[u8], scanned: Scanned) -> Result<Writer, LedgerError> {
+    let sizes = crate::writer::Sizes {
+        // The step is the file's own: its length is judged by it.
+        reserve: scanned.header.reserve,
+        ..options.sizes()
+    };
+    for leftover in fs::read_dir(shard.head()).map_err(LedgerError::io("list", shard.head()))? {
+        let path = leftover.map_err(LedgerError::io("list", shard.head()))?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            remove_if_there(&path)?;
+        }
+    }
+    let valid = usize::try_from(scanned.end)
+        .ok()
+        .and_then(|end| bytes.get(..end))
+        .unwrap_or(bytes);
+    let number = scanned.header.number;
+    let (file, reserved) = begin_file(&*options.disk, shard, number, valid, sizes.reserve)?;
+    Ok(Writer {
+        disk: Arc::clone(&options.disk),
+        shard: shard.clone(),
+        sizes,
+        file,
+        number,
+        at: scanned.end,
+        reserved,
+        first_group: scanned.header.to_frame().len() as u64,
+        frontier: scanned.frontier,
+        control_head: scanned.control_head,
+        buffer: Vec::new(),
+    })
+}

@@ -1,0 +1,268 @@
+//! Reads records by index: recent ones from memory, older ones from the write-ahead files.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    LedgerError,
+    journal::Stored,
+    layout::Shard,
+    limits::{CACHE_BYTES_MAX, CACHE_RECORDS_MAX, POSITION_EVERY, READ_BYTES_MAX, READ_RECORDS_MAX},
+    recovery::Position,
+    wal::{FrameKind, GroupHead, NoFrame, read_frame},
+};
+
+/// Bytes read from a file at first: one record costs one read of about the distance between two known positions.
+const CHUNK_BYTES: usize = 160 * 1024;
+/// Bytes read from a file after that.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+/// One write-ahead file as the reader knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) number: u64,
+    /// Beginnings of groups, ascending; the first is the file's first group.
+    pub(crate) positions: Vec<Position>,
+}
+
+impl Span {
+    fn first(&self) -> u64 {
+        self.positions.first().map_or(0, |position| position.index)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    recent: VecDeque<Stored>,
+    recent_bytes: usize,
+    spans: Vec<Span>,
+    /// Where the last read from a file ended: the next one usually begins there.
+    hint: Option<(u64, Position)>,
+    size: u64,
+}
+
+/// The read side of the local files.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    shard: Shard,
+    known: Mutex<Known>,
+}
+
+impl Reader {
+    pub(crate) fn new(shard: Shard, spans: Vec<Span>, size: u64) -> Self {
+        Self {
+            shard,
+            known: Mutex::new(Known {
+                spans,
+                size,
+                ..Known::default()
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Each holder leaves whole values behind, panic or not.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a durable group that begins at `offset` of file `number`.
+    pub(crate) fn published(&self, number: u64, offset: u64, group: impl Iterator<Item = Stored>) {
+        let mut known = self.lock();
+        let first = known.size;
+        let position = Position { index: first, offset };
+        match known.spans.last_mut() {
+            Some(span) if span.number == number => {
+                let last = span.positions.last().map_or(0, |position| position.index);
+                if first >= last + POSITION_EVERY {
+                    span.positions.push(position);
+                }
+            }
+            _ => known.spans.push(Span {
+                number,
+                positions: vec![position],
+            }),
+        }
+        for stored in group {
+            known.recent_bytes += stored.bytes().len();
+            known.size += 1;
+            known.recent.push_back(stored);
+        }
+        while known.recent.len() > CACHE_RECORDS_MAX || known.recent_bytes > CACHE_BYTES_MAX {
+            let Some(oldest) = known.recent.pop_front() else { break };
+            known.recent_bytes -= oldest.bytes().len();
+        }
+    }
+
+    pub(crate) fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
+        let max = max.min(READ_RECORDS_MAX);
+        let mut known = self.lock();
+        if index >= known.size || max == 0 {
+            return Ok(Vec::new());
+        }
+        if let Some(recent) = from_memory(&known.recent, index, max) {
+            return Ok(recent);
+        }
+        let size = known.size;
+        let at = known
+            .spans
+            .partition_point(|span| span.first() <= index)
+            .saturating_sub(1);
+        let span = known.spans.get(at).ok_or(LedgerError::Beyond {
+            what: "record",
+            asked: index,
+            have: size,
+        })?;
+        let (number, end) = (span.number, known.spans.get(at + 1).map_or(size, Span::first));
+        let nearest = span
+            .positions
+            .partition_point(|position| position.index <= index)
+            .saturating_sub(1);
+        let mut start = span
+            .positions
+            .get(nearest)
+            .copied()
+            .unwrap_or(Position { index: 0, offset: 0 });
+        if let Some((hinted, position)) = known.hint
+            && hinted == number
+            && (start.index..=index).contains(&position.index)
+        {
+            start = position;
+        }
+        drop(known);
+        let mut walk = Walk {
+            path: &self.shard.wal(number),
+            index,
+            end: end.min(index.saturating_add(max as u64)),
+            out: Vec::new(),
+            bytes: 0,
+            learned: Vec::new(),
+        };
+        let stopped = walk.run(start)?;
+        known = self.lock();
+        known.hint = Some((number, stopped));
+        if let Some(span) = known.spans.get_mut(at).filter(|span| span.number == number) {
+            learn(span, &walk.learned);
+        }
+        Ok(walk.out)
+    }
+}
+
+fn from_memory(recent: &VecDeque<Stored>, index: u64, max: usize) -> Option<Vec<Stored>> {
+    let first = recent.front()?.index();
+    let from = usize::try_from(index.checked_sub(first)?).ok()?;
+    let mut bytes = 0;
+    let fits = |stored: &&Stored| {
+        bytes += stored.bytes().len();
+        bytes <= READ_BYTES_MAX
+    };
+    Some(
+        recent
+            .range(from.min(recent.len())..)
+            .take(max)
+            .take_while(fits)
+            .cloned()
+            .collect(),
+    )
+}
+
+/// Keeps positions that were met on the way to where none was known.
+fn learn(span: &mut Span, learned: &[Position]) {
+    for position in learned {
+        let at = span.positions.partition_point(|known| known.index <= position.index);
+        let before = at
+            .checked_sub(1)
+            .and_then(|at| span.positions.get(at))
+            .map_or(0, |known| known.index);
+        let after = span.positions.get(at).map_or(u64::MAX, |known| known.index);
+        if position.index >= before + POSITION_EVERY && after >= position.index + POSITION_EVERY {
+            span.positions.insert(at, *position);
+        }
+    }
+}
+
+/// One pass over a part of a file.
+struct Walk<'a> {
+    path: &'a Path,
+    index: u64,
+    end: u64,
+    out: Vec<Stored>,
+    bytes: usize,
+    learned: Vec<Position>,
+}
+
+impl Walk<'_> {
+    /// Walks from a known position; returns where it stopped.
+    fn run(&mut self, start: Position) -> Result<Position, LedgerError> {
+        let file = File::open(self.path).map_err(LedgerError::io("open", self.path))?;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut place = start;
+        loop {
+            let filled = read_up_to(&file, &mut buffer, place.offset).map_err(LedgerError::io("read", self.path))?;
+            let begun = place;
+            while place.index < self.end && self.bytes < READ_BYTES_MAX {
+                let at = usize::try_from(place.offset - begun.offset).unwrap_or(usize::MAX);
+                match self.frame(&buffer[at.min(filled)..filled], &mut place) {
+                    Ok(()) => {}
+                    Err(NoFrame::Short) if place.offset > begun.offset => break,
+                    Err(_) => {
+                        return Err(LedgerError::Corrupt {
+                            path: self.path.to_owned(),
+                            offset: place.offset,
+                            index: place.index,
+                            problem: "a record that was acknowledged is damaged".into(),
+                        });
+                    }
+                }
+            }
+            if place.index >= self.end || self.bytes >= READ_BYTES_MAX {
+                return Ok(place);
+            }
+            buffer.resize(CHUNK_BYTES_MAX, 0);
+        }
+    }
+
+    fn frame(&mut self, rest: &[u8], place: &mut Position) -> Result<(), NoFrame> {
+        let frame = read_frame(rest)?;
+        match frame.kind {
+            FrameKind::Record => {
+                if place.index >= self.index {
+                    self.bytes += frame.payload.len();
+                    self.out.push(Stored::new(place.index, Arc::from(frame.payload), None));
+                }
+                place.index += 1;
+            }
+            FrameKind::GroupHead => {
+                let head = GroupHead::read(frame.payload).ok_or(NoFrame::Bad)?;
+                if head.first != place.index {
+                    return Err(NoFrame::Bad);
+                }
+                let last = self.learned.last().map_or(0, |position| position.index);
+                if head.first >= last + POSITION_EVERY {
+                    self.learned.push(*place);
+                }
+            }
+            FrameKind::Trailer => {}
+            FrameKind::Header | FrameKind::Next => return Err(NoFrame::Bad),
+        }
+        place.offset += frame.len() as u64;
+        Ok(())
+    }
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

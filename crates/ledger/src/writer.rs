@@ -1,0 +1,189 @@
+//! Appends groups to the write-ahead file: one write and one flush for each, in space that was reserved before.
+
+use std::{io, sync::Arc};
+
+use crate::{
+    disk::{Disk, DiskFile, is_full, remove_if_there},
+    journal::AppendError,
+    layout::Shard,
+    record::EncodedRecord,
+    tree::{Frontier, sha256},
+    wal::{FrameKind, GroupHead, Trailer, WalHeader, group_bytes, next_frame, put_frame},
+};
+
+/// Sizes of the write-ahead files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// A file is closed before it grows past this.
+    pub(crate) file: u64,
+    /// Space is reserved in steps of this.
+    pub(crate) reserve: u64,
+}
+
+/// The file that is being written.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) shard: Shard,
+    pub(crate) sizes: Sizes,
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) number: u64,
+    /// End of the last durable group.
+    pub(crate) at: u64,
+    /// End of the reserved space.
+    pub(crate) reserved: u64,
+    /// Where the first group of this file begins.
+    pub(crate) first_group: u64,
+    pub(crate) frontier: Frontier,
+    pub(crate) control_head: u64,
+    pub(crate) buffer: Vec<u8>,
+}
+
+/// A write that failed: for want of space, which passes, or in a way that leaves the disk unknown.
+pub(crate) fn failed(what: &str, error: &io::Error) -> AppendError {
+    if is_full(error) {
+        AppendError::NoSpace
+    } else {
+        AppendError::Poisoned(format!("{what}: {error}"))
+    }
+}
+
+/// The same, where even want of space leaves the disk unknown.
+fn fatal(what: &str, error: &io::Error) -> AppendError {
+    AppendError::Poisoned(format!("{what}: {error}"))
+}
+
+impl Writer {
+    /// Appends a group and makes it durable; returns where in which file it begins.
+    pub(crate) fn append(&mut self, group: &[EncodedRecord]) -> Result<(u64, u64), AppendError> {
+        let bytes = group_bytes(group.iter().map(EncodedRecord::encoded_len));
+        self.make_room(bytes as u64)?;
+        let begin = self.at;
+        self.fill(group, bytes);
+        // From here on the disk is unknown until both calls have succeeded.
+        self.file
+            .write_at(&self.buffer, begin)
+            .map_err(|error| fatal("write a group", &error))?;
+        self.file.sync().map_err(|error| fatal("flush a group", &error))?;
+        self.at += self.buffer.len() as u64;
+        Ok((self.number, begin))
+    }
+
+    /// Puts the group's frames into the buffer and its leaves into the tree. A group that then fails poisons the
+    /// journal, so the tree is not used again.
+    fn fill(&mut self, group: &[EncodedRecord], bytes: usize) {
+        let first = self.frontier.size();
+        self.buffer.clear();
+        self.buffer.reserve(bytes);
+        // At most 512 records and a little over 1 MB, so both fit.
+        let head = GroupHead {
+            first,
+            count: group.len() as u32,
+            bytes: bytes as u32,
+        };
+        head.put(&mut self.buffer);
+        for (at, record) in group.iter().enumerate() {
+            put_frame(&mut self.buffer, FrameKind::Record, record.bytes());
+            self.frontier.push(record.leaf_hash());
+            if record.is_restricting() {
+                self.control_head = first + at as u64 + 1;
+            }
+        }
+        let trailer = Trailer {
+            size: self.frontier.size(),
+            root: self.frontier.root(),
+        };
+        trailer.put(&mut self.buffer);
+    }
+
+    fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+        if self.at + bytes > self.sizes.file && self.at > self.first_group {
+            self.rotate()?;
+        }
+        if self.at + bytes > self.reserved {
+            self.reserve(self.at + bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reserves whole steps up to `need`, durably: a group is never written where a crash could shorten the file.
+    fn reserve(&mut self, need: u64) -> Result<(), AppendError> {
+        let to = need.next_multiple_of(self.sizes.reserve);
+        self.file
+            .reserve(self.reserved, to)
+            .map_err(|error| failed("reserve space", &error))?;
+        self.file
+            .sync()
+            .map_err(|error| fatal("flush reserved space", &error))?;
+        self.reserved = to;
+        Ok(())
+    }
+
+    /// Reserves the next step when less than half of one is left; called when nothing waits.
+    pub(crate) fn reserve_ahead(&mut self) -> Result<(), AppendError> {
+        if self.reserved - self.at < self.sizes.reserve / 2 && self.reserved < self.sizes.file {
+            self.reserve(self.reserved + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the next file. The old one gets its last frame only after the new one is durable with its name.
+    fn rotate(&mut self) -> Result<(), AppendError> {
+        let header = WalHeader {
+            number: self.number + 1,
+            control_head: self.control_head,
+            previous_len: self.at,
+            reserve: self.sizes.reserve,
+            origin_hash: sha256(self.shard.origin.as_str().as_bytes()),
+            frontier: self.frontier.clone(),
+        };
+        let frame = header.to_frame();
+        let (file, reserved) = match begin_file(&*self.disk, &self.shard, header.number, &frame, self.sizes.reserve) {
+            Ok(begun) => begun,
+            Err(AppendError::NoSpace) => return Err(AppendError::NoSpace),
+            Err(other) => return Err(other),
+        };
+        let old = std::mem::replace(&mut self.file, file);
+        let last = next_frame(header.number);
+        if self.at + last.len() as u64 <= self.reserved {
+            old.write_at(&last, self.at)
+                .map_err(|error| fatal("close a file", &error))?;
+            old.sync().map_err(|error| fatal("flush a closed file", &error))?;
+        }
+        self.number = header.number;
+        self.at = frame.len() as u64;
+        self.first_group = self.at;
+        self.reserved = reserved;
+        Ok(())
+    }
+}
+
+/// Makes file `number` durable with `content` at its start and reserved space behind it.
+pub(crate) fn begin_file(
+    disk: &dyn Disk,
+    shard: &Shard,
+    number: u64,
+    content: &[u8],
+    reserve: u64,
+) -> Result<(Box<dyn DiskFile>, u64), AppendError> {
+    let path = shard.wal(number);
+    let new = path.with_added_extension("new");
+    let reserved = (content.len() as u64 + 1).next_multiple_of(reserve);
+    remove_if_there(&new).map_err(|error| AppendError::Poisoned(error.to_string()))?;
+    let file = disk.create(&new).map_err(|error| failed("create a file", &error))?;
+    let filled = file
+        .write_at(content, 0)
+        .and_then(|()| file.reserve(content.len() as u64, reserved))
+        .map_err(|error| failed("fill a new file", &error));
+    if let Err(error) = filled {
+        // Room is what is missing: do not keep what was taken.
+        let _ = remove_if_there(&new);
+        return Err(error);
+    }
+    file.sync().map_err(|error| fatal("flush a new file", &error))?;
+    disk.rename(&new, &path)
+        .map_err(|error| failed("name a new file", &error))?;
+    disk.sync_dir(&shard.head())
+        .map_err(|error| fatal("flush a folder", &error))?;
+    Ok((file, reserved))
+}
