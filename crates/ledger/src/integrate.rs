@@ -1,0 +1,169 @@
+//! The follower that keeps the tree and signs it: at most one checkpoint a second, and one at a clean stop.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    LedgerError,
+    checkpoint::{Checkpoint, LogKey},
+    follow::Sink,
+    journal::{Journal, Stored},
+    tiles::Tree,
+};
+
+/// Shortest time between two checkpoints: one flush a second beside those of the groups.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps a [`Tree`] in step with the journal and, with a key, signs its checkpoints.
+#[derive(Debug)]
+pub struct Integrator {
+    journal: Arc<dyn Journal>,
+    tree: Arc<Tree>,
+    key: Option<LogKey>,
+    every: Duration,
+    signed: (u64, Instant),
+    /// The signed root that the tree must have on its way.
+    pending: Option<Checkpoint>,
+    /// True when the tree was resumed from tiles, for which nobody vouches.
+    resumed: bool,
+}
+
+impl Integrator {
+    /// Goes on from the tiles below `tree`'s folder, or from the beginning where they are missing. Without a key it
+    /// signs nothing.
+    ///
+    /// # Errors
+    /// Fails when the stored checkpoint cannot be read.
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        tree: Arc<Tree>,
+        key: Option<LogKey>,
+        every: Duration,
+    ) -> Result<Self, LedgerError> {
+        let stored = journal.checkpoint()?;
+        let signed = stored.checkpoint();
+        if let Err(error) = tree.resume(signed.size) {
+            tracing::info!(%error, "the tiles are made again from the records");
+            tree.clear();
+        }
+        let mut integrator = Self {
+            signed: (signed.size, Instant::now()),
+            pending: Some(signed.clone()),
+            resumed: tree.size() > 0,
+            journal,
+            tree,
+            key,
+            every,
+        };
+        integrator.compare_or_rebuild()?;
+        Ok(integrator)
+    }
+
+    /// Compares, and begins again from the records alone when tiles led to another root. True when it did so.
+    fn compare_or_rebuild(&mut self) -> Result<bool, LedgerError> {
+        match self.compare() {
+            Err(error) if self.resumed => {
+                tracing::warn!(%error, "the tiles are damaged; they are made again from the records");
+                self.tree.clear();
+                self.resumed = false;
+                Ok(true)
+            }
+            other => other.map(|()| false),
+        }
+    }
+
+    /// Compares the tree with the last signed root as soon as it has that size. Nothing is signed before.
+    fn compare(&mut self) -> Result<(), LedgerError> {
+        let Some(signed) = &self.pending else { return Ok(()) };
+        if self.tree.size() != signed.size {
+            return Ok(());
+        }
+        if self.tree.root()? != signed.root {
+            return Err(LedgerError::Forked {
+                size: signed.size,
+                what: "the last signed checkpoint",
+            });
+        }
+        self.pending = None;
+        Ok(())
+    }
+
+    fn sign(&mut self) -> Result<(), LedgerError> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let size = self.tree.size();
+        if size <= self.signed.0 || self.pending.is_some() {
+            return Ok(());
+        }
+        let head = Checkpoint {
+            origin: self.journal.origin().clone(),
+            size,
+            root: self.tree.root()?,
+        };
+        match self.journal.cas_checkpoint(self.signed.0, &key.sign(head)) {
+            Ok(()) => {
+                self.signed = (size, Instant::now());
+                Ok(())
+            }
+            // Another replica signed. It must have signed this very tree.
+            Err(LedgerError::CheckpointMoved { .. }) => self.adopt(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn adopt(&mut self) -> Result<(), LedgerError> {
+        let stored = self.journal.checkpoint()?;
+        let other = stored.checkpoint();
+        if other.size > self.tree.size() {
+            self.pending = Some(other.clone());
+        } else if self.tree.root_at(other.size)? != other.root {
+            return Err(LedgerError::Forked {
+                size: other.size,
+                what: "another replica's checkpoint",
+            });
+        }
+        self.signed = (other.size, Instant::now());
+        Ok(())
+    }
+}
+
+impl Sink for Integrator {
+    fn name(&self) -> &'static str {
+        "tree"
+    }
+
+    fn next(&self) -> u64 {
+        self.tree.size()
+    }
+
+    fn apply(&mut self, _first: u64, records: &[Stored]) -> Result<(), LedgerError> {
+        for record in records {
+            self.tree.push(record.leaf_hash())?;
+            if self.compare_or_rebuild()? {
+                return Ok(());
+            }
+        }
+        // A busy log is never caught up, so the clock is looked at here too.
+        if self.signed.1.elapsed() >= self.every {
+            self.sign()?;
+        }
+        Ok(())
+    }
+
+    fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
+        let due = self.every.saturating_sub(self.signed.1.elapsed());
+        if self.key.is_none() || self.tree.size() <= self.signed.0 {
+            return Ok(None);
+        }
+        if due.is_zero() {
+            self.sign()?;
+            return Ok(None);
+        }
+        Ok(Some(due))
+    }
+
+    fn finish(&mut self) -> Result<(), LedgerError> {
+        self.sign()
+    }
+}

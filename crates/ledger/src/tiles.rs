@@ -1,0 +1,353 @@
+//! The tree as tiles of 256 hashes (C2SP tlog-tiles): full tiles in files, the right edge in memory.
+//!
+//! Tiles are derived: they are written without a flush, and whatever is missing or damaged is made again from the
+//! records. A proof is handed out only after it was checked against the root it is for.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
+
+use crate::{
+    LedgerError,
+    proof::{HashSource, consistency, inclusion, root_at, verify_consistency, verify_inclusion},
+    tree::{Hash, node_hash},
+};
+
+/// Hashes of a full tile.
+pub const TILE_WIDTH: usize = 256;
+/// Levels of the tree that one level of tiles spans.
+const TILE_HEIGHT: u8 = 8;
+/// Bytes of a full tile.
+pub(crate) const TILE_BYTES: usize = TILE_WIDTH * 32;
+
+/// The path of a full tile below the shard's folder, such as `tile/0/x001/x234/067`.
+pub fn tile_path(level: u8, index: u64) -> String {
+    let mut path = format!("{:03}", index % 1000);
+    let mut rest = index / 1000;
+    while rest > 0 {
+        path = format!("x{:03}/{path}", rest % 1000);
+        rest /= 1000;
+    }
+    format!("tile/{level}/{path}")
+}
+
+/// Root of the complete subtree over a power of two of hashes.
+pub(crate) fn subtree_root(hashes: &[Hash]) -> Hash {
+    let mut row = hashes.to_vec();
+    while row.len() > 1 {
+        row = row.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
+    }
+    row.first().copied().unwrap_or(Hash::new([0; 32]))
+}
+
+/// The hashes of the last, partial tile of each level.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Edge {
+    size: u64,
+    tails: Vec<Vec<Hash>>,
+}
+
+/// The tree of a shard, growing with its follower and read by whoever needs a proof.
+#[derive(Debug)]
+pub struct Tree {
+    dir: PathBuf,
+    edge: RwLock<Edge>,
+}
+
+/// A full tile that the next leaf completes.
+pub(crate) struct FullTile {
+    pub(crate) level: u8,
+    pub(crate) index: u64,
+    pub(crate) hashes: Vec<Hash>,
+}
+
+impl Edge {
+    /// The tiles that `leaf` completes, lowest first, and the hash it carries up to the first level it leaves partial.
+    fn completed_by(&self, leaf: Hash) -> (Vec<FullTile>, Hash) {
+        let (mut full, mut carried, mut index) = (Vec::new(), leaf, self.size);
+        for (level, tail) in (0..).zip(&self.tails) {
+            if tail.len() + 1 < TILE_WIDTH {
+                break;
+            }
+            let mut hashes = tail.clone();
+            hashes.push(carried);
+            carried = subtree_root(&hashes);
+            index /= TILE_WIDTH as u64;
+            full.push(FullTile { level, index, hashes });
+        }
+        (full, carried)
+    }
+
+    fn push(&mut self, completed: usize, carried: Hash) {
+        self.tails.iter_mut().take(completed).for_each(Vec::clear);
+        if self.tails.len() == completed {
+            self.tails.push(Vec::with_capacity(TILE_WIDTH));
+        }
+        self.tails[completed].push(carried);
+        self.size += 1;
+    }
+}
+
+impl Tree {
+    /// An empty tree whose tiles are kept below `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            edge: RwLock::default(),
+        }
+    }
+
+    /// Goes on where full tiles end, at the last multiple of 256 that is at most `size`. The caller must compare the
+    /// root with a signed one before it trusts the tree.
+    ///
+    /// # Errors
+    /// Fails when a tile is missing or has another length.
+    pub(crate) fn resume(&self, size: u64) -> Result<(), LedgerError> {
+        let mut edge = Edge {
+            size: size - size % TILE_WIDTH as u64,
+            tails: Vec::new(),
+        };
+        let mut hashes = edge.size;
+        let mut level = 0;
+        while hashes > 0 {
+            // A level's partial tile holds the roots of the full tiles below it.
+            let partial = hashes % TILE_WIDTH as u64;
+            let tail = match level {
+                0 => Vec::with_capacity(TILE_WIDTH),
+                _ => (hashes - partial..hashes)
+                    .map(|index| Ok(subtree_root(&self.read_tile(level - 1, index)?)))
+                    .collect::<Result<_, LedgerError>>()?,
+            };
+            edge.tails.push(tail);
+            hashes /= TILE_WIDTH as u64;
+            level += 1;
+        }
+        *self.edge.write().unwrap_or_else(PoisonError::into_inner) = edge;
+        Ok(())
+    }
+
+    /// Begins again from nothing.
+    pub(crate) fn clear(&self) {
+        *self.edge.write().unwrap_or_else(PoisonError::into_inner) = Edge::default();
+    }
+
+    fn edge(&self) -> RwLockReadGuard<'_, Edge> {
+        self.edge.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of leaves.
+    pub fn size(&self) -> u64 {
+        self.edge().size
+    }
+
+    /// Appends a leaf; a tile it completes is written first, so that an error leaves the tree as it was. Only one
+    /// thread appends.
+    pub(crate) fn push(&self, leaf: Hash) -> Result<(), LedgerError> {
+        let (full, carried) = self.edge().completed_by(leaf);
+        for tile in &full {
+            self.write_tile(tile)?;
+        }
+        let mut edge = self.edge.write().unwrap_or_else(PoisonError::into_inner);
+        edge.push(full.len(), carried);
+        Ok(())
+    }
+
+    /// Root of the whole tree.
+    ///
+    /// # Errors
+    /// Fails when a tile cannot be read.
+    pub fn root(&self) -> Result<Hash, LedgerError> {
+        self.root_at(self.size())
+    }
+
+    /// Root of the first `size` leaves.
+    ///
+    /// # Errors
+    /// Refuses a size beyond the tree; fails when a tile cannot be read.
+    pub fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
+        self.within(size)?;
+        root_at(self, size)
+    }
+
+    /// The path that proves leaf `index`, whose hash is `leaf`, in the tree of `size` leaves with this `root`.
+    ///
+    /// # Errors
+    /// Refuses an index or size beyond the tree; fails when a tile is damaged.
+    pub fn inclusion(&self, index: u64, leaf: &Hash, size: u64, root: &Hash) -> Result<Vec<Hash>, LedgerError> {
+        self.within(size)?;
+        let path = inclusion(self, index, size)?;
+        verify_inclusion(leaf, index, size, &path, root).map_err(|_| self.damaged(index))?;
+        Ok(path)
+    }
+
+    /// The path that proves that the tree of `new` leaves begins with that of `old` leaves.
+    ///
+    /// # Errors
+    /// Refuses sizes beyond the tree; fails when a tile is damaged.
+    pub fn consistency(&self, old: (u64, &Hash), new: (u64, &Hash)) -> Result<Vec<Hash>, LedgerError> {
+        self.within(new.0)?;
+        let path = consistency(self, old.0, new.0)?;
+        verify_consistency(old.0, old.1, new.0, new.1, &path).map_err(|_| self.damaged(old.0))?;
+        Ok(path)
+    }
+
+    fn within(&self, size: u64) -> Result<(), LedgerError> {
+        let have = self.size();
+        if size > have {
+            return Err(LedgerError::Beyond {
+                what: "tree size",
+                asked: size,
+                have,
+            });
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, index: u64) -> LedgerError {
+        LedgerError::Corrupt {
+            path: self.dir.join("tile"),
+            offset: 0,
+            index,
+            problem: "the tiles do not lead to the root; remove the folder and restart, it is made again".into(),
+        }
+    }
+
+    /// A full tile.
+    ///
+    /// # Errors
+    /// Fails when it is missing or has another length.
+    pub fn read_tile(&self, level: u8, index: u64) -> Result<Vec<Hash>, LedgerError> {
+        let path = self.dir.join(tile_path(level, index));
+        let bytes = fs::read(&path).map_err(LedgerError::io("read", &path))?;
+        if bytes.len() != TILE_BYTES {
+            return Err(LedgerError::Corrupt {
+                path,
+                offset: 0,
+                index: index.saturating_mul(TILE_WIDTH as u64),
+                problem: format!("the tile has {} bytes, not {TILE_BYTES}", bytes.len()),
+            });
+        }
+        bytes.chunks_exact(32).map(Hash::from_slice).collect()
+    }
+
+    fn write_tile(&self, tile: &FullTile) -> Result<(), LedgerError> {
+        let path = self.dir.join(tile_path(tile.level, tile.index));
+        let bytes: Vec<u8> = tile.hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+        let new = path.with_added_extension("new");
+        let write = || fs::write(&new, &bytes).and_then(|()| fs::rename(&new, &path));
+        let written = match write() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                crate::disk::make_dir(path.parent().unwrap_or(&self.dir))?;
+                write()
+            }
+            other => other,
+        };
+        written.map_err(|error| match crate::disk::is_full(&error) {
+            true => LedgerError::NoSpace,
+            false => LedgerError::io("write", &path)(error),
+        })
+    }
+}
+
+impl HashSource for Tree {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        let (tile_level, height) = (level / TILE_HEIGHT, level % TILE_HEIGHT);
+        let first = index << height;
+        let (tile, at) = (first / TILE_WIDTH as u64, (first % TILE_WIDTH as u64) as usize);
+        let width = 1usize << height;
+        {
+            let edge = self.edge();
+            let hashes = edge.size.checked_shr(u32::from(tile_level * TILE_HEIGHT)).unwrap_or(0);
+            if tile == hashes / TILE_WIDTH as u64
+                && let Some(tail) = edge.tails.get(usize::from(tile_level))
+            {
+                let Some(part) = tail.get(at..at + width) else {
+                    return Err(LedgerError::Beyond {
+                        what: "tree node",
+                        asked: index,
+                        have: edge.size >> level,
+                    });
+                };
+                return Ok(subtree_root(part));
+            }
+        }
+        let hashes = self.read_tile(tile_level, tile)?;
+        Ok(subtree_root(&hashes[at..at + width]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Frontier, leaf_hash};
+
+    #[test]
+    fn tile_paths_are_those_of_the_specification() {
+        assert_eq!(tile_path(0, 1_234_067), "tile/0/x001/x234/067");
+        assert_eq!(tile_path(3, 0), "tile/3/000");
+        assert_eq!(tile_path(0, 999), "tile/0/999");
+        assert_eq!(tile_path(0, 1000), "tile/0/x001/000");
+    }
+
+    #[test]
+    fn tiles_roots_and_proofs_agree_with_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        let leaf = |i: u64| leaf_hash(&i.to_be_bytes());
+        let mut edge = Frontier::new();
+        let mut roots = vec![edge.root()];
+        // Over 65,536 leaves, so that a level-1 tile fills and a level-2 tile begins.
+        for i in 0..66_000u64 {
+            tree.push(leaf(i)).unwrap();
+            edge.push(leaf(i));
+            roots.push(edge.root());
+        }
+        assert_eq!(tree.root().unwrap(), edge.root());
+        assert!(dir.path().join("tile/1/000").exists() && !dir.path().join("tile/2/000").exists());
+        for size in [1u64, 2, 255, 256, 257, 511, 512, 65_535, 65_536, 65_537, 66_000] {
+            let root = roots[size as usize];
+            assert_eq!(tree.root_at(size).unwrap(), root, "{size}");
+            for index in [0, 1, size / 3, size / 2, size - 1] {
+                let index = index.min(size - 1);
+                tree.inclusion(index, &leaf(index), size, &root).unwrap();
+            }
+            for old in [1, size / 2, size.saturating_sub(1), size] {
+                tree.consistency((old, &roots[old as usize]), (size, &root)).unwrap();
+            }
+        }
+        assert!(tree.root_at(66_001).is_err());
+        assert!(tree.inclusion(5, &leaf(6), 66_000, &edge.root()).is_err());
+
+        let again = Tree::new(dir.path());
+        again.resume(66_000).unwrap();
+        assert_eq!(again.size(), 65_792);
+        for i in 65_792..66_000 {
+            again.push(leaf(i)).unwrap();
+        }
+        assert_eq!(*again.edge(), *tree.edge());
+    }
+
+    #[test]
+    fn a_damaged_tile_gives_no_proof() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        let leaf = |i: u64| leaf_hash(&i.to_be_bytes());
+        (0..600).for_each(|i| tree.push(leaf(i)).unwrap());
+        let root = tree.root().unwrap();
+        let path = dir.path().join("tile/0/000");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[40] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert!(matches!(
+            tree.inclusion(0, &leaf(0), 600, &root),
+            Err(LedgerError::Corrupt { .. })
+        ));
+        fs::write(&path, &bytes[1..]).unwrap();
+        assert!(tree.inclusion(0, &leaf(0), 600, &root).is_err());
+        // Other tiles are not touched by it.
+        tree.inclusion(300, &leaf(300), 600, &root).unwrap();
+        tree.inclusion(599, &leaf(599), 600, &root).unwrap();
+    }
+}
