@@ -38,5 +38,3 @@ pub const SEGMENT_RECORDS: usize = 65_536;
 pub const PAGE_ROWS_MAX: usize = 1000;
 /// Records a page looks at before it returns with a cursor: bounds the time a query holds the index, about 20 ms.
 pub const PAGE_SCAN_MAX: usize = 4_000_000;
-/// Live certificates the index holds; past it the oldest lose their place in lists of live ones, never in the log.
-pub const LIVE_CERTIFICATES_MAX: usize = 4_000_000;
