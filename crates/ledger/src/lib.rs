@@ -8,20 +8,35 @@
 mod check;
 mod checkpoint;
 mod committer;
+mod disk;
 mod error;
 mod facts;
 mod fields;
+mod file;
+mod follow;
+mod integrate;
 mod journal;
 mod kind;
+mod layout;
 mod leaf_der;
 mod note;
+mod open;
 mod origin;
 mod proof;
+mod reader;
 mod receipt;
 mod record;
+mod recovery;
 #[cfg(test)]
 mod samples;
+mod search;
+#[cfg(test)]
+mod tests;
+mod tiles;
 mod tree;
+mod verify;
+mod wal;
+mod writer;
 
 pub mod limits;
 
@@ -33,7 +48,11 @@ pub mod wire;
 
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};
 pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits};
+pub use disk::{Disk, DiskFile, LocalDisk};
 pub use error::LedgerError;
+pub use file::{FileJournal, OpenOptions, Recovered};
+pub use follow::{Follower, Sink};
+pub use integrate::{CHECKPOINT_EVERY, Integrator};
 pub use journal::{AppendError, Journal, Stored};
 pub use kind::Kind;
 pub use leaf_der::LeafFacts;
@@ -42,4 +61,7 @@ pub use origin::Origin;
 pub use proof::{HashSource, consistency, inclusion, root_at, verify_consistency, verify_inclusion};
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
+pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
+pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
+pub use verify::{RecordCheck, ShardReport, verify};

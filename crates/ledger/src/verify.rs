@@ -1,0 +1,219 @@
+//! Offline verification of a ledger folder: every frame, every root, the checkpoint's signature, the tiles.
+//!
+//! It takes no lock and writes nothing, so it may run beside a live ledger: what is being written while it reads counts
+//! as an unfinished tail. It says nothing about what records mean; the caller looks at each as it passes.
+
+use std::{fs, path::Path};
+
+use crate::{
+    LedgerError,
+    checkpoint::Checkpoint,
+    disk::read_whole,
+    file::read_checkpoint,
+    journal::Stored,
+    layout::{Shard, read_policy},
+    note::Vkey,
+    open::{check_end, read_heads},
+    recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Visitor, scan},
+    tiles::{TILE_WIDTH, subtree_root, tile_path},
+    tree::{Frontier, Hash, sha256},
+};
+
+/// What one shard was found to hold.
+#[derive(Clone, Debug)]
+pub struct ShardReport {
+    /// Its key; its name is the shard's origin.
+    pub vkey: Vkey,
+    /// The last signed checkpoint, which is a prefix of the log.
+    pub checkpoint: Checkpoint,
+    /// Records, of which those beyond the checkpoint are covered by no signature yet.
+    pub size: u64,
+    /// Root at that size.
+    pub root: Hash,
+    /// True when the log ends with a group that was never finished.
+    pub unfinished_tail: bool,
+    /// Tiles that are there and right.
+    pub tiles: u64,
+    /// Full tiles that are not there; they can be made again from the records.
+    pub tiles_missing: u64,
+}
+
+/// Looks at the records of a log in order. The text of a refusal is reported with the record's index.
+pub trait RecordCheck {
+    /// Called for each record of a shard.
+    ///
+    /// # Errors
+    /// What is wrong with the record, as a clause.
+    fn record(&mut self, origin: &Vkey, stored: &Stored) -> Result<(), String>;
+}
+
+/// A check that accepts every record.
+impl RecordCheck for () {
+    fn record(&mut self, _: &Vkey, _: &Stored) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Verifies every shard of the ledger in `ledger`, oldest first. The keys are those of its own policy file unless the
+/// caller brings `keys`: who could write the folder could have replaced the file.
+///
+/// # Errors
+/// The first thing that is wrong, with its file, offset and record index.
+pub fn verify(
+    ledger: &Path,
+    keys: Option<&[Vkey]>,
+    check: &mut dyn RecordCheck,
+) -> Result<Vec<ShardReport>, LedgerError> {
+    let shards = read_policy(ledger)?;
+    if let Some(keys) = keys {
+        if let Some(key) = keys.iter().find(|key| !shards.iter().any(|shard| shard.vkey == **key)) {
+            return Err(LedgerError::Signature(format!(
+                "the ledger has no log of the key {key}"
+            )));
+        }
+        if let Some(shard) = shards.iter().find(|shard| !keys.contains(&shard.vkey)) {
+            return Err(LedgerError::Signature(format!(
+                "{} is signed by a key you do not trust",
+                shard.origin
+            )));
+        }
+    }
+    shards.iter().map(|shard| verify_shard(shard, check)).collect()
+}
+
+fn verify_shard(shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardReport, LedgerError> {
+    // Before the records, because a live ledger goes on.
+    let signed = read_checkpoint(shard)?.checkpoint().clone();
+    let origin_hash = sha256(shard.origin.as_str().as_bytes());
+    let heads = read_heads(shard, origin_hash)?;
+    let mut pass = Pass {
+        shard,
+        checkpoint: RootAt {
+            size: signed.size,
+            root: signed.root,
+            met: false,
+        },
+        check,
+        tiles: TileCheck::default(),
+        path: shard.head(),
+    };
+    let (mut tree, mut ending) = (Frontier::new(), Ending::Space);
+    for (at, head) in heads.iter().enumerate() {
+        pass.path = shard.wal(head.number);
+        let bytes = read_whole(&pass.path, FILE_BYTES_MAX, "a file of the log")?;
+        let expect = Expect {
+            number: head.number,
+            origin_hash,
+        };
+        let path = pass.path.clone();
+        let scanned = scan(&path, &bytes, &expect, &mut pass)?;
+        if scanned.header.frontier != tree {
+            return Err(LedgerError::Corrupt {
+                path,
+                offset: 0,
+                index: tree.size(),
+                problem: "the file does not begin where the one before it ends".into(),
+            });
+        }
+        let next = heads.get(at + 1).map(|next| &next.header);
+        // A live ledger may have begun the next file after the folder was listed.
+        if next.is_some() || !shard.wal(head.number + 1).exists() {
+            check_end(&path, &scanned, next)?;
+        }
+        (tree, ending) = (scanned.frontier, scanned.ending);
+    }
+    if !pass.checkpoint.met {
+        return Err(LedgerError::RolledBack {
+            what: "the last signed checkpoint",
+            have: tree.size(),
+            need: signed.size,
+        });
+    }
+    Ok(ShardReport {
+        vkey: shard.vkey.clone(),
+        checkpoint: signed,
+        size: tree.size(),
+        root: tree.root(),
+        unfinished_tail: ending == Ending::Torn,
+        tiles: pass.tiles.right,
+        tiles_missing: pass.tiles.missing,
+    })
+}
+
+struct Pass<'a> {
+    shard: &'a Shard,
+    checkpoint: RootAt,
+    check: &'a mut dyn RecordCheck,
+    tiles: TileCheck,
+    path: std::path::PathBuf,
+}
+
+impl Visitor for Pass<'_> {
+    fn record(&mut self, record: &Found<'_>, index: u64, after: &Frontier) -> Result<(), LedgerError> {
+        self.checkpoint.record(record, index, after)?;
+        let stored = Stored::new(index, record.bytes.into(), Some(record.leaf));
+        self.check
+            .record(&self.shard.vkey, &stored)
+            .map_err(|problem| LedgerError::Corrupt {
+                path: self.path.clone(),
+                offset: record.offset,
+                index,
+                problem,
+            })?;
+        self.tiles.leaf(&self.shard.dir, record.leaf)
+    }
+}
+
+/// Makes every full tile again and compares it with the one that is stored.
+#[derive(Debug, Default)]
+struct TileCheck {
+    rows: Vec<(u64, Vec<Hash>)>,
+    right: u64,
+    missing: u64,
+}
+
+impl TileCheck {
+    fn leaf(&mut self, dir: &Path, leaf: Hash) -> Result<(), LedgerError> {
+        let (mut carried, mut level) = (leaf, 0u8);
+        loop {
+            let at = usize::from(level);
+            if self.rows.len() == at {
+                self.rows.push((0, Vec::with_capacity(TILE_WIDTH)));
+            }
+            let (index, row) = &mut self.rows[at];
+            row.push(carried);
+            if row.len() < TILE_WIDTH {
+                return Ok(());
+            }
+            let found = compare(dir, level, *index, row)?;
+            carried = subtree_root(row);
+            row.clear();
+            *index += 1;
+            match found {
+                true => self.right += 1,
+                false => self.missing += 1,
+            }
+            level += 1;
+        }
+    }
+}
+
+/// True when the tile is there and right, false when it is not there.
+fn compare(dir: &Path, level: u8, index: u64, row: &[Hash]) -> Result<bool, LedgerError> {
+    let path = dir.join(tile_path(level, index));
+    let stored = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(LedgerError::io("read", &path))?,
+    };
+    let right = stored.len() == 32 * row.len() && stored.chunks_exact(32).zip(row).all(|(a, b)| a == b.as_bytes());
+    if !right {
+        let span = (TILE_WIDTH as u64).saturating_pow(u32::from(level) + 1);
+        return Err(LedgerError::Corrupt {
+            path,
+            offset: 0,
+            index: index.saturating_mul(span),
+            problem: "the tile is not that of the records; remove it, it is made again".into(),
+        });
+    }
+    Ok(true)
+}
