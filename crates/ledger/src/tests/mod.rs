@@ -1,0 +1,10 @@
+//! Tests of the whole: what a crash, a bad disk or a second writer may do to a ledger.
+
+mod committer;
+mod crash;
+mod faults;
+mod follow;
+mod kit;
+mod search;
+mod store;
+mod verify;
