@@ -282,3 +282,54 @@ fn overlap(a: &AgentPattern, b: &AgentPattern) -> bool {
         (AgentPattern::Prefix(a), AgentPattern::Prefix(b)) => a == b || a.matches(b.stem()) || b.matches(a.stem()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{agent_id, entry, raw};
+
+    fn with(name: &str, agents: &[&str]) -> Entry {
+        let agents = agents.iter().map(|agent| format!("spiffe://dev.test{agent}")).collect();
+        entry(&RawEntry {
+            name: name.into(),
+            spiffe_id: "spiffe://dev.test/x".into(),
+            agents,
+            ..raw("x")
+        })
+    }
+
+    #[test]
+    fn all_selectors_must_hold_and_some_agent_must_match() {
+        let web = entry(&raw("web"));
+        let shown = |texts: &[&str]| texts.iter().map(|text| Selector::parse(text).unwrap()).collect();
+        assert!(web.selectors_hold(&shown(&["unix:uid:1000", "unix:path:/usr/bin/web", "unix:gid:5"])));
+        assert!(!web.selectors_hold(&shown(&["unix:uid:1000"])));
+        assert!(!web.selectors_hold(&shown(&["unix:uid:10000", "unix:path:/usr/bin/web"])));
+        assert!(web.is_for_agent(&agent_id("n1")) && !web.is_for_agent(&agent_id("n10")));
+        assert!(with("a", &["/mintage/agent/*"]).is_for_agent(&agent_id("n10")));
+    }
+
+    #[test]
+    fn duplicate_entries_are_those_that_could_answer_one_workload_twice() {
+        let one = with("one", &["/mintage/agent/n1"]);
+        for (agents, clashes) in [
+            (&["/mintage/agent/n1"][..], true),
+            (&["/mintage/agent/n2"], false),
+            (&["/mintage/agent/n2", "/mintage/agent/n1"], true),
+            (&["/mintage/agent/*"], true),
+            (&["/*"], true),
+        ] {
+            let other = with("other", agents);
+            assert_eq!(one.duplicates(&other), clashes, "{agents:?}");
+            assert_eq!(other.duplicates(&one), clashes, "{agents:?}");
+        }
+        assert!(with("a", &["/*"]).duplicates(&with("b", &["/mintage/agent/*"])));
+        assert!(!one.duplicates(&one), "an entry does not stand in its own way");
+        let longer = entry(&RawEntry {
+            ttl_seconds: 900,
+            name: "longer".into(),
+            ..one.to_raw()
+        });
+        assert!(one.duplicates(&longer), "another lifetime is no excuse");
+    }
+}

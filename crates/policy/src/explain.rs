@@ -101,3 +101,52 @@ fn outcome(entry: &Entry, agent: &SpiffeId, shown: &BTreeSet<Selector>) -> Outco
         Outcome::Matches
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RawEntry;
+    use crate::samples::{agent_id, entry, raw};
+
+    #[test]
+    fn each_entry_names_the_one_thing_that_failed() {
+        let other = RawEntry {
+            agents: vec![agent_id("n2").to_string()],
+            ..raw("other")
+        };
+        let off = RawEntry {
+            disabled: true,
+            ..raw("off")
+        };
+        let strict = RawEntry {
+            selectors: vec!["unix:gid:7".into(), "unix:uid:1000".into()],
+            ..raw("strict")
+        };
+        let entries: Vec<_> = [raw("web"), other, off, strict].iter().map(entry).collect();
+        let shown = ["unix:uid:1000", "unix:path:/usr/bin/web", "unix:gid:5"].map(|s| Selector::parse(s).unwrap());
+        let answers = explain(
+            entries.iter().map(|entry| (entry, 3)),
+            &agent_id("n1"),
+            &shown.into_iter().collect(),
+        );
+        let said: Vec<_> = answers.iter().map(Explanation::sentence).collect();
+        assert_eq!(
+            said,
+            [
+                "web matches and gives spiffe://dev.test/web",
+                "other is not for this agent",
+                "off would match but is disabled",
+                "strict needs unix:gid:7, the workload shows unix:gid:5",
+            ]
+        );
+        let answers = explain(
+            entries.iter().map(|entry| (entry, 3)),
+            &agent_id("n1"),
+            &BTreeSet::new(),
+        );
+        assert_eq!(
+            answers[0].sentence(),
+            "web needs unix:path:/usr/bin/web, the workload shows nothing of that kind (1 more fail)"
+        );
+    }
+}

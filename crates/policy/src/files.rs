@@ -263,3 +263,177 @@ impl TomlEntry {
         found.unwrap_or_else(|| self.name.span())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::samples::domain;
+
+    const WEB: &str = r#"
+[[entry]]
+name = "web"
+spiffe_id = "spiffe://dev.test/web"
+agents = ["spiffe://dev.test/mintage/agent/*"]
+selectors = ["unix:uid:1000"]
+ttl = "5m"
+dns_names = ["web.dev.test"]
+"#;
+
+    fn problems(text: &str) -> Vec<String> {
+        let found = parse_entries(Path::new("e.toml"), text, &domain()).expect_err("must be refused");
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    /// The text of one entry with one line replaced.
+    fn changed(from: &str, to: &str) -> String {
+        assert!(WEB.contains(from), "{from}");
+        WEB.replace(from, to)
+    }
+
+    #[test]
+    fn a_file_of_entries_is_read_with_the_place_of_each() {
+        let two = format!("# entries\n{WEB}{}", WEB.replace("web", "db"));
+        let entries = parse_entries(Path::new("e.toml"), &two, &domain()).unwrap();
+        let found: Vec<_> = entries.iter().map(|e| (e.entry.name().as_str(), e.line)).collect();
+        assert_eq!(found, [("web", 4), ("db", 12)]);
+        assert_eq!(entries[0].entry.ttl().seconds(), 300);
+        assert!(parse_entries(Path::new("e.toml"), "", &domain()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_line_and_nearest_key() {
+        assert_eq!(
+            problems(&changed("selectors", "selector")),
+            ["e.toml:6: unknown key `selector`; the nearest valid key is `selectors`"]
+        );
+        assert_eq!(
+            problems(&changed("[[entry]]", "[[entries]]")),
+            ["e.toml:2: unknown key `entries`; the nearest valid key is `entry`"]
+        );
+        let wild = problems(&changed("ttl", "password"));
+        assert!(
+            wild[0].starts_with("e.toml:7: unknown key `password`; valid keys are name, spiffe_id,"),
+            "{wild:?}"
+        );
+    }
+
+    #[test]
+    fn wrong_types_duplicate_keys_and_missing_keys_are_told_with_their_line() {
+        for (text, starts) in [
+            (changed("\"5m\"", "300"), "e.toml:7: invalid type"),
+            (changed("ttl = \"5m\"", "name = \"again\""), "e.toml:7: duplicate key"),
+            (
+                changed("selectors = [\"unix:uid:1000\"]", ""),
+                "e.toml:2: missing field `selectors`",
+            ),
+            (changed("\"5m\"", "\"5m"), "e.toml:7: "),
+            (changed("name = \"web\"", "\tname\t= \"web\u{0}\""), "e.toml:3: "),
+        ] {
+            let said = problems(&text);
+            assert!(said[0].starts_with(starts), "{said:?}");
+            assert!(!said[0].contains('\n') && said[0].len() < 400, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_entry_is_told_at_the_line_of_the_field() {
+        let several = [
+            changed("spiffe://dev.test/web", "spiffe://dev.test/mintage/agent/x"),
+            changed("\"5m\"", "\"0s\""),
+            changed("\"5m\"", "\"99999999999999999999d\""),
+            changed(
+                "[\"unix:uid:1000\"]",
+                "[\n  \"unix:uid:1000\",\n  \"unix:path:relative\",\n]",
+            ),
+            changed("\"web.dev.test\"", "\"a\",\n \"*.dev.test\""),
+        ];
+        let said = problems(&several.concat());
+        let lines: Vec<_> = said.iter().map(|text| text.split(": ").next().unwrap()).collect();
+        assert_eq!(
+            lines,
+            ["e.toml:4", "e.toml:15", "e.toml:23", "e.toml:30", "e.toml:44"],
+            "{said:#?}"
+        );
+        assert!(said[0].contains("entry \"web\": spiffe_id:"), "{}", said[0]);
+    }
+
+    #[test]
+    fn a_directory_is_one_set_and_tells_names_used_twice_and_duplicates() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("b.toml", &WEB.replace("web", "db"));
+        write("a.toml", WEB);
+        write(".hidden.toml", "not toml at all [");
+        write("notes.txt", "not toml either [");
+        let names = |entries: Vec<LocatedEntry>| {
+            entries
+                .iter()
+                .map(|located| located.entry.name().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(load_dir(dir.path(), &domain()).unwrap()), ["web", "db"]);
+
+        write("c.toml", WEB);
+        write(
+            "d.toml",
+            &changed("name = \"web\"", "name = \"web2\"").replace("5m", "6m"),
+        );
+        let said: Vec<_> = load_dir(dir.path(), &domain())
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(said.len(), 2, "{said:#?}");
+        assert!(said[0].contains("c.toml:3: entry web is also written at"), "{said:#?}");
+        assert!(
+            said[1].contains("d.toml:3: entry web2 gives the same identity"),
+            "{said:#?}"
+        );
+    }
+
+    #[test]
+    fn a_directory_with_a_folder_a_pipe_or_a_huge_file_is_refused_without_waiting() {
+        let refusal = |make: &dyn Fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("a.toml"), WEB).unwrap();
+            make(dir.path());
+            load_dir(dir.path(), &domain()).expect_err("must be refused")[0].to_string()
+        };
+        assert!(refusal(&|dir| fs::create_dir(dir.join("sub")).unwrap()).contains("is a directory"));
+        let pipe = |dir: &Path| {
+            let made = std::process::Command::new("mkfifo")
+                .arg(dir.join("p.toml"))
+                .status()
+                .unwrap();
+            assert!(made.success());
+        };
+        assert!(refusal(&pipe).contains("no regular file"));
+        let huge = |dir: &Path| {
+            fs::File::create(dir.join("h.toml"))
+                .unwrap()
+                .set_len(TOML_FILE_BYTES_MAX + 1)
+                .unwrap()
+        };
+        assert!(refusal(&huge).contains("larger than"));
+        assert!(
+            refusal(&|dir| fs::write(dir.join("u.toml"), b"a = 1\n\xff").unwrap()).contains("u.toml:2: is not UTF-8")
+        );
+        assert!(
+            refusal(&|dir| std::os::unix::fs::symlink("gone", dir.join("l.toml")).unwrap()).contains("cannot be read")
+        );
+        assert!(load_dir(Path::new("/nonexistent/dir"), &domain()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}|(\\[\\[entry\\]\\]|[a-z_]{1,10} = (\"[a-z:/]{0,20}\"|[0-9]{1,3}|\\[.{0,10}\\])|\\n){0,12}") {
+            if let Err(found) = parse_entries(Path::new("e.toml"), &text, &domain()) {
+                let lines = text.lines().count().max(1) + 1;
+                prop_assert!(!found.is_empty());
+                prop_assert!(found.iter().all(|p| p.line <= lines && !p.to_string().chars().any(char::is_control)));
+            }
+        }
+    }
+}

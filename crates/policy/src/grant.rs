@@ -92,7 +92,7 @@ impl GrantedAgent {
 ///
 /// It is moved by value into the mint and is neither built elsewhere nor used twice:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// fn twice(grant: mintage_policy::Grant) -> (mintage_policy::Grant, mintage_policy::Grant) {
 ///     (grant.clone(), grant)
 /// }
@@ -101,6 +101,12 @@ impl GrantedAgent {
 /// ```
 /// fn once(grant: mintage_policy::Grant) -> mintage_policy::Grant {
 ///     grant
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// fn widen(grant: mintage_policy::Grant, ttl: mintage_identity::Ttl) -> mintage_policy::Grant {
+///     mintage_policy::Grant { ttl, ..grant }
 /// }
 /// ```
 #[derive(Debug)]

@@ -15,6 +15,8 @@ mod key;
 mod plan;
 mod problem;
 mod replica;
+#[cfg(test)]
+mod samples;
 mod spire;
 mod view;
 

@@ -178,3 +178,118 @@ fn pairs_of(group: &[&Entry], pairs: &mut BTreeSet<(EntryName, EntryName)>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RawEntry;
+    use crate::samples::{entry, raw};
+
+    fn names(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.name().as_str()).collect()
+    }
+
+    #[test]
+    fn a_plan_tells_creations_updates_by_field_and_deletions_only_when_pruning() {
+        let current: Vec<_> = ["keep", "change", "gone"].map(|name| (entry(&raw(name)), 5)).to_vec();
+        let changed = entry(&RawEntry {
+            ttl_seconds: 600,
+            owner: "team-b".into(),
+            ..raw("change")
+        });
+        let desired = [entry(&raw("new")), changed, entry(&raw("keep"))];
+        let plan_of = |prune| plan(&current, &desired, prune);
+        let with = plan_of(true);
+        assert_eq!(names(&with.create), ["new"]);
+        assert_eq!(with.unchanged[0].as_str(), "keep");
+        let diff = |field, before: &str, after: &str| FieldDiff {
+            field,
+            before: before.into(),
+            after: after.into(),
+        };
+        assert_eq!(
+            with.update[0].diffs,
+            [diff("ttl", "300s", "600s"), diff("owner", "team-a", "team-b")]
+        );
+        assert_eq!(with.update[0].revision, 5);
+        assert_eq!(with.delete.len(), 1);
+        assert_eq!((with.delete[0].0.as_str(), with.delete[0].1), ("gone", 5));
+        assert!(plan_of(false).delete.is_empty());
+        assert!(plan(&current, &[], false).is_empty() && !plan(&current, &[], true).is_empty());
+    }
+
+    #[test]
+    fn applying_a_plan_leaves_nothing_to_plan() {
+        let current: Vec<_> = ["a", "b"].map(|name| (entry(&raw(name)), 5)).to_vec();
+        let desired = [entry(&raw("b")), entry(&raw("c"))];
+        let first = plan(&current, &desired, true);
+        let mut after: BTreeMap<EntryName, (Entry, u64)> = current
+            .iter()
+            .map(|(entry, revision)| (entry.name().clone(), (entry.clone(), *revision)))
+            .collect();
+        first.delete.iter().for_each(|(name, _)| drop(after.remove(name)));
+        let new = first
+            .create
+            .iter()
+            .chain(first.update.iter().map(|change| &change.entry));
+        new.for_each(|entry| drop(after.insert(entry.name().clone(), (entry.clone(), 9))));
+        let after: Vec<_> = after.into_values().collect();
+        assert!(plan(&after, &desired, true).is_empty());
+    }
+
+    #[test]
+    fn every_field_that_differs_is_told() {
+        let before = entry(&raw("web"));
+        let after = RawEntry {
+            name: "web".into(),
+            spiffe_id: "spiffe://dev.test/other".into(),
+            agents: vec!["spiffe://dev.test/mintage/agent/n2".into()],
+            selectors: vec!["unix:uid:7".into()],
+            ttl_seconds: 61,
+            dns_names: vec!["x".into()],
+            common_name: "x".into(),
+            hint: "x".into(),
+            owner: "x".into(),
+            environment: "x".into(),
+            purpose: "x".into(),
+            disabled: true,
+        };
+        let told: Vec<_> = field_diffs(&before, &entry(&after))
+            .into_iter()
+            .map(|diff| diff.field)
+            .collect();
+        assert_eq!(told, &crate::ENTRY_FIELDS[1..]);
+    }
+
+    #[test]
+    fn duplicate_entries_are_conflicts_unless_one_of_them_goes() {
+        let twin = |name: &str| {
+            entry(&RawEntry {
+                name: name.into(),
+                ..raw("web")
+            })
+        };
+        let current = [(twin("old"), 5)];
+        let pair = (EntryName::parse("new").unwrap(), EntryName::parse("old").unwrap());
+        assert_eq!(plan(&current, &[twin("new")], false).conflicts, [pair]);
+        assert!(
+            plan(&current, &[twin("new")], true).conflicts.is_empty(),
+            "a rename is no conflict"
+        );
+        assert_eq!(plan(&[], &[twin("a"), twin("b"), twin("c")], false).conflicts.len(), 2);
+    }
+
+    #[test]
+    fn one_entry_for_each_of_many_nodes_is_planned_in_time() {
+        let of_node = |n: usize| {
+            let agents = vec![format!("spiffe://dev.test/mintage/agent/n{n}")];
+            entry(&RawEntry {
+                name: format!("web-{n}"),
+                agents,
+                ..raw("web")
+            })
+        };
+        let fleet: Vec<_> = (0..20_000).map(of_node).collect();
+        assert!(plan(&[], &fleet, false).conflicts.is_empty());
+    }
+}
