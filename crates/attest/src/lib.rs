@@ -17,4 +17,4 @@ pub mod unix;
 pub use attested::Attested;
 pub use channel::{AgentSession, AgentStanding};
 pub use error::{AttestError, Detail};
-pub use join_token::{JoinToken, TokenHash};
+pub use join_token::{JoinToken, JoinVerdict, Joined, TokenHash};
