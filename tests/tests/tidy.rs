@@ -136,6 +136,21 @@ fn the_units_are_closed() {
 }
 
 #[test]
+fn every_credential_is_read_by_its_program() {
+    for program in ["ca", "agent"] {
+        let source = Path::new("crates").join(program).join("src");
+        let sources = TREE
+            .iter()
+            .filter(|file| file.path.starts_with(&source))
+            .map(|file| file.text.as_str());
+        none(deploy::unread_credentials(
+            &deployed(&format!("mintage-{program}.service")),
+            sources,
+        ));
+    }
+}
+
+#[test]
 fn the_container_holds_our_programs_and_no_root() {
     let binaries: Vec<String> = bins::BINARIES.iter().map(|name| (*name).to_owned()).collect();
     none(deploy::container_faults(&deployed("Containerfile"), &binaries));

@@ -1,5 +1,6 @@
 //! Rust text seen roughly: without comments and strings, and without what is compiled for tests alone.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The text with comments, strings and character literals blanked; lines keep their numbers.
@@ -182,6 +183,18 @@ pub fn test_only_files(path: &Path, text: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Whether a file is one of these modules, or a module within one.
+pub fn belongs_to(modules: &BTreeSet<PathBuf>, path: &Path) -> bool {
+    modules.iter().any(|module| {
+        let inside = if module.ends_with("mod.rs") {
+            module.parent()
+        } else {
+            None
+        };
+        path == module || path.starts_with(inside.map_or_else(|| module.with_extension(""), Path::to_path_buf))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +224,22 @@ mod tests {
             "fn a() { now() } fn c() {} fn e() {}"
         );
         assert_eq!(left.lines().count(), code.lines().count());
+    }
+
+    #[test]
+    fn modules_within_a_module_belong_to_it() {
+        let modules = BTreeSet::from([PathBuf::from("src/a/tests.rs"), "src/b/tests/mod.rs".into()]);
+        for inside in [
+            "src/a/tests.rs",
+            "src/a/tests/x.rs",
+            "src/b/tests/mod.rs",
+            "src/b/tests/x/y.rs",
+        ] {
+            assert!(belongs_to(&modules, Path::new(inside)), "{inside}");
+        }
+        for outside in ["src/a.rs", "src/a/tests_more.rs", "src/b/mod.rs"] {
+            assert!(!belongs_to(&modules, Path::new(outside)), "{outside}");
+        }
     }
 
     #[test]

@@ -57,6 +57,21 @@ pub fn unjustified_capabilities(unit: &str) -> Vec<String> {
         .collect()
 }
 
+/// Credentials that a unit hands over and that no source of its program names: nobody would read them.
+pub fn unread_credentials<'a>(unit: &str, sources: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+    let given = unit.lines().filter_map(|line| {
+        let rest = line
+            .strip_prefix("LoadCredential=")
+            .or_else(|| line.strip_prefix("LoadCredentialEncrypted="))?;
+        rest.split(':').next()
+    });
+    let read = |name: &str| sources.clone().any(|text| text.contains(&format!("\"{name}\"")));
+    given
+        .filter(|name| !read(name))
+        .map(|name| format!("nobody reads the credential {name}"))
+        .collect()
+}
+
 /// Lines of a container file that copy anything but a binary of ours out of the release folder, or run as root.
 pub fn container_faults(text: &str, binaries: &[String]) -> Vec<String> {
     let mut faults = Vec::new();
@@ -115,6 +130,16 @@ mod tests {
         let unit = "# CAP_CHOWN: files change owner.\nCapabilityBoundingSet=CAP_CHOWN CAP_KILL\nAmbientCapabilities=CAP_KILL\n";
         assert_eq!(unjustified_capabilities(unit), ["CAP_KILL without a reason"]);
         assert!(unjustified_capabilities("CapabilityBoundingSet=\n").is_empty());
+    }
+
+    #[test]
+    fn a_credential_that_nobody_reads_is_found() {
+        let unit = "LoadCredentialEncrypted=passphrase:/etc/p\nLoadCredential=join-token\n# LoadCredential=x\n";
+        let sources = ["const CREDENTIAL: &str = \"passphrase\";", "join-token"];
+        assert_eq!(
+            unread_credentials(unit, sources.into_iter()),
+            ["nobody reads the credential join-token"]
+        );
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn clocks(files: &[File]) -> Vec<String> {
         let source = Path::new("crates").join(folder).join("src");
         for file in files
             .iter()
-            .filter(|file| file.is_rust() && !test_only.contains(&file.path))
+            .filter(|file| file.is_rust() && !code::belongs_to(&test_only, &file.path))
         {
             let Ok(below) = file.path.strip_prefix(&source) else {
                 continue;
@@ -237,6 +237,7 @@ mod tests {
             ),
             File::new("crates/mint/src/b.rs", "#[cfg(test)]\nmod tests;\n"),
             File::new("crates/mint/src/b/tests.rs", read),
+            File::new("crates/mint/src/b/tests/deeper.rs", read),
             File::new("crates/mint/tests/c.rs", read),
         ];
         assert_eq!(clocks(&fine), Vec::<String>::new());
