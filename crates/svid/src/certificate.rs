@@ -10,7 +10,7 @@ use x509_parser::{
 };
 
 use crate::{
-    SvidError,
+    SvidError, check_tbs_frame,
     der::{self, Reader},
     limits::{CERTIFICATE_BYTES_MAX, SAN_COUNT_MAX},
 };
@@ -32,6 +32,8 @@ impl<'a> Parsed<'a> {
     pub(crate) fn from_der(der: &'a [u8]) -> Result<Self, SvidError> {
         SvidError::check_size(WHAT, der.len(), CERTIFICATE_BYTES_MAX, "bytes")?;
         strict(der)?;
+        let parts = SignedParts::cut(der)?;
+        check_tbs_frame(parts.signed).map_err(|error| SvidError::Der { what: WHAT, error })?;
         let (rest, x509) = X509Certificate::from_der(der)
             .map_err(|error| SvidError::malformed(WHAT, format!("it is no X.509 certificate ({error})")))?;
         if !rest.is_empty() {
@@ -43,7 +45,7 @@ impl<'a> Parsed<'a> {
         if x509.version() != X509Version::V3 {
             return Err(SvidError::malformed(WHAT, "its version is not 3"));
         }
-        if x509.signature_algorithm != x509.tbs_certificate.signature {
+        if tbs_algorithm(parts.signed) != Ok(parts.algorithm) {
             return Err(SvidError::malformed(WHAT, "its two signature algorithms differ"));
         }
         check_extensions(x509.extensions())?;
@@ -129,6 +131,14 @@ fn serial(x509: &X509Certificate<'_>) -> Result<Serial, SvidError> {
 
 fn instant(time: ASN1Time) -> UnixTime {
     UnixTime::from_seconds(time.timestamp())
+}
+
+/// The AlgorithmIdentifier inside the signed part, as octets: the parser's comparison would overlook a tag.
+fn tbs_algorithm(tbs: &[u8]) -> Result<&[u8], der::DerError> {
+    let mut fields = Reader::new(Reader::new(tbs).expect(der::TAG_SEQUENCE)?.value);
+    fields.expect(der::TAG_CONTEXT_0)?;
+    fields.expect(der::TAG_INTEGER)?;
+    Ok(fields.expect(der::TAG_SEQUENCE)?.raw)
 }
 
 fn strict(der: &[u8]) -> Result<(), SvidError> {

@@ -113,11 +113,16 @@ fn rsa_keys_outside_2048_to_4096_bits_or_with_odd_exponents_are_refused_fast() {
         let spki = rsa_spki(good, &[1, 0, 1]);
         assert_eq!(PublicKey::from_spki(&spki).unwrap().kind(), KeyKind::Rsa { bits: good });
     }
-    let start = std::time::Instant::now();
     for bad in [512, 1024, 2040, 4104, 8192, 16_384] {
-        assert!(PublicKey::from_spki(&rsa_spki(bad, &[1, 0, 1])).is_err(), "{bad}");
+        let spki = rsa_spki(bad, &[1, 0, 1]);
+        assert!(PublicKey::from_spki(&spki).is_err(), "{bad}");
+        let fastest = (0..10).map(|_| {
+            let start = std::time::Instant::now();
+            let _ = PublicKey::from_spki(&spki);
+            start.elapsed()
+        });
+        assert!(fastest.min().unwrap().as_millis() < 5, "{bad}");
     }
-    assert!(start.elapsed().as_millis() < 30);
     for exponent in [&[1][..], &[3], &[1, 0, 0], &[0x7f, 0xff, 0xff, 0xff, 0xff], &[0x80]] {
         assert!(PublicKey::from_spki(&rsa_spki(2048, exponent)).is_err(), "{exponent:?}");
     }

@@ -8,6 +8,7 @@ mod bundle;
 mod certificate;
 mod chain;
 mod error;
+mod frame;
 mod jwk;
 mod jwt;
 mod key;
@@ -23,6 +24,7 @@ pub mod pem;
 pub use bundle::{JwtKey, TrustBundle};
 pub use chain::X509Svid;
 pub use error::{LeafRule, SvidError};
+pub use frame::check_tbs_frame;
 pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
 pub use key::{
     KeyKind, PublicKey, RSA_BITS_MAX, RSA_BITS_MIN, SignatureAlgorithm, key_matches, key_matches_spki, spki_sha256,
