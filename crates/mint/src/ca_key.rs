@@ -106,3 +106,50 @@ impl fmt::Debug for CaKey {
 pub(crate) fn p256_spki(point: &[u8]) -> Vec<u8> {
     [&P256_SPKI_HEAD, point].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use mintage_svid::{PublicKey, SignatureAlgorithm};
+
+    use super::*;
+
+    #[test]
+    fn only_labelled_delegation_statements_are_signed() {
+        let key = CaKey::generate().unwrap().0;
+        let statement = [DELEGATION_LABEL, b"who, for which epoch, until when"].concat();
+        let signature = key.sign_delegation(&statement).unwrap();
+        let public = PublicKey::from_spki(key.spki_der()).unwrap();
+        public
+            .verify(SignatureAlgorithm::EcdsaSha256, &statement, &signature)
+            .unwrap();
+        assert_ne!(DELEGATION_LABEL[0], 0x30, "no certificate begins like this");
+        let long = [DELEGATION_LABEL, &[0; DELEGATION_BYTES_MAX]].concat();
+        for bad in [
+            &b""[..],
+            b"\x30\x82\x01\x00",
+            DELEGATION_LABEL,
+            b"mintage-rejoin-v1\0x",
+            &long,
+        ] {
+            assert!(
+                matches!(key.sign_delegation(bad), Err(MintError::NotADelegation)),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_survives_its_pkcs8_form_and_other_kinds_are_refused() {
+        let (key, pkcs8) = CaKey::generate().unwrap();
+        assert_eq!(CaKey::from_pkcs8(&pkcs8).unwrap().key_id(), key.key_id());
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+            .unwrap()
+            .serialize_der();
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384)
+            .unwrap()
+            .serialize_der();
+        for bad in [&ed25519[..], &p384, &pkcs8[1..], &[]] {
+            assert!(matches!(CaKey::from_pkcs8(bad), Err(MintError::Key(_))));
+        }
+    }
+}

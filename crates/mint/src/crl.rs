@@ -112,3 +112,82 @@ fn check(
         "revoked certificates",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kit::{NOW, ca, openssl_ok, serial};
+
+    fn entries() -> Vec<CrlEntry> {
+        let entry = |(fill, reason): (u8, RevocationReason)| CrlEntry {
+            serial: serial(fill),
+            revoked_at: NOW,
+            reason,
+        };
+        (1u8..).zip(RevocationReason::ALL).map(entry).collect()
+    }
+
+    #[test]
+    fn a_list_holds_every_entry_and_openssl_accepts_it() {
+        let ca = ca();
+        let day = NOW.plus(Duration::from_secs(86_400));
+        for (issuer, number) in [(&ca.root, 0), (&ca.issuing, u64::MAX)] {
+            let list = sign_crl(issuer, number, NOW, day, &entries()).unwrap();
+            let (_, parsed) = CertificateRevocationList::from_der(&list).unwrap();
+            let codes: Vec<_> = parsed
+                .iter_revoked_certificates()
+                .map(|revoked| revoked.reason_code().map_or(0, |(_, code)| code.0))
+                .collect();
+            assert_eq!(codes, RevocationReason::ALL.map(RevocationReason::code));
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("list.der"), &list).unwrap();
+            std::fs::write(dir.path().join("ca.der"), issuer.certificate_der()).unwrap();
+            if openssl_ok(dir.path(), "x509 -inform DER -in ca.der -out ca.pem").is_none() {
+                return;
+            }
+            let shown = openssl_ok(dir.path(), "crl -inform DER -in list.der -CAfile ca.pem -noout").unwrap();
+            assert!(shown.contains("verify OK"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list() {
+        let ca = ca();
+        let list = sign_crl(&ca.issuing, 1, NOW, NOW.plus(Duration::from_secs(60)), &[]).unwrap();
+        let (_, parsed) = CertificateRevocationList::from_der(&list).unwrap();
+        assert_eq!(parsed.iter_revoked_certificates().count(), 0);
+        let text = mintage_svid::pem::encode(mintage_svid::pem::Label::Crl, &list);
+        assert_eq!(
+            *mintage_svid::pem::decode(mintage_svid::pem::Label::Crl, &text).unwrap(),
+            list
+        );
+    }
+
+    #[test]
+    fn large_lists_are_signed_and_larger_ones_refused() {
+        let ca = ca();
+        let mut entries: Vec<_> = (0..5000u32)
+            .map(|n| CrlEntry {
+                serial: Serial::from_be_octets(&(n + 1).to_be_bytes()).unwrap(),
+                revoked_at: NOW,
+                reason: RevocationReason::Unspecified,
+            })
+            .collect();
+        let next = NOW.plus(Duration::from_secs(60));
+        assert!(sign_crl(&ca.issuing, 1, NOW, next, &entries).unwrap().len() > 0xffff);
+        entries.resize(CRL_ENTRIES_MAX + 1, entries[0]);
+        assert!(matches!(
+            sign_crl(&ca.issuing, 1, NOW, next, &entries),
+            Err(MintError::CrlTooLarge(_))
+        ));
+    }
+
+    #[test]
+    fn dates_out_of_order_are_refused() {
+        let ca = ca();
+        assert!(sign_crl(&ca.issuing, 1, NOW, NOW, &[]).is_err());
+        assert!(sign_crl(&ca.issuing, 1, NOW, UnixTime::from_seconds(0), &[]).is_err());
+    }
+}

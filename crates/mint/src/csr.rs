@@ -38,7 +38,7 @@ pub struct KeyPolicy {
 /// # }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// let spki = vec![0u8; 91];
 /// let forged = mintage_mint::ProvenKey { spki, kind: mintage_mint::KeyKind::P256, bare_at: 26, spki_sha256: todo!() };
 /// ```
@@ -179,3 +179,7 @@ fn check_attributes(attributes: &[u8]) -> Result<(), CsrError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "csr_tests.rs"]
+mod tests;

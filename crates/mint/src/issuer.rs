@@ -189,3 +189,107 @@ fn name_as_written(template: &rcgen::Issuer<'static, Blank>) -> Result<Vec<u8>, 
     locate(trial.der())?;
     read().map_err(|_| MintError::Lint("encoding"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CaDates,
+        kit::{NOW, ca, domain, serial},
+        make_intermediate, make_root,
+    };
+
+    fn unusable(path: Vec<Vec<u8>>, key: CaKey) -> String {
+        Issuer::load(&domain(), key, path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_path_that_does_not_hold_is_refused() {
+        let (key, pkcs8) = CaKey::generate().unwrap();
+        let same = || CaKey::from_pkcs8(&pkcs8).unwrap();
+        let (one, other) = (ca(), ca());
+        let der = make_intermediate(&one.root, &key, serial(2), CaDates::intermediate(NOW)).unwrap();
+        let root = one.root.certificate_der().to_vec();
+        let other_root = other.root.certificate_der().to_vec();
+        let good = Issuer::load(&domain(), same(), vec![der.clone(), root.clone()]).unwrap();
+        assert_eq!(
+            good.chain_below_root(),
+            std::slice::from_ref(&der),
+            "the root is not handed out"
+        );
+        assert_eq!(good.key_id(), key.key_id());
+        let without_root = Issuer::load(&domain(), same(), vec![der.clone()]).unwrap();
+        assert_eq!(without_root.chain_below_root(), std::slice::from_ref(&der));
+
+        assert!(unusable(vec![], same()).contains("empty"));
+        assert!(unusable(vec![der.clone(), other_root], same()).contains("out of order"));
+        assert!(unusable(vec![root.clone(), der.clone()], same()).contains("not the one"));
+        assert!(unusable(vec![der.clone(), root.clone()], CaKey::generate().unwrap().0).contains("not the one"));
+        assert!(unusable(vec![der.clone(), root.clone(), root.clone()], same()).contains("follow the root"));
+        assert!(unusable(vec![der.clone(); 9], same()).contains("longer"));
+        let mut damaged = der.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(unusable(vec![damaged, root.clone()], same()).contains("signature"));
+        let other_domain = TrustDomain::parse("example.org").unwrap();
+        let refused = Issuer::load(&other_domain, same(), vec![der, root]).unwrap_err();
+        assert!(
+            refused.to_string().contains("another trust domain"),
+            "a development CA stays in its domain"
+        );
+    }
+
+    #[test]
+    fn path_lengths_are_respected() {
+        let ca = ca();
+        let key = CaKey::generate().unwrap().0;
+        let dates = CaDates::lasting(NOW, std::time::Duration::from_secs(86_400));
+        let refused = make_intermediate(&ca.issuing, &key, serial(3), dates);
+        assert!(matches!(refused, Err(MintError::Unusable(_))));
+    }
+
+    #[test]
+    fn a_leaf_or_a_name_that_cannot_be_repeated_is_no_issuer() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let key = || CaKey::from_pkcs8(&pair.serialize_der()).unwrap();
+        let make = |change: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::default();
+            params.serial_number = Some(1u64.into());
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+            change(&mut params);
+            params.self_signed(&pair).unwrap().der().to_vec()
+        };
+        assert!(
+            Issuer::load(&domain(), key(), vec![make(&|_| {})]).is_ok(),
+            "a CA of other make"
+        );
+        assert!(unusable(vec![make(&|p| p.is_ca = rcgen::IsCa::ExplicitNoCa)], key()).contains("cA=true"));
+        // Two organisational units: written by hand, since rcgen itself cannot.
+        let two = make(&|p| {
+            p.distinguished_name = rcgen::DistinguishedName::new();
+            p.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "A");
+            p.distinguished_name
+                .push(rcgen::DnType::CustomDnType(vec![2, 5, 4, 12]), "B");
+        });
+        let mut twice = two.clone();
+        for at in 0..two.len() - 4 {
+            if two[at..].starts_with(&[0x55, 0x04, 0x0c]) {
+                twice[at + 2] = 0x0b;
+            }
+        }
+        assert_ne!(two, twice);
+        let tbs = locate(&twice).unwrap();
+        let resigned = crate::tbs::sign(&twice[tbs], &key()).unwrap();
+        assert!(unusable(vec![resigned], key()).contains("octet for octet"));
+    }
+
+    #[test]
+    fn roots_of_one_domain_differ_by_name() {
+        let make = || {
+            let key = CaKey::generate().unwrap().0;
+            let der = make_root(&domain(), &key, serial(1), CaDates::root(NOW)).unwrap();
+            CertInfo::parse(&der).unwrap().subject_raw().to_vec()
+        };
+        assert_ne!(make(), make());
+    }
+}

@@ -162,3 +162,124 @@ fn check_cost(scheme: &EncryptionScheme<'_>) -> Result<(), MintError> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CaKey,
+        kit::{domain, openssl_ok},
+    };
+
+    const RANDOM: [u8; 32] = [7; 32];
+
+    fn passphrase(text: &str) -> KeyProtection {
+        KeyProtection::Passphrase(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    fn outside() -> TrustDomain {
+        TrustDomain::parse("example.org").unwrap()
+    }
+
+    #[test]
+    fn keys_of_both_kinds_survive_encryption_under_their_passphrase_alone() {
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+            .unwrap()
+            .serialize_der();
+        for pkcs8 in [CaKey::generate().unwrap().1, Zeroizing::new(ed25519)] {
+            let text = encode_key_file(&pkcs8, &passphrase("correct horse"), &outside(), &RANDOM).unwrap();
+            assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"));
+            assert_eq!(
+                decode_key_file(&text, &passphrase("correct horse"), &outside()).unwrap(),
+                pkcs8
+            );
+            let refused = decode_key_file(&text, &passphrase("incorrect horse"), &outside()).unwrap_err();
+            assert!(refused.to_string().contains("passphrase is wrong"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn openssl_reads_an_encrypted_key_file_and_we_read_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, pkcs8) = CaKey::generate().unwrap();
+        let text = encode_key_file(&pkcs8, &passphrase("correct horse"), &outside(), &RANDOM).unwrap();
+        std::fs::write(dir.path().join("ca.key"), text.as_bytes()).unwrap();
+        std::fs::write(dir.path().join("pass"), "correct horse").unwrap();
+        // OpenSSL reads a second line of the same file for the second passphrase, so it gets a second file.
+        std::fs::write(dir.path().join("again"), "correct horse").unwrap();
+        let pass = "-passin file:pass";
+        if openssl_ok(
+            dir.path(),
+            &format!("pkey -in ca.key {pass} -pubout -outform DER -out pub.der"),
+        )
+        .is_none()
+        {
+            return;
+        }
+        assert_eq!(std::fs::read(dir.path().join("pub.der")).unwrap(), key.spki_der());
+        for kdf in [
+            "-scrypt -scrypt_N 16384 -scrypt_r 8 -scrypt_p 1",
+            "-v2 aes-256-cbc -iter 2048",
+        ] {
+            let convert = format!("pkcs8 -topk8 -in ca.key {pass} -passout file:again {kdf} -out theirs.key");
+            openssl_ok(dir.path(), &convert);
+            let theirs = std::fs::read_to_string(dir.path().join("theirs.key")).unwrap();
+            let opened = decode_key_file(&theirs, &passphrase("correct horse"), &outside()).unwrap();
+            assert!(
+                mintage_svid::key_matches_spki(key.spki_der(), &opened).unwrap(),
+                "{kdf}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_in_clear_are_for_test_domains_alone() {
+        let (_, pkcs8) = CaKey::generate().unwrap();
+        let clear = KeyProtection::ClearForTestDomainOnly;
+        let text = encode_key_file(&pkcs8, &clear, &domain(), &RANDOM).unwrap();
+        assert_eq!(decode_key_file(&text, &clear, &domain()).unwrap(), pkcs8);
+        assert!(encode_key_file(&pkcs8, &clear, &outside(), &RANDOM).is_err());
+        assert!(decode_key_file(&text, &clear, &outside()).is_err());
+        assert!(decode_key_file(&text, &passphrase("correct horse"), &domain()).is_err());
+        let locked = encode_key_file(&pkcs8, &passphrase("correct horse"), &domain(), &RANDOM).unwrap();
+        assert!(decode_key_file(&locked, &clear, &domain()).is_err());
+    }
+
+    #[test]
+    fn weak_passphrases_and_other_text_are_refused() {
+        let (_, pkcs8) = CaKey::generate().unwrap();
+        for bad in ["", "1234567", &"x".repeat(1025)] {
+            assert!(encode_key_file(&pkcs8, &passphrase(bad), &outside(), &RANDOM).is_err());
+        }
+        let text = encode_key_file(&pkcs8, &passphrase("correct horse"), &outside(), &RANDOM).unwrap();
+        for bad in [
+            "",
+            "junk",
+            &text[..text.len() / 2],
+            &text.replace("ENCRYPTED PRIVATE", "EC PRIVATE"),
+        ] {
+            assert!(decode_key_file(bad, &passphrase("correct horse"), &outside()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_that_asks_for_absurd_work_is_refused_at_once() {
+        let salt = [1; 16];
+        for (log_n, r, p) in [(20, 8, 1), (14, 8, 1000), (14, 1000, 1)] {
+            let cost = scrypt::Params::new(log_n, r, p, 32).unwrap();
+            let scheme = Parameters::scrypt_aes256cbc(cost, &salt, &salt).unwrap();
+            let file = EncryptedPrivateKeyInfo {
+                encryption_algorithm: scheme.into(),
+                encrypted_data: &[0; 32],
+            };
+            let text = pem::encode(Label::EncryptedPrivateKey, &file.to_der().unwrap());
+            let refused = decode_key_file(&text, &passphrase("correct horse"), &outside()).unwrap_err();
+            assert!(refused.to_string().contains("costs too much"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn no_passphrase_is_printed() {
+        assert_eq!(format!("{:?}", passphrase("correct horse")), "Passphrase(...)");
+    }
+}

@@ -12,7 +12,11 @@ mod dates;
 mod error;
 mod issuer;
 mod keyfile;
+#[cfg(test)]
+mod kit;
 mod lint;
+#[cfg(test)]
+mod pipeline_tests;
 mod prepare;
 mod root;
 mod sealed;

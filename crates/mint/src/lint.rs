@@ -1,7 +1,7 @@
 //! The last look before a signature: the built octets are read back and every field is held against what was granted.
 
 use mintage_identity::{Serial, UnixTime};
-use mintage_svid::der;
+use mintage_svid::{check_tbs_frame, der};
 use x509_parser::{
     certificate::TbsCertificate,
     extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension},
@@ -15,6 +15,8 @@ use crate::{MintError, dates::LeafDates};
 
 /// 2050-01-01T00:00:00Z: from here on dates are GeneralizedTime (RFC 5280, section 4.1.2.5).
 const YEAR_2050: i64 = 2_524_608_000;
+/// KeyUsage with digitalSignature alone: a named bit list is written without the zeros at its end (X.690, section 11.2).
+const DIGITAL_SIGNATURE: [u8; 4] = [0x03, 0x02, 0x07, 0x80];
 /// Exactly these extensions, each once: SAN, key usage, extended key usage, basic constraints, and the two key
 /// identifiers.
 const EXTENSIONS: usize = 6;
@@ -35,7 +37,7 @@ pub(crate) struct Expected<'a> {
 impl Expected<'_> {
     /// Compares a to-be-signed certificate with this.
     pub(crate) fn check(&self, tbs: &[u8]) -> Result<(), MintError> {
-        ensure(der::check(tbs).is_ok(), "encoding")?;
+        ensure(der::check(tbs).is_ok() && check_tbs_frame(tbs).is_ok(), "encoding")?;
         let (rest, tbs) = TbsCertificate::from_der(tbs).map_err(|_| MintError::Lint("encoding"))?;
         ensure(rest.is_empty(), "encoding")?;
         ensure(tbs.version == X509Version::V3, "version")?;
@@ -68,7 +70,12 @@ impl Expected<'_> {
                     self.names_are(&san.general_names),
                     "subject alternative name",
                 ),
-                ParsedExtension::KeyUsage(usage) => (1, true, usage.flags == 1, "key usage"),
+                ParsedExtension::KeyUsage(usage) => (
+                    1,
+                    true,
+                    usage.flags == 1 && extension.value == DIGITAL_SIGNATURE,
+                    "key usage",
+                ),
                 ParsedExtension::ExtendedKeyUsage(purposes) => (2, false, purposes_are(purposes), "extended key usage"),
                 ParsedExtension::BasicConstraints(limits) => (
                     3,
@@ -148,3 +155,7 @@ fn date_is(date: ASN1Time, expected: UnixTime) -> bool {
 fn ensure(good: bool, field: &'static str) -> Result<(), MintError> {
     if good { Ok(()) } else { Err(MintError::Lint(field)) }
 }
+
+#[cfg(test)]
+#[path = "lint_tests.rs"]
+mod tests;

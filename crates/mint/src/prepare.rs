@@ -26,14 +26,14 @@ use crate::{
 /// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # use mintage_mint::{Issuer, MintError, Prepared, Sealed};
 /// fn twice(prepared: Prepared, issuer: &Issuer) -> Result<(Sealed, Sealed), MintError> {
 ///     Ok((prepared.sign(issuer)?, prepared.sign(issuer)?))
 /// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use mintage_mint::{Prepared, RecordContext};
 /// fn unsigned(prepared: Prepared, context: RecordContext) {
 ///     prepared.seal(context);
@@ -64,11 +64,11 @@ pub struct Prepared {
 /// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// # use mintage_policy::Grant;
-/// # use mintage_identity::{SpiffeId, Ttl};
-/// fn forged(spiffe_id: SpiffeId) -> Grant {
-///     Grant { spiffe_id, ttl: Ttl::DEFAULT, rule: "mine" }
+/// # use mintage_identity::SpiffeId;
+/// fn forged(honest: Grant, spiffe_id: SpiffeId) -> Grant {
+///     Grant { spiffe_id, ..honest }
 /// }
 /// ```
 ///
@@ -134,6 +134,11 @@ impl Prepared {
         }
         let leaf_der = sign(&self.unsigned.der()[self.tbs.clone()], issuer.key())?;
         Ok(Sealed::new(self, leaf_der, issuer.shared_chain()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tbs_der(&self) -> &[u8] {
+        &self.unsigned.der()[self.tbs.clone()]
     }
 
     /// The serial it will have.

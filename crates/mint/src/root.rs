@@ -186,3 +186,77 @@ impl Made<'_> {
         Ok(der)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::{NOW, ca, domain, serial};
+
+    fn tbs(der: &[u8]) -> &[u8] {
+        &der[locate(der).unwrap()]
+    }
+
+    #[test]
+    fn same_dates_serial_and_key_give_the_same_certificate() {
+        let key = CaKey::generate().unwrap().0;
+        let make = || make_root(&domain(), &key, serial(1), CaDates::root(NOW)).unwrap();
+        assert_eq!(tbs(&make()), tbs(&make()));
+    }
+
+    #[test]
+    fn root_and_intermediate_are_what_the_standards_ask_for() {
+        let ca = ca();
+        let (root, middle) = (ca.root.info(), ca.issuing.info());
+        assert_eq!((root.path_len(), middle.path_len()), (None, Some(0)));
+        assert!(root.is_self_issued() && !middle.is_self_issued());
+        assert_eq!(root.not_after().since(NOW).as_secs() / 86_400, 3652);
+        assert_eq!(
+            middle.not_after().since(NOW).as_secs(),
+            90 * 86_400 - 1,
+            "90 days from the whole second"
+        );
+        assert_eq!(middle.authority_key_id(), root.subject_key_id());
+        for info in [root, middle] {
+            assert_eq!(info.trust_domain_id().unwrap(), Some(domain().id()));
+            assert!(info.may_sign_crls());
+        }
+        let constraints = [0x06, 0x03, 0x55, 0x1d, 0x1e];
+        let has_constraints = |der: &[u8]| der.windows(5).any(|window| window == constraints);
+        assert!(!has_constraints(ca.root.certificate_der()) && !has_constraints(ca.issuing.certificate_der()));
+    }
+
+    #[test]
+    fn a_long_trust_domain_still_gets_a_valid_name() {
+        let long = TrustDomain::parse(&"a".repeat(255)).unwrap();
+        let key = CaKey::generate().unwrap().0;
+        let der = make_root(&long, &key, serial(1), CaDates::root(NOW)).unwrap();
+        assert_eq!(
+            CertInfo::parse_signing(&der).unwrap().trust_domain_id().unwrap(),
+            Some(long.id())
+        );
+        assert!(Issuer::load(&long, key, vec![der]).is_ok());
+    }
+
+    #[test]
+    fn impossible_dates_are_refused() {
+        let ca = ca();
+        let key = CaKey::generate().unwrap().0;
+        let dates = |not_before, not_after| CaDates {
+            not_before: UnixTime::from_seconds(not_before),
+            not_after: UnixTime::from_seconds(not_after),
+        };
+        for bad in [
+            dates(10, 10),
+            dates(10, 9),
+            dates(-1, 10),
+            dates(0, crate::limits::LAST_SECOND + 1),
+        ] {
+            assert!(make_root(&domain(), &key, serial(1), bad).is_err(), "{bad:?}");
+        }
+        let outliving = CaDates {
+            not_before: NOW,
+            not_after: ca.root.not_after().plus(Duration::from_secs(1)),
+        };
+        assert!(make_intermediate(&ca.root, &key, serial(1), outliving).is_err());
+    }
+}

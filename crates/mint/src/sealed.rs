@@ -13,7 +13,7 @@ use crate::{MintError, Prepared};
 
 /// A signed certificate whose bytes nobody can reach: they go into its record and, against the record's receipt, out.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0616
 /// fn peek(sealed: mintage_mint::Sealed) -> Vec<u8> {
 ///     sealed.facts.leaf_der
 /// }
@@ -51,7 +51,7 @@ pub struct RecordContext {
 ///
 /// Without a receipt:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0061
 /// # use mintage_mint::{AwaitingReceipt, Issued, MintError};
 /// fn released(waiting: AwaitingReceipt) -> Result<Issued, MintError> {
 ///     waiting.release()
@@ -60,7 +60,7 @@ pub struct RecordContext {
 ///
 /// Twice:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # use mintage_ledger::Receipt;
 /// # use mintage_mint::{AwaitingReceipt, Issued, MintError};
 /// fn released(waiting: AwaitingReceipt, a: Receipt, b: Receipt) -> Result<(Issued, Issued), MintError> {
@@ -70,7 +70,7 @@ pub struct RecordContext {
 ///
 /// One receipt for two certificates:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # use mintage_ledger::Receipt;
 /// # use mintage_mint::{AwaitingReceipt, Issued, MintError};
 /// fn released(a: AwaitingReceipt, b: AwaitingReceipt, receipt: Receipt) -> Result<(Issued, Issued), MintError> {
@@ -80,11 +80,10 @@ pub struct RecordContext {
 ///
 /// With a receipt made by hand:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// # use mintage_ledger::Receipt;
-/// # use mintage_identity::UnixTime;
-/// fn forged(origin: std::sync::Arc<mintage_ledger::Origin>) -> Receipt {
-///     Receipt { origin, index: 0, leaf_hash: [0; 32], time: UnixTime::from_seconds(0) }
+/// fn forged(honest: Receipt) -> Receipt {
+///     Receipt { index: 0, ..honest }
 /// }
 /// ```
 #[derive(Debug)]
@@ -176,6 +175,11 @@ impl Sealed {
             },
             record,
         ))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn leaf_der(&self) -> &[u8] {
+        &self.facts.leaf_der
     }
 
     /// The control index the Grant was decided on: the ledger refuses the record when a restricting one came after it.
