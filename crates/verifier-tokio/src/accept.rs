@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use mintage_verifier::{Usage, VerifiedPeer, VerifyError, from_rustls};
+use mintage_verifier::{Usage, VerifiedPeer, VerifyError, from_rustls, reason_of};
 use rustls::{ClientConfig, CommonState, ServerConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -20,7 +20,7 @@ pub enum HandshakeError {
     #[error("the TLS handshake did not finish within {0:?}")]
     Timeout(Duration),
     /// The handshake failed; a refused certificate is the `rustls::Error` inside.
-    #[error("the TLS handshake failed: {0}")]
+    #[error("the TLS handshake failed: {}", described(.0))]
     Tls(#[source] io::Error),
     /// The peer was refused after the handshake, by a snapshot that changed meanwhile.
     #[error("the peer is not accepted: {0}")]
@@ -28,6 +28,15 @@ pub enum HandshakeError {
     /// The registry did not take the connection.
     #[error(transparent)]
     Register(#[from] RegisterError),
+}
+
+/// rustls prints the reasons it does not know in debug form.
+fn described(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls.and_then(reason_of) {
+        Some(reason) => reason.to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// Accepts TLS connections of one server configuration.

@@ -6,6 +6,7 @@
 
 mod accept;
 mod guard;
+mod log;
 mod registry;
 mod table;
 mod watched;
@@ -14,5 +15,6 @@ pub mod limits;
 
 pub use accept::{Acceptor, Connector, HandshakeError};
 pub use guard::{CloseReason, Guard};
+pub use log::LogRefusals;
 pub use registry::{RegisterError, Registry, RegistryCounts, RegistrySettings, UnknownStatus};
 pub use watched::Watched;

@@ -87,7 +87,7 @@ impl ChainVerifier {
             self.trust
                 .load()
                 .verify_noting_age(&presented, usage, &self.allowed, &self.algorithms, from_rustls(now));
-        self.trust.counters().count(&outcome);
+        self.trust.note(&outcome);
         outcome.map(|(peer, _)| peer)
     }
 }

@@ -166,6 +166,15 @@ impl VerifyError {
     }
 }
 
+/// The reason inside a handshake's error, where rustls has no variant of its own for it. rustls itself would print it in
+/// debug form.
+pub fn reason_of(error: &rustls::Error) -> Option<&VerifyError> {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
 impl From<VerifyError> for rustls::Error {
     fn from(error: VerifyError) -> Self {
         Self::InvalidCertificate(error.to_certificate_error())

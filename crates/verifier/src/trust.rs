@@ -2,7 +2,7 @@
 //! freshness policy. It is built off the handshake path and swapped whole; a handshake sees one snapshot from its
 //! first check to its last.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
@@ -284,20 +284,38 @@ impl TrustBuilder {
     }
 }
 
+/// Hears of every refused chain, in full: an alert, and even rustls' own error, say less. Called inside the handshake,
+/// in the task that drives it, so it must not block.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A chain was refused because of `error`.
+    fn refused(&self, error: &VerifyError);
+}
+
 /// The one pointer through which every verifier reads the current snapshot.
 #[derive(Debug)]
 pub struct TrustStore {
     current: ArcSwap<Trust>,
     counters: Counters,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl TrustStore {
     /// A store that starts with this snapshot.
     pub fn new(trust: Trust) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::made(trust, None))
+    }
+
+    /// A store that starts with this snapshot and tells `observer` of every refusal.
+    pub fn observed(trust: Trust, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self::made(trust, Some(observer)))
+    }
+
+    fn made(trust: Trust, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self {
             current: ArcSwap::from_pointee(trust),
             counters: Counters::default(),
-        })
+            observer,
+        }
     }
 
     /// Puts a new snapshot in place; handshakes that begin later see it. Live connections are not touched here: see
@@ -319,5 +337,13 @@ impl TrustStore {
     /// What the verifiers over this store have answered so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Counts an answer; the flag says that it rests on a filter that is not fresh.
+    pub(crate) fn note<T>(&self, outcome: &Result<(T, bool), VerifyError>) {
+        self.counters.count(outcome);
+        if let (Some(observer), Err(error)) = (&self.observer, outcome) {
+            observer.refused(error);
+        }
     }
 }
