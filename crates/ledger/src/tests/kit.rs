@@ -116,6 +116,28 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+/// Every one of a campaign's cases when the whole campaign is asked for, else every `one_in`th, from a seeded start.
+pub(super) fn campaign(cases: std::ops::Range<usize>, one_in: usize) -> impl Iterator<Item = usize> {
+    let seed = std::env::var("MINTAGE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(0usize);
+    let (skip, step) = match std::env::var_os("MINTAGE_FULL") {
+        Some(_) => (0, 1),
+        None => (seed % one_in, one_in),
+    };
+    cases.skip(skip).step_by(step)
+}
+
+/// The cases of a property whose every case opens a ledger.
+pub(super) fn few_cases() -> proptest::prelude::ProptestConfig {
+    let usual = proptest::prelude::ProptestConfig::default();
+    proptest::prelude::ProptestConfig {
+        cases: usual.cases / 4 + 1,
+        ..usual
+    }
+}
+
 /// All records' bytes from 0 on.
 pub(super) fn contents(journal: &dyn Journal) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();

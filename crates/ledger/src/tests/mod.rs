@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod follow;
 mod kit;
+mod power;
 mod search;
 mod store;
 mod verify;
