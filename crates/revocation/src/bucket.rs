@@ -54,8 +54,8 @@ impl Bucket {
     pub(crate) fn place(not_after: UnixTime, at: UnixTime) -> Self {
         let left = not_after.millis().saturating_sub(at.millis());
         let span = match left {
-            ..MINUTE_SPAN_MS => Span::Minute,
-            ..HOUR_SPAN_MS => Span::Hour,
+            _ if left < MINUTE_SPAN_MS => Span::Minute,
+            _ if left < HOUR_SPAN_MS => Span::Hour,
             _ => Span::Week,
         };
         // An end before 1970 is long dead; it shares the first bucket, which every horizon drops.
@@ -81,6 +81,14 @@ impl Bucket {
             None => 0,
         };
         Some(Self { span, index })
+    }
+
+    /// Every bucket that a certificate ending at `not_after` may have been put in.
+    pub(crate) fn all_for(not_after: UnixTime) -> impl Iterator<Item = Self> {
+        let not_after = not_after.max(UnixTime::from_millis(0));
+        Span::ALL
+            .into_iter()
+            .filter_map(move |span| Self::containing(span, not_after))
     }
 
     pub(crate) fn from_wire(span: u8, index: u32) -> Option<Self> {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub struct MapReader {
     opened: ArcSwap<Opened>,
     /// Time of the last look for a newer file, in milliseconds.
     looked: AtomicI64,
+    /// The last look found nothing that could be taken.
+    failed: AtomicBool,
 }
 
 struct Opened {
@@ -73,6 +75,7 @@ impl MapReader {
             owner,
             opened: ArcSwap::from_pointee(opened),
             looked: AtomicI64::new(i64::MIN),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -107,7 +110,14 @@ impl MapReader {
     /// leaves the last good map in place, which grows old.
     fn follow(&self, now: UnixTime) {
         let opened = self.opened.load();
-        if opened.is_live(now) || !self.may_look(now) {
+        if opened.is_live(now) {
+            return;
+        }
+        // The mark of a newer file is followed at once: the file stands, and revocations are in it alone. Otherwise
+        // looking is a guess, and so is looking again after a failure.
+        let superseded = opened.number(layout::STATE) == layout::SUPERSEDED;
+        let certain = superseded && !self.failed.load(Ordering::Relaxed);
+        if !certain && !self.may_look(now) {
             return;
         }
         let current = opened
@@ -117,9 +127,10 @@ impl MapReader {
         if current {
             return;
         }
-        if let Ok(newer) = open(&self.path, self.domain, self.owner)
-            && newer.position() >= opened.position()
-        {
+        let newer = open(&self.path, self.domain, self.owner).ok();
+        let newer = newer.filter(|newer| newer.position() >= opened.position());
+        self.failed.store(newer.is_none(), Ordering::Relaxed);
+        if let Some(newer) = newer {
             self.opened.store(Arc::new(newer));
         }
     }

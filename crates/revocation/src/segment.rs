@@ -65,12 +65,17 @@ impl Shape {
     /// True when `words` (of this shape) hold `fingerprint`.
     #[inline]
     pub(crate) fn contains<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
+        self.may_contain(words, fingerprint) && self.confirm(words, fingerprint)
+    }
+
+    /// The Bloom filter's answer: false is certain, true is not.
+    #[inline]
+    fn may_contain<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
         let Some(block) = self.block(words, fingerprint) else {
             return false;
         };
-        let mask = mask_of(fingerprint);
-        let hit = block.iter().zip(mask).all(|(word, bits)| word.read() & bits == bits);
-        hit && self.confirm(words, fingerprint)
+        let mut pairs = block.iter().zip(mask_of(fingerprint));
+        pairs.all(|(word, bits)| word.read() & bits == bits)
     }
 
     /// Kept apart so that the common "no" stays small code.
@@ -286,6 +291,49 @@ mod tests {
             }
             prop_assert_eq!(segment.fingerprints().into_iter().collect::<HashSet<_>>(), oracle);
         }
+    }
+
+    /// The block of `fingerprint` and its bits in it.
+    fn place(shape: Shape, fingerprint: u64) -> (u64, [u64; BLOCK_WORDS]) {
+        let block = ((fingerprint >> 16) * u64::from(shape.blocks)) >> 32;
+        (block, mask_of(fingerprint))
+    }
+
+    #[test]
+    fn a_tenant_who_revokes_its_own_serials_into_a_victims_block_does_not_strike_the_victim() {
+        // SplitMix64 over a counter stands for the CSPRNG that picks serials.
+        let serial = |n: u64| {
+            let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ (z >> 31)) & MASK
+        };
+        let honest: Vec<u64> = (0..100_000).map(serial).collect();
+        let before = Segment::build(&honest, headroom(honest.len()));
+        let mut fooled = 0;
+        for victim in (200_000..200_020).map(serial) {
+            let (block, bits) = place(before.shape, victim);
+            // Of a million certificates of its own the tenant revokes those that set a bit of the victim's in its block.
+            let own = (1_000_000..2_000_000).map(serial);
+            let chosen = own.filter(|&own| {
+                let (at, set) = place(before.shape, own);
+                at == block && set.iter().zip(bits).any(|(set, bits)| set & bits != 0)
+            });
+            let after = before.with(&chosen.collect::<Vec<_>>());
+            assert_eq!(after.shape, before.shape, "the attack stays inside the room left");
+            let Store::Own(words) = &after.store else {
+                unreachable!()
+            };
+            fooled += u32::from(after.shape.may_contain(words.get(), victim));
+            assert!(
+                !after.contains(victim),
+                "the lines tell the victim from the tenant's serials"
+            );
+        }
+        assert!(
+            fooled >= 18,
+            "a Bloom filter alone would strike nearly all of 20 victims, here {fooled}"
+        );
     }
 
     #[test]

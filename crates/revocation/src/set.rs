@@ -3,97 +3,30 @@
 //! Any replica that folds the same records gets the same set, the same hash at every sequence, and so the same deltas:
 //! a follower may go from one publisher to another in mid-chain. Cloning is cheap; clones share what did not change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
-use mintage_identity::{
-    IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX,
-};
+use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX};
 
 use crate::{
-    Query, RevocationError, Rule, RuleTarget, SerialKind, SetHash, TrustDomainHash, Verdict, Why,
-    body::{Body, BodyIssuer, BodySegment, subject_of},
-    bucket::{Bucket, Span, horizon_at},
+    Exception, IssuerCoverage, LiveSerial, Query, Revocation, RevocationError, RevokedEntry, RevokedSerial, Rule,
+    RuleTarget, SerialKind, SetHash, TrustDomainHash, Verdict, View, Why,
+    body::{BodyIssuer, subject_of},
+    bucket::{Bucket, horizon_at},
     fingerprint::fingerprint,
     header::sha256,
     limits::{
         EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, RULES_PER_REVOCATION_MAX, SERIALS_MAX, SERIALS_PER_REVOCATION_MAX,
     },
     rules::RuleTable,
-    segment::Segment,
     set_log::{IssuerChange, SetLog, Step},
+    view::{OwnPulse, Pulse},
 };
 
 /// Revoked serials of one issuer and bucket, by fingerprint and padded serial.
-type SegmentMap = OrdMap<(u64, [u8; SERIAL_OCTETS_MAX]), RevokedEntry>;
+pub(crate) type SegmentMap = OrdMap<(u64, [u8; SERIAL_OCTETS_MAX]), RevokedEntry>;
 
 const CHAIN_LABEL: &[u8] = b"mintage-revoked-set-v1\0";
-
-/// A revoked certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RevokedSerial {
-    /// The key that issued it.
-    pub issuer: IssuerKeyId,
-    /// Its serial.
-    pub serial: Serial,
-    /// Its end: it is forgotten 10 min after the bucket that this falls in.
-    pub not_after: UnixTime,
-}
-
-/// What one ledger record revokes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// Time of the record.
-    pub at: UnixTime,
-    /// Single certificates.
-    pub serials: Vec<RevokedSerial>,
-    /// Whatever matches these.
-    pub rules: Vec<Rule>,
-    /// Why (RFC 5280, section 5.3.1).
-    pub reason: RevocationReason,
-}
-
-/// An issuing key whose certificates verifiers may ask for. Roots count too: they issue the intermediates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IssuerCoverage {
-    /// The key.
-    pub id: IssuerKeyId,
-    /// How it makes serials.
-    pub serials: SerialKind,
-    /// When the last certificate it signed has ended; afterwards it is no longer covered. `None` when not known.
-    pub until: Option<UnixTime>,
-}
-
-/// A certificate that was issued, is not revoked, and has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveSerial {
-    /// The key that issued it.
-    pub issuer: IssuerKeyId,
-    /// Its serial.
-    pub serial: Serial,
-    /// Its end.
-    pub not_after: UnixTime,
-}
-
-/// An issued, unrevoked certificate whose fingerprint is that of a revoked one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Exception {
-    /// The key that issued it.
-    pub issuer: IssuerKeyId,
-    /// Its serial.
-    pub serial: Serial,
-}
-
-/// How one serial was revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RevokedEntry {
-    /// Ledger index of the record.
-    pub sequence: u64,
-    /// Time of the record.
-    pub at: UnixTime,
-    /// Why.
-    pub reason: RevocationReason,
-}
 
 /// The revoked set of one trust domain at one sequence.
 #[derive(Clone)]
@@ -101,11 +34,11 @@ pub struct RevokedSet {
     trust_domain: TrustDomainHash,
     sequence: u64,
     hash: SetHash,
-    issuers: OrdMap<IssuerKeyId, BodyIssuer>,
-    segments: OrdMap<(IssuerKeyId, Bucket), SegmentMap>,
-    rules: OrdMap<RuleTarget, Rule>,
+    pub(crate) issuers: OrdMap<IssuerKeyId, BodyIssuer>,
+    pub(crate) segments: OrdMap<(IssuerKeyId, Bucket), SegmentMap>,
+    pub(crate) rules: OrdMap<RuleTarget, Rule>,
     serials: usize,
-    log: SetLog,
+    pub(crate) log: SetLog,
 }
 
 impl RevokedSet {
@@ -323,7 +256,7 @@ impl RevokedSet {
             return Verdict::NotCovered;
         };
         let wanted = fingerprint(issuer.kind, &query.issuer, query.serial);
-        let struck = buckets_of(query.not_after).any(|bucket| {
+        let struck = Bucket::all_for(query.not_after).any(|bucket| {
             let segment = self.segments.get(&(query.issuer, bucket));
             segment.is_some_and(|segment| holds(segment, wanted))
         });
@@ -339,7 +272,10 @@ impl RevokedSet {
     /// # Errors
     /// Fails past [`EXCEPTIONS_MAX`]: then serials are not random, and nothing must be published.
     pub fn exceptions_for(&self, live: impl Iterator<Item = LiveSerial>) -> Result<Vec<Exception>, RevocationError> {
-        let mut filters: HashMap<(IssuerKeyId, Bucket), Option<Segment>> = HashMap::new();
+        let always = UnixTime::from_millis(i64::MIN);
+        let body = self.snapshot_body(&[], always);
+        let pulse = Pulse::Own(Arc::new(OwnPulse::new(always, always)));
+        let filter = View::of_snapshot(0, self.sequence, &body, pulse);
         let mut exceptions = BTreeSet::new();
         for LiveSerial {
             issuer,
@@ -347,17 +283,7 @@ impl RevokedSet {
             not_after,
         } in live
         {
-            let Some(held) = self.issuers.get(&issuer) else {
-                continue;
-            };
-            let wanted = fingerprint(held.kind, &issuer, &serial);
-            let collides = buckets_of(not_after).any(|bucket| {
-                let filter = filters
-                    .entry((issuer, bucket))
-                    .or_insert_with(|| self.filter(&(issuer, bucket)));
-                filter.as_ref().is_some_and(|filter| filter.contains(wanted))
-            });
-            if collides && self.revoked(&issuer, &serial).is_none() {
+            if filter.lists(&issuer, &serial, not_after) && self.revoked(&issuer, &serial).is_none() {
                 exceptions.insert(Exception { issuer, serial });
                 limit("exceptions", exceptions.len(), EXCEPTIONS_MAX)?;
             }
@@ -367,94 +293,6 @@ impl RevokedSet {
 
     pub(crate) fn trust_domain_hash(&self) -> TrustDomainHash {
         self.trust_domain
-    }
-
-    /// All that is not dead at `horizon`.
-    pub(crate) fn snapshot_body(&self, exceptions: &[Exception], horizon: UnixTime) -> Body {
-        let issuers: Vec<BodyIssuer> = self.issuers.values().filter(|i| i.until >= horizon).cloned().collect();
-        let mut segments = Vec::with_capacity(self.segments.len());
-        for ((issuer, bucket), held) in &self.segments {
-            let place = issuers.binary_search_by(|known| known.id.cmp(issuer));
-            if let (Ok(issuer), false) = (place, bucket.is_dead(horizon)) {
-                let mut fingerprints: Vec<u64> = held.keys().map(|(fingerprint, _)| *fingerprint).collect();
-                fingerprints.dedup();
-                segments.push(BodySegment {
-                    issuer,
-                    bucket: *bucket,
-                    fingerprints,
-                });
-            }
-        }
-        let lives = |rule: &&Rule| !rule.is_spent(horizon);
-        let rules = self.rules.values().filter(lives).cloned().collect();
-        Body {
-            exceptions: known_only(exceptions, &issuers),
-            issuers,
-            segments,
-            rules,
-        }
-    }
-
-    /// What the records after `from` up to `to` added, as far as it is not dead at `horizon`.
-    pub(crate) fn delta_body(
-        &self,
-        from: u64,
-        to: u64,
-        exceptions: &[Exception],
-        horizon: UnixTime,
-    ) -> Result<Body, RevocationError> {
-        if from >= to || self.log.hash_at(from).is_none() || self.log.hash_at(to).is_none() {
-            return Err(RevocationError::NoDelta { from, to });
-        }
-        let mut issuers: BTreeMap<IssuerKeyId, BodyIssuer> = BTreeMap::new();
-        let mut serials: BTreeMap<(IssuerKeyId, Bucket), BTreeSet<u64>> = BTreeMap::new();
-        let mut rules: BTreeMap<RuleTarget, Rule> = BTreeMap::new();
-        for step in self.log.between(from, to) {
-            issuers.extend(
-                step.issuers
-                    .iter()
-                    .map(|change| (change.after.id, change.after.clone())),
-            );
-            rules.extend(step.rules.iter().map(|rule| (rule.target.clone(), rule.clone())));
-            for (issuer, bucket, fingerprint) in &step.serials {
-                serials.entry((*issuer, *bucket)).or_default().insert(*fingerprint);
-            }
-        }
-        serials.retain(|(_, bucket), _| !bucket.is_dead(horizon));
-        let named = serials
-            .keys()
-            .map(|(issuer, _)| issuer)
-            .chain(exceptions.iter().map(|e| &e.issuer));
-        for id in named {
-            if !issuers.contains_key(id) {
-                issuers.extend(self.issuer_at(id, to).map(|issuer| (*id, issuer)));
-            }
-        }
-        issuers.retain(|_, issuer| issuer.until >= horizon);
-        let issuers: Vec<BodyIssuer> = issuers.into_values().collect();
-        let mut segments = Vec::with_capacity(serials.len());
-        for ((issuer, bucket), held) in serials {
-            if let Ok(issuer) = issuers.binary_search_by(|known| known.id.cmp(&issuer)) {
-                segments.push(BodySegment {
-                    issuer,
-                    bucket,
-                    fingerprints: held.into_iter().collect(),
-                });
-            }
-        }
-        let exceptions = known_only(exceptions, &issuers);
-        Ok(Body {
-            issuers,
-            segments,
-            rules: rules.into_values().collect(),
-            exceptions,
-        })
-    }
-
-    fn issuer_at(&self, id: &IssuerKeyId, sequence: u64) -> Option<BodyIssuer> {
-        self.log
-            .issuer_before(id, sequence)
-            .unwrap_or_else(|| self.issuers.get(id).cloned())
     }
 
     fn check_order(&self, sequence: u64) -> Result<(), RevocationError> {
@@ -505,7 +343,7 @@ impl RevokedSet {
                 .get(&(serial.issuer, bucket))
                 .is_some_and(|held| held.contains_key(&key))
         };
-        if buckets_of(serial.not_after).any(held) {
+        if Bucket::all_for(serial.not_after).any(held) {
             return None;
         }
         let bucket = Bucket::place(serial.not_after, entry.at);
@@ -528,16 +366,6 @@ impl RevokedSet {
 
     fn segments_of(&self, issuer: IssuerKeyId) -> impl Iterator<Item = (&(IssuerKeyId, Bucket), &SegmentMap)> {
         self.segments.range((issuer, Bucket::FIRST)..=(issuer, Bucket::FOREVER))
-    }
-
-    fn filter(&self, key: &(IssuerKeyId, Bucket)) -> Option<Segment> {
-        let fingerprints: Vec<u64> = self
-            .segments
-            .get(key)?
-            .keys()
-            .map(|(fingerprint, _)| *fingerprint)
-            .collect();
-        Some(Segment::build(&fingerprints, 0))
     }
 
     fn rules_that_may_strike(&self, query: &Query<'_>) -> impl Iterator<Item = &Rule> {
@@ -566,25 +394,11 @@ fn prefixes_of(id: &SpiffeId) -> impl Iterator<Item = IdPrefix> {
     slashes.filter_map(|(at, _)| format!("{}/*", &id.as_str()[..at]).parse().ok())
 }
 
-/// Every bucket in which a certificate that ends at `not_after` may have been put.
-fn buckets_of(not_after: UnixTime) -> impl Iterator<Item = Bucket> {
-    let not_after = not_after.max(UnixTime::from_millis(0));
-    Span::ALL
-        .into_iter()
-        .filter_map(move |span| Bucket::containing(span, not_after))
-}
-
 fn holds(segment: &SegmentMap, fingerprint: u64) -> bool {
     let lowest = (fingerprint, [0; SERIAL_OCTETS_MAX]);
     segment
         .get_next(&lowest)
         .is_some_and(|((found, _), _)| *found == fingerprint)
-}
-
-fn known_only(exceptions: &[Exception], issuers: &[BodyIssuer]) -> Vec<Exception> {
-    let known = |e: &&Exception| issuers.binary_search_by(|issuer| issuer.id.cmp(&e.issuer)).is_ok();
-    let sorted: BTreeSet<&Exception> = exceptions.iter().filter(known).collect();
-    sorted.into_iter().cloned().collect()
 }
 
 fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), RevocationError> {

@@ -15,7 +15,7 @@ use mintage_sys::map::ReadMap;
 use crate::{
     Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, RuleTarget, SerialKind, Verdict, Why,
     body::{Body, BodyIssuer},
-    bucket::{Bucket, Span},
+    bucket::Bucket,
     fingerprint::fingerprint,
     limits::{FRESH_FOR, FUTURE_SKEW},
     map_layout,
@@ -109,6 +109,16 @@ impl ViewIssuer {
     fn segment(&self, bucket: Bucket) -> Option<&Segment> {
         let at = self.buckets.binary_search(&bucket.packed()).ok()?;
         self.segments.get(at).map(|(_, segment)| &**segment)
+    }
+
+    #[inline]
+    fn lists(&self, serial: &Serial, not_after: UnixTime) -> bool {
+        if self.segments.is_empty() {
+            return false;
+        }
+        let wanted = fingerprint(self.kind, &self.id, serial);
+        let mut buckets = Bucket::all_for(not_after);
+        buckets.any(|bucket| self.segment(bucket).is_some_and(|segment| segment.contains(wanted)))
     }
 
     pub(crate) fn segments(&self) -> &[(Bucket, Arc<Segment>)] {
@@ -279,7 +289,7 @@ impl View {
         let Some(issuer) = self.issuer(&query.issuer) else {
             return Verdict::NotCovered;
         };
-        if self.is_listed(issuer, query) {
+        if issuer.lists(query.serial, query.not_after) && !self.is_exception(query) {
             return Verdict::Revoked { why: Why::Serial };
         }
         if !issuer.covered || query.not_after < pulse.horizon() {
@@ -376,18 +386,10 @@ impl View {
         self.issuers.get(at)
     }
 
-    #[inline]
-    fn is_listed(&self, issuer: &ViewIssuer, query: &Query<'_>) -> bool {
-        if issuer.segments.is_empty() {
-            return false;
-        }
-        let wanted = fingerprint(issuer.kind, &query.issuer, query.serial);
-        let not_after = query.not_after.max(UnixTime::from_millis(0));
-        let buckets = Span::ALL
-            .into_iter()
-            .filter_map(|span| Bucket::containing(span, not_after));
-        let mut segments = buckets.filter_map(|bucket| issuer.segment(bucket));
-        segments.any(|segment| segment.contains(wanted)) && !self.is_exception(query)
+    /// True when the filter strikes this serial, exceptions apart.
+    pub(crate) fn lists(&self, issuer: &IssuerKeyId, serial: &Serial, not_after: UnixTime) -> bool {
+        self.issuer(issuer)
+            .is_some_and(|issuer| issuer.lists(serial, not_after))
     }
 
     #[cold]

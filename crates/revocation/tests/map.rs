@@ -1,0 +1,291 @@
+//! The node's map: in step with its writer, bounded by its own file, and never a reason to answer Good.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod publisher;
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use mintage_identity::TrustDomain;
+use mintage_revocation::{Exception, MapOwner, MapReader, MapWriter, RevocationError, RuleTarget, Verdict, Why};
+use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, domain, id, seconds, twin};
+
+struct Node {
+    publisher: Publisher,
+    replica: mintage_revocation::Replica,
+    writer: MapWriter,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("revocation.map");
+        let publisher = Publisher::new();
+        let replica = publisher.current_follower();
+        let mut writer = MapWriter::create(&path, &domain()).unwrap();
+        writer.publish(&replica.view()).unwrap();
+        Self {
+            publisher,
+            replica,
+            writer,
+            path,
+            _dir: dir,
+        }
+    }
+
+    fn reader(&self) -> MapReader {
+        self.reader_as(MapOwner::RootOrSelf).unwrap()
+    }
+
+    fn reader_as(&self, owner: MapOwner) -> Result<MapReader, RevocationError> {
+        MapReader::open(&self.path, &domain(), owner)
+    }
+
+    fn publish(&mut self) {
+        self.publisher.bring_up(&mut self.replica);
+        self.writer.publish(&self.replica.view()).unwrap();
+    }
+
+    fn inode(&self) -> u64 {
+        fs::metadata(&self.path).unwrap().ino()
+    }
+}
+
+fn ask(reader: &MapReader, cert: &Cert, node: &Node) -> Verdict {
+    reader.check(&cert.query(), node.publisher.now)
+}
+
+#[test]
+fn a_reader_follows_additions_in_place_and_new_files() {
+    let mut node = Node::new();
+    let reader = node.reader();
+    let certs: Vec<Cert> = (0..200).map(Cert::new).collect();
+    let mut files = std::collections::HashSet::new();
+    let mut generation = reader.generation();
+    for (at, cert) in certs.iter().enumerate() {
+        assert_eq!(ask(&reader, cert, &node), Verdict::Good);
+        node.publisher.revoke_serial(cert);
+        node.publish();
+        files.insert(node.inode());
+        assert!(
+            certs[..=at].iter().all(|cert| ask(&reader, cert, &node) == BY_SERIAL),
+            "{at}"
+        );
+        assert_eq!(reader.sequence(), node.publisher.set.sequence());
+        assert!(reader.generation() > generation);
+        generation = reader.generation();
+    }
+    assert!(
+        files.len() > 1 && files.len() < 40,
+        "{} files for 200 additions",
+        files.len()
+    );
+}
+
+#[test]
+fn rules_and_exceptions_reach_the_reader() {
+    let mut node = Node::new();
+    let reader = node.reader();
+    let (struck, web) = (
+        Cert {
+            id: id("spiffe://dev.test/db"),
+            ..Cert::new(1)
+        },
+        Cert::new(2),
+    );
+    let live_twin = Cert {
+        serial: twin(&struck.serial),
+        ..struck.clone()
+    };
+    node.publisher.revoke_serial(&struck);
+    node.publisher.exceptions = vec![Exception {
+        issuer: NATIVE,
+        serial: live_twin.serial,
+    }];
+    node.publisher
+        .revoke_rule(RuleTarget::Identity(web.id.clone()), Some(START));
+    node.publish();
+    assert_eq!(ask(&reader, &struck, &node), BY_SERIAL);
+    assert_eq!(ask(&reader, &live_twin, &node), Verdict::Good);
+    assert_eq!(ask(&reader, &web, &node), Verdict::Revoked { why: Why::Identity });
+}
+
+#[test]
+fn a_dead_agent_is_noticed_and_a_restarted_one_followed() {
+    let mut node = Node::new();
+    let reader = node.reader();
+    let cert = Cert::new(1);
+    assert_eq!(ask(&reader, &cert, &node), Verdict::Good);
+    node.publisher.now = START.plus(seconds(60));
+    assert_eq!(ask(&reader, &cert, &node), Verdict::Stale);
+    node.replica
+        .heartbeat(&node.publisher.heartbeat(), node.publisher.now)
+        .unwrap();
+    node.writer.publish(&node.replica.view()).unwrap();
+    assert_eq!(ask(&reader, &cert, &node), Verdict::Good);
+    assert_eq!(reader.last_update(node.publisher.now), Some(START.plus(seconds(60))));
+
+    // The agent is killed: nobody marks its file. The next one makes a new file under the same name.
+    node.writer = MapWriter::create(&node.path, &domain()).unwrap();
+    node.publisher.revoke_serial(&cert);
+    node.publisher.now = START.plus(seconds(75));
+    node.publish();
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+}
+
+#[test]
+fn a_map_that_went_back_is_not_followed() {
+    let mut node = Node::new();
+    let old = node.replica.view();
+    let cert = Cert::new(1);
+    node.publisher.revoke_serial(&cert);
+    node.publish();
+    let reader = node.reader();
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+    MapWriter::create(&node.path, &domain()).unwrap().publish(&old).unwrap();
+    for later in [0, 11, 30, 70] {
+        node.publisher.now = START.plus(seconds(later));
+        assert_eq!(ask(&reader, &cert, &node), BY_SERIAL, "{later}");
+    }
+}
+
+#[test]
+fn without_a_file_the_answer_is_stale_until_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("revocation.map");
+    let reader = MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap();
+    let (publisher, cert) = (Publisher::new(), Cert::new(1));
+    assert_eq!(reader.check(&cert.query(), START), Verdict::Stale);
+    assert_eq!(reader.last_update(START), None);
+    let mut writer = MapWriter::create(&path, &domain()).unwrap();
+    // A follower that holds nothing writes nothing.
+    writer.publish(&publisher.follower().view()).unwrap();
+    assert!(!path.exists());
+    writer.publish(&publisher.current_follower().view()).unwrap();
+    assert_eq!(reader.check(&cert.query(), START.plus(seconds(1))), Verdict::Good);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        reader.check(&cert.query(), START.plus(seconds(59))),
+        Verdict::Good,
+        "the mapped file lives on"
+    );
+    assert_eq!(reader.check(&cert.query(), START.plus(seconds(60))), Verdict::Stale);
+}
+
+#[test]
+fn a_map_of_a_wrong_owner_or_domain_is_refused() {
+    let node = Node::new();
+    let elsewhere = TrustDomain::parse("other.test").unwrap();
+    let error = MapReader::open(&node.path, &elsewhere, MapOwner::RootOrSelf).unwrap_err();
+    assert!(matches!(error, RevocationError::WrongTrustDomain), "{error}");
+    fs::set_permissions(&node.path, fs::Permissions::from_mode(0o666)).unwrap();
+    let error = node.reader_as(MapOwner::RootOrSelf).unwrap_err();
+    assert!(matches!(error, RevocationError::NotTrusted { .. }), "{error}");
+    assert_eq!(
+        ask(&node.reader_as(MapOwner::AnyByCopy).unwrap(), &Cert::new(1), &node),
+        Verdict::Good
+    );
+}
+
+#[test]
+fn a_copying_reader_follows_within_five_seconds() {
+    let mut node = Node::new();
+    let reader = node.reader_as(MapOwner::AnyByCopy).unwrap();
+    let cert = Cert::new(1);
+    assert_eq!(ask(&reader, &cert, &node), Verdict::Good);
+    node.publisher.now = START.plus(seconds(5));
+    node.publisher.revoke_serial(&cert);
+    node.publish();
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+}
+
+#[test]
+fn a_shortened_file_crashes_no_copying_reader_and_is_refused() {
+    let node = Node::new();
+    let reader = node.reader_as(MapOwner::AnyByCopy).unwrap();
+    let file = fs::File::options().write(true).open(&node.path).unwrap();
+    let len = file.metadata().unwrap().len();
+    for len in [len - 8, 512, 8, 0] {
+        file.set_len(len).unwrap();
+        assert!(node.reader_as(MapOwner::AnyByCopy).is_err(), "{len}");
+        assert!(node.reader_as(MapOwner::RootOrSelf).is_err(), "{len}");
+        assert_eq!(
+            reader.check(&Cert::new(1).query(), START.plus(seconds(30))),
+            Verdict::Good,
+            "{len}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_header_or_directory_is_refused() {
+    let mut node = Node::new();
+    node.publisher.revoke_serial(&Cert::new(1));
+    node.publish();
+    let whole = fs::read(&node.path).unwrap();
+    let directory = u64::from_ne_bytes(whole[32..40].try_into().unwrap()) as usize;
+    let file = fs::File::options().write(true).open(&node.path).unwrap();
+    // Words 0 to 12 and the directory are fixed; what follows the header's words moves, and epoch 13 is a number.
+    for at in (0..13 * 8).chain(512..512 + directory) {
+        file.write_all_at(&[whole[at] ^ 0x81], at as u64).unwrap();
+        assert!(node.reader_as(MapOwner::RootOrSelf).is_err(), "octet {at}");
+        file.write_all_at(&whole[at..=at], at as u64).unwrap();
+    }
+    for (word, value) in [
+        (2, u64::MAX),
+        (3, u64::MAX),
+        (3, u64::MAX / 8),
+        (4, 4 << 30),
+        (4, u64::MAX),
+    ] {
+        file.write_all_at(&value.to_ne_bytes(), word * 8).unwrap();
+        assert!(node.reader_as(MapOwner::RootOrSelf).is_err(), "word {word} = {value}");
+        file.write_all_at(&whole[word as usize * 8..word as usize * 8 + 8], word * 8)
+            .unwrap();
+    }
+    assert_eq!(ask(&node.reader(), &Cert::new(1), &node), BY_SERIAL);
+}
+
+#[test]
+fn what_a_crash_left_beside_the_map_is_no_obstacle() {
+    let mut node = Node::new();
+    fs::write(node.path.with_file_name(".revocation.map.new"), b"half").unwrap();
+    node.publisher.revoke_serial(&Cert::new(1));
+    node.publish();
+    assert_eq!(ask(&node.reader(), &Cert::new(1), &node), BY_SERIAL);
+    assert_eq!(fs::metadata(&node.path).unwrap().permissions().mode() & 0o7777, 0o644);
+}
+
+#[test]
+fn no_reader_ever_loses_a_revocation_while_the_writer_works() {
+    let mut node = Node::new();
+    let certs: Vec<Cert> = (0..1_500).map(Cert::new).collect();
+    let (known, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let readers: Vec<MapReader> = (0..2).map(|_| node.reader()).collect();
+    std::thread::scope(|scope| {
+        for reader in &readers {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let known = known.load(Ordering::Acquire) as usize;
+                    for (at, cert) in certs[..known].iter().enumerate().rev().step_by(7) {
+                        let verdict = reader.check(&cert.query(), START);
+                        assert_eq!(verdict, BY_SERIAL, "{at} of {known}");
+                    }
+                }
+            });
+        }
+        for (at, cert) in certs.iter().enumerate() {
+            node.publisher.revoke_serial(cert);
+            node.publish();
+            known.store(at as u64 + 1, Ordering::Release);
+        }
+        done.store(true, Ordering::Release);
+    });
+}
