@@ -1,0 +1,144 @@
+//! The trust bundle as this agent holds it, and the two snapshots of trust made from it: the strict one that local
+//! verifiers use, and the one that talks with the CA and checks its certificates.
+
+use std::sync::Arc;
+
+use mintage_identity::{IssuerKeyId, Serial, TrustDomain, UnixTime};
+use mintage_proto::v1;
+use mintage_revocation::{
+    Decision, Delegation, EntryKey, FreshnessPolicy, Query, Verdict, VerifiedDelegation, ViewHandle,
+};
+use mintage_svid::{CertInfo, TrustBundle, verify_issued};
+use mintage_verifier::{RevocationCheck, RevocationView, Trust, TrustError};
+
+/// Delegations of one bundle: old and new keys of every replica of a cell.
+const DELEGATIONS_MAX: usize = 256;
+/// Issuing certificates of one bundle: replicas of a cell with overlap.
+const ISSUERS_MAX: usize = 4096;
+
+/// A checked trust bundle with what the revocation filter needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bundle {
+    document: TrustBundle,
+    delegations: Vec<Vec<u8>>,
+    issuers: Vec<Vec<u8>>,
+}
+
+impl Bundle {
+    /// Reads what the CA sent, or what was stored.
+    pub(crate) fn from_wire(wire: &v1::TrustBundle) -> Result<Self, String> {
+        let domain = TrustDomain::parse(&wire.trust_domain).map_err(|error| error.to_string())?;
+        if wire.roots.is_empty() {
+            return Err("the bundle has no root: everything would be refused".to_owned());
+        }
+        if wire.revocation_delegations.len() > DELEGATIONS_MAX || wire.issuers.len() > ISSUERS_MAX {
+            return Err("the bundle has too many delegations or issuers".to_owned());
+        }
+        let hint = (wire.refresh_hint_seconds > 0).then_some(wire.refresh_hint_seconds);
+        let document = TrustBundle::new(domain, wire.roots.clone(), Vec::new(), wire.sequence, hint)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            document,
+            delegations: wire.revocation_delegations.clone(),
+            issuers: wire.issuers.clone(),
+        })
+    }
+
+    pub(crate) fn to_wire(&self) -> v1::TrustBundle {
+        v1::TrustBundle {
+            trust_domain: self.trust_domain().to_string(),
+            sequence: self.sequence(),
+            roots: self.roots().to_vec(),
+            refresh_hint_seconds: self.document.refresh_hint_seconds().unwrap_or(0),
+            revocation_delegations: self.delegations.clone(),
+            issuers: self.issuers.clone(),
+        }
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        self.document.trust_domain()
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.document.sequence()
+    }
+
+    pub(crate) fn roots(&self) -> &[Vec<u8>] {
+        self.document.roots()
+    }
+
+    /// The delegations that a root, or an issuer below a root of this bundle, really made; and why others were not
+    /// taken.
+    pub(crate) fn delegations(&self, now: UnixTime) -> (Vec<VerifiedDelegation>, Vec<String>) {
+        let signers = self.signers();
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
+        for wire in &self.delegations {
+            let verified = Delegation::decode(wire)
+                .map_err(|error| error.to_string())
+                .and_then(|delegation| {
+                    let by = delegation.statement().ca_key();
+                    let signer = signers.iter().find(|signer| signer.key_id() == by);
+                    let signer = signer.ok_or_else(|| format!("made by key {by}, which is not in the bundle"))?;
+                    delegation
+                        .verify(self.trust_domain(), signer.spki_der(), now)
+                        .map_err(|error| error.to_string())
+                });
+            match verified {
+                Ok(delegation) => good.push(delegation),
+                Err(problem) => refused.push(problem),
+            }
+        }
+        (good, refused)
+    }
+
+    /// The roots, and the issuers that one of them signed.
+    fn signers(&self) -> Vec<CertInfo> {
+        let parse = |der: &Vec<u8>| CertInfo::parse_signing(der).ok();
+        let roots: Vec<CertInfo> = self.roots().iter().filter_map(parse).collect();
+        let issued = self
+            .issuers
+            .iter()
+            .filter(|der| roots.iter().any(|root| verify_issued(der, root.spki_der()).is_ok()));
+        let issuers: Vec<CertInfo> = issued.filter_map(parse).collect();
+        roots.into_iter().chain(issuers).collect()
+    }
+
+    /// The snapshot for verifiers on this node: revocation is required, under the default freshness policy.
+    pub(crate) fn strict_trust(&self, view: &ViewHandle) -> Result<Trust, TrustError> {
+        self.trust(RevocationCheck::required(view.clone()))
+    }
+
+    /// The snapshot for talking with the CA and for looking at certificates it just made: what is known to be revoked is
+    /// refused, but an old filter, or none, stops nothing. Otherwise an agent that was away for long could never again
+    /// reach the CA to fetch a fresh one.
+    pub(crate) fn catching_up_trust(&self, view: &ViewHandle) -> Result<Trust, TrustError> {
+        self.trust(RevocationCheck::Required {
+            view: Some(Arc::new(KnownRevoked(view.clone()))),
+            freshness: FreshnessPolicy::Open,
+        })
+    }
+
+    fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {
+        Ok(Trust::builder(self.trust_domain().clone())
+            .bundle(&self.document, revocation)?
+            .build())
+    }
+}
+
+/// Refuses what is known to be revoked and nothing else.
+#[derive(Debug)]
+struct KnownRevoked(ViewHandle);
+
+impl RevocationView for KnownRevoked {
+    fn decide(&self, query: &Query<'_>, now: UnixTime, _policy: FreshnessPolicy) -> Decision {
+        match self.0.load().check(query, now) {
+            revoked @ Verdict::Revoked { .. } => Decision::Refuse(revoked),
+            Verdict::Good => Decision::Accept { tolerated: false },
+            Verdict::Stale | Verdict::NotCovered => Decision::Accept { tolerated: true },
+        }
+    }
+
+    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
+        self.0.load().entry_key(issuer, serial)
+    }
+}

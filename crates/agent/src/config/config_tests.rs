@@ -1,0 +1,167 @@
+//! Wrong configurations, each told with its line, and the documented sample.
+
+use super::*;
+
+fn accounts() -> Accounts {
+    Accounts::parse(
+        "root:x:0:0::/root:/bin/sh\nnginx:x:101:102::/:/bin/false\npostgres:x:113:120::/:/bin/false\n",
+        "nginx:x:102:\nssl-cert:x:105:\n",
+    )
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("agent.toml"), text, None, &accounts()).map_err(|error| error.to_string())
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).expect_err(text)
+}
+
+#[test]
+fn the_documented_sample_is_valid() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/agent.toml");
+    let config = Config::load(Path::new(file), None, &accounts()).unwrap();
+    assert_eq!(config.socket(), Some(Path::new(SOCKET_DEFAULT)));
+    assert!(config.metrics().is_some_and(|address| address.ip().is_loopback()));
+    assert!(!config.deliveries().is_empty());
+    assert!(config.revocation_map().is_some());
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let config = parse("data_dir = '/d'\n[[delivery]]\nentry = 'web'\ndirectory = '/run/web'\n").unwrap();
+    assert_eq!(config.socket(), Some(Path::new("/run/mintage/agent.sock")));
+    let delivery = &config.deliveries()[0];
+    assert_eq!((delivery.mode(), delivery.layout()), (0o600, Layout::Split));
+    assert_eq!(delivery.owner(), mintage_sys::process::effective_uid());
+    assert_eq!(parse("data_dir = '/d'\nsocket = 'off'\n").unwrap().socket(), None);
+}
+
+#[test]
+fn owner_brings_its_group_and_a_group_may_be_named() {
+    let text = "data_dir = '/d'\n[[delivery]]\nentry = 'web'\ndirectory = '/run/web'\nowner = 'nginx'\n";
+    let of = |more: &str| {
+        let config = parse(&format!("{text}{more}")).unwrap();
+        (config.deliveries()[0].owner(), config.deliveries()[0].group())
+    };
+    assert_eq!(of(""), (101, 102));
+    assert_eq!(of("group = 'ssl-cert'\n"), (101, 105));
+    assert_eq!(of("group = 7\n"), (101, 7));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_file_line_and_nearest_key() {
+    assert_eq!(
+        refusal("data_dir = '/d'\n\nsockt = '/s'\n"),
+        "agent.toml:3: unknown key `sockt`; the nearest valid key is `socket`"
+    );
+    let nested = refusal("data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\nonwer = 'nginx'\n");
+    assert_eq!(
+        nested,
+        "agent.toml:5: unknown key `onwer`; the nearest valid key is `owner`"
+    );
+    let map = refusal("data_dir = '/d'\n[revocation_map]\npaht = '/r'\n");
+    assert_eq!(map, "agent.toml:3: unknown key `paht`; the nearest valid key is `path`");
+}
+
+#[test]
+fn secrets_in_the_file_are_refused_without_repeating_them() {
+    let said = refusal("data_dir = '/d'\njoin_token = 'mint1_topsecret'\n");
+    assert!(
+        said.contains("--join-token-file") && !said.contains("topsecret"),
+        "{said}"
+    );
+}
+
+#[test]
+fn wrong_types_duplicates_and_tabs_are_told_with_their_line() {
+    assert!(refusal("data_dir = 5\n").starts_with("agent.toml:1: "));
+    assert!(refusal("data_dir = '/d'\ndata_dir = '/e'\n").starts_with("agent.toml:2: duplicate key"));
+    assert!(refusal("data_dir = '/d'\n\tsocket = \n").starts_with("agent.toml:2: "));
+    assert!(parse("\tdata_dir = '/d'\n").is_ok(), "a tab is white space");
+    assert!(refusal("socket = '/s'\n").contains("--data-dir"));
+    assert!(refusal("data_dir = '/d'\n[[delivery]]\nentry = 'a'\n").contains("missing field `directory`"));
+}
+
+#[test]
+fn bad_values_are_told_with_their_line_and_remedy() {
+    for (line, part) in [
+        ("metrics = '0.0.0.0:9000'", "not loopback"),
+        ("metrics = 'localhost'", "127.0.0.1:PORT"),
+        ("socket = 'agent.sock'", "absolute"),
+        ("socket = '/run/../agent.sock'", "without . and .."),
+        ("ca_addresses = ['ca.example.org']", "host:port"),
+        ("ca_addresses = ['ca.example.org:0']", "host:port"),
+        ("ca_addresses = ['[::1:443']", "host:port"),
+        ("ca_addresses = ['https://ca:443']", "host:port"),
+    ] {
+        let said = refusal(&format!("data_dir = '/d'\n{line}\n"));
+        assert!(
+            said.starts_with("agent.toml:2: ") && said.contains(part),
+            "{line}: {said}"
+        );
+    }
+    assert!(parse("data_dir = '/d'\nca_addresses = ['[::1]:443', 'ca_1.example.org:8443', '10.0.0.1:1']\n").is_ok());
+}
+
+#[test]
+fn bad_deliveries_are_told_with_their_line_and_remedy() {
+    for (line, part) in [
+        ("mode = '0644'", "not for a private key"),
+        ("mode = '0200'", "not for a private key"),
+        ("mode = '04600'", "no octal mode"),
+        ("mode = '+600'", "no octal mode"),
+        ("mode = '800'", "no octal mode"),
+        ("owner = 'ngnix'", "/etc/passwd"),
+        ("owner = -1", "its name or its number"),
+        ("group = 'tls'", "/etc/group"),
+        ("layout = 'spilt'", "split, credential-bundle"),
+    ] {
+        let said = refusal(&format!(
+            "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\n{line}\n"
+        ));
+        assert!(
+            said.starts_with("agent.toml:5: ") && said.contains(part),
+            "{line}: {said}"
+        );
+    }
+    assert!(refusal("data_dir = '/d'\n[[delivery]]\nentry = '../a'\ndirectory = '/r'\n").starts_with("agent.toml:3: "));
+    assert!(refusal("data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/'\n").starts_with("agent.toml:4: "));
+}
+
+#[test]
+fn two_deliveries_never_share_a_folder() {
+    let two = |a: &str, b: &str| {
+        format!(
+            "data_dir = '/var/lib/agent'\n[[delivery]]\nentry = 'a'\ndirectory = '{a}'\n\
+             [[delivery]]\nentry = 'b'\ndirectory = '{b}'\n"
+        )
+    };
+    assert!(refusal(&two("/run/x", "/run/x")).contains("given twice"));
+    assert!(refusal(&two("/run/x", "/run/x")).starts_with("agent.toml:7: "));
+    assert!(refusal(&two("/run/x", "/run/x/y")).contains("lies within"));
+    assert!(refusal(&two("/run/x/y/z", "/run/x")).contains("lies within"));
+    assert!(refusal(&two("/run/x", "/var/lib/agent/out")).contains("overlap"));
+    assert!(refusal(&two("/var/lib", "/run/x")).contains("overlap"));
+    assert!(parse(&two("/run/x", "/run/xy")).is_ok());
+}
+
+#[test]
+fn control_characters_of_the_file_never_reach_a_message() {
+    let said = refusal("data_dir = '/d'\n\"sock\\u001b[31met\" = 1\n");
+    assert!(!said.chars().any(char::is_control), "{said:?}");
+}
+
+#[test]
+fn limits_hold_for_configurations_made_in_code() {
+    let base = || Config::new("/d");
+    assert!(base().with_metrics("192.0.2.1:80".parse().unwrap()).is_err());
+    assert!(base().with_ca_addresses(vec!["a:1".to_owned(); 33]).is_err());
+    assert!(base().with_revocation_map("map").is_err());
+    let delivery = |dir: &str| Delivery::new(EntryName::parse("e").unwrap(), dir).unwrap();
+    assert!(base().with_deliveries(vec![delivery("/a"), delivery("/a")]).is_err());
+    let many = (0..=DELIVERIES_MAX).map(|n| delivery(&format!("/a{n}"))).collect();
+    assert!(base().with_deliveries(many).is_err());
+    assert!(Delivery::new(EntryName::parse("e").unwrap(), "relative").is_err());
+    assert!(delivery("/a").with_mode(0o666).is_err());
+}

@@ -1,0 +1,184 @@
+//! The file's own form: every key is known, every unknown one refused with its line and the nearest valid key.
+
+use std::{
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use mintage_identity::EntryName;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Accounts, Config, Delivery, TomlProblem, check_absolute, check_address, check_folders, check_loopback, check_mode,
+};
+use crate::{
+    AgentError,
+    layout::Layout,
+    limits::{ADDRESSES_MAX, CONFIG_BYTES_MAX},
+};
+
+/// What the socket key says to turn the socket off.
+const OFF: &str = "off";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    data_dir: Option<Spanned<PathBuf>>,
+    socket: Option<Spanned<PathBuf>>,
+    metrics: Option<Spanned<String>>,
+    ca_addresses: Option<Vec<Spanned<String>>>,
+    revocation_map: Option<RawMap>,
+    #[serde(default)]
+    delivery: Vec<RawDelivery>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMap {
+    path: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDelivery {
+    entry: Spanned<String>,
+    directory: Spanned<PathBuf>,
+    owner: Option<Spanned<Account>>,
+    group: Option<Spanned<Account>>,
+    mode: Option<Spanned<String>>,
+    layout: Option<Spanned<String>>,
+}
+
+/// A name or a number.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a user or group: its name or its number")]
+enum Account {
+    Number(u32),
+    Name(String),
+}
+
+impl Account {
+    fn text(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+/// Reads the file's text within its limit.
+pub(super) fn read(file: &Path) -> Result<String, AgentError> {
+    let fail = |problem: String| AgentError::ConfigFile(TomlProblem::of_file(file, problem));
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|open| open.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| fail(format!("cannot read it: {error}")))?;
+    if text.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(fail(format!("is over {CONFIG_BYTES_MAX} bytes long")));
+    }
+    Ok(text)
+}
+
+pub(super) fn parse(
+    file: &Path,
+    text: &str,
+    data_dir: Option<&Path>,
+    accounts: &Accounts,
+) -> Result<Config, TomlProblem> {
+    let raw: RawConfig = toml::from_str(text).map_err(|error| TomlProblem::from_toml(file, text, &error))?;
+    let reader = Reader { file, text, accounts };
+    let data_dir = match (data_dir, &raw.data_dir) {
+        (Some(given), _) => given.to_owned(),
+        (None, Some(own)) => {
+            reader.on(own, |path| check_absolute("data_dir", path))?;
+            own.get_ref().clone()
+        }
+        (None, None) => {
+            let problem = "data_dir is missing; write it here or give --data-dir";
+            return Err(TomlProblem::of_file(file, problem));
+        }
+    };
+    let mut config = Config::new(data_dir);
+    if let Some(socket) = &raw.socket {
+        config.socket = match socket.get_ref() {
+            path if path.as_os_str() == OFF => None,
+            path => {
+                reader.on(socket, |path| check_absolute("socket (or \"off\")", path))?;
+                Some(path.clone())
+            }
+        };
+    }
+    if let Some(metrics) = &raw.metrics {
+        config.metrics = Some(reader.on(metrics, |text| {
+            let address: SocketAddr = text
+                .parse()
+                .map_err(|_| format!("metrics address {text:?} is not of the form 127.0.0.1:PORT"))?;
+            check_loopback(address).map(|()| address)
+        })?);
+    }
+    for address in raw.ca_addresses.iter().flatten() {
+        reader.on(address, |text| check_address(text))?;
+        if config.ca_addresses.len() == ADDRESSES_MAX {
+            let problem = format!("more than {ADDRESSES_MAX} CA addresses are given");
+            return Err(TomlProblem::at(file, text, &address.span(), problem));
+        }
+        config.ca_addresses.push(address.get_ref().clone());
+    }
+    if let Some(map) = &raw.revocation_map {
+        reader.on(&map.path, |path| check_absolute("revocation_map.path", path))?;
+        config.revocation_map = Some(map.path.get_ref().clone());
+    }
+    for delivery in &raw.delivery {
+        config.deliveries.push(reader.delivery(delivery)?);
+    }
+    check_folders(&config.data_dir, &config.deliveries).map_err(|(at, problem)| {
+        let span = raw.delivery[at.min(raw.delivery.len() - 1)].directory.span();
+        TomlProblem::at(file, text, &span, problem)
+    })?;
+    Ok(config)
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+    text: &'a str,
+    accounts: &'a Accounts,
+}
+
+impl Reader<'_> {
+    /// Applies `read` to a value; a refusal gets the value's line.
+    fn on<T, R, E: std::fmt::Display>(
+        &self,
+        value: &Spanned<T>,
+        read: impl FnOnce(&T) -> Result<R, E>,
+    ) -> Result<R, TomlProblem> {
+        read(value.get_ref()).map_err(|problem| TomlProblem::at(self.file, self.text, &value.span(), problem))
+    }
+
+    fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {
+        let entry = self.on(&raw.entry, |text| EntryName::parse(text))?;
+        let mut delivery = self.on(&raw.directory, |path| Delivery::new(entry, path.clone()))?;
+        if let Some(owner) = &raw.owner {
+            let (uid, gid) = self.on(owner, |account| self.accounts.user(&account.text()))?;
+            delivery.owner = uid;
+            delivery.group = gid.unwrap_or(delivery.group);
+        }
+        if let Some(group) = &raw.group {
+            delivery.group = self.on(group, |account| self.accounts.group(&account.text()))?;
+        }
+        if let Some(mode) = &raw.mode {
+            delivery.mode = self.on(mode, |text| {
+                let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+                match u32::from_str_radix(text, 8) {
+                    Ok(mode) if octal => check_mode(mode).map(|()| mode),
+                    _ => Err(format!("mode {text:?} is no octal mode such as \"0600\"")),
+                }
+            })?;
+        }
+        if let Some(layout) = &raw.layout {
+            delivery.layout = self.on(layout, |text| Layout::parse(text))?;
+        }
+        Ok(delivery)
+    }
+}

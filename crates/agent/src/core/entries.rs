@@ -1,0 +1,361 @@
+//! The entries this agent may ask for, as the CA pushed them, and which of them a process or a delivery may have. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use mintage_identity::{EntryName, Selector, SpiffeId, Ttl};
+use mintage_proto::v1;
+
+use crate::limits::ENTRIES_MAX;
+
+/// Entries named in one explanation: more would be a dump.
+const EXPLAINED_MAX: usize = 10;
+/// Longest hint in bytes (SPIFFE Workload API, section 5.2.1).
+const HINT_BYTES_MAX: usize = 1024;
+
+/// One entry, reduced to what an agent acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offered {
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) selectors: BTreeSet<Selector>,
+    pub(crate) ttl: Duration,
+    pub(crate) hint: String,
+    pub(crate) disabled: bool,
+    /// What else shows in a certificate: when it changes, a new one is due.
+    dns_names: Vec<String>,
+    common_name: String,
+}
+
+impl Offered {
+    fn from_wire(wire: &v1::Entry) -> Result<(EntryName, Self), String> {
+        let text = |error: mintage_identity::NameError| error.to_string();
+        let name = EntryName::parse(&wire.name).map_err(text)?;
+        let selectors: BTreeSet<Selector> = wire
+            .selectors
+            .iter()
+            .map(|s| Selector::parse(s))
+            .collect::<Result<_, _>>()
+            .map_err(text)?;
+        if selectors.is_empty() {
+            return Err(format!("entry {name} has no selector: it would be everybody's"));
+        }
+        if wire.hint.len() > HINT_BYTES_MAX {
+            return Err(format!("entry {name} has a hint of more than {HINT_BYTES_MAX} bytes"));
+        }
+        let offered = Self {
+            spiffe_id: SpiffeId::parse_workload(&wire.spiffe_id).map_err(text)?,
+            selectors,
+            ttl: Ttl::from_seconds(i64::from(wire.ttl_seconds)).map_err(text)?.duration(),
+            hint: wire.hint.clone(),
+            disabled: wire.disabled,
+            dns_names: wire.dns_names.clone(),
+            common_name: wire.common_name.clone(),
+        };
+        Ok((name, offered))
+    }
+
+    /// Why somebody who proves `proven` may not have this entry; `None` when he may.
+    pub(crate) fn why_not(&self, proven: &BTreeSet<Selector>) -> Option<String> {
+        if self.disabled {
+            return Some("it is disabled".to_owned());
+        }
+        self.selectors
+            .iter()
+            .find(|selector| !proven.contains(selector))
+            .map(|selector| format!("it needs {selector}"))
+    }
+
+    /// True when a certificate for `self` would look different from one for `other`.
+    fn certifies_otherwise_than(&self, other: &Self) -> bool {
+        self.spiffe_id != other.spiffe_id
+            || self.dns_names != other.dns_names
+            || self.common_name != other.common_name
+            || self.ttl != other.ttl
+    }
+}
+
+/// What one message changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The whole message (or set of messages) is applied; false while more of it follow.
+    pub(crate) complete: bool,
+    /// Entries whose certificates must be replaced.
+    pub(crate) outdated: Vec<EntryName>,
+    /// Entries of the CA that this agent cannot use, and why.
+    pub(crate) unusable: Vec<String>,
+}
+
+/// The set of entries.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    known: bool,
+    index: u64,
+    entries: BTreeMap<EntryName, Offered>,
+    /// A full set that has not arrived whole yet.
+    incoming: Option<BTreeMap<EntryName, Offered>>,
+}
+
+impl Entries {
+    /// False until the CA named the whole set once.
+    pub(crate) fn known(&self) -> bool {
+        self.known
+    }
+
+    /// Ledger index this set stands at.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn get(&self, name: &EntryName) -> Option<&Offered> {
+        self.entries.get(name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&EntryName, &Offered)> {
+        self.entries.iter()
+    }
+
+    /// The entries somebody who proves `proven` may have, in the order of their names.
+    pub(crate) fn matching(&self, proven: &BTreeSet<Selector>) -> impl Iterator<Item = (&EntryName, &Offered)> {
+        self.entries.iter().filter(|(_, entry)| entry.why_not(proven).is_none())
+    }
+
+    /// Takes an entry out, as when it was retired.
+    pub(crate) fn remove(&mut self, name: &EntryName) {
+        self.entries.remove(name);
+    }
+
+    /// The stream ended: half of a full set is no set.
+    pub(crate) fn interrupted(&mut self) {
+        self.incoming = None;
+    }
+
+    /// Applies one message.
+    pub(crate) fn apply(&mut self, message: &v1::Entries) -> Change {
+        let mut change = Change::default();
+        let mut put = Vec::with_capacity(message.put.len());
+        for wire in &message.put {
+            match Offered::from_wire(wire) {
+                Ok(entry) => put.push(entry),
+                Err(problem) => change.unusable.push(problem),
+            }
+        }
+        if message.full {
+            let incoming = self.incoming.get_or_insert_default();
+            for (name, entry) in put {
+                if incoming.len() >= ENTRIES_MAX && !incoming.contains_key(&name) {
+                    change
+                        .unusable
+                        .push(format!("entry {name}: more than {ENTRIES_MAX} entries are offered"));
+                    continue;
+                }
+                incoming.insert(name, entry);
+            }
+            if !message.last {
+                return change;
+            }
+            let whole = self.incoming.take().unwrap_or_default();
+            change.outdated = whole
+                .iter()
+                .filter(|(n, e)| self.outdates(n, e))
+                .map(|(n, _)| n.clone())
+                .collect();
+            self.entries = whole;
+            self.known = true;
+        } else {
+            self.apply_delta(put, &message.removed, &mut change);
+        }
+        self.index = message.index;
+        change.complete = true;
+        change
+    }
+
+    fn apply_delta(&mut self, put: Vec<(EntryName, Offered)>, removed: &[String], change: &mut Change) {
+        for name in removed {
+            self.entries.remove(name.as_str());
+        }
+        for (name, entry) in put {
+            if self.entries.len() >= ENTRIES_MAX && !self.entries.contains_key(&name) {
+                change
+                    .unusable
+                    .push(format!("entry {name}: more than {ENTRIES_MAX} entries are offered"));
+                continue;
+            }
+            if self.outdates(&name, &entry) {
+                change.outdated.push(name.clone());
+            }
+            self.entries.insert(name, entry);
+        }
+    }
+
+    fn outdates(&self, name: &EntryName, new: &Offered) -> bool {
+        self.entries
+            .get(name)
+            .is_some_and(|old| new.certifies_otherwise_than(old))
+    }
+
+    /// Why nothing is there for somebody who proves `proven`: for each of a few entries the one selector that failed.
+    pub(crate) fn explain_none(&self, proven: &BTreeSet<Selector>) -> String {
+        let proofs: Vec<&str> = proven.iter().map(Selector::as_str).take(EXPLAINED_MAX).collect();
+        let proofs = proofs.join(" ");
+        if self.entries.is_empty() {
+            return format!("no identity issued: this agent has no entries at all; the caller proves {proofs}");
+        }
+        let mut reasons: Vec<String> = self
+            .entries
+            .iter()
+            .filter_map(|(name, entry)| Some(format!("{name}: {}", entry.why_not(proven)?)))
+            .take(EXPLAINED_MAX)
+            .collect();
+        if self.entries.len() > EXPLAINED_MAX {
+            reasons.push(format!("and {} more entries", self.entries.len() - EXPLAINED_MAX));
+        }
+        format!(
+            "no identity issued: no entry matches; the caller proves {proofs}; {}",
+            reasons.join("; ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, id: &str, selectors: &[&str]) -> v1::Entry {
+        v1::Entry {
+            name: name.to_owned(),
+            spiffe_id: format!("spiffe://dev.test{id}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ttl_seconds: 60,
+            ..v1::Entry::default()
+        }
+    }
+
+    fn full(put: Vec<v1::Entry>, last: bool) -> v1::Entries {
+        v1::Entries {
+            full: true,
+            put,
+            last,
+            index: 5,
+            ..v1::Entries::default()
+        }
+    }
+
+    fn delta(put: Vec<v1::Entry>, removed: &[&str]) -> v1::Entries {
+        v1::Entries {
+            put,
+            removed: removed.iter().map(|s| (*s).to_owned()).collect(),
+            last: true,
+            index: 6,
+            ..v1::Entries::default()
+        }
+    }
+
+    fn names(entries: &Entries) -> Vec<&str> {
+        entries.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn proven(list: &[&str]) -> BTreeSet<Selector> {
+        list.iter().map(|s| Selector::parse(s).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_full_set_replaces_only_when_it_is_whole() {
+        let mut entries = Entries::default();
+        assert!(!entries.known());
+        assert!(
+            entries
+                .apply(&full(vec![entry("old", "/o", &["unix:uid:1"])], true))
+                .complete
+        );
+        assert!(
+            !entries
+                .apply(&full(vec![entry("a", "/a", &["unix:uid:1"])], false))
+                .complete
+        );
+        assert_eq!(names(&entries), ["old"], "half a set changes nothing");
+        entries.interrupted();
+        assert!(
+            entries
+                .apply(&full(vec![entry("b", "/b", &["unix:uid:1"])], true))
+                .complete
+        );
+        assert_eq!(
+            (names(&entries), entries.index(), entries.known()),
+            (vec!["b"], 5, true)
+        );
+        assert!(entries.apply(&full(vec![], true)).complete);
+        assert!(entries.known() && entries.len() == 0, "an empty set is a set");
+    }
+
+    #[test]
+    fn deltas_put_and_remove_and_tell_which_certificates_are_outdated() {
+        let mut entries = Entries::default();
+        entries.apply(&full(
+            vec![entry("a", "/a", &["unix:uid:1"]), entry("b", "/b", &["unix:uid:2"])],
+            true,
+        ));
+        let change = entries.apply(&delta(
+            vec![entry("a", "/a2", &["unix:uid:1"]), entry("c", "/c", &["unix:uid:3"])],
+            &["b", "never"],
+        ));
+        assert_eq!(names(&entries), ["a", "c"]);
+        assert_eq!(change.outdated, [EntryName::parse("a").unwrap()]);
+        let selectors_only = entries.apply(&delta(vec![entry("c", "/c", &["unix:uid:4"])], &[]));
+        assert!(
+            selectors_only.outdated.is_empty(),
+            "selectors are not in the certificate"
+        );
+    }
+
+    #[test]
+    fn entries_that_would_be_everybodys_or_are_malformed_are_not_taken() {
+        let mut entries = Entries::default();
+        let change = entries.apply(&full(
+            vec![
+                entry("open", "/x", &[]),
+                entry("bad name", "/x", &["unix:uid:1"]),
+                entry("reserved", "/mintage/agent/x", &["unix:uid:1"]),
+                v1::Entry {
+                    ttl_seconds: 1,
+                    ..entry("short", "/x", &["unix:uid:1"])
+                },
+            ],
+            true,
+        ));
+        assert_eq!((change.unusable.len(), entries.len()), (4, 0));
+    }
+
+    #[test]
+    fn every_selector_must_hold_and_the_explanation_names_the_one_that_failed() {
+        let mut entries = Entries::default();
+        entries.apply(&full(
+            vec![
+                entry("web", "/w", &["unix:uid:1", "unix:gid:2"]),
+                v1::Entry {
+                    disabled: true,
+                    ..entry("off", "/o", &["unix:uid:1"])
+                },
+            ],
+            true,
+        ));
+        let only_uid = proven(&["unix:uid:1"]);
+        assert_eq!(entries.matching(&only_uid).count(), 0);
+        let text = entries.explain_none(&only_uid);
+        assert!(
+            text.contains("web: it needs unix:gid:2") && text.contains("off: it is disabled"),
+            "{text}"
+        );
+        assert!(text.contains("proves unix:uid:1"), "{text}");
+        let both = proven(&["unix:uid:1", "unix:gid:2", "unix:path:/x"]);
+        assert_eq!(
+            entries.matching(&both).map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
+            ["web"]
+        );
+    }
+}

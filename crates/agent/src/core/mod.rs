@@ -1,0 +1,505 @@
+//! The one task that decides: which identities are due, what is asked of the CA, what is put in place, and what socket
+//! callers see. It owns all state and never waits for a disk, a network or another task; those send it inputs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use mintage_identity::{EntryName, RequestId, Selector, SpiffeId};
+use mintage_proto::v1::{self, agent_message, ca_message::Message};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    AgentError, AgentEvent,
+    bundle::Bundle,
+    config::Delivery,
+    held::Held,
+    limits::{TICK_MAX, WRITERS_MAX},
+    link::Control,
+    rotation::{Action, Event, Now},
+    shared::Shared,
+    status::AgentStatus,
+    workload::{Want, WhoAmI, WorkloadView},
+};
+
+mod asks;
+mod entries;
+mod place;
+mod slot;
+mod watches;
+
+use entries::Entries;
+use slot::{Purpose, Slot, SlotKey, Trouble};
+use watches::Watches;
+
+/// What the core is told or asked.
+pub(crate) enum Input {
+    /// The agent has a (new) identity of its own.
+    Joined { spiffe_id: SpiffeId },
+    /// A stream is open.
+    Up {
+        generation: u64,
+        upstream: mpsc::Sender<v1::AgentMessage>,
+    },
+    /// It ended.
+    Down { generation: u64, why: String },
+    /// A message of the CA.
+    FromCa { generation: u64, message: Message },
+    /// The revoked set grew.
+    Revocation { sequence: u64, concerns_all: bool },
+    /// Placing a pair ended.
+    Placed {
+        key: SlotKey,
+        held: Arc<Held>,
+        result: Result<(), (&'static str, String)>,
+    },
+    /// A socket caller wants to see, and go on seeing, what it may have.
+    Watch {
+        proven: Arc<BTreeSet<Selector>>,
+        want: Want,
+        reply: oneshot::Sender<Result<watch::Receiver<WorkloadView>, String>>,
+    },
+    /// A socket caller asks which entries it matches.
+    WhoAmI {
+        proven: Arc<BTreeSet<Selector>>,
+        reply: oneshot::Sender<WhoAmI>,
+    },
+    /// Somebody asks how the agent is.
+    Status { reply: oneshot::Sender<AgentStatus> },
+    /// Other deliveries are configured.
+    Reload {
+        deliveries: Vec<Delivery>,
+        reply: oneshot::Sender<Reloaded>,
+    },
+}
+
+/// What a reload changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Folders that are new.
+    pub added: usize,
+    /// Folders whose owner, group, mode, layout or entry changed.
+    pub changed: usize,
+    /// Folders that are no longer written; what lies there stays until it expires.
+    pub removed: usize,
+}
+
+/// The stream in use.
+struct Upstream {
+    generation: u64,
+    sender: mpsc::Sender<v1::AgentMessage>,
+}
+
+/// The core's state.
+pub(crate) struct Core {
+    shared: Arc<Shared>,
+    own_id: Option<SpiffeId>,
+    slots: BTreeMap<SlotKey, Slot>,
+    by_request: HashMap<RequestId, SlotKey>,
+    entries: Entries,
+    upstream: Option<Upstream>,
+    /// Why the last stream ended.
+    down_because: String,
+    /// Slots whose rotation said Ask in this turn.
+    due: Vec<SlotKey>,
+    watches: Watches,
+    writers: Arc<Semaphore>,
+    inbox: mpsc::Sender<Input>,
+    link: mpsc::Sender<Control>,
+}
+
+impl Core {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: mpsc::Sender<Input>, link: mpsc::Sender<Control>) -> Self {
+        Self {
+            own_id: shared.own_id(),
+            shared,
+            slots: BTreeMap::from([(SlotKey::Own, Slot::new(Purpose::Own))]),
+            by_request: HashMap::new(),
+            entries: Entries::default(),
+            upstream: None,
+            down_because: "not connected yet".to_owned(),
+            due: Vec::new(),
+            watches: Watches::default(),
+            writers: Arc::new(Semaphore::new(WRITERS_MAX)),
+            inbox,
+            link,
+        }
+    }
+
+    /// Takes up what was in place before a restart: it is served, and put into its folder again, without the CA.
+    pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>) {
+        self.shared.store.forget_other_deliveries(&deliveries);
+        if self.own_id.is_some() {
+            self.own_identity_is_in_place();
+        }
+        for delivery in deliveries {
+            self.add_delivery(delivery);
+        }
+        self.turn();
+    }
+
+    /// Runs until it is stopped or the CA retires the agent.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        stop: CancellationToken,
+    ) -> Result<(), AgentError> {
+        loop {
+            let wait = self.until_next_turn();
+            let input = tokio::select! {
+                input = inputs.recv() => input,
+                () = tokio::time::sleep(wait) => None,
+                () = stop.cancelled() => break,
+            };
+            // Whatever else has arrived is taken in the same turn, so that a burst of certificates is one pass.
+            let mut next = input;
+            while let Some(input) = next {
+                if let Err(error) = self.take(input) {
+                    self.forget_everything().await;
+                    self.finish(inputs).await;
+                    return Err(error);
+                }
+                next = inputs.try_recv().ok();
+            }
+            self.turn();
+        }
+        self.finish(inputs).await;
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), AgentError> {
+        match input {
+            Input::Joined { spiffe_id } => {
+                self.own_id = Some(spiffe_id);
+                self.own_identity_is_in_place();
+                self.rewrite_all();
+            }
+            Input::Up { generation, upstream } => self.up(generation, upstream),
+            Input::Down { generation, why } => self.down(generation, why),
+            Input::FromCa { generation, message } => {
+                if self.upstream.as_ref().is_some_and(|up| up.generation == generation) {
+                    return self.heard(message);
+                }
+            }
+            Input::Revocation { sequence, concerns_all } => {
+                tracing::debug!(sequence, concerns_all, "looking at the own certificates again");
+                self.replace_struck();
+            }
+            Input::Placed { key, held, result } => self.placed(&key, held, result),
+            Input::Watch { proven, want, reply } => {
+                let _ = reply.send(self.watch(proven, want));
+            }
+            Input::WhoAmI { proven, reply } => {
+                let _ = reply.send(self.who_am_i(&proven));
+            }
+            Input::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Input::Reload { deliveries, reply } => {
+                let _ = reply.send(self.reload(deliveries));
+            }
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, message: Message) -> Result<(), AgentError> {
+        match message {
+            Message::Minted(minted) => self.minted(minted),
+            Message::Entries(entries) => self.entries_changed(&entries),
+            Message::Trust(trust) => self.trust_changed(trust.bundle.as_ref()),
+            Message::Renew(renew) => self.renew(&renew),
+            Message::Retire(retire) => return self.retire(&retire),
+            // The session gives these to their own thread.
+            Message::Revoked(_) => {}
+        }
+        Ok(())
+    }
+
+    fn up(&mut self, generation: u64, sender: mpsc::Sender<v1::AgentMessage>) {
+        self.upstream = Some(Upstream { generation, sender });
+        self.shared.metrics.connected.set(1);
+        self.entries.interrupted();
+        self.feed_all(Event::Online);
+    }
+
+    fn down(&mut self, generation: u64, why: String) {
+        if self.upstream.as_ref().is_some_and(|up| up.generation == generation) {
+            self.upstream = None;
+            self.down_because = why;
+            self.shared.metrics.connected.set(0);
+            self.feed_all(Event::Offline);
+            self.watches.touch();
+        }
+    }
+
+    /// Sends to the CA when there is a stream with room; what is lost is asked for again.
+    fn send(&self, message: agent_message::Message) -> bool {
+        let message = v1::AgentMessage { message: Some(message) };
+        self.upstream
+            .as_ref()
+            .is_some_and(|up| up.sender.try_send(message).is_ok())
+    }
+
+    fn entries_changed(&mut self, message: &v1::Entries) {
+        let change = self.entries.apply(message);
+        for problem in &change.unusable {
+            self.shared.problem("entry", "CA", problem);
+        }
+        if !change.complete {
+            return;
+        }
+        let index = self.entries.index();
+        tracing::info!(entries = self.entries.len(), index, "entries applied");
+        self.reconcile();
+        let outdated: Vec<SlotKey> = self.keys_of(|slot| slot.entry().is_some_and(|e| change.outdated.contains(e)));
+        for key in outdated {
+            self.feed(&key, Event::RenewNow);
+        }
+        self.watches.touch();
+        self.send(agent_message::Message::Ack(v1::Ack {
+            entries_index: index,
+            ..v1::Ack::default()
+        }));
+        self.shared.tell(AgentEvent::EntriesApplied {
+            count: self.entries.len(),
+            index,
+        });
+    }
+
+    /// Lets each slot be renewed or not, as the entries say.
+    fn reconcile(&mut self) {
+        if !self.entries.known() {
+            return;
+        }
+        for key in self.keys_of(|slot| slot.entry().is_some()) {
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            let verdict = match (slot.entry().and_then(|name| self.entries.get(name)), slot.delivery()) {
+                (None, _) => Err("the CA offers no such entry to this agent".to_owned()),
+                (Some(entry), None) if entry.disabled => Err("the entry is disabled".to_owned()),
+                (Some(entry), None) => Ok(entry.ttl),
+                (Some(entry), Some(delivery)) => {
+                    let proven = mintage_attest::unix::file_owner_selectors(delivery.owner(), delivery.group());
+                    entry.why_not(&proven).map_or(Ok(entry.ttl), |why| {
+                        let (uid, gid) = (delivery.owner(), delivery.group());
+                        Err(format!(
+                            "{why}, but the folder's owner proves only unix:uid:{uid} and unix:gid:{gid}"
+                        ))
+                    })
+                }
+            };
+            match verdict {
+                Ok(ttl) => {
+                    if slot.trouble.as_ref().is_some_and(|trouble| trouble.stage == "entry") {
+                        slot.trouble = None;
+                    }
+                    self.feed(&key, Event::Want { ttl });
+                    if self.upstream.is_some() {
+                        self.feed(&key, Event::Online);
+                    }
+                }
+                Err(why) => {
+                    self.trouble(&key, "entry", why);
+                    self.feed(&key, Event::Unwant);
+                }
+            }
+        }
+        self.drop_idle_workloads();
+    }
+
+    fn trust_changed(&mut self, wire: Option<&v1::TrustBundle>) {
+        let Some(wire) = wire else { return };
+        let held = self.shared.bundle.load_full();
+        let result = Bundle::from_wire(wire).and_then(|bundle| {
+            if *bundle.trust_domain() != self.shared.domain {
+                return Err("the bundle is another trust domain's".to_owned());
+            }
+            match held {
+                Some(held) if held.sequence() > bundle.sequence() => {
+                    let (old, new) = (held.sequence(), bundle.sequence());
+                    Err(format!("the bundle's sequence goes back from {old} to {new}"))
+                }
+                Some(held) if *held == bundle => Ok(None),
+                Some(held) if held.sequence() == bundle.sequence() => Err(format!(
+                    "the bundle changed, but its sequence stays {}",
+                    held.sequence()
+                )),
+                _ => Ok(Some(bundle)),
+            }
+        });
+        match result.and_then(|bundle| bundle.map(|bundle| self.shared.install_bundle(bundle)).transpose()) {
+            Ok(None) => self.acknowledge_bundle(wire.sequence),
+            Ok(Some(bundle)) => {
+                tracing::info!(
+                    sequence = bundle.sequence(),
+                    roots = bundle.roots().len(),
+                    "trust bundle applied"
+                );
+                self.save_bundle(bundle);
+                self.rewrite_all();
+                self.replace_struck();
+                self.watches.touch();
+                self.acknowledge_bundle(wire.sequence);
+                self.shared.tell(AgentEvent::TrustApplied {
+                    sequence: wire.sequence,
+                });
+            }
+            Err(problem) => self.shared.problem("trust", "CA", &problem),
+        }
+    }
+
+    fn acknowledge_bundle(&self, sequence: u64) {
+        self.send(agent_message::Message::Ack(v1::Ack {
+            bundle_sequence: sequence,
+            ..v1::Ack::default()
+        }));
+    }
+
+    fn renew(&mut self, renew: &v1::Renew) {
+        tracing::info!(entries = ?renew.entries, agent = renew.agent, why = renew.why, "the CA asks for new certificates");
+        let named = |name: &EntryName| renew.entries.is_empty() || renew.entries.iter().any(|e| e == name.as_str());
+        for key in self.keys_of(|slot| slot.entry().map_or(renew.agent, named)) {
+            self.feed(&key, Event::RenewNow);
+        }
+    }
+
+    /// Asks at once for another certificate where the one in hand is refused by every verifier from now on.
+    fn replace_struck(&mut self) {
+        let (trust, now) = (self.shared.ca_trust.load_full(), self.shared.wall());
+        let mut struck = Vec::new();
+        for (key, slot) in &mut self.slots {
+            let Some(held) = &slot.held else { continue };
+            let serial = *held.serial();
+            if slot.struck == Some(serial) || held.not_after() < now {
+                continue;
+            }
+            if let Err(error) = trust.recheck(held.peer(), now) {
+                tracing::warn!(subject = slot.subject(), %serial, %error, "a certificate in hand is refused from now on");
+                slot.struck = Some(serial);
+                struck.push(key.clone());
+            }
+        }
+        for key in struck {
+            self.feed(&key, Event::RenewNow);
+        }
+    }
+
+    /// Passes an event to one slot's rotation and notes what it wants.
+    fn feed(&mut self, key: &SlotKey, event: Event) {
+        let now = self.shared.deps.now();
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (rotation, actions) = slot.rotation.step(event, now, self.shared.deps.jitter());
+        slot.rotation = rotation;
+        for action in actions {
+            match action {
+                Action::Ask => self.due.push(key.clone()),
+                Action::Lapsed => {
+                    tracing::warn!(subject = slot.subject(), "the certificate in hand has ended");
+                    self.watches.touch();
+                }
+            }
+        }
+    }
+
+    fn feed_all(&mut self, event: Event) {
+        for key in self.keys_of(|_| true) {
+            self.feed(&key, event);
+        }
+    }
+
+    fn keys_of(&self, mut which: impl FnMut(&Slot) -> bool) -> Vec<SlotKey> {
+        self.slots
+            .iter()
+            .filter(|(_, slot)| which(slot))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    fn trouble(&mut self, key: &SlotKey, stage: &'static str, message: String) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let trouble = Trouble { stage, message };
+        // The same again is counted, but told once: a full disk would otherwise fill the log's disk too.
+        if slot.trouble.as_ref() == Some(&trouble) {
+            self.shared.metrics.failure(stage);
+        } else {
+            self.shared.problem(stage, &slot.subject(), &trouble.message);
+            slot.trouble = Some(trouble);
+        }
+        self.watches.touch();
+    }
+
+    /// What every input, and the mere passing of time, leads to.
+    fn turn(&mut self) {
+        self.feed_all(Event::Tick);
+        self.place_again();
+        self.ask_for_due();
+        self.drop_idle_workloads();
+        self.publish_watches();
+        self.note_metrics();
+    }
+
+    fn until_next_turn(&self) -> Duration {
+        let now = self.shared.deps.now();
+        let slots = self.slots.values().filter_map(|slot| slot.rotation.wake_at(now));
+        let next = slots.chain(self.watches.wake_at()).min();
+        let wait = next.map_or(TICK_MAX, |at| at.saturating_sub(now.boot));
+        // Never at once: a mistake in a state machine must not become a spinning core.
+        wait.clamp(Duration::from_millis(5), TICK_MAX)
+    }
+
+    fn note_metrics(&self) {
+        let now = self.shared.deps.now();
+        let metrics = &self.shared.metrics;
+        let lag = self
+            .slots
+            .values()
+            .map(|slot| slot.rotation.lag(now))
+            .max()
+            .unwrap_or_default();
+        metrics.lag.set(lag.as_secs_f64());
+        let ends = |slot: &Slot| slot.held.as_ref().map(|held| held.not_after().seconds());
+        let of_workloads = self.slots.iter().filter(|(key, _)| **key != SlotKey::Own);
+        metrics
+            .svid_expiry
+            .set(of_workloads.filter_map(|(_, slot)| ends(slot)).min().unwrap_or(0));
+        metrics
+            .own_expiry
+            .set(self.slots.get(&SlotKey::Own).and_then(ends).unwrap_or(0));
+        metrics.entries.set(count(self.entries.len()));
+        let serving = |of: &dyn Fn(&Slot) -> bool| {
+            self.slots
+                .values()
+                .filter(|slot| of(slot) && slot.held.is_some() && slot.rotation.serving(now))
+                .count()
+        };
+        let deliveries = serving(&|slot| slot.delivery().is_some());
+        let workloads = serving(&|slot| matches!(slot.purpose, Purpose::Workload { .. }));
+        metrics.deliveries_serving.set(count(deliveries));
+        metrics.workloads.set(count(workloads));
+        metrics.deliveries.set(count(
+            self.slots.values().filter(|slot| slot.delivery().is_some()).count(),
+        ));
+        self.shared
+            .serving
+            .store(deliveries + workloads, std::sync::atomic::Ordering::Relaxed);
+        let age = self.shared.view.load().age(now.wall);
+        metrics.filter_age.set(age.map_or(-1.0, |age| age.as_secs_f64()));
+    }
+}
+
+fn count(of: usize) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
+}
+
+/// The key of a folder's slot.
+fn folder_key(directory: &Path) -> SlotKey {
+    SlotKey::Delivery(Arc::from(directory))
+}
+
+/// Time since boot, for the parts that count on it alone.
+fn boot(now: Now) -> Duration {
+    now.boot
+}

@@ -1,0 +1,115 @@
+//! One identity's place: its rotation, the pair in hand, the ask under way and what went wrong last.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use mintage_identity::{EntryName, RequestId, Serial};
+use zeroize::Zeroizing;
+
+use crate::{config::Delivery, held::Held, rotation::Rotation, write::SlotFolder};
+
+/// Whose identity a slot holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum SlotKey {
+    /// The agent's own.
+    Own,
+    /// A folder's.
+    Delivery(Arc<Path>),
+    /// A socket caller's, in memory alone; shared by all callers who may have the entry.
+    Workload(EntryName),
+}
+
+/// What the slot is filled for.
+pub(crate) enum Purpose {
+    Own,
+    Delivery { delivery: Delivery, folder: SlotFolder },
+    Workload { entry: EntryName },
+}
+
+/// An ask that has no answer yet. The same key and request id are sent again for a while: a lost answer is then found in
+/// the CA's records instead of making a second certificate.
+pub(crate) struct Pending {
+    pub(crate) id: RequestId,
+    pub(crate) csr: Vec<u8>,
+    pub(crate) key: Zeroizing<Vec<u8>>,
+    /// Time since boot when it was first sent.
+    pub(crate) since: Duration,
+}
+
+/// A verified pair that is not in place yet.
+#[derive(Clone)]
+pub(crate) struct Unplaced {
+    pub(crate) held: Arc<Held>,
+    /// Time since boot when it was asked for.
+    pub(crate) asked: Duration,
+}
+
+/// What went wrong last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) stage: &'static str,
+    pub(crate) message: String,
+}
+
+/// The place of one identity.
+pub(crate) struct Slot {
+    pub(crate) purpose: Purpose,
+    pub(crate) rotation: Rotation,
+    /// The pair in place.
+    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) unplaced: Option<Unplaced>,
+    /// A task is putting a pair in place; one at a time.
+    pub(crate) placing: bool,
+    /// Time since boot when putting a pair in place was last begun.
+    pub(crate) tried: Duration,
+    /// The pair in place must be written again, with another bundle.
+    pub(crate) rewrite: bool,
+    /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
+    pub(crate) clear: bool,
+    pub(crate) trouble: Option<Trouble>,
+    /// The serial for which a replacement was already demanded because it is revoked.
+    pub(crate) struck: Option<Serial>,
+}
+
+impl Slot {
+    pub(crate) fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            rotation: Rotation::new(),
+            held: None,
+            pending: None,
+            unplaced: None,
+            placing: false,
+            tried: Duration::ZERO,
+            rewrite: false,
+            clear: false,
+            trouble: None,
+            struck: None,
+        }
+    }
+
+    /// The entry asked for; `None` for the agent's own identity.
+    pub(crate) fn entry(&self) -> Option<&EntryName> {
+        match &self.purpose {
+            Purpose::Own => None,
+            Purpose::Delivery { delivery, .. } => Some(delivery.entry()),
+            Purpose::Workload { entry } => Some(entry),
+        }
+    }
+
+    pub(crate) fn delivery(&self) -> Option<&Delivery> {
+        match &self.purpose {
+            Purpose::Delivery { delivery, .. } => Some(delivery),
+            _ => None,
+        }
+    }
+
+    /// What log lines and events call it.
+    pub(crate) fn subject(&self) -> String {
+        match &self.purpose {
+            Purpose::Own => "agent".to_owned(),
+            Purpose::Delivery { delivery, .. } => format!("{} in {}", delivery.entry(), delivery.directory().display()),
+            Purpose::Workload { entry } => entry.to_string(),
+        }
+    }
+}

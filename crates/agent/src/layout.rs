@@ -1,0 +1,140 @@
+//! How one generation of an identity looks as files: a closed list of layouts, so that a typo is refused and every
+//! layout has a test.
+
+use mintage_svid::pem::{encode_certificates, encode_private_key};
+use zeroize::Zeroizing;
+
+/// Names and contents of delivered files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// `svid.pem` (chain), `svid_key.pem`, `svid_bundle.pem`, and `svid_credential_bundle.pem`: the key first, then the
+    /// chain, so that one read gets a matching pair.
+    #[default]
+    Split,
+    /// `credential-bundle.private-key.pem` (key first, then the chain) and `<trust-domain>.spiffe-trust-bundle.pem`, as
+    /// the SPIFFE Filesystem Delivery proposal names them.
+    CredentialBundle,
+}
+
+/// One file of a generation.
+pub struct LayoutFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its whole content.
+    pub content: Zeroizing<Vec<u8>>,
+    /// True when the private key is in it.
+    pub secret: bool,
+}
+
+/// What a generation is made of, all DER.
+pub struct Material<'a> {
+    /// The trust domain's name.
+    pub trust_domain: &'a str,
+    /// The private key, PKCS#8.
+    pub key: &'a [u8],
+    /// The certificates, leaf first, without the root.
+    pub chain: &'a [Vec<u8>],
+    /// The trust domain's roots.
+    pub roots: &'a [Vec<u8>],
+}
+
+impl Layout {
+    /// Every layout with the name a configuration gives it.
+    pub const ALL: [(&'static str, Self); 2] = [("split", Self::Split), ("credential-bundle", Self::CredentialBundle)];
+
+    /// The layout called `text`.
+    ///
+    /// # Errors
+    /// The names that exist.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, layout)| *layout)
+            .ok_or_else(|| {
+                let names: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
+                format!("layout {text:?} does not exist; layouts are {}", names.join(", "))
+            })
+    }
+
+    /// The files of one generation.
+    pub fn files(self, of: &Material<'_>) -> Vec<LayoutFile> {
+        let chain = || encode_certificates(of.chain);
+        let roots = encode_certificates(of.roots);
+        let key_first = || {
+            let mut both = Zeroizing::new(Vec::with_capacity(8 * 1024));
+            both.extend_from_slice(encode_private_key(of.key).as_bytes());
+            both.extend_from_slice(chain().as_bytes());
+            both
+        };
+        let public = |name: &str, text: String| LayoutFile {
+            name: name.to_owned(),
+            content: Zeroizing::new(text.into_bytes()),
+            secret: false,
+        };
+        let secret = |name: &str, content| LayoutFile {
+            name: name.to_owned(),
+            content,
+            secret: true,
+        };
+        match self {
+            Self::Split => vec![
+                public("svid.pem", chain()),
+                secret(
+                    "svid_key.pem",
+                    Zeroizing::new(encode_private_key(of.key).as_bytes().to_vec()),
+                ),
+                public("svid_bundle.pem", roots),
+                secret("svid_credential_bundle.pem", key_first()),
+            ],
+            Self::CredentialBundle => vec![
+                secret("credential-bundle.private-key.pem", key_first()),
+                public(&format!("{}.spiffe-trust-bundle.pem", of.trust_domain), roots),
+            ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(layout: Layout) -> Vec<(String, String, bool)> {
+        let material = Material {
+            trust_domain: "dev.test",
+            key: b"key",
+            chain: &[b"leaf".to_vec(), b"ca".to_vec()],
+            roots: &[b"root".to_vec()],
+        };
+        let text = |file: &LayoutFile| String::from_utf8(file.content.to_vec()).unwrap();
+        layout
+            .files(&material)
+            .iter()
+            .map(|f| (f.name.clone(), text(f), f.secret))
+            .collect()
+    }
+
+    #[test]
+    fn every_file_with_a_key_is_marked_secret_and_no_other() {
+        for (name, layout) in Layout::ALL {
+            assert_eq!(Layout::parse(name), Ok(layout));
+            for (file, text, secret) in files(layout) {
+                assert_eq!(text.contains("PRIVATE KEY"), secret, "{name}: {file}");
+            }
+        }
+        assert!(Layout::parse("spilt").unwrap_err().contains("split"));
+    }
+
+    #[test]
+    fn the_single_file_has_the_key_first_and_then_the_whole_chain() {
+        for layout in [Layout::Split, Layout::CredentialBundle] {
+            let all = files(layout);
+            let (_, text, _) = all
+                .iter()
+                .find(|(_, text, _)| text.matches("BEGIN").count() == 3)
+                .unwrap();
+            let order: Vec<&str> = text.lines().filter(|line| line.contains("BEGIN")).collect();
+            assert!(order[0].contains("PRIVATE KEY") && order[1].contains("CERTIFICATE") && order[2] == order[1]);
+        }
+    }
+}

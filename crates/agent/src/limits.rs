@@ -1,0 +1,77 @@
+//! Every limit of the agent, each with its reason.
+
+use std::time::Duration;
+
+/// Deliveries of one agent: a node with more identities on disk is better served by its socket.
+pub const DELIVERIES_MAX: usize = 4096;
+/// Bytes of a configuration file: ten times what 4,096 deliveries at 100 bytes need would be a mistake.
+pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of a join token file: a token is at most 4 KiB, the rest would be something else.
+pub const TOKEN_FILE_BYTES_MAX: usize = 8 * 1024;
+/// CA addresses an agent tries.
+pub const ADDRESSES_MAX: usize = 32;
+/// Entries one agent may be offered: the CA's own limit for one set.
+pub const ENTRIES_MAX: usize = 10_000;
+/// Asks in one Mint message: the CA's limit.
+pub const ASKS_PER_MESSAGE_MAX: usize = 64;
+/// Bytes of one message to the CA: the CA's limit.
+pub const MESSAGE_UP_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one message from the CA, with 64 KiB of room for framing.
+pub const MESSAGE_DOWN_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// Messages that wait for the stream upwards: one full round of asks and the acknowledgements between.
+pub const STREAM_QUEUE_MAX: usize = 64;
+/// Events that wait for the agent's one task: a stream reads no further while they do.
+pub const INBOX_MAX: usize = 256;
+/// Events a slow observer may fall behind before it is told that it lost some.
+pub const EVENTS_MAX: usize = 1024;
+/// Deliveries written at once: more only queue in the disk.
+pub const WRITERS_MAX: usize = 4;
+/// Bytes of a revocation snapshot: 10 million revocations at 20 octets, and room.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections of one user to the socket: ten programs with ten clients each.
+pub const CONNECTIONS_PER_UID_MAX: usize = 100;
+/// Connections to the socket in all.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// Concurrent calls of one connection: a program watches X.509 and bundles, and asks now and then.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// Open watches of one user over all its connections.
+pub const WATCHES_PER_UID_MAX: usize = 256;
+/// Open watches in all: each costs about 2 KiB.
+pub const WATCHES_MAX: usize = 4096;
+/// Identities held in memory for socket callers.
+pub const WORKLOADS_MAX: usize = 2048;
+/// Bytes of one request on the socket: the SPIFFE requests are empty or name one audience.
+pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Attestations under way at once: each may hash one executable.
+pub const ATTESTATIONS_MAX: usize = 8;
+
+/// A TCP connection to the CA is made within this time.
+pub const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// A TLS handshake with the CA ends within this time.
+pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+/// A unary call to the CA ends within this time.
+pub const CALL_WAIT: Duration = Duration::from_secs(10);
+/// An idle stream is probed this often, so that a silent network is noticed.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// A probe is answered within this time, or the connection is given up.
+pub const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(5);
+/// First wait before the CA is tried again; doubled at each failure.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
+/// Longest wait before the CA is tried again: half the shortest lifetime's tenth would hammer, a minute would be late.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(15);
+/// A stream that lived this long starts the waits anew.
+pub const STREAM_GOOD_AFTER: Duration = Duration::from_secs(10);
+/// An ask without an answer is sent again after this time.
+pub const ASK_WAIT: Duration = Duration::from_secs(10);
+/// The same ask (request id and key) is sent again for this long; afterwards a new key is made.
+pub const ASK_REUSE: Duration = Duration::from_secs(30);
+/// Shortest time between two asks of one identity, whatever the reason: no loop can be hotter.
+pub const ASK_GAP: Duration = Duration::from_millis(500);
+/// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
+pub const TICK_MAX: Duration = Duration::from_secs(5);
+/// A socket caller waits this long for identities that are being minted; then it gets those that are there.
+pub const FIRST_SVID_WAIT: Duration = Duration::from_secs(5);
+/// An expired agent may re-join for this long after its certificate ended.
+pub const REJOIN_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A pair that could not be put in place is tried again after this time, even while the CA cannot be reached.
+pub const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);

@@ -1,0 +1,255 @@
+//! The `mintage-agent` program: arguments, signals and exit codes around the library.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mintage_agent::{Accounts, Agent, AgentError, AgentHandle, Config, Deps, logs};
+use mintage_attest::join_token::{JoinToken, TOKEN_PREFIX};
+use mintage_sys::{process, secret_file};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Whatever is under way at SIGTERM ends within this time, or is cut off.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Threads for the network; an agent waits more than it works.
+const WORKERS: usize = 2;
+/// Threads that wait for disks and for executables to be hashed.
+const BLOCKING: usize = 16;
+/// Stack of each: nothing here recurses.
+const STACK_BYTES: usize = 512 * 1024;
+const USAGE: u8 = 1;
+
+/// Joins this node to a Mintage CA and keeps its workloads' identities fresh.
+#[derive(Parser)]
+#[command(name = "mintage-agent", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the agent. The first start needs a join token, later ones do not.
+    Run(Run),
+    /// Check a configuration file without starting anything.
+    Validate(Validate),
+    /// Print the version.
+    Version {
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Directory of the agent's own key and state; stands in for data_dir of the configuration.
+    #[arg(long, env = "MINTAGE_AGENT_DATA_DIR", required_unless_present = "config")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file.
+    #[arg(long, env = "MINTAGE_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// File with the join token, or - for standard input. The token itself is never an argument.
+    #[arg(long, env = "MINTAGE_AGENT_JOIN_TOKEN_FILE")]
+    join_token_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Validate {
+    /// Configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Text for people.
+    Table,
+    /// One JSON object.
+    Json,
+    /// One JSON object on one line.
+    Jsonl,
+}
+
+fn main() -> ExitCode {
+    // Before anything secret is read. Where the system refuses, the agent is no worse off than without the call.
+    let _ = process::set_not_dumpable().and_then(|()| process::no_core_dumps());
+    mintage_sys::dir::private_umask();
+    if let Some(at) = secret_in_arguments() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "mintage-agent: argument {at} looks like a join token. Arguments are seen by every user of this machine: \
+             take the token for lost (mintage token delete), make a new one, and give it by --join-token-file FILE \
+             or on standard input by --join-token-file -"
+        );
+        return ExitCode::from(USAGE);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let done = match cli.verb {
+        Verb::Run(run) => start(&run),
+        Verb::Validate(validate) => check(&validate),
+        Verb::Version { output } => {
+            say(
+                output,
+                &format!("mintage-agent {}", env!("CARGO_PKG_VERSION")),
+                json!({"version": env!("CARGO_PKG_VERSION")}),
+            );
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "mintage-agent: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The position of an argument that carries what looks like a secret; it is never repeated.
+fn secret_in_arguments() -> Option<usize> {
+    /// Shortest run of token characters that no word or path would be.
+    const SECRET_CHARS_MIN: usize = 64;
+    let looks_secret = |argument: &str| {
+        let value = argument.rsplit_once('=').map_or(argument, |(_, value)| value);
+        let token_like = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+');
+        argument.contains(TOKEN_PREFIX)
+            || value.len() >= SECRET_CHARS_MIN && value.chars().all(token_like) && !Path::new(value).exists()
+    };
+    std::env::args_os()
+        .skip(1)
+        .position(|argument| looks_secret(&argument.to_string_lossy()))
+        .map(|at| at + 1)
+}
+
+fn say(output: Output, text: &str, mut value: serde_json::Value) {
+    value["schema_version"] = json!(1);
+    let line = match output {
+        Output::Table => text.to_owned(),
+        Output::Json => serde_json::to_string_pretty(&value).unwrap_or_default(),
+        Output::Jsonl => value.to_string(),
+    };
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn check(validate: &Validate) -> Result<(), AgentError> {
+    // A file that leaves data_dir to the command line is as good.
+    let accounts = Accounts::of_system();
+    let config = Config::load(&validate.config, None, &accounts).or_else(|first| {
+        Config::load(&validate.config, Some(Path::new("/nonexistent")), &accounts).map_err(|_| first)
+    })?;
+    let deliveries = config.deliveries().len();
+    let text = format!("{}: valid, {deliveries} deliveries", validate.config.display());
+    say(validate.output, &text, json!({"valid": true, "deliveries": deliveries}));
+    Ok(())
+}
+
+impl Run {
+    fn load(&self) -> Result<Config, AgentError> {
+        match (&self.config, &self.data_dir) {
+            (Some(file), data_dir) => Config::load(file, data_dir.as_deref(), &Accounts::of_system()),
+            (None, Some(data_dir)) => Ok(Config::new(data_dir)),
+            (None, None) => Err(AgentError::Config("give --config FILE or --data-dir DIR".to_owned())),
+        }
+    }
+
+    fn token(&self) -> Result<Option<JoinToken>, AgentError> {
+        let Some(file) = &self.join_token_file else {
+            return Ok(None);
+        };
+        let bytes = secret_file::read(file, mintage_agent::limits::TOKEN_FILE_BYTES_MAX)?;
+        let broken = |problem: String| AgentError::Config(format!("{}: {problem}", file.display()));
+        let text = std::str::from_utf8(&bytes).map_err(|_| broken("is not text".to_owned()))?;
+        JoinToken::parse(text)
+            .map(Some)
+            .map_err(|error| broken(error.to_string()))
+    }
+}
+
+fn start(run: &Run) -> Result<(), AgentError> {
+    logs::init();
+    let config = run.load()?;
+    let token = run.token()?;
+    // More connections than the soft limit allows is what the hard limit is for; without it fewer callers fit.
+    let _ = process::raise_file_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(|error| AgentError::Config(format!("the runtime cannot be started: {error}")))?;
+    let done = runtime.block_on(serve(run, config, token));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(run: &Run, config: Config, token: Option<JoinToken>) -> Result<(), AgentError> {
+    let fail = |error: std::io::Error| AgentError::Config(format!("signals cannot be received: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
+    let running = config.clone();
+    let handle = Agent::start(config, token, Deps::system())?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %running.data_dir().display(), "started");
+    loop {
+        tokio::select! {
+            ended = handle.stopped() => return ended.map_err(unshared),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(run, &running, &handle).await,
+        }
+    }
+    tracing::info!("stopping");
+    if !handle.shutdown(DRAIN).await {
+        tracing::warn!(seconds = DRAIN.as_secs(), "not everything ended in time");
+    }
+    Ok(())
+}
+
+fn unshared(error: Arc<AgentError>) -> AgentError {
+    Arc::try_unwrap(error).unwrap_or_else(|shared| AgentError::Stopped(shared.to_string(), shared.exit_code()))
+}
+
+/// Deliveries are taken from the file anew; what cannot be is named.
+async fn reload(run: &Run, running: &Config, handle: &AgentHandle) {
+    let config = match run.load() {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(%error, "not reloaded; the configuration in force stays"),
+    };
+    let fixed = [
+        ("data_dir", config.data_dir() != running.data_dir()),
+        ("socket", config.socket() != running.socket()),
+        ("metrics", config.metrics() != running.metrics()),
+        ("ca_addresses", config.ca_addresses() != running.ca_addresses()),
+        ("revocation_map", config.revocation_map() != running.revocation_map()),
+    ];
+    for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        tracing::warn!(key, "this key changed but is only read at the start; restart the agent");
+    }
+    if let Some(done) = handle.reload(config.deliveries().to_vec()).await {
+        tracing::info!(
+            added = done.added,
+            changed = done.changed,
+            removed = done.removed,
+            "deliveries reloaded"
+        );
+    }
+}

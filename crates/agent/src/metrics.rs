@@ -1,0 +1,182 @@
+//! Counters and gauges for Prometheus, in OpenMetrics text. Times are Unix seconds; no label carries an identity, an
+//! entry or a serial.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+/// Where an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+/// How something ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Everything this agent counts.
+pub(crate) struct Metrics {
+    registry: Registry,
+    failures: Family<Stage, Counter>,
+    renewals: Family<Outcome, Counter>,
+    connections: Counter,
+    workload: Family<Outcome, Counter>,
+    /// 1 while the stream to the CA is open.
+    pub(crate) connected: Gauge<i64, AtomicI64>,
+    /// How far past its point of renewal the latest identity is.
+    pub(crate) lag: Arc<Seconds>,
+    /// The first end of any certificate held for a workload; 0 for none.
+    pub(crate) svid_expiry: Gauge<i64, AtomicI64>,
+    /// The end of the agent's own certificate; 0 for none.
+    pub(crate) own_expiry: Gauge<i64, AtomicI64>,
+    /// Age of the revocation filter's last heartbeat; -1 without a filter.
+    pub(crate) filter_age: Arc<Seconds>,
+    /// Sequence of the revocation set in force.
+    pub(crate) filter_sequence: Gauge<i64, AtomicI64>,
+    /// Deliveries with a valid certificate in place.
+    pub(crate) deliveries_serving: Gauge<i64, AtomicI64>,
+    /// Deliveries configured.
+    pub(crate) deliveries: Gauge<i64, AtomicI64>,
+    /// Identities held in memory for socket callers.
+    pub(crate) workloads: Gauge<i64, AtomicI64>,
+    /// Entries the CA offers to this agent.
+    pub(crate) entries: Gauge<i64, AtomicI64>,
+    /// Open watches on the socket.
+    pub(crate) watches: Gauge<i64, AtomicI64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("mintage_agent"),
+            failures: Family::default(),
+            renewals: Family::default(),
+            connections: Counter::default(),
+            workload: Family::default(),
+            connected: Gauge::default(),
+            lag: Arc::new(Gauge::default()),
+            svid_expiry: Gauge::default(),
+            own_expiry: Gauge::default(),
+            filter_age: Arc::new(Gauge::default()),
+            filter_sequence: Gauge::default(),
+            deliveries_serving: Gauge::default(),
+            deliveries: Gauge::default(),
+            workloads: Gauge::default(),
+            entries: Gauge::default(),
+            watches: Gauge::default(),
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        let timestamp = || Unit::Other("timestamp_seconds".to_owned());
+        r.register("rotation_failures", "Failed attempts by stage", self.failures.clone());
+        r.register("renewals", "Certificates received by result", self.renewals.clone());
+        r.register(
+            "connections",
+            "Streams to the CA that were opened",
+            self.connections.clone(),
+        );
+        r.register("workload_requests", "Socket calls by result", self.workload.clone());
+        r.register(
+            "connected",
+            "1 while the stream to the CA is open",
+            self.connected.clone(),
+        );
+        let help = "How far past its point of renewal the latest identity is";
+        r.register_with_unit("rotation_lag", help, Unit::Seconds, Gauge::clone(&self.lag));
+        let help = "First end of any workload certificate held, 0 for none";
+        r.register_with_unit("svid_expiry", help, timestamp(), self.svid_expiry.clone());
+        let help = "End of the agent's own certificate, 0 for none";
+        r.register_with_unit("identity_expiry", help, timestamp(), self.own_expiry.clone());
+        let help = "Age of the revocation filter's last heartbeat, -1 without a filter";
+        r.register_with_unit(
+            "revocation_filter_age",
+            help,
+            Unit::Seconds,
+            Gauge::clone(&self.filter_age),
+        );
+        let help = "Sequence of the revocation set in force";
+        r.register("revocation_set_version", help, self.filter_sequence.clone());
+        r.register(
+            "deliveries_serving",
+            "Deliveries with a valid certificate",
+            self.deliveries_serving.clone(),
+        );
+        r.register("deliveries", "Deliveries configured", self.deliveries.clone());
+        r.register(
+            "workload_identities",
+            "Identities held in memory",
+            self.workloads.clone(),
+        );
+        r.register("entries", "Entries the CA offers to this agent", self.entries.clone());
+        r.register("workload_watches", "Open watches on the socket", self.watches.clone());
+        self
+    }
+
+    /// An attempt failed at this stage.
+    pub(crate) fn failure(&self, stage: &'static str) {
+        self.failures.get_or_create(&Stage { stage }).inc();
+    }
+
+    /// A certificate came, or was refused.
+    pub(crate) fn renewal(&self, result: &'static str) {
+        self.renewals.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// A stream to the CA was opened.
+    pub(crate) fn stream_opened(&self) {
+        self.connections.inc();
+    }
+
+    /// A call on the socket was answered.
+    pub(crate) fn workload_request(&self, result: &'static str) {
+        self.workload.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// All of it as OpenMetrics text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::with_capacity(8 * 1024);
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_documented_ones() {
+        let metrics = Metrics::new();
+        metrics.failure("deliver");
+        metrics.renewal("ok");
+        metrics.svid_expiry.set(1_800_000_000);
+        let text = metrics.text();
+        for line in [
+            "mintage_agent_rotation_failures_total{stage=\"deliver\"} 1",
+            "mintage_agent_renewals_total{result=\"ok\"} 1",
+            "mintage_agent_svid_expiry_timestamp_seconds 1800000000",
+            "mintage_agent_rotation_lag_seconds 0.0",
+            "mintage_agent_connected 0",
+            "mintage_agent_revocation_filter_age_seconds",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+}

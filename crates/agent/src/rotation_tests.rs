@@ -1,0 +1,389 @@
+//! Attacks on the rotation state machine: simulated days with failing CAs, stepped clocks and long sleeps.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const START: Now = Now {
+    wall: UnixTime::from_seconds(1_800_000_000),
+    boot: Duration::from_secs(1_000),
+};
+
+fn secs(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn later(now: Now, by: Duration) -> Now {
+    Now {
+        wall: now.wall.plus(by),
+        boot: now.boot + by,
+    }
+}
+
+fn received(now: Now, ttl: Duration) -> Event {
+    Event::Received {
+        not_before: now.wall.minus(BACKDATE),
+        not_after: now.wall.plus(ttl),
+        age: Duration::ZERO,
+    }
+}
+
+fn holding(ttl: Duration, jitter: Jitter) -> Rotation {
+    let (state, _) = Rotation::new().step(Event::Want { ttl }, START, jitter);
+    let (state, actions) = state.step(Event::Online, START, jitter);
+    assert_eq!(actions, [Action::Ask]);
+    state.step(received(START, ttl), START, jitter).0
+}
+
+#[test]
+fn first_ask_is_immediate_and_renewal_falls_into_the_window() {
+    for jitter in [0, 1, 30_000, u16::MAX] {
+        let state = holding(secs(600), Jitter(jitter));
+        let wake = state.wake_at(START).unwrap() - START.boot;
+        assert!((secs(270)..=secs(330)).contains(&wake), "{wake:?}");
+        let early = later(START, wake - Duration::from_millis(1));
+        assert_eq!(state.step(Event::Tick, early, Jitter(jitter)).1, []);
+        assert_eq!(
+            state.step(Event::Tick, later(START, wake), Jitter(jitter)).1,
+            [Action::Ask]
+        );
+    }
+}
+
+#[test]
+fn backdate_is_not_lifetime() {
+    // 60 s of life: the window is 27 s to 33 s, not 40 s to 50 s of the 90 s between the two dates.
+    let wake = holding(secs(60), Jitter(u16::MAX)).wake_at(START).unwrap() - START.boot;
+    assert_eq!(wake, secs(33));
+}
+
+#[test]
+fn nothing_is_asked_while_offline_and_a_lost_ask_comes_again_at_once() {
+    let (state, actions) = Rotation::new().step(Event::Want { ttl: secs(600) }, START, Jitter(0));
+    assert_eq!(actions, []);
+    let (state, actions) = state.step(Event::Online, START, Jitter(0));
+    assert_eq!(actions, [Action::Ask]);
+    let now = later(START, secs(3));
+    let (state, actions) = state.step(Event::Offline, now, Jitter(0));
+    assert_eq!(actions, []);
+    assert_eq!(state.wake_at(now), None, "only an event can help now");
+    assert_eq!(
+        state.step(Event::Online, later(now, secs(60)), Jitter(0)).1,
+        [Action::Ask]
+    );
+}
+
+#[test]
+fn a_silent_ca_is_asked_again_and_waits_grow_up_to_a_tenth_of_the_lifetime() {
+    let mut state = holding(secs(600), Jitter(0));
+    let mut now = later(START, secs(300));
+    let mut asks = Vec::new();
+    for _ in 0..3_000 {
+        let (next, actions) = state.step(Event::Tick, now, Jitter(u16::MAX));
+        state = next;
+        asks.extend(actions.iter().filter(|a| **a == Action::Ask).map(|_| now.boot));
+        now = later(now, Duration::from_millis(100));
+    }
+    let gaps: Vec<Duration> = asks.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps.len() >= 4, "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= secs(60) + ASK_WAIT + secs(1)), "{gaps:?}");
+    assert!(gaps.windows(2).all(|w| w[1] + secs(1) >= w[0]), "waits grow: {gaps:?}");
+}
+
+#[test]
+fn refusal_that_will_not_change_waits_a_tenth_of_the_lifetime() {
+    let state = holding(secs(600), Jitter(0));
+    let now = later(START, secs(330));
+    let (state, _) = state.step(Event::Tick, now, Jitter(0));
+    let (state, actions) = state.step(Event::Failed { soon: false }, now, Jitter(0));
+    assert_eq!(actions, []);
+    assert_eq!(state.wake_at(now).unwrap() - now.boot, secs(30));
+}
+
+#[test]
+fn renew_now_asks_at_once_even_when_it_comes_during_an_ask() {
+    let state = holding(secs(600), Jitter(0));
+    let now = later(START, secs(5));
+    let (state, actions) = state.step(Event::RenewNow, now, Jitter(0));
+    assert_eq!(actions, [Action::Ask]);
+    let (state, actions) = state.step(Event::RenewNow, now, Jitter(0));
+    assert_eq!(actions, [], "one ask at a time");
+    let now = later(now, secs(1));
+    let (state, actions) = state.step(received(now, secs(600)), now, Jitter(0));
+    assert_eq!(
+        actions,
+        [Action::Ask],
+        "the certificate that came was asked for before the demand"
+    );
+    let now = later(now, secs(1));
+    let (_, actions) = state.step(received(now, secs(600)), now, Jitter(0));
+    assert_eq!(actions, [], "and then it is enough");
+}
+
+#[test]
+fn expiry_is_told_once_and_renewal_stops_when_unwanted() {
+    let (state, _) = holding(secs(60), Jitter(0)).step(Event::Offline, START, Jitter(0));
+    let end = later(START, secs(60));
+    assert!(state.serving(later(START, secs(59))) && !state.serving(end));
+    assert_eq!(state.wake_at(START), Some(end.boot));
+    let (state, actions) = state.step(Event::Tick, end, Jitter(0));
+    assert_eq!(actions, [Action::Lapsed]);
+    assert_eq!(state.step(Event::Tick, later(end, secs(1)), Jitter(0)).1, []);
+    let (state, _) = holding(secs(60), Jitter(0)).step(Event::Unwant, START, Jitter(0));
+    assert_eq!(state.step(Event::Tick, later(START, secs(40)), Jitter(0)).1, []);
+}
+
+#[test]
+fn clock_set_back_does_not_delay_and_clock_set_forward_renews_once_spread_out() {
+    let state = holding(secs(600), Jitter(0));
+    let back = Now {
+        wall: START.wall.minus(secs(3600)),
+        boot: START.boot + secs(270),
+    };
+    assert_eq!(state.step(Event::Tick, back, Jitter(0)).1, [Action::Ask]);
+
+    let forward = Now {
+        wall: START.wall.plus(secs(400)),
+        boot: START.boot + secs(10),
+    };
+    let (spread, actions) = state.step(Event::Tick, forward, Jitter(u16::MAX));
+    assert_eq!(actions, [], "an even share of a tenth of the lifetime comes first");
+    assert_eq!(spread.wake_at(forward).unwrap() - forward.boot, secs(60));
+    let due = later(forward, secs(60));
+    let (asking, actions) = spread.step(Event::Tick, due, Jitter(0));
+    assert_eq!(actions, [Action::Ask]);
+    // The CA's clock did not move: by this node's clock the new certificate is old at once. It still waits its time.
+    let new = Event::Received {
+        not_before: START.wall,
+        not_after: START.wall.plus(secs(630)),
+        age: Duration::ZERO,
+    };
+    let (fresh, actions) = asking.step(new, due, Jitter(0));
+    assert_eq!(actions, []);
+    let (_, actions) = fresh.step(Event::Tick, later(due, secs(200)), Jitter(0));
+    assert!(!actions.contains(&Action::Ask), "no hot loop");
+}
+
+#[test]
+fn ten_years_forward_and_1970_do_not_spin() {
+    for wall in [
+        START.wall.plus(secs(315_360_000)),
+        UnixTime::from_seconds(0),
+        UnixTime::from_seconds(2_147_483_648),
+    ] {
+        let mut state = holding(secs(600), Jitter(0));
+        let mut asks = 0;
+        for tick in 0..600u64 {
+            let now = Now {
+                wall: wall.plus(secs(tick)),
+                boot: START.boot + secs(tick),
+            };
+            let (next, actions) = state.step(Event::Tick, now, Jitter(9_999));
+            state = next;
+            if actions.contains(&Action::Ask) {
+                asks += 1;
+                // The CA lives in another time; its certificates have ended for this clock.
+                let answer = Event::Received {
+                    not_before: START.wall,
+                    not_after: START.wall.plus(secs(630)),
+                    age: Duration::ZERO,
+                };
+                state = state.step(answer, now, Jitter(9_999)).0;
+            }
+        }
+        assert!(asks <= 4, "{asks} asks in ten minutes at {wall:?}");
+    }
+}
+
+#[test]
+fn after_a_sleep_past_every_lifetime_it_asks_at_once() {
+    let state = holding(secs(600), Jitter(0));
+    let now = later(START, secs(86_400));
+    let (_, actions) = state.step(Event::Tick, now, Jitter(u16::MAX));
+    assert_eq!(actions, [Action::Lapsed, Action::Ask]);
+}
+
+#[test]
+fn restored_certificate_counts_its_age_by_its_dates() {
+    let dates = Event::Restored {
+        not_before: START.wall.minus(secs(230)),
+        not_after: START.wall.plus(secs(400)),
+    };
+    let (state, _) = Rotation::new().step(dates, START, Jitter(0));
+    let (state, _) = state.step(Event::Want { ttl: secs(600) }, START, Jitter(0));
+    let (state, actions) = state.step(Event::Online, START, Jitter(0));
+    assert_eq!(actions, []);
+    assert!(state.serving(START));
+    assert_eq!(
+        state.wake_at(START).unwrap() - START.boot,
+        secs(70),
+        "270 s less the 200 s it is old"
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Sleep(u16),
+    Suspend(u32),
+    StepWall(i32),
+    CaDown(bool),
+    Refuse(bool),
+    RenewNow,
+    LoseReply,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (1u16..120).prop_map(Op::Sleep),
+        1 => (1u32..20_000).prop_map(Op::Suspend),
+        1 => (-90_000i32..90_000).prop_map(Op::StepWall),
+        1 => any::<bool>().prop_map(Op::CaDown),
+        1 => any::<bool>().prop_map(Op::Refuse),
+        1 => Just(Op::RenewNow),
+        1 => Just(Op::LoseReply),
+    ]
+}
+
+/// A world of one identity and one CA whose clock is true time.
+struct World {
+    state: Rotation,
+    now: Now,
+    /// True time; the CA dates certificates by it.
+    truth: UnixTime,
+    ttl: Duration,
+    ca_up: bool,
+    refusing: bool,
+    lose_next: bool,
+    asks: Vec<Duration>,
+    /// End of the certificate in hand in true time.
+    ends: Option<UnixTime>,
+    seed: u32,
+    /// True time since when nothing kept the identity from being renewed.
+    calm_since: UnixTime,
+    demanded: usize,
+}
+
+impl World {
+    fn jitter(&mut self) -> Jitter {
+        self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        Jitter((self.seed >> 16) as u16)
+    }
+
+    fn feed(&mut self, event: Event) {
+        let jitter = self.jitter();
+        let (state, actions) = self.state.step(event, self.now, jitter);
+        self.state = state;
+        if actions.contains(&Action::Ask) {
+            assert!(self.ca_up, "asked a CA that cannot be reached");
+            self.asks.push(self.now.boot);
+            if std::mem::take(&mut self.lose_next) {
+                return;
+            }
+            if self.refusing {
+                return self.feed(Event::Failed { soon: true });
+            }
+            self.ends = Some(self.truth.plus(self.ttl));
+            self.feed(Event::Received {
+                not_before: self.truth.minus(BACKDATE),
+                not_after: self.truth.plus(self.ttl),
+                age: Duration::ZERO,
+            });
+        }
+    }
+
+    fn pass(&mut self, by: Duration) {
+        self.truth = self.truth.plus(by);
+        self.now = later(self.now, by);
+    }
+
+    /// Passes time as the agent's loop does: it wakes when the state asks for it, and at least every five seconds.
+    fn live(&mut self, whole: Duration) {
+        let end = self.now.boot + whole;
+        while self.now.boot < end {
+            let wake = self
+                .state
+                .wake_at(self.now)
+                .unwrap_or(end)
+                .min(self.now.boot + secs(5))
+                .min(end);
+            self.pass(wake.saturating_sub(self.now.boot).max(Duration::from_millis(20)));
+            self.feed(Event::Tick);
+            let calm = self.truth.since(self.calm_since) > self.ttl;
+            assert!(
+                !calm || self.ends.is_some_and(|end| end > self.truth),
+                "no certificate while the CA is up"
+            );
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match *op {
+            Op::Sleep(s) => self.live(secs(u64::from(s))),
+            Op::Suspend(s) => {
+                self.pass(secs(u64::from(s)));
+                self.calm_since = self.truth;
+            }
+            Op::StepWall(s) => {
+                self.now.wall = UnixTime::from_millis(self.now.wall.millis() + i64::from(s) * 1000);
+            }
+            Op::CaDown(down) => {
+                self.ca_up = !down;
+                self.feed(if down { Event::Offline } else { Event::Online });
+            }
+            Op::Refuse(refusing) => self.refusing = refusing,
+            Op::RenewNow => {
+                self.demanded += 1;
+                self.feed(Event::RenewNow);
+            }
+            Op::LoseReply => self.lose_next = true,
+        }
+        if !self.ca_up || self.refusing || self.lose_next {
+            self.calm_since = self.truth.plus(secs(1_000_000_000));
+        } else if self.calm_since > self.truth {
+            self.calm_since = self.truth;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn never_without_a_certificate_while_the_ca_is_up_and_never_a_hot_loop(
+        ttl in prop_oneof![Just(60u64), Just(600), 60u64..3_600],
+        ops in proptest::collection::vec(op(), 1..60),
+        seed: u32,
+    ) {
+        let mut world = World {
+            state: Rotation::new(), now: START, truth: START.wall, ttl: secs(ttl), ca_up: true, refusing: false,
+            lose_next: false, asks: Vec::new(), ends: None, seed, calm_since: START.wall, demanded: 0,
+        };
+        world.feed(Event::Want { ttl: secs(ttl) });
+        world.feed(Event::Online);
+        for op in &ops {
+            world.run(op);
+        }
+        prop_assert!(world.asks.windows(2).all(|w| w[1] - w[0] >= ASK_GAP), "asked twice within the gap");
+        // Any minute holds at most the backed-off retries and what was demanded.
+        let most = world
+            .asks
+            .iter()
+            .map(|at| world.asks.iter().filter(|other| **other >= *at && **other < *at + secs(60)).count())
+            .max()
+            .unwrap_or(0);
+        prop_assert!(most <= 24 + 2 * world.demanded, "{} asks within a minute", most);
+    }
+
+    #[test]
+    fn renewals_are_spread_evenly_over_the_window(seed: u32) {
+        let mut world = seed;
+        let mut tenths = [0u32; 10];
+        for _ in 0..2_000 {
+            world = world.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let wake = holding(secs(1_000), Jitter((world >> 16) as u16)).wake_at(START).unwrap() - START.boot;
+            let within = wake.checked_sub(secs(450)).unwrap().as_millis();
+            tenths[usize::try_from(within / 10_001).unwrap().min(9)] += 1;
+        }
+        prop_assert!(tenths.iter().all(|n| (120..=280).contains(n)), "{tenths:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! What the agent's tasks share: clocks, disk, trust and the own identity. Everything here is swapped whole.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
+use mintage_revocation::ViewHandle;
+use mintage_svid::{LeafInfo, key_matches};
+use mintage_verifier::{IdentitySource, TlsSettings, Trust, TrustStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    AgentEvent, Deps, bundle::Bundle, held::Unverified, link::ALPN, metrics::Metrics, revoked::News, store::Store,
+};
+
+/// The agent's own certificate, whatever its age: an expired one still proves the last key.
+pub(crate) struct Own {
+    pub(crate) pair: Unverified,
+    pub(crate) leaf: LeafInfo,
+}
+
+impl Own {
+    /// Takes up a pair; key and certificate must belong together.
+    pub(crate) fn new(pair: Unverified) -> Result<Self, String> {
+        let first = pair.chain.first().ok_or("there is no certificate")?;
+        let leaf = LeafInfo::parse(first).map_err(|error| error.to_string())?;
+        match key_matches(first, &pair.key) {
+            Ok(true) => Ok(Self { leaf, pair }),
+            Ok(false) => Err("key and certificate do not belong together".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Shared by all tasks of one agent.
+pub(crate) struct Shared {
+    pub(crate) deps: Deps,
+    pub(crate) store: Arc<Store>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) domain: TrustDomain,
+    /// The revocation view, published by the revocation thread.
+    pub(crate) view: ViewHandle,
+    /// The agent's own identity in TLS handshakes.
+    pub(crate) tls_identity: Arc<IdentitySource>,
+    pub(crate) own: ArcSwapOption<Own>,
+    pub(crate) bundle: ArcSwapOption<Bundle>,
+    /// For the CA's certificates and those it just made; see [`Bundle::catching_up_trust`].
+    pub(crate) ca_trust: Arc<TrustStore>,
+    /// For verifiers on this node.
+    pub(crate) local_trust: Arc<TrustStore>,
+    /// Identities that are being served now.
+    pub(crate) serving: AtomicUsize,
+    events: broadcast::Sender<AgentEvent>,
+    revocation: mpsc::Sender<News>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        deps: Deps,
+        store: Arc<Store>,
+        domain: TrustDomain,
+        view: ViewHandle,
+        (events, revocation): (broadcast::Sender<AgentEvent>, mpsc::Sender<News>),
+    ) -> Self {
+        // Before there is a bundle nobody is trusted.
+        let nobody = || TrustStore::new(Trust::builder(domain.clone()).build());
+        Self {
+            metrics: Arc::new(Metrics::new()),
+            tls_identity: IdentitySource::empty(),
+            own: ArcSwapOption::empty(),
+            bundle: ArcSwapOption::empty(),
+            ca_trust: nobody(),
+            local_trust: nobody(),
+            serving: AtomicUsize::new(0),
+            deps,
+            store,
+            domain,
+            view,
+            events,
+            revocation,
+        }
+    }
+
+    /// Tells whoever listens; nobody listening is no fault.
+    pub(crate) fn tell(&self, event: AgentEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// Logs, counts and tells a problem that is tried again by itself.
+    pub(crate) fn problem(&self, stage: &'static str, subject: &str, message: &str) {
+        tracing::warn!(stage, subject, problem = message, "failed; what was in place stays");
+        self.metrics.failure(stage);
+        self.tell(AgentEvent::Problem {
+            stage,
+            subject: subject.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+
+    pub(crate) fn tls(&self) -> TlsSettings {
+        TlsSettings::new(self.deps.provider.clone(), self.deps.clock.clone()).with_alpn([ALPN])
+    }
+
+    /// Puts the agent's own identity in force.
+    pub(crate) fn install_own(&self, pair: Unverified) -> Result<(), String> {
+        let own = Own::new(pair)?;
+        let chain = own
+            .pair
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.pair.key.to_vec()));
+        self.tls_identity
+            .replace(chain, key, &self.deps.provider)
+            .map_err(|error| error.to_string())?;
+        self.own.store(Some(Arc::new(own)));
+        Ok(())
+    }
+
+    /// Puts a bundle in force for everybody: both snapshots of trust, and the keys that may sign revocations.
+    pub(crate) fn install_bundle(&self, bundle: Bundle) -> Result<Arc<Bundle>, String> {
+        let strict = bundle.strict_trust(&self.view).map_err(|error| error.to_string())?;
+        let catching_up = bundle
+            .catching_up_trust(&self.view)
+            .map_err(|error| error.to_string())?;
+        let bundle = Arc::new(bundle);
+        self.ca_trust.swap(catching_up);
+        self.local_trust.swap(strict);
+        self.bundle.store(Some(bundle.clone()));
+        // A full queue holds a bundle or news that the thread is busy with; it looks at the bundle in force for each.
+        let _ = self.revocation.try_send(News::BundleChanged);
+        Ok(bundle)
+    }
+
+    /// The queue of the revocation thread.
+    pub(crate) fn revocation(&self) -> &mpsc::Sender<News> {
+        &self.revocation
+    }
+
+    /// This agent's SPIFFE ID, once it joined.
+    pub(crate) fn own_id(&self) -> Option<SpiffeId> {
+        self.own.load().as_ref().map(|own| own.leaf.id().clone())
+    }
+
+    pub(crate) fn wall(&self) -> UnixTime {
+        self.deps.wall()
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<AgentEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn serves_anything(&self) -> bool {
+        self.serving.load(Ordering::Relaxed) > 0
+    }
+}

@@ -1,0 +1,125 @@
+//! How the agent is, as one value: for the readiness page, the Status verb and whoever holds the handle.
+
+use std::{path::PathBuf, time::Duration};
+
+use mintage_identity::{Serial, SpiffeId, UnixTime};
+
+/// A snapshot of the agent's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AgentStatus {
+    /// The agent's own SPIFFE ID, once it joined.
+    pub spiffe_id: Option<SpiffeId>,
+    /// End of its own certificate.
+    pub not_after: Option<UnixTime>,
+    /// Its own certificate has not ended.
+    pub own_valid: bool,
+    /// The stream to the CA is open.
+    pub connected: bool,
+    /// Why it is not.
+    pub disconnected_because: Option<String>,
+    /// The CA named this agent's entries since the start.
+    pub entries_known: bool,
+    /// Sequence of the trust bundle in force.
+    pub bundle_sequence: Option<u64>,
+    /// Sequence of the revocation set in force; 0 for none.
+    pub revocation_sequence: u64,
+    /// Age of the last revocation heartbeat; `None` without a filter.
+    pub revocation_age: Option<Duration>,
+    /// The folders.
+    pub deliveries: Vec<HeldStatus>,
+    /// What is held in memory for socket callers.
+    pub workloads: Vec<HeldStatus>,
+}
+
+/// One identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldStatus {
+    /// The entry's name.
+    pub entry: String,
+    /// The folder; `None` in memory.
+    pub directory: Option<PathBuf>,
+    /// The identity in hand.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Its serial.
+    pub serial: Option<Serial>,
+    /// Its end.
+    pub not_after: Option<UnixTime>,
+    /// A certificate is in place that has not ended.
+    pub serving: bool,
+    /// What went wrong last, with its stage.
+    pub problem: Option<String>,
+}
+
+impl AgentStatus {
+    /// Why the agent does not do all it should; empty when it is ready. A CA that cannot be reached is no reason as long
+    /// as everything is served.
+    pub fn not_ready_because(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.spiffe_id.is_none() {
+            reasons.push("the agent has not joined".to_owned());
+        } else if !self.own_valid {
+            reasons.push("the agent's own certificate has ended".to_owned());
+        }
+        if !self.connected && !self.own_valid {
+            reasons.extend(self.disconnected_because.clone());
+        }
+        for delivery in self.deliveries.iter().filter(|delivery| !delivery.serving) {
+            let directory = delivery
+                .directory
+                .as_deref()
+                .map(|d| d.display().to_string())
+                .unwrap_or_default();
+            let problem = delivery.problem.as_deref().unwrap_or("no certificate yet");
+            reasons.push(format!("{} in {directory}: {problem}", delivery.entry));
+        }
+        reasons
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> AgentStatus {
+        AgentStatus {
+            spiffe_id: SpiffeId::parse("spiffe://dev.test/mintage/agent/a").ok(),
+            not_after: None,
+            own_valid: true,
+            connected: false,
+            disconnected_because: Some("refused".to_owned()),
+            entries_known: false,
+            bundle_sequence: Some(1),
+            revocation_sequence: 0,
+            revocation_age: None,
+            deliveries: vec![HeldStatus {
+                entry: "web".to_owned(),
+                directory: Some("/run/web".into()),
+                spiffe_id: None,
+                serial: None,
+                not_after: None,
+                serving: true,
+                problem: Some("deliver: disk full".to_owned()),
+            }],
+            workloads: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_unreachable_ca_is_no_reason_while_everything_is_served() {
+        assert!(status().not_ready_because().is_empty());
+    }
+
+    #[test]
+    fn a_delivery_without_a_valid_certificate_and_an_ended_agent_are_reasons() {
+        let mut status = status();
+        status.deliveries[0].serving = false;
+        status.own_valid = false;
+        let reasons = status.not_ready_because().join("; ");
+        for part in ["has ended", "refused", "web in /run/web: deliver: disk full"] {
+            assert!(reasons.contains(part), "{reasons}");
+        }
+        status.spiffe_id = None;
+        assert!(status.not_ready_because()[0].contains("not joined"));
+    }
+}

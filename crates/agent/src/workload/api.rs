@@ -1,0 +1,262 @@
+//! The SPIFFE Workload API, X.509 profile (SPIFFE Workload API, section 5). The JWT profile answers Unimplemented until
+//! this agent mints JWT-SVIDs. The service is never extended: what is ours lives in a service of its own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use mintage_identity::SpiffeId;
+use mintage_proto::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    spiffe_workload_api_server::SpiffeWorkloadApi,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    caller::{Caller, PerUid, Place},
+    view::{Want, WorkloadSvid, WorkloadView},
+};
+use crate::{bundle::Bundle, core::Input, shared::Shared};
+
+/// The metadata every call of the SPIFFE service carries (SPIFFE Workload Endpoint, section 3): a request that a fooled
+/// HTTP client was made to send does not have it.
+const HEADER: &str = "workload.spiffe.io";
+
+/// The service.
+pub(super) struct Api {
+    shared: Arc<Shared>,
+    core: mpsc::Sender<Input>,
+    watches: PerUid,
+}
+
+/// Refuses calls without exactly one `workload.spiffe.io: true`.
+pub(super) fn require_header(request: Request<()>) -> Result<Request<()>, Status> {
+    let mut values = request.metadata().get_all(HEADER).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_encoded_bytes() == b"true" => Ok(request),
+        _ => Err(Status::invalid_argument(
+            "the call must carry the metadata workload.spiffe.io: true, once",
+        )),
+    }
+}
+
+/// The process behind a request.
+pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    let caller = request.extensions().get::<Arc<Caller>>();
+    caller
+        .cloned()
+        .ok_or_else(|| Status::permission_denied("the calling process is not known"))
+}
+
+impl Api {
+    pub(super) fn new(shared: Arc<Shared>, core: mpsc::Sender<Input>, watches: PerUid) -> Self {
+        Self { shared, core, watches }
+    }
+
+    /// A stream that sends `answer` of the caller's view now and at each change of it.
+    async fn watch<T: Send + 'static>(
+        &self,
+        caller: Arc<Caller>,
+        want: Want,
+        answer: fn(&[WorkloadSvid], &Bundle) -> T,
+    ) -> Result<ReceiverStream<Result<T, Status>>, Status> {
+        if let Err(status) = caller.peer() {
+            self.shared.metrics.workload_request("not_attested");
+            return Err(status);
+        }
+        let Some(place) = self.watches.take(caller.uid()) else {
+            self.shared.metrics.workload_request("too_many_watches");
+            return Err(Status::resource_exhausted(
+                "this user watches too often already; close some streams",
+            ));
+        };
+        let (reply, receive) = oneshot::channel();
+        let proven = caller.proven();
+        let stopping = || Status::unavailable("the agent is stopping");
+        self.core
+            .send(Input::Watch { proven, want, reply })
+            .await
+            .map_err(|_| stopping())?;
+        let view = receive
+            .await
+            .map_err(|_| stopping())?
+            .map_err(Status::resource_exhausted)?;
+        let mut watch = Watch {
+            caller,
+            view,
+            shared: self.shared.clone(),
+            _place: place,
+        };
+        // A refusal is the call's own status, not a stream that ends with one.
+        let first = watch.next(answer).await?;
+        let (sender, stream) = mpsc::channel(1);
+        let _ = sender.try_send(Ok(first));
+        self.shared.metrics.workload_request("ok");
+        self.shared.metrics.watches.inc();
+        tokio::spawn(watch.run(sender, answer));
+        Ok(ReceiverStream::new(stream))
+    }
+}
+
+/// One open stream.
+struct Watch {
+    caller: Arc<Caller>,
+    view: watch::Receiver<WorkloadView>,
+    shared: Arc<Shared>,
+    _place: Place,
+}
+
+impl Watch {
+    async fn run<T: Send>(
+        mut self,
+        sender: mpsc::Sender<Result<T, Status>>,
+        answer: fn(&[WorkloadSvid], &Bundle) -> T,
+    ) {
+        loop {
+            let changed = tokio::select! {
+                changed = self.view.changed() => changed,
+                () = sender.closed() => break,
+                () = self.caller.ended() => break,
+            };
+            let next = match changed {
+                Ok(()) => self.next(answer).await,
+                Err(_) => Err(Status::unavailable("the agent is stopping")),
+            };
+            let last = next.is_err();
+            // A client that does not read holds this task, and nothing else.
+            tokio::select! {
+                sent = sender.send(next) => if sent.is_err() || last { break },
+                () = self.caller.ended() => break,
+            }
+        }
+        self.shared.metrics.watches.dec();
+    }
+
+    /// The answer to the view as it is, once it is one; the process is looked at again just before.
+    async fn next<T>(&mut self, answer: fn(&[WorkloadSvid], &Bundle) -> T) -> Result<T, Status> {
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            match view {
+                WorkloadView::Pending => {
+                    let changed = tokio::select! {
+                        changed = self.view.changed() => changed,
+                        () = self.caller.ended() => return Err(Status::permission_denied("the calling process has ended")),
+                    };
+                    changed.map_err(|_| Status::unavailable("the agent is stopping"))?;
+                }
+                WorkloadView::Denied(why) => {
+                    self.shared.metrics.workload_request("denied");
+                    tracing::info!(uid = self.caller.uid(), why = &*why, "a caller has no identity");
+                    return Err(Status::permission_denied(&*why));
+                }
+                WorkloadView::Unavailable(why) => {
+                    self.shared.metrics.workload_request("unavailable");
+                    return Err(Status::unavailable(&*why));
+                }
+                WorkloadView::Ready { svids, bundle } => {
+                    self.caller.still_same().await?;
+                    return Ok(answer(&svids, &bundle));
+                }
+            }
+        }
+    }
+}
+
+fn svids(svids: &[WorkloadSvid], bundle: &Bundle) -> X509svidResponse {
+    let roots = bundle.roots().concat();
+    let svid = |svid: &WorkloadSvid| X509svid {
+        spiffe_id: svid.held.id().to_string(),
+        x509_svid: svid.held.chain().concat(),
+        x509_svid_key: svid.held.key().to_vec(),
+        bundle: roots.clone(),
+        hint: svid.hint.clone(),
+    };
+    X509svidResponse {
+        svids: svids.iter().map(svid).collect(),
+        crl: Vec::new(),
+        federated_bundles: HashMap::new(),
+    }
+}
+
+fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle) -> X509BundlesResponse {
+    let own: SpiffeId = bundle.trust_domain().id();
+    X509BundlesResponse {
+        crl: Vec::new(),
+        bundles: HashMap::from([(own.to_string(), bundle.roots().concat())]),
+    }
+}
+
+fn no_jwt() -> Status {
+    Status::unimplemented("this agent serves the X.509 profile only")
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Api {
+    type FetchX509SVIDStream = ReceiverStream<Result<X509svidResponse, Status>>;
+    type FetchX509BundlesStream = ReceiverStream<Result<X509BundlesResponse, Status>>;
+    type FetchJWTBundlesStream = ReceiverStream<Result<JwtBundlesResponse, Status>>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.watch(caller, Want::Svids, svids).await?))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.watch(caller, Want::Bundles, bundles).await?))
+    }
+
+    async fn fetch_jwtsvid(&self, _request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        Err(no_jwt())
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        Err(no_jwt())
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        _request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        Err(no_jwt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(values: &[&str]) -> Result<(), tonic::Code> {
+        let mut request = Request::new(());
+        for value in values {
+            request.metadata_mut().append(HEADER, value.parse().unwrap());
+        }
+        require_header(request).map(|_| ()).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn w2_the_header_must_be_there_once_and_exactly_true() {
+        assert_eq!(verdict(&["true"]), Ok(()));
+        for bad in [
+            &[][..],
+            &["True"],
+            &["TRUE"],
+            &["1"],
+            &["true "],
+            &["true", "true"],
+            &["true", "false"],
+        ] {
+            assert_eq!(verdict(bad), Err(tonic::Code::InvalidArgument), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested once; before
+//! anything is sent it is looked at again, and when it dies its calls end.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mintage_attest::unix::{UnixAttestor, WorkloadPeer};
+use mintage_identity::Selector;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UnixStream,
+    task::spawn_blocking,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// One connection's process.
+pub(crate) struct Caller {
+    uid: u32,
+    peer: Result<WorkloadPeer, String>,
+    proven: Arc<BTreeSet<Selector>>,
+    ended: CancellationToken,
+}
+
+impl Caller {
+    /// Attests the process that connected. An attestation that failed is kept: each call is then refused with its reason.
+    pub(super) async fn attest(stream: &UnixStream, uid: u32, attestor: Arc<UnixAttestor>) -> Arc<Self> {
+        let peer = match stream.as_fd().try_clone_to_owned() {
+            Ok(socket) => {
+                spawn_blocking(move || attestor.attest_peer(socket.as_fd()).map_err(|error| error.to_string()))
+                    .await
+                    .unwrap_or_else(|error| Err(error.to_string()))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        let proven = peer.as_ref().map(|peer| peer.selectors().clone()).unwrap_or_default();
+        let caller = Arc::new(Self {
+            uid,
+            proven: Arc::new(proven),
+            ended: CancellationToken::new(),
+            peer,
+        });
+        caller.watch_process();
+        caller
+    }
+
+    /// Ends the token when the process dies. The task ends with the process or the connection.
+    fn watch_process(self: &Arc<Self>) {
+        let Ok(peer) = &self.peer else { return };
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, which this crate forbids; an OwnedFd keeps its descriptor open"
+        )]
+        let watched = peer
+            .pidfd()
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
+        let Ok(watched) = watched else {
+            // It is still looked at before each message.
+            return;
+        };
+        let (ended, connection) = (self.ended.clone(), Arc::downgrade(self));
+        tokio::spawn(async move {
+            // A pidfd becomes readable when its process ends (pidfd_open(2)).
+            loop {
+                tokio::select! {
+                    ready = watched.readable() => {
+                        drop(ready);
+                        return ended.cancel();
+                    }
+                    () = tokio::time::sleep(std::time::Duration::from_secs(5)) => {
+                        if connection.strong_count() == 0 {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// What the process proves.
+    pub(super) fn proven(&self) -> Arc<BTreeSet<Selector>> {
+        self.proven.clone()
+    }
+
+    /// The attested process, or why there is none.
+    pub(super) fn peer(&self) -> Result<&WorkloadPeer, Status> {
+        self.peer.as_ref().map_err(|why| Status::permission_denied(why.clone()))
+    }
+
+    /// Completes when the process has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Looks again, just before something is sent.
+    pub(super) async fn still_same(self: &Arc<Self>) -> Result<(), Status> {
+        let caller = self.clone();
+        let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same)).await;
+        match same {
+            Ok(true) => Ok(()),
+            _ => Err(Status::permission_denied(
+                "the process that connected has ended or runs another program now; connect again",
+            )),
+        }
+    }
+}
+
+/// Counts what each user holds, up to a limit.
+#[derive(Clone)]
+pub(super) struct PerUid {
+    counts: Arc<Mutex<HashMap<u32, usize>>>,
+    each_max: usize,
+    all_max: usize,
+}
+
+/// One place of a user's; given back on drop.
+pub(super) struct Place {
+    of: PerUid,
+    uid: u32,
+}
+
+impl PerUid {
+    pub(super) fn new(each_max: usize, all_max: usize) -> Self {
+        Self {
+            counts: Arc::default(),
+            each_max,
+            all_max,
+        }
+    }
+
+    /// A place for `uid`; `None` when the user, or everybody together, has too many.
+    pub(super) fn take(&self, uid: u32) -> Option<Place> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = counts.values().sum();
+        let own = counts.get(&uid).copied().unwrap_or(0);
+        if own >= self.each_max || all >= self.all_max {
+            return None;
+        }
+        counts.insert(uid, own + 1);
+        Some(Place { of: self.clone(), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.of.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = counts.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_cannot_take_the_places_of_all() {
+        let places = PerUid::new(2, 3);
+        let (a, _b) = (places.take(1).unwrap(), places.take(1).unwrap());
+        assert!(places.take(1).is_none());
+        let _c = places.take(2).unwrap();
+        assert!(places.take(3).is_none(), "all together");
+        drop(a);
+        assert!(places.take(3).is_some());
+        assert_eq!(places.counts.lock().unwrap().len(), 2, "who holds nothing is forgotten");
+    }
+}

@@ -1,0 +1,190 @@
+//! Serving the socket: accepting with limits per user, attesting each process once, and the services on top.
+
+use std::{
+    io,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use mintage_attest::unix::UnixAttestor;
+use mintage_proto::{
+    v1::agent_local_server::AgentLocalServer, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+};
+use mintage_sys::peer::peer_credentials;
+use std::os::fd::AsFd;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Connected};
+
+use super::{
+    api::{Api, require_header},
+    bind::{SocketFile, bind},
+    caller::{Caller, PerUid, Place},
+    local::Local,
+};
+use crate::{
+    AgentError,
+    core::Input,
+    limits::{
+        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX,
+        STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
+    },
+    shared::Shared,
+};
+
+/// Connections that were attested and wait for the server to take them.
+const READY_MAX: usize = 64;
+/// After a failed accept (no descriptor is left, say) the next try waits, so that the loop does not spin.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// An idle connection is probed this often.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(60);
+
+/// The running socket.
+pub(crate) struct SocketServer {
+    pub(crate) task: JoinHandle<()>,
+    _file: SocketFile,
+}
+
+/// Binds `path` and serves it until `stop`.
+pub(crate) fn serve(
+    path: PathBuf,
+    shared: Arc<Shared>,
+    core: mpsc::Sender<Input>,
+    stop: CancellationToken,
+) -> Result<SocketServer, AgentError> {
+    let (listener, file) = bind(&path)?;
+    let (ready, incoming) = mpsc::channel(READY_MAX);
+    let acceptor = Acceptor {
+        shared: shared.clone(),
+        attestor: Arc::default(),
+        connections: PerUid::new(CONNECTIONS_PER_UID_MAX, CONNECTIONS_MAX),
+        attesting: Arc::new(Semaphore::new(ATTESTATIONS_MAX)),
+        ready,
+    };
+    tokio::spawn(acceptor.run(listener, stop.clone()));
+    let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
+    let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches))
+        .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
+    let local = AgentLocalServer::new(Local::new(core)).max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .concurrency_limit_per_connection(STREAMS_PER_CONNECTION_MAX as usize)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
+        .http2_max_header_list_size(u32::try_from(LOCAL_REQUEST_BYTES_MAX).unwrap_or(u32::MAX))
+        .add_service(tonic::service::interceptor::InterceptedService::new(
+            api,
+            require_header,
+        ))
+        .add_service(local)
+        .add_service(health);
+    let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
+    let task = tokio::spawn(async move {
+        if let Err(error) = server
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await
+        {
+            shared.problem("socket", &path.display().to_string(), &error.to_string());
+        }
+    });
+    Ok(SocketServer { task, _file: file })
+}
+
+struct Acceptor {
+    shared: Arc<Shared>,
+    attestor: Arc<UnixAttestor>,
+    connections: PerUid,
+    attesting: Arc<Semaphore>,
+    ready: mpsc::Sender<LocalStream>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: UnixListener, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "the socket cannot accept");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Takes a place for the connection, or drops it; attests in a task of its own, so that one slow look at a large
+    /// executable holds nobody else up.
+    fn admit(&self, stream: UnixStream) {
+        let Ok(credentials) = peer_credentials(stream.as_fd()) else {
+            return;
+        };
+        let Some(place) = self.connections.take(credentials.uid) else {
+            self.shared.metrics.workload_request("too_many_connections");
+            tracing::warn!(
+                uid = credentials.uid,
+                "too many connections to the socket; one was closed"
+            );
+            return;
+        };
+        let (attestor, attesting, ready) = (self.attestor.clone(), self.attesting.clone(), self.ready.clone());
+        tokio::spawn(async move {
+            let Ok(_permit) = attesting.acquire_owned().await else {
+                return;
+            };
+            let caller = Caller::attest(&stream, credentials.uid, attestor).await;
+            let connection = LocalStream {
+                stream,
+                caller,
+                _place: place,
+            };
+            let _ = ready.send(connection).await;
+        });
+    }
+}
+
+/// A connection with its attested process.
+struct LocalStream {
+    stream: UnixStream,
+    caller: Arc<Caller>,
+    _place: Place,
+}
+
+impl Connected for LocalStream {
+    type ConnectInfo = Arc<Caller>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for LocalStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for LocalStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
