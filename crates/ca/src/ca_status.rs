@@ -1,0 +1,78 @@
+//! `ca status`: the CA's keys with their ends, and how much it holds.
+
+use mintage_ledger::{
+    LiveQuery,
+    wire::{CaEventKind, CaRole},
+};
+use mintage_proto::v1::{CaKey, CaStatusResponse};
+use mintage_state::CaKeyRecord;
+use mintage_svid::CertInfo;
+
+use crate::desk::Desk;
+
+/// The word for a role.
+pub(crate) const fn role_name(role: CaRole) -> &'static str {
+    match role {
+        CaRole::Unspecified => "unknown",
+        CaRole::Root => "root",
+        CaRole::Intermediate => "intermediate",
+        CaRole::Log => "log",
+        CaRole::Revocation => "revocation",
+        CaRole::Jwt => "jwt",
+        CaRole::Replica => "replica",
+    }
+}
+
+const fn stage_name(stage: CaEventKind) -> &'static str {
+    match stage {
+        CaEventKind::Unspecified => "unknown",
+        CaEventKind::Prepare => "prepared",
+        CaEventKind::Activate => "active",
+        CaEventKind::Retire => "retired",
+        CaEventKind::Taint => "tainted",
+        CaEventKind::Revoke => "revoked",
+    }
+}
+
+fn wire_key(key: &CaKeyRecord) -> CaKey {
+    let info = CertInfo::parse(&key.certificate_der).ok();
+    CaKey {
+        role: role_name(key.role).to_owned(),
+        key_id: key.key_id.to_string(),
+        status: stage_name(key.stage).to_owned(),
+        not_before_ms: info.as_ref().map_or(0, |info| info.not_before().millis()),
+        not_after_ms: key.not_after.map_or(0, mintage_identity::UnixTime::millis),
+        subject: subject_text(&key.certificate_der),
+        serial: info.as_ref().map(|info| info.serial().to_string()).unwrap_or_default(),
+    }
+}
+
+/// The subject as people write it, or nothing.
+fn subject_text(der: &[u8]) -> String {
+    use x509_parser::prelude::FromDer;
+    x509_parser::certificate::X509Certificate::from_der(der)
+        .map(|(_, cert)| cert.subject().to_string())
+        .unwrap_or_default()
+}
+
+/// Everything at one glance.
+pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
+    let view = desk.state.view();
+    let not_ready_because = desk.health.why_not_ready().unwrap_or_default();
+    CaStatusResponse {
+        trust_domain: desk.domain.to_string(),
+        replica: desk.replica.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        keys: view.ca_keys().map(wire_key).collect(),
+        ledger_origin: desk.journal.origin().to_string(),
+        ledger_size: desk.journal.size(),
+        entries: view.entry_count() as u64,
+        agents: view.agent_count() as u64,
+        connected_agents: desk.fleet.len() as u64,
+        live_certificates: desk.index.live_count(&LiveQuery::default(), desk.clock.unguarded()),
+        revocation_sequence: view.revoked().sequence(),
+        ready: not_ready_because.is_empty(),
+        not_ready_because,
+        agent_address: desk.advertise.first().cloned().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,123 @@
+//! What became of an issued certificate: live, expired or revoked, and by which records.
+
+use mintage_identity::{IssuerKeyId, Serial, SpiffeId, UnixTime};
+use mintage_ledger::{Body, Kind, Query as RecordQuery, Record, wire};
+use mintage_revocation::{Query, Verdict};
+use mintage_svid::LeafInfo;
+
+use crate::desk::Desk;
+
+/// Revoke records looked at for one certificate.
+const REVOCATIONS_SCANNED_MAX: usize = 1000;
+
+/// The state of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CertificateState {
+    Live,
+    Expired,
+    Revoked,
+}
+
+impl CertificateState {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The state of the certificate in an issue record; `None` for other records.
+    pub(crate) fn of(desk: &Desk, record: &Record) -> Option<Self> {
+        let shown = Shown::of(record)?;
+        if shown.leaf.not_after() < desk.clock.unguarded() {
+            // An expired certificate that was revoked in its life is still told as revoked while the set knows it.
+            let revoked = desk
+                .state
+                .view()
+                .revoked()
+                .revoked(&shown.issuer, shown.leaf.serial())
+                .is_some();
+            return Some(if revoked { Self::Revoked } else { Self::Expired });
+        }
+        let verdict = desk.state.view().revoked().check(&shown.query());
+        Some(if matches!(verdict, Verdict::Revoked { .. }) {
+            Self::Revoked
+        } else {
+            Self::Live
+        })
+    }
+}
+
+/// A certificate as a verifier sees it.
+struct Shown {
+    issuer: IssuerKeyId,
+    leaf: LeafInfo,
+}
+
+impl Shown {
+    fn of(record: &Record) -> Option<Self> {
+        let Body::Issue(issue) = &record.body else { return None };
+        let issuer = IssuerKeyId::from_slice(&issue.issuer_key_id).ok()?;
+        Some(Self {
+            issuer,
+            leaf: LeafInfo::parse(&issue.certificate_der).ok()?,
+        })
+    }
+
+    fn query(&self) -> Query<'_> {
+        Query {
+            issuer: self.issuer,
+            serial: self.leaf.serial(),
+            not_before: self.leaf.not_before(),
+            not_after: self.leaf.not_after(),
+            spiffe_id: Some(self.leaf.id()),
+            spki_sha256: self.leaf.spki_sha256(),
+        }
+    }
+
+    fn is_struck_by(&self, revoke: &wire::Revoke) -> bool {
+        let by_serial = revoke.serials.iter().any(|struck| {
+            struck.issuer_key_id == self.issuer.as_bytes()
+                && Serial::from_be_octets(&struck.serial).is_ok_and(|serial| serial == *self.leaf.serial())
+        });
+        by_serial || revoke.rules.iter().any(|rule| self.is_struck_by_rule(rule))
+    }
+
+    fn is_struck_by_rule(&self, rule: &wire::RevocationRule) -> bool {
+        use wire::revocation_rule::Target;
+        let id: &SpiffeId = self.leaf.id();
+        let meant = match &rule.target {
+            Some(Target::Identity(text)) => text == id.as_str(),
+            Some(Target::Prefix(text)) => {
+                mintage_identity::IdPrefix::parse(text).is_ok_and(|prefix| prefix.matches(id))
+            }
+            Some(Target::SpkiSha256(key)) => key == self.leaf.spki_sha256().as_bytes(),
+            Some(Target::IssuerKeyId(issuer)) => issuer == self.issuer.as_bytes(),
+            None => false,
+        };
+        meant
+            && rule
+                .cut_s
+                .is_none_or(|cut| self.leaf.not_before() <= UnixTime::from_seconds(cut))
+    }
+}
+
+/// Ledger indices of the revocations that strike the certificate of this record, newest first.
+pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Vec<u64> {
+    let Some(shown) = Shown::of(record) else {
+        return Vec::new();
+    };
+    let query = RecordQuery {
+        kinds: vec![Kind::Revoke],
+        since: Some(record.time),
+        ..RecordQuery::default()
+    };
+    let page = desk.index.search().query(&query, None, REVOCATIONS_SCANNED_MAX);
+    let strikes = |index: u64| {
+        let record = desk.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
+        let Body::Revoke(revoke) = record.body else { return None };
+        shown.is_struck_by(&revoke).then_some(index)
+    };
+    page.rows.iter().filter_map(|row| strikes(row.index)).collect()
+}

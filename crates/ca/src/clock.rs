@@ -1,0 +1,147 @@
+//! The CA's clock: wall time for records and certificates, guarded by the monotonic clock. A wall clock that jumps
+//! stops issuance until it agrees again or the process is started anew, because dates on certificates would be wrong.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use mintage_identity::UnixTime;
+use rustls::time_provider::TimeProvider;
+
+use crate::limits::CLOCK_STEP_MAX;
+
+/// Where time comes from; tests pass their own.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// Wall time.
+    fn now(&self) -> UnixTime;
+    /// Time since some fixed instant, never stepped.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> UnixTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixTime::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// One clock drives TLS and everything else.
+#[derive(Debug)]
+pub(crate) struct TlsTime(pub(crate) Arc<dyn Clock>);
+
+impl TimeProvider for TlsTime {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let seconds = u64::try_from(self.0.now().seconds()).ok()?;
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(
+            seconds,
+        )))
+    }
+}
+
+/// Compares wall and monotonic clock.
+#[derive(Debug)]
+pub(crate) struct ClockGuard {
+    clock: Arc<dyn Clock>,
+    wall: UnixTime,
+    monotonic: Duration,
+}
+
+/// The wall clock left the monotonic clock by more than is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the wall clock stepped by {step_seconds} s since the start; nothing is issued until it is right again (restart the \
+     CA if the new time is the true one)"
+)]
+pub(crate) struct ClockStepped {
+    step_seconds: i64,
+}
+
+impl ClockGuard {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            wall: clock.now(),
+            monotonic: clock.monotonic(),
+            clock,
+        }
+    }
+
+    /// Wall time, if it still agrees with the monotonic clock.
+    pub(crate) fn now(&self) -> Result<UnixTime, ClockStepped> {
+        let now = self.clock.now();
+        let expected = self.wall.plus(self.clock.monotonic().saturating_sub(self.monotonic));
+        let step = now.millis().saturating_sub(expected.millis());
+        if u128::from(step.unsigned_abs()) > CLOCK_STEP_MAX.as_millis() {
+            return Err(ClockStepped {
+                step_seconds: step / 1000,
+            });
+        }
+        Ok(now)
+    }
+
+    /// Wall time, right or not: for logs, listings and refusals.
+    pub(crate) fn unguarded(&self) -> UnixTime {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A clock whose hands are moved by hand.
+    #[derive(Debug)]
+    pub(crate) struct Hands(pub(crate) Mutex<(UnixTime, Duration)>);
+
+    impl Clock for Hands {
+        fn now(&self) -> UnixTime {
+            self.0.lock().unwrap().0
+        }
+        fn monotonic(&self) -> Duration {
+            self.0.lock().unwrap().1
+        }
+    }
+
+    #[test]
+    fn steps_in_either_direction_stop_issuance_and_drift_does_not() {
+        let start = UnixTime::from_seconds(1_800_000_000);
+        let hands = Arc::new(Hands(Mutex::new((start, Duration::ZERO))));
+        let guard = ClockGuard::new(hands.clone());
+        let set = |wall: UnixTime, mono: u64| *hands.0.lock().unwrap() = (wall, Duration::from_secs(mono));
+        set(start.plus(Duration::from_secs(3601)), 3600);
+        assert!(guard.now().is_ok());
+        for year in [-1, 1, 10] {
+            set(UnixTime::from_seconds(start.seconds() + year * 31_536_000), 3600);
+            assert!(guard.now().is_err());
+        }
+        set(start.minus(Duration::from_secs(3600)), 60);
+        assert!(guard.now().unwrap_err().to_string().contains("-3660 s"));
+        set(UnixTime::from_seconds(0), 60);
+        assert!(guard.now().is_err());
+    }
+}

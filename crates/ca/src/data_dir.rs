@@ -1,0 +1,153 @@
+//! The data directory: its layout, the facts that never change, and the locks and checks before anything in it is used.
+//!
+//! ```text
+//! authority.toml     trust domain and replica; written last by `init`: without it nothing was made
+//! keys/              key files, mode 0600, encrypted outside .test
+//! root.pem  intermediate.pem
+//! ledger/            the truth
+//! state/             a view of the ledger; rebuilt when lost
+//! admin.sock         while serving
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use mintage_identity::{ReplicaName, TrustDomain};
+use mintage_svid::pem;
+use mintage_sys::{
+    dir::{self, Dir},
+    lock::Lock,
+    secret_file,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::CaError;
+
+const AUTHORITY: &str = "authority.toml";
+const AUTHORITY_BYTES_MAX: usize = 4096;
+const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
+/// Version of the layout; a newer one is refused.
+const VERSION: u32 = 1;
+
+/// Facts that `init` fixed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuthority {
+    version: u32,
+    trust_domain: String,
+    replica: String,
+}
+
+/// A data directory that is safely ours.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    dir: Dir,
+}
+
+/// What `init` fixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) replica: ReplicaName,
+}
+
+impl DataDir {
+    /// Makes an empty directory, or takes one that is empty.
+    pub(crate) fn create(path: &Path) -> Result<Self, CaError> {
+        let dir = dir::create_owned(path).map_err(CaError::Sys)?;
+        let new = Self {
+            path: path.to_path_buf(),
+            dir,
+        };
+        let occupied = new.dir.names(1).map_or(true, |names| !names.is_empty());
+        if occupied {
+            return Err(new.problem("is not empty; `init` makes a new authority and never touches what is there"));
+        }
+        Ok(new)
+    }
+
+    /// Opens what `init` made.
+    pub(crate) fn open(path: &Path) -> Result<Self, CaError> {
+        let dir = dir::open_owned(path).map_err(CaError::Sys)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            dir,
+        })
+    }
+
+    /// Keeps a second process out.
+    pub(crate) fn lock(&self) -> Result<Lock, CaError> {
+        Lock::exclusive(&self.dir, "lock").map_err(CaError::Sys)
+    }
+
+    pub(crate) fn keys(&self) -> Result<Dir, CaError> {
+        dir::open_owned(&self.path.join("keys")).map_err(CaError::Sys)
+    }
+
+    pub(crate) fn create_keys(&self) -> Result<Dir, CaError> {
+        dir::create_owned(&self.path.join("keys")).map_err(CaError::Sys)
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.path.join("ledger")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// Writes the facts; this is the last thing `init` does, so that a half-made directory is never served.
+    pub(crate) fn write_authority(&self, authority: &Authority) -> Result<(), CaError> {
+        let raw = RawAuthority {
+            version: VERSION,
+            trust_domain: authority.trust_domain.to_string(),
+            replica: authority.replica.to_string(),
+        };
+        let text = toml::to_string(&raw).map_err(|error| self.problem(error.to_string()))?;
+        secret_file::write_new(&self.dir, AUTHORITY, text.as_bytes()).map_err(CaError::Sys)
+    }
+
+    pub(crate) fn authority(&self) -> Result<Authority, CaError> {
+        if self.dir.entry(AUTHORITY).ok().flatten().is_none() {
+            return Err(
+                self.problem("holds no authority: run `mintage-ca init` first (a half-made one is to be removed)")
+            );
+        }
+        let octets = secret_file::read_beneath(&self.dir, AUTHORITY, AUTHORITY_BYTES_MAX).map_err(CaError::Sys)?;
+        let bad = |why: String| self.problem(format!("{AUTHORITY} is damaged: {why}"));
+        let text = std::str::from_utf8(&octets).map_err(|error| bad(error.to_string()))?;
+        let raw: RawAuthority = toml::from_str(text).map_err(|error| bad(error.message().to_owned()))?;
+        if raw.version > VERSION {
+            return Err(self.problem(format!(
+                "has layout version {}, this program knows {VERSION}",
+                raw.version
+            )));
+        }
+        Ok(Authority {
+            trust_domain: TrustDomain::parse(&raw.trust_domain).map_err(|error| bad(error.to_string()))?,
+            replica: ReplicaName::parse(&raw.replica).map_err(|error| bad(error.to_string()))?,
+        })
+    }
+
+    pub(crate) fn write_certificate(&self, name: &str, der: &[u8]) -> Result<(), CaError> {
+        let text = pem::encode_certificates([der]);
+        secret_file::write_new(&self.dir, name, text.as_bytes()).map_err(CaError::Sys)
+    }
+
+    pub(crate) fn certificate(&self, name: &str) -> Result<Vec<u8>, CaError> {
+        let octets = secret_file::read_beneath(&self.dir, name, CERTIFICATE_BYTES_MAX).map_err(CaError::Sys)?;
+        let text = std::str::from_utf8(&octets).map_err(|_| self.problem(format!("{name} is no text")))?;
+        let certificates = pem::decode_certificates(text).map_err(|error| self.problem(format!("{name}: {error}")))?;
+        match <[Vec<u8>; 1]>::try_from(certificates) {
+            Ok([der]) => Ok(der),
+            Err(list) => Err(self.problem(format!("{name} holds {} certificates, not one", list.len()))),
+        }
+    }
+
+    pub(crate) fn problem(&self, problem: impl Into<String>) -> CaError {
+        CaError::DataDir {
+            path: self.path.clone(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Refusals of authenticated callers become ledger records, at most one per caller and code each interval; the rest are
+//! counted into the next one, so that a noisy caller cannot fill the ledger.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use mintage_attest::AgentSession;
+use mintage_identity::{SpiffeId, UnixTime};
+use mintage_ledger::{Actor, Body, wire::Deny};
+use mintage_policy::Want;
+use tonic::Code;
+use tracing::warn;
+
+use crate::{
+    control::{Origin, note},
+    desk::Desk,
+    limits::{DENY_CALLERS_MAX, DENY_RECORD_INTERVAL},
+    standing,
+    status::Refusal,
+};
+
+/// Remembers when each caller's refusal of each code was last recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Denials(Mutex<HashMap<(SpiffeId, &'static str), Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    recorded_at: UnixTime,
+    suppressed: u64,
+}
+
+impl Denials {
+    /// Notes a refusal. `Some(n)`: write a record, `n` refusals were suppressed since the last. `None`: do not.
+    pub(crate) fn note(&self, caller: &SpiffeId, code: &'static str, now: UnixTime) -> Option<u64> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= DENY_CALLERS_MAX {
+            seen.retain(|_, seen| is_recent(seen, now));
+        }
+        let full = seen.len() >= DENY_CALLERS_MAX;
+        match seen.get_mut(&(caller.clone(), code)) {
+            Some(known) if is_recent(known, now) => {
+                known.suppressed += 1;
+                None
+            }
+            Some(known) => {
+                known.recorded_at = now;
+                Some(std::mem::take(&mut known.suppressed))
+            }
+            // A table full of recent callers means a storm: the metric counts it, the ledger does not grow with it.
+            None if full => None,
+            None => {
+                seen.insert(
+                    (caller.clone(), code),
+                    Seen {
+                        recorded_at: now,
+                        suppressed: 0,
+                    },
+                );
+                Some(0)
+            }
+        }
+    }
+}
+
+fn is_recent(seen: &Seen, now: UnixTime) -> bool {
+    // A clock set back must not silence a caller for longer than the interval.
+    let age = now.since(seen.recorded_at).max(seen.recorded_at.since(now));
+    age < DENY_RECORD_INTERVAL
+}
+
+/// Counts a refusal of an authenticated agent, and records it unless the same was recorded a moment ago.
+pub(crate) fn record(desk: &Desk, session: &AgentSession, want: Option<&Want>, refusal: &Refusal) {
+    desk.metrics.denied(refusal.code);
+    // Faults of ours and of the moment are no decision about the caller.
+    if refusal.retry || refusal.grpc == Code::Internal {
+        return;
+    }
+    let Some(suppressed) = desk.denials.note(&session.id, refusal.code, desk.clock.unguarded()) else {
+        desk.metrics.suppressed_deny();
+        return;
+    };
+    let view = desk.state.view();
+    let (spiffe_id, entry) = match want {
+        Some(Want::Entry(name)) => {
+            let id = view.entry(name).map(|standing| standing.entry.spiffe_id().to_string());
+            (id.unwrap_or_default(), name.to_string())
+        }
+        Some(Want::AgentItself) => (session.id.to_string(), String::new()),
+        None => Default::default(),
+    };
+    let Some(standing) = standing::of_agent(&view, &session.id) else {
+        return;
+    };
+    let actor = Actor::Agent {
+        id: session.id.clone(),
+        instance: standing.instance,
+        serial: Some(session.serial),
+    };
+    let deny = Deny {
+        spiffe_id,
+        entry,
+        code: refusal.code.to_owned(),
+        why: refusal.message.clone(),
+        suppressed,
+    };
+    warn!(agent = %session.id, code = refusal.code, why = %refusal.message.escape_debug(), "refused");
+    note(
+        desk,
+        &Origin {
+            actor,
+            attestation: None,
+            request_id: None,
+        },
+        Body::Deny(deny),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_record_each_interval_carries_the_count_of_the_others() {
+        let denials = Denials::default();
+        let caller = SpiffeId::parse("spiffe://td/mintage/agent/a").unwrap();
+        let start = UnixTime::from_seconds(1000);
+        assert_eq!(denials.note(&caller, "x", start), Some(0));
+        for _ in 0..5 {
+            assert_eq!(denials.note(&caller, "x", start), None);
+        }
+        assert_eq!(denials.note(&caller, "y", start), Some(0));
+        assert_eq!(denials.note(&caller, "x", start.plus(DENY_RECORD_INTERVAL)), Some(5));
+        assert_eq!(
+            denials.note(&caller, "x", start.plus(DENY_RECORD_INTERVAL * 2)),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn a_storm_of_callers_is_bounded() {
+        let denials = Denials::default();
+        let start = UnixTime::from_seconds(1000);
+        let caller = |n: usize| SpiffeId::parse(&format!("spiffe://td/mintage/agent/a{n}")).unwrap();
+        let recorded = (0..2 * DENY_CALLERS_MAX)
+            .filter(|&n| denials.note(&caller(n), "x", start).is_some())
+            .count();
+        assert_eq!(recorded, DENY_CALLERS_MAX);
+        assert_eq!(denials.note(&caller(1), "x", start.plus(DENY_RECORD_INTERVAL)), Some(0));
+    }
+}

@@ -1,0 +1,115 @@
+//! What every service works with: the ledger's committer, the state, the index, the issuer, clock and randomness. Built
+//! once at the start; nothing in it is set later but the policy, which a reload swaps whole.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use mintage_identity::{ReplicaName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
+use mintage_ledger::{Commits, Journal, Tree, Vkey};
+use mintage_mint::{Issuer, KeyPolicy};
+use mintage_policy::{Grant, IssuancePolicy};
+use mintage_revocation::{Query, Verdict};
+use mintage_state::State;
+use tokio::sync::Semaphore;
+
+use crate::{
+    clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
+    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, status::Refusal,
+};
+
+/// Where randomness comes from; tests pass their own.
+pub type Random = &'static dyn rustls::crypto::SecureRandom;
+
+pub(crate) struct Desk {
+    pub(crate) domain: TrustDomain,
+    pub(crate) replica: ReplicaName,
+    pub(crate) clock: ClockGuard,
+    pub(crate) random_source: Random,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) commits: Commits,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) vkey: Vkey,
+    pub(crate) state: Arc<State>,
+    pub(crate) index: Index,
+    pub(crate) issuer: Issuer,
+    pub(crate) key_policy: KeyPolicy,
+    pub(crate) current_policy: ArcSwap<IssuancePolicy>,
+    /// As many batches are signed at once as there are cores; the event loop stays free.
+    pub(crate) signing: Semaphore,
+    pub(crate) in_flight: InFlight,
+    pub(crate) denials: Denials,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) publisher: Publisher,
+    pub(crate) propagation: Propagation,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Health,
+    /// Addresses that join tokens carry.
+    pub(crate) advertise: Vec<String>,
+}
+
+impl Desk {
+    /// The policy now.
+    pub(crate) fn policy(&self) -> Arc<IssuancePolicy> {
+        self.current_policy.load_full()
+    }
+
+    /// Octets from the CSPRNG.
+    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N], Refusal> {
+        let mut octets = [0; N];
+        match self.random_source.fill(&mut octets) {
+            Ok(()) => Ok(octets),
+            Err(_) => Err(Refusal::unavailable(
+                "random",
+                "the system gives no randomness; nothing is issued",
+            )),
+        }
+    }
+
+    /// This replica's own SPIFFE ID.
+    pub(crate) fn own_id(&self) -> SpiffeId {
+        SpiffeId::replica(&self.domain, &self.replica)
+    }
+
+    /// True when the revoked set says anything but Good of a certificate that is about to be made: its serial is drawn
+    /// again, so that no verifier ever takes it for a revoked one.
+    pub(crate) fn is_struck(&self, grant: &Grant, serial: &Serial, key: &SpkiHash, now: UnixTime) -> bool {
+        let query = Query {
+            issuer: self.issuer.key_id(),
+            serial,
+            not_before: now,
+            not_after: now.plus(grant.ttl().duration()),
+            spiffe_id: Some(grant.spiffe_id()),
+            spki_sha256: *key,
+        };
+        self.state.view().revoked().check(&query) != Verdict::Good
+    }
+
+    /// Waits until state and index have applied the record at `index`, so that what follows sees it.
+    pub(crate) async fn wait_applied(&self, index: Option<u64>) -> Result<(), Refusal> {
+        let Some(index) = index else { return Ok(()) };
+        let both = async {
+            self.state.wait_applied(index).await.ok()?;
+            self.index.wait_applied(index).await
+        };
+        match tokio::time::timeout(APPLY_TIMEOUT, both).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Refusal::unavailable("state", "the state follows the ledger no longer")),
+            Err(_) => Err(Refusal::unavailable(
+                "state-slow",
+                "the record is durable but not applied yet; ask again",
+            )),
+        }
+    }
+
+    /// Brings the metrics that are read off other parts up to date.
+    pub(crate) fn measure(&self) {
+        self.metrics
+            .sizes(self.fleet.len(), self.journal.size(), self.publisher.sequence());
+        self.metrics.commits(self.commits.stats());
+    }
+
+    /// Seconds since `earlier` on the monotonic clock.
+    pub(crate) fn seconds_since(&self, earlier: Duration) -> f64 {
+        self.clock.clock().monotonic().saturating_sub(earlier).as_secs_f64()
+    }
+}

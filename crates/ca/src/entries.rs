@@ -1,0 +1,165 @@
+//! Applying and deleting registration entries: planned against what stands, recorded, and pushed to the agents by
+//! whoever follows the state. An entry that goes takes its live certificates with it.
+
+use std::sync::Arc;
+
+use mintage_identity::{EntryName, RevocationReason};
+use mintage_ledger::{Body, LiveQuery};
+use mintage_policy::{Entry, plan};
+use mintage_proto::v1::{
+    ApplyEntriesRequest, ApplyEntriesResponse, DeleteEntryResponse, EntryChange, entry_change::Action,
+};
+use mintage_state::{
+    View,
+    command::{Expected, Scope, change_entries},
+};
+use tonic::Code;
+
+use crate::{
+    control::{Origin, command},
+    convert::{entry_of, wire_entry},
+    desk::Desk,
+    revoke::{Order, carry_out},
+    status::Refusal,
+};
+
+/// Plans and applies a set of entries.
+pub(crate) async fn apply(
+    desk: &Arc<Desk>,
+    origin: &Origin,
+    request: ApplyEntriesRequest,
+) -> Result<ApplyEntriesResponse, Refusal> {
+    let wanted = request
+        .entries
+        .into_iter()
+        .map(|entry| entry_of(entry, &desk.domain))
+        .collect::<Result<Vec<_>, _>>()?;
+    let max_ttl = desk.policy().max_ttl;
+    let draft = |view: &View| {
+        let current: Vec<(Entry, u64)> = view
+            .entries()
+            .map(|standing| ((*standing.entry).clone(), standing.revision))
+            .collect();
+        let plan = plan(&current, &wanted, request.prune);
+        if let Some(exists) = plan.update.first().filter(|_| request.create_only) {
+            let text = format!(
+                "entry {} exists already; use `entry apply` to change it",
+                exists.entry.name()
+            );
+            return Err(Refusal::new(Code::AlreadyExists, "entry-exists", text));
+        }
+        let deletes: Vec<_> = plan
+            .delete
+            .iter()
+            .map(|(name, revision)| (name.clone(), Some(*revision)))
+            .collect();
+        let puts: Vec<_> = wanted.iter().map(|entry| (entry.clone(), Expected::Any)).collect();
+        let drafts = change_entries(view, &deletes, &puts, max_ttl)?;
+        Ok((drafts.bodies, changes_of(&plan)))
+    };
+    if request.dry_run {
+        let (_, changes) = draft(&desk.state.view())?;
+        return Ok(ApplyEntriesResponse { changes, index: 0 });
+    }
+    let (changes, index) = command(desk, origin, draft).await?;
+    for gone in changes.iter().filter(|change| change.action() == Action::Delete) {
+        if let Ok(name) = EntryName::parse(&gone.name) {
+            strike(desk, origin, &name).await?;
+        }
+    }
+    Ok(ApplyEntriesResponse {
+        changes: with_revisions(desk, changes),
+        index: index.unwrap_or(0),
+    })
+}
+
+fn changes_of(plan: &mintage_policy::Plan) -> Vec<EntryChange> {
+    let change = |action: Action, name: &EntryName, details: Vec<String>| EntryChange {
+        action: action.into(),
+        name: name.to_string(),
+        details,
+        revision: 0,
+    };
+    let created = plan
+        .create
+        .iter()
+        .map(|entry| change(Action::Create, entry.name(), Vec::new()));
+    let updated = plan.update.iter().map(|update| {
+        let details = update
+            .diffs
+            .iter()
+            .map(|diff| format!("{}: {} -> {}", diff.field, diff.before, diff.after))
+            .collect();
+        change(Action::Update, update.entry.name(), details)
+    });
+    let deleted = plan
+        .delete
+        .iter()
+        .map(|(name, _)| change(Action::Delete, name, Vec::new()));
+    let unchanged = plan
+        .unchanged
+        .iter()
+        .map(|name| change(Action::Unchanged, name, Vec::new()));
+    created.chain(updated).chain(deleted).chain(unchanged).collect()
+}
+
+fn with_revisions(desk: &Desk, mut changes: Vec<EntryChange>) -> Vec<EntryChange> {
+    let view = desk.state.view();
+    for change in &mut changes {
+        let standing = EntryName::parse(&change.name)
+            .ok()
+            .and_then(|name| view.entry(&name).cloned());
+        change.revision = standing.map_or(0, |standing| standing.revision);
+    }
+    changes
+}
+
+/// Deletes one entry and revokes what was issued by it.
+pub(crate) async fn delete(
+    desk: &Arc<Desk>,
+    origin: &Origin,
+    name: &EntryName,
+    dry_run: bool,
+) -> Result<DeleteEntryResponse, Refusal> {
+    let draft = |view: &View| {
+        let entry = view
+            .entry(name)
+            .map(|standing| wire_entry(&standing.entry, standing.revision));
+        let body: Body = mintage_state::command::delete_entry(view, name, None)?;
+        Ok((vec![body], entry))
+    };
+    if dry_run {
+        let (_, entry) = draft(&desk.state.view())?;
+        let query = LiveQuery {
+            entry: Some(name.to_string()),
+            ..LiveQuery::default()
+        };
+        let revoked_certificates = desk.index.live_count(&query, desk.clock.unguarded());
+        return Ok(DeleteEntryResponse {
+            entry,
+            index: 0,
+            revoked_certificates,
+        });
+    }
+    let (entry, index) = command(desk, origin, draft).await?;
+    let revoked_certificates = strike(desk, origin, name).await?;
+    Ok(DeleteEntryResponse {
+        entry,
+        index: index.unwrap_or(0),
+        revoked_certificates,
+    })
+}
+
+/// Revokes the live certificates of an entry that is gone; nothing live is no failure.
+async fn strike(desk: &Arc<Desk>, origin: &Origin, name: &EntryName) -> Result<u64, Refusal> {
+    let order = Order {
+        scope: Scope::Entry(name.clone()),
+        reason: RevocationReason::CessationOfOperation,
+        note: "the entry was deleted".to_owned(),
+    };
+    match carry_out(desk, origin, &order, false).await {
+        Ok((struck, _)) => Ok(struck.certificates),
+        Err(refusal) if refusal.code == "nothing-live" => Ok(0),
+        Err(refusal) => Err(refusal),
+    }
+}

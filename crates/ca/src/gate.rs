@@ -1,0 +1,83 @@
+//! The gate in front of every handler: looks the caller's role up in the table and refuses what it does not allow.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::{Either, Ready, ready};
+use http::{Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+use tracing::warn;
+
+use crate::{
+    metrics::Metrics,
+    peer::Peer,
+    roles::{allowed, role_of},
+};
+
+/// Puts a [`Gate`] in front of a service.
+#[derive(Clone)]
+pub(crate) struct GateLayer {
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Refuses calls that the role table does not allow.
+#[derive(Clone)]
+pub(crate) struct Gate<S> {
+    inner: S,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate {
+            inner,
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl<S> Gate<S> {
+    fn judge(&self, request: &Request<Body>) -> Result<(), Status> {
+        let path = request.uri().path();
+        let Some(peer) = request.extensions().get::<Peer>() else {
+            // The acceptors attach a peer to every connection.
+            return Err(Status::internal("the connection carries no peer"));
+        };
+        let role = role_of(peer);
+        let Some(roles) = allowed(path) else {
+            self.metrics.refused_call("unknown_rpc");
+            warn!(?role, path = %path.escape_debug(), "call to an RPC that this server does not have");
+            return Err(Status::unimplemented("this server has no such method"));
+        };
+        if !roles.contains(&role) {
+            self.metrics.refused_call("role");
+            warn!(?role, path, "call refused by the role table");
+            return Err(Status::permission_denied(format!("role {role:?} may not call {path}")));
+        }
+        Ok(())
+    }
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.judge(&request) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The loopback HTTP face: `/live`, `/ready` and `/metrics`. It changes nothing and tells no identity.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::desk::Desk;
+
+/// Binds the address and serves until told to stop; the bound address is returned (port 0 picks a free one).
+pub(crate) async fn start(address: SocketAddr, desk: Arc<Desk>, stop: CancellationToken) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    let router = Router::new()
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(exposition))
+        .with_state(desk);
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the metrics face ended");
+        }
+    });
+    Ok(bound)
+}
+
+async fn ready(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    match desk.health.why_not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn exposition(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    desk.measure();
+    let kind = [(
+        "content-type",
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    )];
+    (kind, desk.metrics.text())
+}

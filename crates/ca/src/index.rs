@@ -1,0 +1,93 @@
+//! The live certificates and the whole inventory, as the ledger's search index has them.
+
+use std::sync::Arc;
+
+use mintage_identity::{RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
+use mintage_ledger::{Issued, Journal, LedgerError, LiveCertificate, LiveQuery, Search};
+use mintage_policy::limits::KEY_HOLDERS_MAX;
+use mintage_revocation::LiveSerial;
+
+/// The index with the journal it reads records from.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    search: Arc<Search>,
+    journal: Arc<dyn Journal>,
+}
+
+impl Index {
+    pub(crate) fn new(search: Arc<Search>, journal: Arc<dyn Journal>) -> Self {
+        Self { search, journal }
+    }
+
+    /// The search over every record.
+    pub(crate) fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// True when a certificate with this serial was issued, by whatever issuer, and still lives. An index that cannot
+    /// be read answers yes: the serial is then drawn again.
+    pub(crate) fn is_live(&self, serial: &Serial, now: UnixTime) -> bool {
+        match self.certificate(serial) {
+            Ok(found) => found.is_some_and(|issued| issued.facts.not_after >= now),
+            Err(_) => true,
+        }
+    }
+
+    /// The certificate with this serial.
+    pub(crate) fn certificate(&self, serial: &Serial) -> Result<Option<Issued>, LedgerError> {
+        self.search.certificate(&*self.journal, serial, None)
+    }
+
+    /// The identities of live certificates on this key.
+    pub(crate) fn holders_of(&self, key: &SpkiHash, now: UnixTime) -> Vec<SpiffeId> {
+        let query = LiveQuery {
+            spki_sha256: Some(*key),
+            ..LiveQuery::default()
+        };
+        let page = self.search.live(&query, now, None, KEY_HOLDERS_MAX);
+        page.rows
+            .iter()
+            .filter_map(|row| SpiffeId::parse(&row.spiffe_id).ok())
+            .collect()
+    }
+
+    /// The record that answered this request of this agent, if its certificate lives.
+    pub(crate) fn answered(
+        &self,
+        agent: &SpiffeId,
+        id: &RequestId,
+        now: UnixTime,
+    ) -> Result<Option<Issued>, LedgerError> {
+        self.search.answered(&*self.journal, agent.as_str(), id, now)
+    }
+
+    /// The live certificates that match.
+    pub(crate) fn live(&self, query: &LiveQuery, now: UnixTime) -> Vec<LiveCertificate> {
+        self.search.live_all(query, now)
+    }
+
+    /// How many live certificates match.
+    pub(crate) fn live_count(&self, query: &LiveQuery, now: UnixTime) -> u64 {
+        self.live(query, now).len() as u64
+    }
+
+    /// The serials of every live certificate, to be run through a new revocation filter.
+    pub(crate) fn live_serials(&self, now: UnixTime) -> impl Iterator<Item = LiveSerial> {
+        let live = self.live(&LiveQuery::default(), now).into_iter();
+        live.map(|row| LiveSerial {
+            issuer: row.issuer,
+            serial: row.serial,
+            not_after: row.not_after,
+        })
+    }
+
+    /// Waits until the record at `index` is indexed; `None` when the index follows no longer.
+    pub(crate) async fn wait_applied(&self, index: u64) -> Option<()> {
+        self.search
+            .watch()
+            .wait_for(|applied| *applied > index)
+            .await
+            .ok()
+            .map(|_| ())
+    }
+}

@@ -1,0 +1,295 @@
+//! `init`: the one act that makes an authority. Root, issuing intermediate, ledger and revocation key are made and
+//! recorded; `serve` makes none of them ever again.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use mintage_identity::{CertHash, ReplicaName, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_ledger::{
+    Actor, Body, EncodedRecord, FileJournal, Journal, LogKey, OpenOptions, Origin, Record,
+    wire::{BundleChange, CaEvent, CaEventKind, CaRole, LogOpen},
+};
+use mintage_mint::{CaDates, CaKey, Issuer, KeyProtection, make_intermediate, make_root};
+use mintage_revocation::{DelegationStatement, RevocationKey};
+use mintage_svid::CertInfo;
+use mintage_sys::dir::Dir;
+use ring::digest;
+use rustls::crypto::CryptoProvider;
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::{Clock, SystemClock},
+    data_dir::{Authority, DataDir},
+    desk::Random,
+    error::CaError,
+    keys::{self, KeyName},
+};
+
+/// How long a revocation key may sign: as long as the intermediate by default.
+const REVOCATION_KEY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// The first epoch of revocation; a restore raises it.
+const FIRST_EPOCH: u64 = 1;
+/// Mark of the development root; a root that carries it is for this trust domain alone.
+const DEVELOPMENT_MARK: &[u8] = b"dev.test only";
+/// The trust domain of development certificates.
+const DEVELOPMENT_DOMAIN: &str = "dev.test";
+
+/// What the CA takes from outside: clock, randomness, cryptography.
+#[derive(Clone)]
+pub struct Deps {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The CSPRNG.
+    pub random: Random,
+    /// The TLS provider; never installed for the whole process.
+    pub provider: Arc<CryptoProvider>,
+}
+
+impl Deps {
+    /// The machine's clock and ring.
+    pub fn system() -> Self {
+        let provider = rustls::crypto::ring::default_provider();
+        Self {
+            clock: Arc::new(SystemClock::default()),
+            random: provider.secure_random,
+            provider: Arc::new(provider),
+        }
+    }
+}
+
+/// What `init` is told.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// The trust domain to speak for.
+    pub trust_domain: TrustDomain,
+    /// A directory that does not exist or is empty.
+    pub data_dir: PathBuf,
+    /// How keys lie on disk.
+    pub protection: KeyProtection,
+    /// Name of this replica.
+    pub replica: ReplicaName,
+}
+
+/// What `init` made, for people.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// SHA-256 of the root certificate: what join tokens pin.
+    pub root_hash: CertHash,
+    /// Origin line of the ledger.
+    pub origin: String,
+    /// Verifier key of the ledger: keep it where an auditor finds it, away from this machine.
+    pub vkey: String,
+    /// How the keys lie on disk.
+    pub keys: &'static str,
+}
+
+/// Makes an authority in a new data directory.
+///
+/// # Errors
+/// Refuses a directory that holds anything, and keys in clear outside `.test`. On failure the directory is left without
+/// its `authority.toml`, and `serve` refuses it.
+pub fn init(options: &InitOptions, deps: &Deps) -> Result<Made, CaError> {
+    let data = DataDir::create(&options.data_dir)?;
+    let _lock = data.lock()?;
+    let maker = Maker {
+        options,
+        deps,
+        now: deps.clock.now(),
+        keys: data.create_keys()?,
+    };
+    let chain = maker.chain(&data)?;
+    let (revocation, delegation) = maker.revocation_key(&chain.root)?;
+    let (log, origin) = maker.log_key()?;
+    let vkey = log.vkey(&origin).to_string();
+    let opening = Body::LogOpen(LogOpen {
+        origin: origin.to_string(),
+        vkey: vkey.clone(),
+        ..LogOpen::default()
+    });
+    let opening = maker.record(opening)?;
+    let journal = FileJournal::create(&data.ledger(), &origin, &log, opening, OpenOptions::default())?;
+    let bodies = maker.first_records(&chain, &log, &revocation, delegation);
+    let group = bodies
+        .into_iter()
+        .map(|body| maker.record(body))
+        .collect::<Result<Vec<_>, _>>()?;
+    let appended = journal.append(&group, journal.control_head());
+    appended.map_err(|error| data.problem(format!("the first records were not written: {error}")))?;
+    drop(journal);
+    let trust_domain = options.trust_domain.clone();
+    data.write_authority(&Authority {
+        trust_domain: trust_domain.clone(),
+        replica: options.replica.clone(),
+    })?;
+    let keys = match options.protection {
+        KeyProtection::ClearForTestDomainOnly => "in clear (a .test trust domain)",
+        _ => "encrypted under the passphrase",
+    };
+    let root_hash = cert_hash(chain.root.certificate_der());
+    Ok(Made {
+        trust_domain,
+        root_hash,
+        origin: origin.to_string(),
+        vkey,
+        keys,
+    })
+}
+
+/// SHA-256 of a certificate.
+pub(crate) fn cert_hash(der: &[u8]) -> CertHash {
+    let mut octets = [0; 32];
+    octets.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    CertHash::new(octets)
+}
+
+/// Refuses a development root outside its trust domain.
+pub(crate) fn check_not_development(root: &CertInfo, domain: &TrustDomain, data: &DataDir) -> Result<(), CaError> {
+    let marked = root
+        .subject_raw()
+        .windows(DEVELOPMENT_MARK.len())
+        .any(|window| window == DEVELOPMENT_MARK);
+    match marked && domain.as_str() != DEVELOPMENT_DOMAIN {
+        true => Err(data.problem(format!(
+            "its root is a development root, which is for {DEVELOPMENT_DOMAIN} alone"
+        ))),
+        false => Ok(()),
+    }
+}
+
+struct Maker<'a> {
+    options: &'a InitOptions,
+    deps: &'a Deps,
+    now: UnixTime,
+    keys: Dir,
+}
+
+struct Chain {
+    root: Issuer,
+    intermediate: CertInfo,
+    intermediate_der: Vec<u8>,
+}
+
+impl Maker<'_> {
+    fn random<const N: usize>(&self) -> Result<[u8; N], CaError> {
+        let mut octets = [0; N];
+        self.deps.random.fill(&mut octets).map_err(|_| CaError::NoRandom)?;
+        Ok(octets)
+    }
+
+    fn store(&self, name: KeyName, pkcs8: &[u8]) -> Result<(), CaError> {
+        keys::write(
+            &self.keys,
+            name,
+            pkcs8,
+            &self.options.protection,
+            &self.options.trust_domain,
+            self.deps.random,
+        )
+    }
+
+    fn serial(&self) -> Result<Serial, CaError> {
+        Ok(Serial::from_random(self.random()?))
+    }
+
+    fn chain(&self, data: &DataDir) -> Result<Chain, CaError> {
+        let domain = &self.options.trust_domain;
+        let (root_key, root_pkcs8) = CaKey::generate()?;
+        let root_der = make_root(domain, &root_key, self.serial()?, CaDates::root(self.now))?;
+        let root = Issuer::load(domain, root_key, vec![root_der.clone()])?;
+        check_not_development(root.info(), domain, data)?;
+        let (key, pkcs8) = CaKey::generate()?;
+        let intermediate_der = make_intermediate(&root, &key, self.serial()?, CaDates::intermediate(self.now))?;
+        self.store(KeyName::Root, &root_pkcs8)?;
+        self.store(KeyName::Intermediate, &pkcs8)?;
+        data.write_certificate("root.pem", &root_der)?;
+        data.write_certificate("intermediate.pem", &intermediate_der)?;
+        let intermediate =
+            CertInfo::parse_signing(&intermediate_der).map_err(|error| data.problem(error.to_string()))?;
+        Ok(Chain {
+            root,
+            intermediate,
+            intermediate_der,
+        })
+    }
+
+    fn revocation_key(&self, root: &Issuer) -> Result<(RevocationKey, Vec<u8>), CaError> {
+        let (key, pkcs8) = RevocationKey::generate()?;
+        self.store(KeyName::Revocation, &pkcs8)?;
+        let until = self.now.plus(REVOCATION_KEY_LIFETIME);
+        let statement = DelegationStatement::new(
+            &self.options.trust_domain,
+            key.public_key(),
+            FIRST_EPOCH,
+            until,
+            root.key_id(),
+        );
+        let signature = root.sign_delegation(&statement.to_be_signed())?;
+        Ok((key, statement.signed(signature).encode()))
+    }
+
+    fn log_key(&self) -> Result<(LogKey, Origin), CaError> {
+        let (key, pkcs8) = LogKey::generate(&Zeroizing::new(self.random()?))?;
+        self.store(KeyName::Log, &pkcs8)?;
+        // The id tells two authorities of one trust domain apart, such as after a new start from nothing.
+        let id: String = self.random::<8>()?.iter().map(|octet| format!("{octet:02x}")).collect();
+        let origin = Origin::new(&self.options.trust_domain, &id, self.now)?;
+        Ok((key, origin))
+    }
+
+    fn first_records(&self, chain: &Chain, log: &LogKey, revocation: &RevocationKey, delegation: Vec<u8>) -> Vec<Body> {
+        let until = self.now.plus(REVOCATION_KEY_LIFETIME).seconds();
+        let root = chain.root.info();
+        let certified = |role: CaRole, info: &CertInfo, der: &[u8]| CaEvent {
+            role: role.into(),
+            key_id: info.key_id().as_bytes().to_vec(),
+            certificate_der: der.to_vec(),
+            not_after_s: info.not_after().seconds(),
+            ..CaEvent::default()
+        };
+        let bare = |role: CaRole, public: &[u8], statement: Vec<u8>, not_after_s: i64| CaEvent {
+            role: role.into(),
+            key_id: digest::digest(&digest::SHA256, public).as_ref().to_vec(),
+            public_key: public.to_vec(),
+            statement,
+            not_after_s,
+            ..CaEvent::default()
+        };
+        let events = [
+            certified(CaRole::Root, root, chain.root.certificate_der()),
+            certified(CaRole::Intermediate, &chain.intermediate, &chain.intermediate_der),
+            bare(CaRole::Log, &log.public_key(), Vec::new(), 0),
+            bare(CaRole::Revocation, revocation.public_key(), delegation, until),
+        ];
+        let both = events.into_iter().flat_map(|event| {
+            [CaEventKind::Prepare, CaEventKind::Activate].map(|kind| {
+                Body::CaEvent(CaEvent {
+                    event: kind.into(),
+                    ..event.clone()
+                })
+            })
+        });
+        let bundle = BundleChange {
+            sequence: 1,
+            roots_der: vec![chain.root.certificate_der().to_vec()],
+            jwt_keys: vec![],
+        };
+        both.chain([Body::BundleChange(bundle)]).collect()
+    }
+
+    fn record(&self, body: Body) -> Result<EncodedRecord, CaError> {
+        let record = Record {
+            time: self.now,
+            salt: self.random()?,
+            actor: Actor::Replica {
+                id: SpiffeId::replica(&self.options.trust_domain, &self.options.replica),
+            },
+            attestation: None,
+            request_id: None,
+            replica: self.options.replica.as_str().to_owned(),
+            control_seen: 0,
+            body,
+        };
+        Ok(record.encode()?)
+    }
+}

@@ -1,0 +1,275 @@
+//! An issuance, from an agent's ask to a released certificate, on one screen.
+//!
+//! ```text
+//! Ask -> attest: who speaks            Attested      (checked anew for every batch)
+//!     -> policy: may it have this      Grant         (carries the control index it was decided at)
+//!     -> mint:   prepare and lint      Prepared
+//!     -> mint:   sign                  Sealed        (bytes that only the ledger may read)
+//!     -> ledger: append durably        Receipt
+//!     -> mint:   release               Issued        (consumes the Receipt of exactly this record)
+//! ```
+//!
+//! When a restricting record came between the decision and the append, the ledger answers Moved and the ask is decided
+//! again on the newer state. Nothing here answers a caller before the record is durable and applied.
+
+use std::sync::Arc;
+
+use mintage_attest::{AgentSession, Attested, channel::verify_session};
+use mintage_identity::{RequestId, Serial, UnixTime};
+use mintage_ledger::{Actor, CommitError, EncodedRecord};
+use mintage_mint::{AwaitingReceipt, Issued, ProvenKey, RecordContext, prepare, prove_possession};
+use mintage_policy::{Grant, Want, check_key, decide};
+use mintage_state::View;
+use tonic::Code;
+
+use crate::{
+    desk::Desk,
+    inflight::{Conflict, Reservation},
+    limits::{DECIDE_ROUNDS_MAX, SERIAL_DRAWS_MAX},
+    replay::{Answer, recorded_answer},
+    standing,
+    status::Refusal,
+};
+
+/// One ask of an agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) request_id: RequestId,
+    pub(crate) want: Want,
+    pub(crate) csr: Vec<u8>,
+}
+
+/// How the asking agent is proven.
+#[derive(Clone, Debug)]
+pub(crate) enum Speaker {
+    /// By its channel; proven anew for each decision.
+    Session(Arc<AgentSession>),
+    /// Just now, by a token or by its last key.
+    Proven(Arc<Attested>),
+}
+
+/// An ask whose certificate is signed and waits to be recorded.
+struct Signed {
+    awaiting: AwaitingReceipt,
+    record: EncodedRecord,
+    /// Control index of the decision.
+    seen: u64,
+    reservation: Reservation,
+}
+
+/// What became of an ask in one round.
+enum Round {
+    Signed(Box<Signed>),
+    /// A lost reply asked for again.
+    Recorded(Answer),
+    Refused(Refusal),
+}
+
+/// Issues what the speaker asks for; one answer for each ask, in order.
+pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: Vec<Ask>) -> Vec<Result<Answer, Refusal>> {
+    let mut answers: Vec<Option<Result<Answer, Refusal>>> = asks.iter().map(|_| None).collect();
+    let mut open: Vec<(usize, Ask)> = asks.into_iter().enumerate().collect();
+    let mut held = Vec::new();
+    for _ in 0..DECIDE_ROUNDS_MAX {
+        if open.is_empty() {
+            break;
+        }
+        let (rounds, asks) = decide_and_sign(desk, speaker, open).await;
+        open = commit(desk, rounds, asks, &mut answers, &mut held).await;
+    }
+    let busy = || {
+        Err(Refusal::unavailable(
+            "moved",
+            "the state kept changing under this decision; ask again",
+        ))
+    };
+    for (at, _) in open {
+        answers[at] = Some(busy());
+    }
+    // Applied before answered: the next ask, on whatever stream, sees this one. Only then are serial and key given back.
+    let applied = desk.wait_applied(held.iter().map(|(index, _)| *index).max()).await;
+    drop(held);
+    let unanswered = || Err(Refusal::bug("an ask was left without an answer"));
+    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered));
+    match applied {
+        Ok(()) => answers.collect(),
+        Err(refusal) => answers
+            .map(|answer| answer.and_then(|_| Err(refusal.clone())))
+            .collect(),
+    }
+}
+
+/// The part that costs CPU, off the event loop: at most one batch per core at once.
+async fn decide_and_sign(
+    desk: &Arc<Desk>,
+    speaker: &Speaker,
+    open: Vec<(usize, Ask)>,
+) -> (Vec<Round>, Vec<(usize, Ask)>) {
+    let asked = open.clone();
+    // The semaphore is never closed; were it, signing would go on without the limit.
+    let _turn = desk.signing.acquire().await.ok();
+    let (desk, speaker) = (desk.clone(), speaker.clone());
+    let work = move || {
+        let view = desk.state.view();
+        let rounds = open
+            .iter()
+            .map(|(_, ask)| round(&desk, &speaker, &view, ask))
+            .collect::<Vec<_>>();
+        (rounds, open)
+    };
+    let lost = || {
+        let refuse = || Round::Refused(Refusal::bug("the signing task ended before its answer"));
+        (asked.iter().map(|_| refuse()).collect(), asked.clone())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| lost())
+}
+
+fn round(desk: &Desk, speaker: &Speaker, view: &View, ask: &Ask) -> Round {
+    match one(desk, speaker, view, ask) {
+        Ok(round) => round,
+        Err(refusal) => Round::Refused(refusal),
+    }
+}
+
+/// One ask, up to its signed and sealed record.
+fn one(desk: &Desk, speaker: &Speaker, view: &View, ask: &Ask) -> Result<Round, Refusal> {
+    let now = desk.clock.now()?;
+    let attested = prove(speaker, view, now)?;
+    let grant = decide(&attested, &ask.want, view, now, &desk.policy())?;
+    let key = prove_possession(&ask.csr, &desk.key_policy)?;
+    if let Some(answer) = recorded_answer(desk, attested.agent(), &ask.request_id, &key, now)? {
+        return Ok(Round::Recorded(answer));
+    }
+    let holders = desk.index.holders_of(&key.spki_sha256(), now);
+    check_key(&grant, &key.spki_sha256(), view, &holders, &desk.policy())?;
+    let reservation = reserve(desk, &key, &grant, now)?;
+    let prepared = prepare(grant, key, *reservation.serial(), now, &desk.issuer)?;
+    let sealed = prepared.sign(&desk.issuer)?;
+    let seen = sealed.decided_at();
+    let (awaiting, record) = sealed.seal(RecordContext {
+        actor: actor_of(speaker, &attested),
+        request_id: Some(ask.request_id),
+        replica: desk.replica.clone(),
+        time: now,
+        salt: desk.random()?,
+    })?;
+    Ok(Round::Signed(Box::new(Signed {
+        awaiting,
+        record,
+        seen,
+        reservation,
+    })))
+}
+
+fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>, Refusal> {
+    match speaker {
+        Speaker::Proven(attested) => Ok(attested.clone()),
+        Speaker::Session(session) => {
+            let standing = standing::of_agent(view, &session.id);
+            Ok(Arc::new(verify_session(session, standing.as_ref(), now)?))
+        }
+    }
+}
+
+fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
+    let serial = match speaker {
+        Speaker::Session(session) => Some(session.serial),
+        Speaker::Proven(_) => None,
+    };
+    Actor::Agent {
+        id: attested.agent().clone(),
+        instance: attested.instance(),
+        serial,
+    }
+}
+
+/// Draws a serial that no live certificate has, that the revoked set does not speak of, and that nobody is using now.
+pub(crate) fn reserve(desk: &Desk, key: &ProvenKey, grant: &Grant, now: UnixTime) -> Result<Reservation, Refusal> {
+    let spki = key.spki_sha256();
+    for _ in 0..SERIAL_DRAWS_MAX {
+        let serial = Serial::from_random(desk.random()?);
+        if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
+            continue;
+        }
+        match desk.in_flight.reserve(serial, spki, grant.spiffe_id()) {
+            Ok(reservation) => return Ok(reservation),
+            Err(Conflict::Serial) => {}
+            Err(Conflict::Key(holder)) => {
+                let text = format!("this public key is being issued under {holder}; make a new one");
+                return Err(Refusal::new(Code::PermissionDenied, "key-under-other-id", text));
+            }
+        }
+    }
+    Err(Refusal::unavailable(
+        "serials",
+        "the random source repeats itself; nothing is issued",
+    ))
+}
+
+/// Hands the signed records to the ledger and releases what became durable; what must be decided again comes back.
+async fn commit(
+    desk: &Arc<Desk>,
+    rounds: Vec<Round>,
+    asks: Vec<(usize, Ask)>,
+    answers: &mut [Option<Result<Answer, Refusal>>],
+    held: &mut Vec<(u64, Reservation)>,
+) -> Vec<(usize, Ask)> {
+    let mut waiting = Vec::new();
+    let mut records = Vec::new();
+    for (round, (at, ask)) in rounds.into_iter().zip(asks) {
+        match round {
+            Round::Recorded(answer) => answers[at] = Some(Ok(answer)),
+            Round::Refused(refusal) => answers[at] = Some(Err(refusal)),
+            Round::Signed(signed) => {
+                let Signed {
+                    awaiting,
+                    record,
+                    seen,
+                    reservation,
+                } = *signed;
+                records.push((record, seen));
+                waiting.push((at, ask, awaiting, reservation));
+            }
+        }
+    }
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let outcomes = desk.commits.submit(records).outcomes().await;
+    let mut again = Vec::new();
+    let mut control = 0;
+    for (outcome, (at, ask, awaiting, reservation)) in outcomes.into_iter().zip(waiting) {
+        match outcome {
+            Ok(receipt) => {
+                held.push((receipt.index(), reservation));
+                let released = awaiting.release(receipt).map(|issued| answer_of(desk, &issued));
+                answers[at] = Some(released.map_err(Refusal::from));
+            }
+            Err(CommitError::Moved { control_head }) => {
+                control = control_head.max(control);
+                again.push((at, ask));
+            }
+            Err(error) => answers[at] = Some(Err(error.into())),
+        }
+    }
+    if !again.is_empty() && desk.state.wait_applied(control.saturating_sub(1)).await.is_err() {
+        for (at, _) in again.drain(..) {
+            answers[at] = Some(Err(Refusal::unavailable(
+                "state",
+                "the state follows the ledger no longer",
+            )));
+        }
+    }
+    again
+}
+
+fn answer_of(desk: &Desk, issued: &Issued) -> Answer {
+    desk.metrics.issued(issued.profile().as_str());
+    Answer {
+        leaf: issued.leaf_der().to_vec(),
+        chain: issued.chain_below_root().to_vec(),
+        origin: issued.receipt().origin().as_str().to_owned(),
+        index: issued.receipt().index(),
+        leaf_hash: issued.receipt().leaf_hash(),
+    }
+}

@@ -1,0 +1,56 @@
+//! The certificate authority: gRPC services over the ledger, the state and the mint.
+//!
+//! Start reading at [`mod@issue`]: it tells an issuance on one screen. `control` is the same road for everything that is
+//! no issuance; `serve` puts the parts together; `roles` says who may call what. Nothing here parses a certificate by
+//! hand, signs anything itself, or keeps a truth of its own: the ledger is the truth.
+
+mod acceptor;
+mod admin;
+mod ca_status;
+mod certificate_state;
+mod clock;
+mod config;
+mod control;
+mod convert;
+mod data_dir;
+mod denials;
+mod desk;
+mod entries;
+mod error;
+mod fleet;
+mod gate;
+mod health;
+mod http;
+mod index;
+mod inflight;
+mod init;
+mod issue;
+mod keys;
+mod limits;
+mod listing;
+pub mod logging;
+mod metrics;
+mod open;
+mod peer;
+mod publisher;
+mod pusher;
+mod replay;
+mod replica_svid;
+mod revoke;
+pub mod roles;
+mod serve;
+mod services;
+mod signals;
+mod standing;
+mod status;
+mod trust;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{ChainMode, Config, ConfigError, LISTEN_DEFAULT, parse_metrics_address};
+pub use desk::Random;
+pub use error::CaError;
+pub use init::{Deps, InitOptions, Made, init};
+pub use keys::find_protection;
+pub use mintage_mint::KeyProtection;
+pub use open::check_data_dir;
+pub use serve::Ca;

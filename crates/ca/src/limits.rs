@@ -1,0 +1,50 @@
+//! Every limit of the CA's edges, each with its reason.
+
+use std::time::Duration;
+
+/// A TLS handshake must be over within this: four round trips on the worst links fit, slow-loris does not.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that have not finished their handshake, in all: at 220 us of CPU each, under half a second of work.
+pub(crate) const HANDSHAKES_MAX: usize = 1024;
+/// Connections of one address (IPv4) or /64 (IPv6) that have not finished their handshake.
+pub(crate) const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
+/// Finished connections, in all; at about 30 KB each this is 600 MB.
+pub(crate) const CONNECTIONS_MAX: usize = 20_000;
+/// How long the acceptor rests after `EMFILE` or `ENFILE`; doubled up to the maximum while it lasts.
+pub(crate) const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest rest of the acceptor.
+pub(crate) const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Accepted connections that wait for the HTTP/2 server.
+pub(crate) const ACCEPTED_QUEUE: usize = 64;
+/// HTTP/2 streams of one connection (RFC 9113, section 5.1.2).
+pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 100;
+/// Bytes of one header list (RFC 9113, section 6.5.2).
+pub(crate) const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Streams reset by the peer that wait to be accepted (rapid reset) before the connection is closed.
+pub(crate) const PENDING_RESETS_MAX: usize = 20;
+/// HTTP/2 keep-alive interval; a peer that does not answer within [`KEEPALIVE_TIMEOUT`] is gone.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// See [`KEEPALIVE_INTERVAL`].
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages to one agent that wait in its stream's queue; the slowest agent is cut off rather than kept in memory.
+pub(crate) const STREAM_QUEUE: usize = 256;
+/// `Mint` messages of one stream that are in work at once.
+pub(crate) const MINTS_IN_WORK_PER_STREAM: usize = 4;
+/// Rounds of deciding again after the state moved under a decision.
+pub(crate) const DECIDE_ROUNDS_MAX: usize = 16;
+/// Serial draws before a broken random source is admitted.
+pub(crate) const SERIAL_DRAWS_MAX: usize = 32;
+/// Connections to the admin socket at once.
+pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Attestations in work at once: each costs a signature check and an fsync.
+pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
+/// How long a unary reply waits for its record to be applied before the caller is told to ask again.
+pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of revocation heartbeats.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Wall clock steps against the monotonic clock beyond this stop issuance until an operator looks.
+pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
+/// Deny records of one caller and code: one each this long, the rest counted into the next.
+pub(crate) const DENY_RECORD_INTERVAL: Duration = Duration::from_secs(10);
+/// Callers remembered for rate limiting of deny records.
+pub(crate) const DENY_CALLERS_MAX: usize = 4096;

@@ -1,0 +1,143 @@
+//! `mintage-ca`: makes a certificate authority once (`init`), runs it (`serve`), and checks a configuration (`validate`).
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use mintage_ca::{
+    Ca, Config, Deps, InitOptions, LISTEN_DEFAULT, find_protection, init, logging, parse_metrics_address,
+};
+use mintage_identity::{ReplicaName, TrustDomain};
+
+/// The workload-identity certificate authority.
+#[derive(Parser)]
+#[command(name = "mintage-ca", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Makes root, issuing intermediate, ledger and revocation key in a new data directory.
+    Init(Init),
+    /// Runs the CA.
+    Serve(Serve),
+    /// Checks a configuration and the data directory it names, without touching either.
+    Validate(Source),
+}
+
+#[derive(Args)]
+struct Init {
+    /// The trust domain to speak for, such as example.org.
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// A directory that does not exist yet or is empty.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// File with the passphrase that encrypts every key; the systemd credential "passphrase" is used without it.
+    #[arg(long)]
+    passphrase_file: Option<PathBuf>,
+    /// Name of this replica.
+    #[arg(long, default_value = "ca-1")]
+    replica: ReplicaName,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// Configuration file (TOML).
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Data directory, with everything else at its default.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    source: Source,
+    #[arg(long, help = format!("Address for agents [default: {LISTEN_DEFAULT}]"))]
+    listen: Option<SocketAddr>,
+    /// File with the passphrase of the keys.
+    #[arg(long)]
+    passphrase_file: Option<PathBuf>,
+    /// Loopback address for /metrics, /live and /ready.
+    #[arg(long, value_parser = parse_metrics_address)]
+    metrics: Option<SocketAddr>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    let outcome = match cli.verb {
+        Verb::Init(options) => run_init(options),
+        Verb::Serve(options) => run_serve(options),
+        Verb::Validate(source) => run_validate(&source),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mintage-ca: {error}");
+            let mut source = error.source();
+            while let Some(inner) = source {
+                eprintln!("  because: {inner}");
+                source = inner.source();
+            }
+            ExitCode::from(1)
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn run_init(options: Init) -> Result<ExitCode, Failure> {
+    let protection = find_protection(options.passphrase_file.as_deref(), &options.trust_domain)?;
+    let made = init(
+        &InitOptions {
+            trust_domain: options.trust_domain,
+            data_dir: options.data_dir.clone(),
+            protection,
+            replica: options.replica,
+        },
+        &Deps::system(),
+    )?;
+    println!("trust domain   {}", made.trust_domain);
+    println!("root           sha256:{}", made.root_hash);
+    println!("ledger origin  {}", made.origin);
+    println!("ledger vkey    {}", made.vkey);
+    println!("keys           {}", made.keys);
+    println!("next: mintage-ca serve --data-dir {}", options.data_dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(source: &Source) -> Result<Config, Failure> {
+    match (&source.config, &source.data_dir) {
+        (Some(file), _) => Ok(Config::load(file)?),
+        (None, Some(dir)) => Ok(Config::for_data_dir(dir)),
+        (None, None) => Err("either --config or --data-dir is needed".into()),
+    }
+}
+
+fn run_serve(options: Serve) -> Result<ExitCode, Failure> {
+    let mut config = load(&options.source)?
+        .with_passphrase_file(options.passphrase_file)
+        .with_metrics(options.metrics);
+    if let Some(listen) = options.listen {
+        config = config.listening_on(listen);
+    }
+    let file = options.source.config;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async move {
+        let ca = Ca::start(config, Deps::system()).await?;
+        ca.run_until_signal(file.as_deref()).await
+    })?;
+    Ok(ExitCode::from(code))
+}
+
+fn run_validate(source: &Source) -> Result<ExitCode, Failure> {
+    let config = load(source)?;
+    mintage_ca::check_data_dir(&config)?;
+    println!("ok: {}", config.data_dir().display());
+    Ok(ExitCode::SUCCESS)
+}

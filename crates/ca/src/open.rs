@@ -1,0 +1,204 @@
+//! Opening what `init` made: keys, ledger, state and everything that follows the ledger, in the order in which each
+//! needs the former. `validate` does the part of it that changes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use mintage_identity::TrustDomain;
+use mintage_ledger::{
+    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Search, Tree,
+    wire::CaRole,
+};
+use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
+use mintage_revocation::{Delegation, RevocationKey};
+use mintage_state::State;
+use mintage_sys::{dir::Dir, lock::Lock};
+use tokio::sync::Semaphore;
+use tracing::info;
+
+use crate::{
+    clock::ClockGuard,
+    config::{ChainMode, Config},
+    data_dir::{Authority, DataDir},
+    desk::Desk,
+    error::CaError,
+    fleet::Fleet,
+    health::Health,
+    index::Index,
+    init::{Deps, check_not_development},
+    keys::{self, KeyName, find_protection},
+    metrics::Metrics,
+    publisher::Publisher,
+};
+
+/// The tree is cheaper in larger rounds; nobody waits for it but the next checkpoint.
+const INTEGRATION_PACE: Duration = Duration::from_millis(20);
+
+/// Everything that runs behind the desk; stopped in the reverse order of its start.
+pub(crate) struct Engine {
+    pub(crate) committer: Committer,
+    pub(crate) search: Follower,
+    pub(crate) integrator: Follower,
+    pub(crate) _lock: Lock,
+}
+
+/// Keys in memory, each checked against what it must fit.
+struct Keys {
+    issuer: Issuer,
+    log: LogKey,
+    revocation: RevocationKey,
+}
+
+/// Checks a data directory as far as that is possible without changing it.
+///
+/// # Errors
+/// What `serve` would refuse: a directory that is not safely ours, damaged facts, keys that do not open or do not fit.
+pub fn check_data_dir(config: &Config) -> Result<(), CaError> {
+    let data = DataDir::open(&config.data_dir)?;
+    let authority = checked_authority(&data, config)?;
+    load_keys(&data, &authority.trust_domain, config)?;
+    Ok(())
+}
+
+fn checked_authority(data: &DataDir, config: &Config) -> Result<Authority, CaError> {
+    let mut authority = data.authority()?;
+    if let Some(wanted) = config
+        .trust_domain
+        .as_ref()
+        .filter(|wanted| **wanted != authority.trust_domain)
+    {
+        let text = format!("was made for trust domain {}, not {wanted}", authority.trust_domain);
+        return Err(data.problem(text));
+    }
+    if let Some(replica) = &config.replica {
+        authority.replica = replica.clone();
+    }
+    Ok(authority)
+}
+
+fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Keys, CaError> {
+    let protection = find_protection(config.passphrase_file.as_deref(), domain)?;
+    let dir: Dir = data.keys()?;
+    let read = |name: KeyName, protection: &KeyProtection| keys::read(&dir, name, protection, domain);
+    let root = data.certificate("root.pem")?;
+    let (name, path) = match config.chain {
+        ChainMode::Intermediate => (KeyName::Intermediate, vec![data.certificate("intermediate.pem")?, root]),
+        ChainMode::Root => (KeyName::Root, vec![root]),
+    };
+    let issuer = Issuer::load(domain, CaKey::from_pkcs8(&read(name, &protection)?)?, path)?;
+    check_not_development(issuer.info(), domain, data)?;
+    Ok(Keys {
+        issuer,
+        log: LogKey::from_pkcs8(&read(KeyName::Log, &protection)?)?,
+        revocation: RevocationKey::from_pkcs8(&read(KeyName::Revocation, &protection)?)?,
+    })
+}
+
+/// Opens everything. Blocks while it reads; a state that was lost is rebuilt here.
+pub(crate) fn open(
+    config: &Config,
+    deps: &Deps,
+    metrics: Arc<Metrics>,
+    health: Health,
+) -> Result<(Desk, Engine), CaError> {
+    let data = DataDir::open(&config.data_dir)?;
+    let authority = checked_authority(&data, config)?;
+    let lock = data.lock()?;
+    let keys = load_keys(&data, &authority.trust_domain, config)?;
+    let journal = FileJournal::open(&data.ledger(), OpenOptions::default())?;
+    let recovered = *journal.recovered();
+    info!(
+        records = recovered.size,
+        clean_stop = recovered.clean_stop,
+        cut = recovered.cut,
+        "ledger open"
+    );
+    let vkey = journal.vkey().clone();
+    if vkey.public_key() != &keys.log.public_key() {
+        return Err(data.problem("its log key is not the one of the ledger: the directory was put together from two"));
+    }
+    let tree = Arc::new(Tree::new(journal.shard_dir()));
+    let journal: Arc<dyn Journal> = Arc::new(journal);
+    let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
+    let epoch = epoch_of(&data, &state, &keys.revocation)?;
+    let search = Search::new();
+    let follower = Follower::start("search", journal.clone(), vec![search.sink()], Duration::ZERO)?;
+    let index = Index::new(search, journal.clone());
+    wait_for_index(&index, &follower, journal.size())?;
+    let clock = ClockGuard::new(deps.clock.clone());
+    let now = clock.unguarded();
+    let set = state.view().revoked().clone();
+    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now))?;
+    let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
+    let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
+    metrics.ca_expires("issuer", keys.issuer.not_after().seconds());
+    let desk = Desk {
+        domain: authority.trust_domain,
+        replica: authority.replica,
+        clock,
+        random_source: deps.random,
+        journal,
+        commits,
+        tree,
+        vkey,
+        state,
+        index,
+        issuer: keys.issuer,
+        key_policy: KeyPolicy {
+            allow_rsa: config.policy.allow_rsa,
+            strict_csr: config.strict_csr,
+        },
+        current_policy: ArcSwap::from_pointee(config.policy),
+        signing: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        in_flight: Default::default(),
+        denials: Default::default(),
+        fleet: Fleet::new(metrics.clone()),
+        publisher,
+        propagation: Default::default(),
+        metrics,
+        health,
+        advertise: config.advertise.clone(),
+    };
+    Ok((
+        desk,
+        Engine {
+            committer,
+            search: follower,
+            integrator,
+            _lock: lock,
+        },
+    ))
+}
+
+/// Starts what grows the tree behind the journal and signs its checkpoints.
+fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Duration) -> Result<Follower, CaError> {
+    let integrator = Integrator::new(journal.clone(), tree, Some(key), every)?;
+    Ok(Follower::start(
+        "integrator",
+        journal,
+        vec![Box::new(integrator)],
+        INTEGRATION_PACE,
+    )?)
+}
+
+/// The index answers which serials live and which requests were answered: nothing is issued before it is whole.
+fn wait_for_index(index: &Index, follower: &Follower, size: u64) -> Result<(), CaError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|error| CaError::Tls(error.to_string()))?;
+    if size > 0 && runtime.block_on(index.wait_applied(size - 1)).is_none() {
+        let why = follower.trouble().unwrap_or_else(|| "the index stopped".to_owned());
+        return Err(CaError::Poisoned(why));
+    }
+    Ok(())
+}
+
+/// The epoch in which the revocation key may sign, out of its recorded delegation.
+fn epoch_of(data: &DataDir, state: &State, key: &RevocationKey) -> Result<u64, CaError> {
+    let view = state.view();
+    let own = view
+        .ca_keys()
+        .filter(|known| known.role == CaRole::Revocation && known.public_key == key.public_key());
+    let statements = own.filter_map(|known| Delegation::decode(&known.statement).ok());
+    let epoch = statements.map(|delegation| delegation.statement().epoch()).max();
+    epoch.ok_or_else(|| data.problem("its revocation key is not the one that the ledger delegates to"))
+}

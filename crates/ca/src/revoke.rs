@@ -1,0 +1,146 @@
+//! Revoking: a scope is resolved to serials and rules on one view, recorded, and reaches every verifier as one delta.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mintage_identity::{AgentName, RevocationReason, SpiffeId};
+use mintage_ledger::{Body, LiveQuery};
+use mintage_state::{
+    View,
+    command::{RevokeRequest, Scope, resolve, revoke},
+};
+use tracing::info;
+
+use crate::{
+    control::{Origin, command},
+    desk::Desk,
+    status::Refusal,
+};
+
+/// What a revocation strikes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Struck {
+    pub(crate) certificates: u64,
+    pub(crate) agents: BTreeSet<String>,
+    pub(crate) entries: BTreeSet<String>,
+    /// The first of the serials, for people.
+    pub(crate) serials: Vec<String>,
+}
+
+/// Serials shown to people.
+const SERIALS_SHOWN: usize = 100;
+
+/// The live certificates in a scope.
+fn live_in(desk: &Desk, scope: &Scope) -> Vec<mintage_ledger::LiveCertificate> {
+    let now = desk.clock.unguarded();
+    let all = LiveQuery::default();
+    let query = match scope {
+        Scope::Serial(_) => all,
+        Scope::Identity(id) => LiveQuery {
+            spiffe_id: Some(id.clone()),
+            ..all
+        },
+        Scope::Prefix(prefix) => LiveQuery {
+            id_prefix: Some(prefix.clone()),
+            ..all
+        },
+        Scope::Agent(name) => LiveQuery {
+            agent: Some(SpiffeId::agent(&desk.domain, name).as_str().to_owned()),
+            ..all
+        },
+        Scope::Entry(name) => LiveQuery {
+            entry: Some(name.to_string()),
+            ..all
+        },
+        Scope::Key(key) => LiveQuery {
+            spki_sha256: Some(*key),
+            ..all
+        },
+        Scope::Issuer(issuer) => LiveQuery {
+            issuer: Some(*issuer),
+            ..all
+        },
+    };
+    match scope {
+        Scope::Serial(serial) => {
+            // One certificate is looked up by its serial, not searched for among all.
+            let Ok(Some(issued)) = desk.index.certificate(serial) else {
+                return Vec::new();
+            };
+            let query = LiveQuery {
+                spki_sha256: Some(issued.facts.spki_sha256),
+                ..LiveQuery::default()
+            };
+            desk.index
+                .live(&query, now)
+                .into_iter()
+                .filter(|row| row.serial == *serial)
+                .collect()
+        }
+        _ => desk.index.live(&query, now),
+    }
+}
+
+fn struck(rows: &[mintage_ledger::LiveCertificate]) -> Struck {
+    let text = |name: &Option<Arc<str>>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
+    Struck {
+        certificates: rows.len() as u64,
+        agents: rows.iter().filter_map(|row| text(&row.agent)).collect(),
+        entries: rows.iter().filter_map(|row| text(&row.entry)).collect(),
+        serials: rows
+            .iter()
+            .take(SERIALS_SHOWN)
+            .map(|row| row.serial.to_string())
+            .collect(),
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) scope: Scope,
+    pub(crate) reason: RevocationReason,
+    pub(crate) note: String,
+}
+
+/// Drafts the records of an order on one view, beside what it strikes.
+pub(crate) fn draft(desk: &Desk, view: &View, order: &Order) -> Result<(Vec<Body>, Struck), Refusal> {
+    let rows = live_in(desk, &order.scope);
+    let now = desk.clock.now()?;
+    let resolved = resolve(view, &order.scope, &rows, order.reason.as_str(), now)?;
+    let request = RevokeRequest {
+        serials: &resolved.serials,
+        rules: &resolved.rules,
+        reason: order.reason,
+        note: &order.note,
+        scope: &order.scope,
+    };
+    let mut bodies: Vec<Body> = resolved.ban.into_iter().collect();
+    bodies.extend(revoke(view, &request)?);
+    Ok((bodies, struck(&rows)))
+}
+
+/// Records an order (or, for a dry run, only says what it would strike); returns the index of the last record.
+pub(crate) async fn carry_out(
+    desk: &Arc<Desk>,
+    origin: &Origin,
+    order: &Order,
+    dry_run: bool,
+) -> Result<(Struck, u64), Refusal> {
+    if dry_run {
+        let (_, struck) = draft(desk, &desk.state.view(), order)?;
+        return Ok((struck, 0));
+    }
+    let (struck, index) = command(desk, origin, |view| draft(desk, view, order)).await?;
+    desk.metrics.revoked(order.reason.as_str());
+    info!(scope = %order.scope, reason = %order.reason, certificates = struck.certificates, "revoked");
+    Ok((struck, index.unwrap_or_else(|| desk.state.view().revoked().sequence())))
+}
+
+/// Everything an agent obtained, and the agent itself.
+pub(crate) fn of_agent(name: &AgentName, reason: RevocationReason, note: &str) -> Order {
+    Order {
+        scope: Scope::Agent(name.clone()),
+        reason,
+        note: note.to_owned(),
+    }
+}

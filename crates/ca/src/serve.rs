@@ -1,0 +1,368 @@
+//! `serve`: puts the parts together, listens, and stops in order. Agents come over TCP with mTLS, administrators over the
+//! Unix socket in the data directory; both reach the same services through the same role table.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use mintage_proto::{
+    limits::{ADMIN_REQUEST_BYTES_MAX, AGENT_MESSAGE_BYTES_MAX},
+    v1::{
+        ledger_server::LedgerServer, node_server::NodeServer, registry_server::RegistryServer,
+        revocation_server::RevocationServer, trust_domain_server::TrustDomainServer,
+    },
+};
+use mintage_verifier::{AllowedIds, ClientAuth, IdentitySource, TlsSettings, TrustStore, server_config};
+use mintage_verifier_tokio::{Registry, RegistrySettings};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{service::Routes, transport::Server};
+use tracing::{error, info};
+
+use crate::{
+    acceptor::Acceptor,
+    admin,
+    clock::TlsTime,
+    config::Config,
+    control::Origin,
+    desk::Desk,
+    error::CaError,
+    gate::GateLayer,
+    health::Health,
+    http,
+    init::Deps,
+    limits::{
+        HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX, STREAMS_PER_CONNECTION_MAX,
+    },
+    metrics::Metrics,
+    open::{Engine, open},
+    pusher, replica_svid,
+    services::{
+        ledger::LedgerService, node::NodeService, registry::RegistryService, revocation::RevocationService,
+        trust::TrustService,
+    },
+    trust::{PeerTrust, trust_of},
+};
+
+/// How long a stop waits for calls under way.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a poisoned CA stays up for readers before its supervisor starts it anew.
+const POISONED_GRACE: Duration = Duration::from_secs(30);
+/// Interval of the look at the ledger's health; the journal itself refuses at once.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// Window of one HTTP/2 stream: two of the largest messages an agent sends.
+const STREAM_WINDOW: u32 = 2 * AGENT_MESSAGE_BYTES_MAX as u32;
+/// Window of one HTTP/2 connection.
+const CONNECTION_WINDOW: u32 = 8 * AGENT_MESSAGE_BYTES_MAX as u32;
+
+/// A running CA.
+pub struct Ca {
+    pub(crate) config: Config,
+    pub(crate) desk: Arc<Desk>,
+    engine: Engine,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    address: SocketAddr,
+    admin_socket: PathBuf,
+    metrics_address: Option<SocketAddr>,
+}
+
+impl Ca {
+    /// Opens the data directory, listens, and serves.
+    ///
+    /// # Errors
+    /// What is wrong with the directory, the keys, the ledger or the addresses; nothing is served then.
+    pub async fn start(mut config: Config, deps: Deps) -> Result<Self, CaError> {
+        let listen = config.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|source| CaError::Listen {
+            address: listen,
+            source,
+        })?;
+        let address = listener.local_addr().map_err(|source| CaError::Listen {
+            address: listen,
+            source,
+        })?;
+        if config.advertise.is_empty() {
+            config.advertise = vec![address.to_string()];
+        }
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::starting(metrics.clone());
+        let (desk, engine) = opened(&config, &deps, metrics, health).await?;
+        let desk = Arc::new(desk);
+        let mut starting = Starting {
+            desk,
+            deps,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        let admin_socket = config.data_dir.join("admin.sock");
+        let (routes, health_task) = routes(&starting.desk);
+        starting.tasks.spawn(health_task);
+        starting.agents(listener, routes.clone()).await?;
+        starting.administrators(&admin_socket, routes)?;
+        let metrics_address = starting.face(config.metrics).await?;
+        starting.desk.health.set_ready();
+        info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
+        let Starting { desk, stop, tasks, .. } = starting;
+        Ok(Self {
+            config,
+            desk,
+            engine,
+            stop,
+            tasks,
+            address,
+            admin_socket,
+            metrics_address,
+        })
+    }
+
+    /// Where agents connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> &std::path::Path {
+        &self.admin_socket
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Why nothing more can be recorded, once that is so.
+    pub(crate) fn poisoned(&self) -> Option<String> {
+        self.desk.journal.poisoned()
+    }
+
+    /// Waits until the ledger is poisoned, then keeps readers served for a while.
+    pub(crate) async fn wait_poisoned(&self) -> String {
+        let mut look = tokio::time::interval(HEALTH_INTERVAL);
+        loop {
+            look.tick().await;
+            if let Some(why) = self.poisoned() {
+                error!(%why, "the ledger failed: nothing is issued, reads stay up for {POISONED_GRACE:?}");
+                self.desk.health.set_not_ready(format!("the ledger failed: {why}"));
+                tokio::time::sleep(POISONED_GRACE).await;
+                return why;
+            }
+            if let Some(why) = self.desk.state.trouble() {
+                self.desk.health.set_not_ready(why.clone());
+                return why;
+            }
+        }
+    }
+
+    /// Ends every stream, lets calls under way finish, closes the ledger with a checkpoint.
+    pub async fn stop(mut self) {
+        self.desk.health.set_not_ready("stopping");
+        self.desk.fleet.dismiss();
+        self.stop.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            error!("calls were still under way after {DRAIN:?}; they are cut off");
+        }
+        self.tasks.shutdown().await;
+        self.close().await;
+    }
+
+    /// The last record and the last checkpoint.
+    async fn close(self) {
+        let Self { desk, engine, .. } = self;
+        if desk.journal.poisoned().is_none() {
+            let close = mintage_ledger::wire::LogClose {
+                reason: "clean stop".to_owned(),
+            };
+            let body = mintage_ledger::Body::LogClose(close);
+            let closed =
+                crate::control::command(&desk, &Origin::replica(&desk), |_| Ok((vec![body.clone()], ()))).await;
+            if let Err(problem) = closed {
+                error!(%problem, "the ledger was not closed cleanly; the next start recovers it");
+            }
+        }
+        let Engine {
+            committer,
+            search,
+            integrator,
+            ..
+        } = engine;
+        let stopped = tokio::task::spawn_blocking(move || {
+            committer.stop();
+            search.stop();
+            integrator.stop();
+            drop(desk);
+        });
+        if stopped.await.is_err() {
+            error!("a thread of the ledger ended with a panic");
+        }
+        info!("stopped");
+    }
+}
+
+/// Opening reads files and may rebuild the state: off the event loop.
+async fn opened(
+    config: &Config,
+    deps: &Deps,
+    metrics: Arc<Metrics>,
+    health: Health,
+) -> Result<(Desk, Engine), CaError> {
+    let (config, deps) = (config.clone(), deps.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&config, &deps, metrics, health)).await;
+    opened.map_err(|error| CaError::Poisoned(error.to_string()))?
+}
+
+/// Every service behind the role table, and the task that keeps the health service told.
+fn routes(desk: &Arc<Desk>) -> (Routes, impl Future<Output = ()> + Send + 'static) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let node = NodeServer::new(NodeService::new(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let registry =
+        RegistryServer::new(RegistryService(desk.clone())).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let revocation =
+        RevocationServer::new(RevocationService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let ledger = LedgerServer::new(LedgerService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let trust = TrustDomainServer::new(TrustService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let routes = Routes::new(node)
+        .add_service(registry)
+        .add_service(revocation)
+        .add_service(ledger)
+        .add_service(trust)
+        .add_service(health);
+    let mut ready = desk.health.watch();
+    let told = async move {
+        loop {
+            let serving = match ready.borrow_and_update().is_none() {
+                true => tonic_health::ServingStatus::Serving,
+                false => tonic_health::ServingStatus::NotServing,
+            };
+            reporter.set_service_status("", serving).await;
+            if ready.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    (routes, told)
+}
+
+/// The limits of one HTTP/2 server.
+fn server(
+    metrics: &Arc<Metrics>,
+) -> tonic::transport::server::Server<tower::layer::util::Stack<GateLayer, tower::layer::util::Identity>> {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .layer(GateLayer {
+            metrics: metrics.clone(),
+        })
+}
+
+/// A CA on its way up.
+struct Starting {
+    desk: Arc<Desk>,
+    deps: Deps,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Starting {
+    /// The TCP side: own certificate, verifier of callers, pusher, acceptor.
+    async fn agents(&mut self, listener: TcpListener, routes: Routes) -> Result<(), CaError> {
+        let desk = self.desk.clone();
+        let provider = self.deps.provider.clone();
+        let tls = |problem: String| CaError::Tls(problem);
+        let view = desk.state.view();
+        let roots = view.bundle().map(|bundle| bundle.roots_der.clone()).unwrap_or_default();
+        let trust = trust_of(&desk.domain, &roots, &desk.state).map_err(|error| tls(error.to_string()))?;
+        let store = TrustStore::new(trust);
+        let time: Arc<TlsTime> = Arc::new(TlsTime(self.deps.clock.clone()));
+        let settings = TlsSettings::new(provider.clone(), time.clone()).with_alpn([b"h2".as_slice()]);
+        let source = IdentitySource::empty();
+        let first = replica_svid::renew(&desk, &source, &provider)
+            .await
+            .map_err(|error| tls(error.to_string()))?;
+        let allowed = AllowedIds::OwnTrustDomain;
+        let config = server_config(
+            store.clone(),
+            source.clone(),
+            ClientAuth::Optional(allowed.clone()),
+            &settings,
+        );
+        let config = config.map_err(|error| tls(error.to_string()))?;
+        let registry = Registry::start(store.clone(), time, RegistrySettings::default());
+        let peers = PeerTrust {
+            store,
+            allowed,
+            provider: provider.clone(),
+            clock: self.deps.clock.clone(),
+        };
+        let peers = Arc::new(peers);
+        self.tasks.spawn(replica_svid::keep(
+            desk.clone(),
+            source,
+            provider,
+            first,
+            self.stop.clone(),
+        ));
+        self.tasks.spawn(pusher::run(
+            desk.clone(),
+            peers.clone(),
+            registry.clone(),
+            self.stop.clone(),
+        ));
+        let acceptor = Acceptor {
+            listener,
+            tls: TlsAcceptor::from(config),
+            trust: peers,
+            registry,
+            metrics: desk.metrics.clone(),
+            stop: self.stop.clone(),
+        };
+        self.serve("agents", acceptor.start(), routes);
+        Ok(())
+    }
+
+    fn administrators(&mut self, path: &std::path::Path, routes: Routes) -> Result<(), CaError> {
+        let listener = admin::bind(path).map_err(|source| CaError::Socket {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let accepted = admin::start(
+            listener,
+            path.to_path_buf(),
+            self.desk.metrics.clone(),
+            self.stop.clone(),
+        );
+        self.serve("administrators", accepted, routes);
+        Ok(())
+    }
+
+    async fn face(&self, address: Option<SocketAddr>) -> Result<Option<SocketAddr>, CaError> {
+        let Some(address) = address else { return Ok(None) };
+        let started = http::start(address, self.desk.clone(), self.stop.clone()).await;
+        started.map(Some).map_err(|source| CaError::Listen { address, source })
+    }
+
+    fn serve<C>(&mut self, name: &'static str, accepted: mpsc::Receiver<std::io::Result<C>>, routes: Routes)
+    where
+        C: tonic::transport::server::Connected + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        C::ConnectInfo: Clone + Send + Sync + 'static,
+    {
+        let stop = self.stop.clone().cancelled_owned();
+        let metrics = self.desk.metrics.clone();
+        self.tasks.spawn(async move {
+            let incoming = ReceiverStream::new(accepted);
+            let served = server(&metrics)
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming, stop)
+                .await;
+            if let Err(problem) = served {
+                error!(%problem, name, "a server ended");
+            }
+        });
+    }
+}

@@ -1,0 +1,280 @@
+//! Reading the ledger: search, single records, the checkpoint, and proofs against it. Nothing here writes.
+
+use std::sync::Arc;
+
+use mintage_identity::{IdPrefix, Serial, SpiffeId, UnixTime};
+use mintage_ledger::{Actor, Body, Cursor, Hash, Hit, Kind, Query, Record, Stored};
+use mintage_proto::{
+    serial,
+    v1::{
+        CheckpointRequest, CheckpointResponse, GetRecordRequest, GetRecordResponse, ProofRequest, ProofResponse,
+        RecordSummary, SearchRequest, SearchResponse, get_record_request::Key, ledger_server::Ledger,
+        proof_request::Want,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    certificate_state::{CertificateState, revocations_of},
+    desk::Desk,
+    services::page::limit_and_token,
+    status::Refusal,
+};
+
+/// Rows looked at for one page when states are filtered: a filter that matches nothing must end.
+const SCANNED_MAX: usize = 20_000;
+
+pub(crate) struct LedgerService(pub(crate) Arc<Desk>);
+
+fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
+    let kind = |name: &String| {
+        let known = || Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+        let found = Kind::ALL.iter().copied().find(|kind| kind.name() == name);
+        found.ok_or_else(|| Refusal::invalid(format!("kind {name:?} is none of {}", known())))
+    };
+    Ok(Query {
+        spiffe_id: text(&request.spiffe_id)
+            .map(|id| SpiffeId::parse(&id))
+            .transpose()
+            .map_err(bad)?,
+        id_prefix: text(&request.id_prefix)
+            .map(|id| IdPrefix::parse(&id))
+            .transpose()
+            .map_err(bad)?,
+        agent: text(&request.agent),
+        entry: text(&request.entry),
+        serial: text(&request.serial).map(|text| serial("serial", &text)).transpose()?,
+        kinds: request.kinds.iter().map(kind).collect::<Result<_, _>>()?,
+        since: (request.since_ms != 0).then(|| UnixTime::from_millis(request.since_ms)),
+        until: (request.until_ms != 0).then(|| UnixTime::from_millis(request.until_ms)),
+        oldest_first: false,
+    })
+}
+
+impl LedgerService {
+    fn unreadable(error: impl std::fmt::Display) -> Refusal {
+        Refusal::unavailable("ledger-read", format!("the ledger cannot be read: {error}"))
+    }
+
+    fn stored(&self, index: u64) -> Result<Stored, Refusal> {
+        let found = self.0.journal.read_from(index, 1).map_err(Self::unreadable)?.pop();
+        found.ok_or_else(|| Refusal::not_found(format!("the ledger has no record {index}")))
+    }
+
+    fn index_of(&self, serial_text: &str) -> Result<u64, Refusal> {
+        let wanted = serial("serial", serial_text)?;
+        let found = self.0.index.certificate(&wanted).map_err(Self::unreadable)?;
+        let none = || Refusal::not_found(format!("no certificate with serial {wanted} was issued"));
+        found.map(|issued| issued.stored.index()).ok_or_else(none)
+    }
+
+    fn summary(&self, hit: &Hit) -> Result<RecordSummary, Refusal> {
+        let record = self.stored(hit.index)?.decode().map_err(Self::unreadable)?;
+        let state = match (&record.body, hit.serial) {
+            (Body::Issue(_), Some(_)) => CertificateState::of(&self.0, &record).map_or("", CertificateState::as_str),
+            _ => "",
+        };
+        let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        Ok(RecordSummary {
+            index: hit.index,
+            time_ms: hit.time.millis(),
+            kind: record.kind().name().to_owned(),
+            actor: actor_text(&record.actor),
+            spiffe_id: text(&hit.spiffe_id),
+            entry: text(&hit.entry),
+            agent: text(&hit.agent),
+            serial: hit.serial.as_ref().map(Serial::to_string).unwrap_or_default(),
+            not_after_ms: hit.not_after.map_or(0, UnixTime::millis),
+            state: state.to_owned(),
+            request_id: record.request_id.map(|id| id.to_string()).unwrap_or_default(),
+            text: line_of(&record),
+        })
+    }
+
+    fn search_rows(&self, request: &SearchRequest) -> Result<SearchResponse, Refusal> {
+        let query = query_of(request)?;
+        let (limit, token) = limit_and_token(request.page.as_ref());
+        let mut from = match token {
+            "" => None,
+            token => Some(Cursor(
+                token
+                    .parse()
+                    .map_err(|_| Refusal::invalid("page token: not one of ours"))?,
+            )),
+        };
+        let mut records = Vec::new();
+        let mut scanned = 0;
+        loop {
+            let page = self.0.index.search().query(&query, from, limit - records.len());
+            scanned += page.rows.len();
+            for hit in &page.rows {
+                let row = self.summary(hit)?;
+                if request.states.is_empty() || request.states.contains(&row.state) {
+                    records.push(row);
+                }
+            }
+            from = page.next;
+            if from.is_none() || records.len() >= limit || scanned >= SCANNED_MAX {
+                break;
+            }
+        }
+        let next = from.map(|cursor| cursor.0.to_string()).unwrap_or_default();
+        Ok(SearchResponse { records, next })
+    }
+
+    fn prove(&self, want: Want) -> Result<ProofResponse, Refusal> {
+        let signed = self.0.journal.checkpoint().map_err(Self::unreadable)?;
+        let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
+        let hashes = |list: Vec<Hash>| list.iter().map(|hash| hash.as_bytes().to_vec()).collect();
+        let index = match want {
+            Want::Index(index) => index,
+            Want::Serial(text) => self.index_of(&text)?,
+            Want::FromSize(old) => {
+                let beyond = || Refusal::invalid(format!("the last checkpoint has size {size}, which is below {old}"));
+                let old_root = (old <= size).then(|| self.0.tree.root_at(old)).ok_or_else(beyond)?;
+                let old_root = old_root.map_err(Self::unreadable)?;
+                let proof = self
+                    .0
+                    .tree
+                    .consistency((old, &old_root), (size, &root))
+                    .map_err(Self::unreadable)?;
+                let checkpoint = signed.to_string();
+                return Ok(ProofResponse {
+                    size,
+                    hashes: hashes(proof),
+                    checkpoint,
+                    ..ProofResponse::default()
+                });
+            }
+        };
+        if index >= size {
+            return Err(Refusal::unavailable(
+                "not-signed-yet",
+                "the record is durable; its checkpoint is signed within a second",
+            ));
+        }
+        let leaf = self.stored(index)?.leaf_hash();
+        let proof = self
+            .0
+            .tree
+            .inclusion(index, &leaf, size, &root)
+            .map_err(Self::unreadable)?;
+        let leaf_hash = leaf.as_bytes().to_vec();
+        Ok(ProofResponse {
+            index,
+            size,
+            hashes: hashes(proof),
+            checkpoint: signed.to_string(),
+            leaf_hash,
+        })
+    }
+}
+
+/// Who caused a record, in one word.
+fn actor_text(actor: &Actor) -> String {
+    match actor {
+        Actor::Agent { id, .. } => id.to_string(),
+        Actor::Admin { uid, .. } => format!("admin uid {uid}"),
+        Actor::Replica { id } => id.to_string(),
+        Actor::Token { hash } => format!("token {}", hex::encode(&hash[..8])),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// One line for people.
+fn line_of(record: &Record) -> String {
+    match &record.body {
+        Body::Issue(issue) if issue.entry.is_empty() => format!("{} for itself", issue.spiffe_id),
+        Body::Issue(issue) => format!(
+            "{} by entry {} at {}",
+            issue.spiffe_id, issue.entry, issue.entry_revision
+        ),
+        Body::Deny(deny) => format!("{}: {}", deny.code, deny.why),
+        Body::Revoke(revoke) => format!(
+            "{}: {} serials, {} rules",
+            revoke.scope,
+            revoke.serials.len(),
+            revoke.rules.len()
+        ),
+        Body::EntryPut(put) => format!("entry {} -> {}", put.name, put.spiffe_id),
+        Body::EntryDelete(delete) => format!("entry {}", delete.name),
+        Body::TokenCreate(token) => format!("for agent {}", token.agent),
+        Body::TokenConsume(token) => token
+            .attest
+            .as_ref()
+            .map(|a| format!("agent {}", a.name))
+            .unwrap_or_default(),
+        Body::TokenDelete(token) => format!("for agent {}", token.agent),
+        Body::AgentAttest(agent) => format!("agent {} by {}", agent.name, agent.kind),
+        Body::AgentBan(agent) => format!("agent {}: {}", agent.name, agent.reason),
+        Body::AgentEvict(agent) => format!("agent {}: {}", agent.name, agent.reason),
+        Body::CaEvent(event) => format!("{} {}", event.role().as_str_name(), event.event().as_str_name()),
+        Body::BundleChange(bundle) => format!("sequence {}, {} roots", bundle.sequence, bundle.roots_der.len()),
+        Body::AdminEvent(event) => format!("{}: {}", event.action, event.detail),
+        Body::SeenReport(seen) => format!("{} certificates", seen.certificates.len()),
+        Body::WitnessEvent(event) => format!("{} {}", event.witness, event.event),
+        Body::LogOpen(open) => open.origin.clone(),
+        Body::LogClose(close) => close.reason.clone(),
+    }
+}
+
+#[tonic::async_trait]
+impl Ledger for LedgerService {
+    async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
+        let request = request.into_inner();
+        let service = Self(self.0.clone());
+        let rows = tokio::task::spawn_blocking(move || service.search_rows(&request)).await;
+        Ok(Response::new(
+            rows.map_err(|_| Refusal::bug("the search ended early"))??,
+        ))
+    }
+
+    async fn get_record(&self, request: Request<GetRecordRequest>) -> Result<Response<GetRecordResponse>, Status> {
+        let index = match request.into_inner().key {
+            Some(Key::Index(index)) => index,
+            Some(Key::Serial(text)) => self.index_of(&text)?,
+            None => return Err(Refusal::invalid("name an index or a serial").into()),
+        };
+        let stored = self.stored(index)?;
+        let record = stored.decode().map_err(Self::unreadable)?;
+        let query = Query {
+            since: Some(record.time),
+            until: Some(record.time),
+            ..Query::default()
+        };
+        let hit = self
+            .0
+            .index
+            .search()
+            .query(&query, Some(Cursor(index + 1)), 1)
+            .rows
+            .pop();
+        let hit = hit
+            .filter(|hit| hit.index == index)
+            .ok_or_else(|| Refusal::unavailable("state-slow", "the record is not indexed yet; ask again"))?;
+        Ok(Response::new(GetRecordResponse {
+            summary: Some(self.summary(&hit)?),
+            record: stored.bytes().to_vec(),
+            leaf_hash: stored.leaf_hash().as_bytes().to_vec(),
+            revoked_by: revocations_of(&self.0, &record),
+        }))
+    }
+
+    async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
+        let signed = self.0.journal.checkpoint().map_err(Self::unreadable)?;
+        Ok(Response::new(CheckpointResponse {
+            note: signed.to_string(),
+            vkey: self.0.vkey.to_string(),
+        }))
+    }
+
+    async fn proof(&self, request: Request<ProofRequest>) -> Result<Response<ProofResponse>, Status> {
+        let want = request
+            .into_inner()
+            .want
+            .ok_or_else(|| Refusal::invalid("name an index, a serial or a size"))?;
+        Ok(Response::new(self.prove(want)?))
+    }
+}

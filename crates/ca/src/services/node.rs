@@ -1,0 +1,246 @@
+//! How a node becomes an agent: with a join token, or with the last key of an expired certificate. Both are anonymous
+//! calls; what they carry is the credential.
+
+use std::sync::Arc;
+
+use mintage_attest::{AttestError, Attested, JoinVerdict, TokenHash, join_token, rejoin};
+use mintage_identity::{AgentInstance, RequestId, SpkiHash};
+use mintage_ledger::{Actor, Attestation};
+use mintage_mint::{ProvenKey, prove_possession};
+use mintage_policy::Want;
+use mintage_proto::{
+    request_id,
+    v1::{AgentMessage, AttestRequest, AttestResponse, RejoinRequest, node_server::Node},
+};
+use mintage_state::{
+    TokenId,
+    command::{TokenUse, attest_again, consume_token},
+};
+use mintage_svid::LeafInfo;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::{
+    control::{Origin, command},
+    desk::Desk,
+    issue::{Ask, Speaker, issue},
+    limits::ATTESTATIONS_IN_WORK,
+    peer::{Peer, TlsPeer},
+    pusher::wire_bundle,
+    services::sync::{self, CaStream},
+    standing,
+    status::Refusal,
+};
+
+/// Largest chain a rejoining node may show, in certificates and bytes.
+const LAST_CHAIN_MAX: usize = 4;
+const LAST_CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
+
+pub(crate) struct NodeService {
+    desk: Arc<Desk>,
+    work: Arc<Semaphore>,
+}
+
+impl NodeService {
+    pub(crate) fn new(desk: Arc<Desk>) -> Self {
+        Self {
+            desk,
+            work: Arc::new(Semaphore::new(ATTESTATIONS_IN_WORK)),
+        }
+    }
+
+    fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
+        let busy = |_| Refusal::unavailable("attestations", "too many attestations at once; try again in a moment");
+        self.work.clone().try_acquire_owned().map_err(busy)
+    }
+
+    /// Issues the agent's first certificate and answers with everything it needs to go on.
+    async fn welcome(&self, attested: Attested, id: RequestId, csr: Vec<u8>) -> Result<AttestResponse, Refusal> {
+        let instance = attested.instance();
+        let kind = attested.kind();
+        let agent = attested.agent().clone();
+        let ask = Ask {
+            request_id: id,
+            want: Want::AgentItself,
+            csr,
+        };
+        let speaker = Speaker::Proven(Arc::new(attested));
+        let answer = issue(&self.desk, &speaker, vec![ask])
+            .await
+            .pop()
+            .unwrap_or_else(|| Err(Refusal::bug("no answer")))?;
+        self.desk.metrics.attested(kind, Ok(()));
+        info!(%agent, %instance, kind, index = answer.index, "agent attested");
+        let bundle = wire_bundle(&self.desk, &self.desk.state.view());
+        Ok(AttestResponse {
+            chain: answer.whole_chain(),
+            bundle: Some(bundle),
+            receipt: Some(answer.receipt()),
+            instance: instance.0,
+        })
+    }
+
+    async fn attest_by_token(&self, request: AttestRequest) -> Result<AttestResponse, Refusal> {
+        let id = request_id("request_id", &request.request_id)?;
+        let key = prove_possession(&request.csr, &self.desk.key_policy)?;
+        let presented = TokenHash::of_presented(&request.secret);
+        // A former instance of this key, such as after a lost reply, is found inside: the state knows the bound key.
+        let attested = self.consume(&presented, &key, id).await.inspect_err(|refusal| {
+            warn!(code = refusal.code, "join refused");
+        })?;
+        self.welcome(attested, id, request.csr).await
+    }
+
+    /// Verifies the token and records its use together with the key; the first record in the ledger wins.
+    async fn consume(&self, presented: &TokenHash, key: &ProvenKey, id: RequestId) -> Result<Attested, Refusal> {
+        let desk = &self.desk;
+        let spki = key.spki_sha256();
+        let check = |view: &mintage_state::View| {
+            let now = desk.clock.now()?;
+            let standing = standing::of_token(view, presented);
+            let joined = join_token::verify(presented, standing.as_ref(), &spki, &desk.domain, now);
+            let joined = joined.map_err(|error| self.refused("join_token", &error))?;
+            match joined.verdict() {
+                JoinVerdict::Retry(_) => Ok((Vec::new(), joined)),
+                JoinVerdict::First => {
+                    let used = TokenUse {
+                        token: TokenId::new(*presented.as_bytes()),
+                        spki,
+                        kind: "join_token",
+                        evidence: *joined.evidence(),
+                    };
+                    Ok((vec![consume_token(view, &used)?], joined))
+                }
+            }
+        };
+        let actor = Actor::Token {
+            hash: *presented.as_bytes(),
+        };
+        let origin = Origin {
+            actor,
+            attestation: None,
+            request_id: Some(id),
+        };
+        let (joined, index) = match command(desk, &origin, &check).await {
+            // Another racer's record came first: what stands now decides, and it says the same to everyone.
+            Err(refusal) if refusal.code == "token-used" => command(desk, &origin, &check).await?,
+            other => other?,
+        };
+        let recorded = match (joined.verdict(), index) {
+            (JoinVerdict::Retry(instance), _) => instance,
+            (JoinVerdict::First, Some(index)) => AgentInstance(index),
+            (JoinVerdict::First, None) => return Err(Refusal::bug("a first use without a record")),
+        };
+        joined
+            .into_attested(recorded)
+            .map_err(|error| self.refused("join_token", &error))
+    }
+
+    fn refused(&self, kind: &'static str, error: &AttestError) -> Refusal {
+        let code = error.code();
+        self.desk.metrics.attested(kind, Err(code));
+        match error.is_alarming() {
+            true => {
+                tracing::error!(code, detail = %error.detail(), "attestation refused: somebody may hold a secret that is not theirs")
+            }
+            false => warn!(code, detail = %error.detail(), "attestation refused"),
+        }
+        Refusal::new(tonic::Code::Unauthenticated, code, error.to_string())
+    }
+
+    async fn rejoin_by_key(&self, exporter: [u8; 32], request: RejoinRequest) -> Result<AttestResponse, Refusal> {
+        let desk = &self.desk;
+        let id = request_id("request_id", &request.request_id)?;
+        let key = prove_possession(&request.csr, &desk.key_policy)?;
+        let last = last_certificate(&request.last_chain)?;
+        let spki: SpkiHash = key.spki_sha256();
+        let check = |view: &mintage_state::View| {
+            let now = desk.clock.now()?;
+            let standing = standing::of_agent(view, &last.id);
+            let attested = rejoin::verify(&last, &request.signature, &exporter, &spki, standing.as_ref(), now);
+            let attested = attested.map_err(|error| self.refused("rejoin", &error))?;
+            let body = attest_again(
+                view,
+                attested.name(),
+                attested.instance(),
+                &spki,
+                attested.kind(),
+                attested.evidence(),
+            )?;
+            Ok((vec![body], attested))
+        };
+        let now = desk.clock.now()?;
+        let standing = standing::of_agent(&desk.state.view(), &last.id);
+        let instance = standing.map_or(AgentInstance(0), |standing| standing.instance);
+        let actor = Actor::Agent {
+            id: last.id.clone(),
+            instance,
+            serial: Some(last.serial),
+        };
+        let evidence = ring::digest::digest(&ring::digest::SHA256, &request.signature);
+        let mut octets = [0; 32];
+        octets.copy_from_slice(evidence.as_ref());
+        let attestation = Attestation {
+            kind: "rejoin".to_owned(),
+            evidence: octets,
+            proven_at: now,
+        };
+        let origin = Origin {
+            actor,
+            attestation: Some(attestation),
+            request_id: Some(id),
+        };
+        let (attested, _) = command(desk, &origin, check).await?;
+        self.welcome(attested, id, request.csr).await
+    }
+}
+
+/// The certificate whose key signs the rejoin, parsed by the SPIFFE rules.
+fn last_certificate(chain: &[Vec<u8>]) -> Result<rejoin::LastCertificate, Refusal> {
+    if chain.is_empty()
+        || chain.len() > LAST_CHAIN_MAX
+        || chain.iter().any(|der| der.len() > LAST_CERTIFICATE_BYTES_MAX)
+    {
+        return Err(Refusal::invalid(format!(
+            "last_chain: 1 to {LAST_CHAIN_MAX} certificates of at most {LAST_CERTIFICATE_BYTES_MAX} bytes are taken"
+        )));
+    }
+    let leaf = LeafInfo::parse(&chain[0]).map_err(|error| Refusal::invalid(format!("last_chain: {error}")))?;
+    Ok(rejoin::LastCertificate {
+        id: leaf.id().clone(),
+        serial: *leaf.serial(),
+        not_after: leaf.not_after(),
+        spki_der: leaf.spki_der().to_vec(),
+    })
+}
+
+fn tls_peer<T>(request: &Request<T>) -> Result<Arc<TlsPeer>, Refusal> {
+    match request.extensions().get::<Peer>() {
+        Some(Peer::Tls(peer)) => Ok(peer.clone()),
+        _ => Err(Refusal::bug("a node call without TLS passed the gate")),
+    }
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type SyncStream = CaStream;
+
+    async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
+        let _place = self.place()?;
+        Ok(Response::new(self.attest_by_token(request.into_inner()).await?))
+    }
+
+    async fn rejoin(&self, request: Request<RejoinRequest>) -> Result<Response<AttestResponse>, Status> {
+        let _place = self.place()?;
+        let exporter = tls_peer(&request)?.exporter;
+        Ok(Response::new(self.rejoin_by_key(exporter, request.into_inner()).await?))
+    }
+
+    async fn sync(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<CaStream>, Status> {
+        let peer = tls_peer(&request)?;
+        Ok(Response::new(
+            sync::open(self.desk.clone(), &peer, request.into_inner()).await?,
+        ))
+    }
+}

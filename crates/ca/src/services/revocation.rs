@@ -1,0 +1,251 @@
+//! Revoking and its news. The news is signed, so whoever verifies may fetch it.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use mintage_identity::{AgentName, EntryName, IdPrefix, RevocationReason, SpiffeId, SpkiHash};
+use mintage_ledger::{Body, Cursor, Kind, Query};
+use mintage_proto::{
+    limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, SNAPSHOT_CHUNK_BYTES},
+    serial,
+    v1::{
+        self, CaMessage, ListRevocationsRequest, ListRevocationsResponse, Renew, RevocationItem,
+        RevocationStatusRequest, RevocationStatusResponse, RevokeRequest, RevokeResponse, SnapshotChunk,
+        SnapshotRequest, WatchNews, WatchRequest, ca_message::Message as Down, revocation_server::Revocation,
+        revoke_request::Target, revoked::News, watch_news,
+    },
+};
+use mintage_state::command::Scope;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    control::Origin,
+    desk::Desk,
+    revoke::{Order, carry_out},
+    status::Refusal,
+};
+
+/// Longest wait for acknowledgements.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) struct RevocationService(pub(crate) Arc<Desk>);
+
+type NewsStream = Pin<Box<dyn Stream<Item = Result<WatchNews, Status>> + Send>>;
+type ChunkStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
+
+fn scope_of(target: Option<Target>) -> Result<Scope, Refusal> {
+    let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
+    Ok(
+        match target
+            .ok_or_else(|| Refusal::invalid("no target: name a serial, spiffe-id, prefix, agent, entry or key"))?
+        {
+            Target::Serial(text) => Scope::Serial(serial("serial", &text)?),
+            Target::SpiffeId(text) => Scope::Identity(SpiffeId::parse(&text).map_err(bad)?),
+            Target::IdPrefix(text) => Scope::Prefix(IdPrefix::parse(&text).map_err(bad)?),
+            Target::Agent(text) => Scope::Agent(AgentName::parse(&text).map_err(bad)?),
+            Target::Entry(text) => Scope::Entry(EntryName::parse(&text).map_err(bad)?),
+            Target::Key(text) => Scope::Key(text.parse::<SpkiHash>().map_err(bad)?),
+        },
+    )
+}
+
+pub(crate) fn reason_of(text: &str) -> Result<RevocationReason, Refusal> {
+    match text {
+        "" => Ok(RevocationReason::Unspecified),
+        text => text
+            .parse()
+            .map_err(|error: mintage_identity::NameError| Refusal::invalid(error.to_string())),
+    }
+}
+
+impl RevocationService {
+    /// Asks the agents that lost certificates to fetch new ones now: by default a revocation replaces.
+    fn renew(&self, scope: &Scope, entries: Vec<String>) {
+        // A banned agent and a blocked key get no replacement.
+        if matches!(scope, Scope::Agent(_) | Scope::Issuer(_)) || entries.is_empty() {
+            return;
+        }
+        let renew = Renew {
+            entries,
+            agent: false,
+            why: format!("revoked: {scope}"),
+        };
+        self.0.fleet.push(|_| {
+            Some(CaMessage {
+                message: Some(Down::Renew(renew.clone())),
+            })
+        });
+    }
+
+    fn item(&self, index: u64) -> Option<RevocationItem> {
+        let record = self.0.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
+        let Body::Revoke(body) = record.body else { return None };
+        let reason = u8::try_from(body.reason)
+            .ok()
+            .and_then(RevocationReason::from_code)
+            .unwrap_or_default();
+        Some(RevocationItem {
+            index,
+            time_ms: record.time.millis(),
+            scope: body.scope,
+            reason: reason.to_string(),
+            note: body.note,
+            certificates: body.serials.len() as u64,
+            rules: body.rules.iter().map(rule_text).collect(),
+        })
+    }
+}
+
+fn rule_text(rule: &mintage_ledger::wire::RevocationRule) -> String {
+    use mintage_ledger::wire::revocation_rule::Target as Rule;
+    let hex = |octets: &[u8]| hex::encode(octets);
+    let target = match &rule.target {
+        Some(Rule::Identity(id)) => format!("spiffe-id {id}"),
+        Some(Rule::Prefix(prefix)) => format!("prefix {prefix}"),
+        Some(Rule::SpkiSha256(key)) => format!("key {}", hex(key)),
+        Some(Rule::IssuerKeyId(issuer)) => format!("issuer {}", hex(issuer)),
+        None => "nothing".to_owned(),
+    };
+    match rule.cut_s {
+        Some(cut) => format!("{target}, not before up to {cut}"),
+        None => format!("{target}, every one"),
+    }
+}
+
+fn watch_news(news: News) -> WatchNews {
+    let news = match news {
+        News::Snapshot(bytes) => watch_news::News::Snapshot(bytes),
+        News::Delta(bytes) => watch_news::News::Delta(bytes),
+        News::Heartbeat(bytes) => watch_news::News::Heartbeat(bytes),
+        News::SnapshotRef(sequence) => watch_news::News::SnapshotRef(sequence),
+    };
+    WatchNews { news: Some(news) }
+}
+
+#[tonic::async_trait]
+impl Revocation for RevocationService {
+    type SnapshotStream = ChunkStream;
+    type WatchStream = NewsStream;
+
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let origin = Origin::of(&request)?;
+        let request = request.into_inner();
+        let scope = scope_of(request.target)?;
+        let order = Order {
+            scope,
+            reason: reason_of(&request.reason)?,
+            note: request.note,
+        };
+        let (struck, sequence) = carry_out(&self.0, &origin, &order, request.dry_run).await?;
+        let entries: Vec<String> = struck.entries.into_iter().collect();
+        if !request.dry_run && !request.no_renew {
+            self.renew(&order.scope, entries.clone());
+        }
+        Ok(Response::new(RevokeResponse {
+            sequence,
+            certificates: struck.certificates,
+            agents: struck.agents.into_iter().collect(),
+            entries,
+            serials: struck.serials,
+        }))
+    }
+
+    async fn list_revocations(
+        &self,
+        request: Request<ListRevocationsRequest>,
+    ) -> Result<Response<ListRevocationsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = if request.limit == 0 {
+            PAGE_ROWS_DEFAULT
+        } else {
+            request.limit.min(PAGE_ROWS_MAX)
+        };
+        let query = Query {
+            kinds: vec![Kind::Revoke],
+            ..Query::default()
+        };
+        let from = (request.before > 0).then_some(Cursor(request.before));
+        let page = self.0.index.search().query(&query, from, limit as usize);
+        let items = page.rows.iter().filter_map(|row| self.item(row.index)).collect();
+        Ok(Response::new(ListRevocationsResponse { items }))
+    }
+
+    async fn revocation_status(
+        &self,
+        request: Request<RevocationStatusRequest>,
+    ) -> Result<Response<RevocationStatusResponse>, Status> {
+        let request = request.into_inner();
+        let desk = &self.0;
+        if request.wait_for > 0 && request.wait_ms > 0 {
+            let wait = Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX);
+            desk.fleet.wait_enforced(request.wait_for, wait).await;
+        }
+        let view = desk.state.view();
+        let sequence = desk.publisher.sequence();
+        let asked = if request.wait_for > 0 {
+            request.wait_for
+        } else {
+            sequence
+        };
+        let progress = desk.fleet.progress(asked);
+        Ok(Response::new(RevocationStatusResponse {
+            epoch: desk.publisher.epoch(),
+            sequence,
+            serials: view.revoked().serial_count() as u64,
+            rules: view.revoked().rules().count() as u64,
+            agents: progress.agents,
+            agents_current: progress.current,
+            slowest_ack_ms: desk.propagation.slowest_ms(),
+        }))
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<ChunkStream>, Status> {
+        let signed = self.0.publisher.snapshot(self.0.clock.unguarded());
+        let bytes = signed.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
+        let total = bytes.len() as u64;
+        let chunks: Vec<_> = (0u64..)
+            .step_by(SNAPSHOT_CHUNK_BYTES)
+            .zip(bytes.chunks(SNAPSHOT_CHUNK_BYTES))
+            .map(|(offset, data)| {
+                Ok(SnapshotChunk {
+                    offset,
+                    total,
+                    data: data.to_vec(),
+                })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(stream::iter(chunks))))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<NewsStream>, Status> {
+        let request = request.into_inner();
+        // Subscribed before catching up: news in between comes twice rather than never.
+        let live: broadcast::Receiver<News> = self.0.publisher.subscribe();
+        let missed = self
+            .0
+            .publisher
+            .catch_up(request.epoch, request.sequence, self.0.clock.unguarded());
+        let missed = missed.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
+        let missed = stream::iter(missed.into_iter().map(|news| Ok(watch_news(news))));
+        let live = BroadcastStream::new(live).map(|news| match news {
+            Ok(news) => Ok(watch_news(news)),
+            Err(_) => Err(Status::data_loss(
+                "this reader fell behind; watch again from the sequence it has",
+            )),
+        });
+        Ok(Response::new(Box::pin(missed.chain(live))))
+    }
+}
+
+/// The message by which one agent is asked to renew.
+pub(crate) fn renew_message(entries: Vec<String>, agent: bool, why: &str) -> CaMessage {
+    CaMessage {
+        message: Some(Down::Renew(v1::Renew {
+            entries,
+            agent,
+            why: why.to_owned(),
+        })),
+    }
+}

@@ -1,0 +1,294 @@
+//! The Sync stream: one long stream for each agent. Asks come up in batches; certificates and every change of entries,
+//! trust and revocation go down as they happen. Nothing polls.
+//!
+//! Every message is taken only from an agent that may still speak: its certificate and its standing are checked anew for
+//! each one. A batch of asks is worked on while the next is read, up to a limit; past it the reader waits, and so does
+//! the agent, by HTTP/2 flow control.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use mintage_attest::{AgentSession, channel::verify_session};
+use mintage_identity::{AgentName, EntryName, Reserved};
+use mintage_policy::Want;
+use mintage_proto::{
+    limits::ASKS_PER_MINT_MAX,
+    request_id,
+    v1::{
+        self, AgentMessage, CaMessage, Hello, MintResult, Minted, agent_message::Message as Up,
+        ca_message::Message as Down,
+    },
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+use tracing::{info, warn};
+
+use crate::{
+    denials,
+    desk::Desk,
+    fleet::{NewMember, Outgoing, Place},
+    issue::{Ask, Speaker, issue},
+    limits::{MINTS_IN_WORK_PER_STREAM, STREAM_QUEUE},
+    peer::TlsPeer,
+    publisher::revoked,
+    pusher::{entries_of, trust_message},
+    replay::Answer,
+    standing,
+    status::Refusal,
+};
+
+/// What `Sync` returns.
+pub(crate) type CaStream = Pin<Box<dyn Stream<Item = Outgoing> + Send>>;
+
+/// Opens the stream: checks the agent, joins it to the fleet, sends what it has missed, and starts reading.
+pub(crate) async fn open(
+    desk: Arc<Desk>,
+    peer: &TlsPeer,
+    mut incoming: Streaming<AgentMessage>,
+) -> Result<CaStream, Status> {
+    let session = Arc::new(
+        peer.agent_session()
+            .ok_or_else(|| Refusal::bug("a stream without an agent"))?,
+    );
+    let instance = check(&desk, &session)?;
+    let hello = match incoming.message().await? {
+        Some(AgentMessage {
+            message: Some(Up::Hello(hello)),
+        }) => hello,
+        _ => return Err(Refusal::invalid("the first message of a stream is Hello").into()),
+    };
+    let name = agent_name(&session)?;
+    let (queue, outgoing) = mpsc::channel(STREAM_QUEUE);
+    let cut = CancellationToken::new();
+    // Joined before catching up: a change in between is then sent twice rather than never.
+    let place = desk.fleet.join(NewMember {
+        id: session.id.clone(),
+        name: name.clone(),
+        instance,
+        version: printable(&hello.agent_version),
+        queue: queue.clone(),
+        cut: cut.clone(),
+        enforced: hello.revocation_sequence,
+    });
+    catch_up(&desk, &session, &hello, &queue)?;
+    info!(agent = %session.id, remote = %peer.remote, version = %printable(&hello.agent_version), "agent connected");
+    tokio::spawn(async move {
+        let why = Reader {
+            desk,
+            session: session.clone(),
+            place,
+            queue,
+            cut,
+        }
+        .read(incoming)
+        .await;
+        info!(agent = %session.id, why = %why, "agent disconnected");
+    });
+    Ok(Box::pin(ReceiverStream::new(outgoing)))
+}
+
+/// Text of an agent for logs and listings: short, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn agent_name(session: &AgentSession) -> Result<AgentName, Refusal> {
+    match session.id.reserved() {
+        Some(Reserved::Agent(name)) => Ok(name),
+        _ => Err(Refusal::bug("an agent session of something that is no agent")),
+    }
+}
+
+/// May this agent speak now?
+fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
+    let standing = standing::of_agent(&desk.state.view(), &session.id);
+    let attested = verify_session(session, standing.as_ref(), desk.clock.unguarded()).map_err(|error| {
+        desk.metrics.attested("svid", Err(error.code()));
+        warn!(agent = %session.id, why = %error.detail(), "agent refused");
+        Refusal::from(error)
+    })?;
+    Ok(attested.instance())
+}
+
+/// Entries, bundle and revocations, as far as the agent does not have them.
+fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Sender<Outgoing>) -> Result<(), Refusal> {
+    let now = desk.clock.unguarded();
+    let mut messages = Vec::new();
+    let view = desk.state.view();
+    messages.push(Down::Trust(trust_message(desk, &view)));
+    let news = desk
+        .publisher
+        .catch_up(hello.revocation_epoch, hello.revocation_sequence, now);
+    let news = news.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
+    messages.extend(news.into_iter().map(|news| Down::Revoked(revoked(news))));
+    messages.extend(entries_of(&view, &session.id).into_iter().map(Down::Entries));
+    for message in messages {
+        let full = |_| {
+            Refusal::new(
+                Code::ResourceExhausted,
+                "entries",
+                "this agent has more entries than a stream takes",
+            )
+        };
+        queue.try_send(Ok(CaMessage { message: Some(message) })).map_err(full)?;
+    }
+    Ok(())
+}
+
+/// The reading half of a stream.
+struct Reader {
+    desk: Arc<Desk>,
+    session: Arc<AgentSession>,
+    place: Place,
+    queue: mpsc::Sender<Outgoing>,
+    cut: CancellationToken,
+}
+
+impl Reader {
+    /// Reads until the agent leaves, misbehaves, or may no longer speak; returns why.
+    async fn read(self, mut incoming: Streaming<AgentMessage>) -> String {
+        let work = Arc::new(Semaphore::new(MINTS_IN_WORK_PER_STREAM));
+        loop {
+            let message = tokio::select! {
+                message = incoming.message() => message,
+                () = self.cut.cancelled() => return "cut off".to_owned(),
+            };
+            let outcome = match message {
+                Ok(Some(message)) => self.take(message, &work).await,
+                Ok(None) => return "closed by the agent".to_owned(),
+                Err(status) => return format!("stream ended: {}", status.message().escape_debug()),
+            };
+            if let Err(refusal) = outcome {
+                let why = refusal.to_string();
+                let _ = self.queue.send(Err(refusal.into())).await;
+                return why;
+            }
+        }
+    }
+
+    async fn take(&self, message: AgentMessage, work: &Arc<Semaphore>) -> Result<(), Refusal> {
+        check(&self.desk, &self.session)?;
+        match message.message {
+            Some(Up::Mint(mint)) => self.mint(mint, work).await,
+            Some(Up::Ack(ack)) => {
+                if ack.revocation_sequence > 0 {
+                    self.place.enforce(ack.revocation_sequence);
+                    self.desk.propagation.acknowledged(ack.revocation_sequence, &self.desk);
+                }
+                Ok(())
+            }
+            Some(Up::Hello(_)) => Err(Refusal::invalid("Hello comes once, as the first message")),
+            // A newer agent may say more than this CA understands.
+            None => Ok(()),
+        }
+    }
+
+    async fn mint(&self, mint: v1::Mint, work: &Arc<Semaphore>) -> Result<(), Refusal> {
+        if mint.asks.len() > ASKS_PER_MINT_MAX {
+            let text = format!(
+                "{} asks in one message, the limit is {ASKS_PER_MINT_MAX}",
+                mint.asks.len()
+            );
+            return Err(Refusal::new(Code::ResourceExhausted, "asks", text));
+        }
+        let permit = work
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| Refusal::bug("the work limit was closed"))?;
+        let (desk, session, queue) = (self.desk.clone(), self.session.clone(), self.queue.clone());
+        tokio::spawn(async move {
+            let minted = answer(&desk, session, mint).await;
+            let message = CaMessage {
+                message: Some(Down::Minted(minted)),
+            };
+            // Waiting here holds this batch's permit: an agent that does not read is not read from either.
+            let _ = queue.send(Ok(message)).await;
+            drop(permit);
+        });
+        Ok(())
+    }
+}
+
+/// Answers one batch: every ask gets a certificate or a refusal, under its own request id.
+async fn answer(desk: &Arc<Desk>, session: Arc<AgentSession>, mint: v1::Mint) -> Minted {
+    let started = desk.clock.clock().monotonic();
+    let ids: Vec<Vec<u8>> = mint.asks.iter().map(|ask| ask.request_id.clone()).collect();
+    let mut parsed = Vec::with_capacity(ids.len());
+    let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(ids.len());
+    for ask in mint.asks {
+        match parse(ask) {
+            Ok(ask) => {
+                parsed.push(ask);
+                refused.push(None);
+            }
+            Err(refusal) => refused.push(Some(refusal)),
+        }
+    }
+    let wants: Vec<Want> = parsed.iter().map(|ask| ask.want.clone()).collect();
+    let mut answers = issue(desk, &Speaker::Session(session.clone()), parsed)
+        .await
+        .into_iter()
+        .zip(wants);
+    let mut minted = Minted {
+        results: Vec::with_capacity(ids.len()),
+        issuers: desk.issuer.chain_below_root().to_vec(),
+    };
+    for (request_id, refused) in ids.into_iter().zip(refused) {
+        let outcome = match refused {
+            Some(refusal) => Err((refusal, None)),
+            None => match answers.next() {
+                Some((Ok(answer), _)) => Ok(answer),
+                Some((Err(refusal), want)) => Err((refusal, Some(want))),
+                None => Err((Refusal::bug("an ask was left without an answer"), None)),
+            },
+        };
+        minted.results.push(match outcome {
+            Ok(answer) => granted(request_id, answer),
+            Err((refusal, want)) => {
+                denials::record(desk, &session, want.as_ref(), &refusal);
+                denied(request_id, refusal)
+            }
+        });
+    }
+    desk.metrics.issuance_took(desk.seconds_since(started));
+    minted
+}
+
+fn parse(ask: v1::Ask) -> Result<Ask, Refusal> {
+    let want = match ask.entry.as_str() {
+        "" => Want::AgentItself,
+        name => Want::Entry(EntryName::parse(name).map_err(|error| Refusal::invalid(error.to_string()))?),
+    };
+    Ok(Ask {
+        request_id: request_id("request_id", &ask.request_id)?,
+        want,
+        csr: ask.csr,
+    })
+}
+
+fn granted(request_id: Vec<u8>, answer: Answer) -> MintResult {
+    MintResult {
+        request_id,
+        receipt: Some(answer.receipt()),
+        leaf: answer.leaf,
+        refusal: None,
+    }
+}
+
+fn denied(request_id: Vec<u8>, refusal: Refusal) -> MintResult {
+    let refusal = v1::Refusal {
+        code: refusal.code.to_owned(),
+        message: refusal.message,
+        grpc_code: refusal.grpc as u32,
+        retry: refusal.retry,
+    };
+    MintResult {
+        request_id,
+        leaf: Vec::new(),
+        receipt: None,
+        refusal: Some(refusal),
+    }
+}

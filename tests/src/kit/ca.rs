@@ -1,0 +1,219 @@
+//! A CA for a test: the real one, in this process or as the real program, over a data directory of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mintage_attest::JoinToken;
+use mintage_ca::{Ca, Config, Deps, InitOptions, KeyProtection, init};
+use mintage_identity::{ReplicaName, TrustDomain};
+use mintage_proto::v1::{ApplyEntriesRequest, CreateTokenRequest, Entry};
+use tempfile::TempDir;
+
+use super::{bins::binary, client};
+
+/// Longest wait for a program to serve; a loaded machine is slow.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// The trust domain of every test CA.
+pub fn domain() -> TrustDomain {
+    TrustDomain::parse("dev.test").expect("a trust domain")
+}
+
+/// Makes an authority in `dir` with the machine's clock.
+pub fn make(dir: &Path) {
+    make_with(dir, &Deps::system());
+}
+
+/// Makes an authority in `dir`.
+pub fn make_with(dir: &Path, deps: &Deps) {
+    let options = InitOptions {
+        trust_domain: domain(),
+        data_dir: dir.to_path_buf(),
+        protection: KeyProtection::ClearForTestDomainOnly,
+        replica: ReplicaName::parse("ca-1").expect("a name"),
+    };
+    init(&options, deps).expect("an authority is made");
+}
+
+/// A configuration over `dir` that listens on any free port.
+pub fn config(dir: &Path) -> Config {
+    Config::for_data_dir(dir).listening_on("127.0.0.1:0".parse().expect("an address"))
+}
+
+/// A running CA in this process, and the folder it lives in.
+pub struct TestCa {
+    /// The CA.
+    pub ca: Ca,
+    folder: TempDir,
+}
+
+impl TestCa {
+    /// Makes and starts one.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        make(&folder.path().join("ca"));
+        let ca = Ca::start(config(&folder.path().join("ca")), Deps::system())
+            .await
+            .expect("the CA starts");
+        Self { ca, folder }
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("ca")
+    }
+
+    /// A folder beside the data directory.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A join token.
+    pub async fn token(&self, agent: &str) -> JoinToken {
+        token(self.ca.admin_socket(), agent).await
+    }
+
+    /// Applies one entry for every agent.
+    pub async fn entry(&self, name: &str, path: &str) {
+        entry(self.ca.admin_socket(), name, path).await;
+    }
+
+    /// Stops it, keeping the folder.
+    pub async fn stop(self) -> TempDir {
+        self.ca.stop().await;
+        self.folder
+    }
+}
+
+/// A join token of the CA behind this admin socket.
+pub async fn token(socket: &Path, agent: &str) -> JoinToken {
+    let request = CreateTokenRequest {
+        agent: agent.to_owned(),
+        ttl_seconds: 600,
+        dry_run: false,
+    };
+    let made = client::registry(socket)
+        .await
+        .create_token(request)
+        .await
+        .expect("a token")
+        .into_inner();
+    JoinToken::parse(&made.token).expect("a token that parses")
+}
+
+/// Applies one entry for every agent, for whoever has this process's user id.
+pub async fn entry(socket: &Path, name: &str, path: &str) {
+    let domain = domain();
+    let entry = Entry {
+        name: name.to_owned(),
+        spiffe_id: format!("spiffe://{domain}{path}"),
+        agents: vec![format!("spiffe://{domain}/mintage/agent/*")],
+        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        ..Entry::default()
+    };
+    let request = ApplyEntriesRequest {
+        entries: vec![entry],
+        ..ApplyEntriesRequest::default()
+    };
+    client::registry(socket)
+        .await
+        .apply_entries(request)
+        .await
+        .expect("the entry is applied");
+}
+
+/// The real `mintage-ca`, as a process that dies with this value.
+#[derive(Debug)]
+pub struct CaProcess {
+    child: Child,
+    /// Where agents connect.
+    pub address: String,
+    data_dir: PathBuf,
+}
+
+impl CaProcess {
+    /// Starts `mintage-ca serve` on `port` (0 for any) and waits until it serves.
+    pub fn start(data_dir: &Path, port: u16) -> Self {
+        let log = data_dir.with_extension("log");
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file");
+        let child = Command::new(binary("mintage-ca"))
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file.try_clone().expect("a second handle"))
+            .spawn()
+            .expect("mintage-ca starts");
+        let from = file.metadata().expect("a size").len();
+        let mut new = Self {
+            child,
+            address: String::new(),
+            data_dir: data_dir.to_path_buf(),
+        };
+        let started = Instant::now();
+        while new.address.is_empty() {
+            assert!(
+                started.elapsed() < START_MAX,
+                "mintage-ca does not serve; see {}",
+                log.display()
+            );
+            if let Ok(Some(status)) = new.child.try_wait() {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                panic!("mintage-ca ended with {status}:\n{text}");
+            }
+            let text = std::fs::read(&log).unwrap_or_default();
+            let text =
+                String::from_utf8_lossy(&text[usize::try_from(from).unwrap_or(0).min(text.len())..]).into_owned();
+            new.address = serving_address(&text).unwrap_or_default();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        new
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data_dir.join("admin.sock")
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process takes signals");
+        self.child.wait().expect("the process ends").code()
+    }
+}
+
+impl Drop for CaProcess {
+    fn drop(&mut self) {
+        // Only the process started here, by its own handle; it may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address in the log line that tells of serving.
+fn serving_address(log: &str) -> Option<String> {
+    let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
+    let fields: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(fields.get("address")?.as_str()?.to_owned())
+}
