@@ -101,7 +101,7 @@ fn rules_and_exceptions_reach_the_reader() {
         Cert::new(2),
     );
     let live_twin = Cert {
-        serial: twin(&struck.serial),
+        serial: twin(&struck.serial, 1),
         ..struck.clone()
     };
     node.publisher.revoke_serial(&struck);

@@ -19,7 +19,7 @@ fn full() -> (Publisher, Cert, Cert) {
     publisher.revoke_serial(&revoked);
     publisher.revoke_rule(RuleTarget::Identity(id("spiffe://dev.test/other")), Some(START));
     let twin = Cert {
-        serial: twin(&revoked.serial),
+        serial: twin(&revoked.serial, 1),
         ..revoked.clone()
     };
     publisher.exceptions = vec![mintage_revocation::Exception {

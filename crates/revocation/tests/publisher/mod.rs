@@ -231,12 +231,22 @@ pub fn serial(seed: u64) -> Serial {
     Serial::from_random(octets)
 }
 
-/// Another native serial with the same fingerprint: both halves of the tail change alike.
-pub fn twin(of: &Serial) -> Serial {
+/// Another native serial with the same fingerprint: `step` more in the high half of the index octets, as many times the
+/// multiplier less in the low half.
+pub fn twin(of: &Serial, step: u64) -> Serial {
+    const MASK: u64 = (1 << 48) - 1;
+    let tail = of.tail();
+    let half = |at: usize| {
+        tail[at..at + 6]
+            .iter()
+            .fold(0_u64, |value, &o| value << 8 | u64::from(o))
+    };
+    let high = half(0).wrapping_add(step) & MASK;
+    let low = half(6).wrapping_sub(step.wrapping_mul(0x9e37_79b9_7f4b)) & MASK;
     let mut octets = [0; 16];
     octets.copy_from_slice(&of.padded()[4..]);
-    octets[4] ^= 0x5a;
-    octets[10] ^= 0x5a;
+    octets[4..10].copy_from_slice(&high.to_be_bytes()[2..]);
+    octets[10..].copy_from_slice(&low.to_be_bytes()[2..]);
     Serial::from_random(octets)
 }
 
