@@ -1,0 +1,80 @@
+/* C interface to the node's revocation map.
+ *
+ * Ask for every certificate of a verified path below the root, after its signature was verified. Whatever is not
+ * MINTAGE_REVOCATION_GOOD must be refused. A handle may be used by any number of threads at once; looking up takes no
+ * lock. Link with libmintage_revocation_ffi. */
+#ifndef MINTAGE_REVOCATION_H
+#define MINTAGE_REVOCATION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Results. Values are fixed for ever; unknown ones mean "refuse". */
+enum {
+    /* Not revoked; also the result of an open that succeeded. */
+    MINTAGE_REVOCATION_GOOD = 0,
+    /* Revoked, by its serial or by a rule. */
+    MINTAGE_REVOCATION_REVOKED = 1,
+    /* Not known to be revoked, but the filter is too old, or there is none yet: the agent is dead or cut off. */
+    MINTAGE_REVOCATION_STALE = 2,
+    /* The filter does not speak of this issuer, or of certificates that ended this long ago. */
+    MINTAGE_REVOCATION_NOT_COVERED = 3,
+    /* A null pointer, a wrong length, a text that is no SPIFFE ID. */
+    MINTAGE_REVOCATION_INVALID = -1,
+    /* The map cannot be read, or is not one to be trusted. */
+    MINTAGE_REVOCATION_REFUSED = -2,
+    /* A fault of the library. */
+    MINTAGE_REVOCATION_INTERNAL = -3
+};
+
+/* Whose map is believed, besides root's and that of this process's own user. */
+#define MINTAGE_REVOCATION_NO_OTHER_OWNER ((int64_t)-1)
+
+/* An open map. */
+typedef struct mintage_revocation mintage_revocation;
+
+/* One certificate. Pointers are read during the call only. */
+typedef struct mintage_revocation_query {
+    /* sizeof(mintage_revocation_query), so that fields can be added. */
+    size_t size;
+    /* 32 octets: SHA-256 of the SubjectPublicKeyInfo that verified the certificate's signature. */
+    const uint8_t *issuer_key_id;
+    /* The serial as an unsigned big-endian number of 1 to 21 octets; leading zeros do not matter. */
+    const uint8_t *serial;
+    size_t serial_len;
+    /* Validity in milliseconds since 1970. */
+    int64_t not_before_ms;
+    int64_t not_after_ms;
+    /* The SPIFFE ID in UTF-8, not terminated; null for a CA certificate without one. */
+    const char *spiffe_id;
+    size_t spiffe_id_len;
+    /* 32 octets: SHA-256 of the certificate's own SubjectPublicKeyInfo. */
+    const uint8_t *spki_sha256;
+} mintage_revocation_query;
+
+/* Opens the map at `path` for `trust_domain` (both terminated by a zero octet). `owner_uid` is the agent's user or
+ * MINTAGE_REVOCATION_NO_OTHER_OWNER. A map that is not there yet is no error: checks say STALE until the agent made it.
+ * On GOOD `*out` is the handle, to be closed; else it is null, and `error` (when not null) holds at most `error_len`
+ * octets of text, terminated. */
+int mintage_revocation_open(const char *path, const char *trust_domain, int64_t owner_uid, mintage_revocation **out,
+                            char *error, size_t error_len);
+
+/* The answer for one certificate. A filter is fresh while its last heartbeat is younger than 60 s; up to `max_age_s`
+ * seconds (0: not at all) an older one is still believed. 600 is the default elsewhere. */
+int mintage_revocation_check(const mintage_revocation *map, const mintage_revocation_query *query, uint32_t max_age_s);
+
+/* Time of the last heartbeat in milliseconds since 1970; 0 when there is no filter; negative is an error code. */
+int64_t mintage_revocation_last_update(const mintage_revocation *map);
+
+/* Closes the handle, which must not be used any more; null is ignored. */
+void mintage_revocation_close(mintage_revocation *map);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

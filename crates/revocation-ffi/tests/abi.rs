@@ -1,0 +1,276 @@
+//! The C interface, called as C calls it.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    ffi::{CString, c_char, c_int},
+    path::{Path, PathBuf},
+    process::Command,
+    ptr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain, UnixTime};
+use mintage_revocation::{
+    DelegationStatement, IssuerCoverage, MapWriter, Replica, Revocation, RevocationKey, RevokedSerial, RevokedSet,
+    SerialKind, Terms,
+};
+use mintage_revocation_ffi as ffi;
+use ring::{
+    digest,
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+
+const ISSUER: IssuerKeyId = IssuerKeyId::new([0x11; 32]);
+const P256_SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+fn minutes(count: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(60 * count)
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    now: UnixTime,
+    not_after: UnixTime,
+    revoked: Serial,
+    good: Serial,
+}
+
+impl Fixture {
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("revocation.map")
+    }
+}
+
+/// A map in which one serial is revoked.
+fn fixture() -> Fixture {
+    let domain = TrustDomain::parse("dev.test").unwrap();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = UnixTime::from_millis(0).plus(since);
+    let not_after = now.plus(minutes(10)).floor_to_second();
+    let (revoked, good) = (Serial::from_random([7; 16]), Serial::from_random([8; 16]));
+
+    let mut set = RevokedSet::new(&domain);
+    let coverage = IssuerCoverage {
+        id: ISSUER,
+        serials: SerialKind::Native,
+        until: None,
+    };
+    set.cover_issuer(1, &coverage).unwrap();
+    let serials = vec![RevokedSerial {
+        issuer: ISSUER,
+        serial: revoked,
+        not_after,
+    }];
+    let reason = RevocationReason::Unspecified;
+    set.apply_revocation(
+        2,
+        &Revocation {
+            at: now,
+            serials,
+            rules: Vec::new(),
+            reason,
+        },
+    )
+    .unwrap();
+
+    let random = SystemRandom::new();
+    let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
+    let spki = [&P256_SPKI_HEAD[..], pair.public_key().as_ref()].concat();
+    let ca_key = IssuerKeyId::from_slice(digest::digest(&digest::SHA256, &spki).as_ref()).unwrap();
+    let (key, _) = RevocationKey::generate().unwrap();
+    let statement = DelegationStatement::new(&domain, key.public_key(), 1, now.plus(minutes(90)), ca_key);
+    let signature = pair.sign(&random, &statement.to_be_signed()).unwrap();
+    let delegation = statement.signed(signature.as_ref().to_vec());
+
+    let mut replica = Replica::new(&domain);
+    replica.trust(delegation.verify(&domain, &spki, now).unwrap()).unwrap();
+    let terms = Terms {
+        epoch: 1,
+        this_update: now,
+        next_update: now.plus(minutes(60)),
+    };
+    replica
+        .apply_snapshot(&key.sign_snapshot(&set, &[], &terms).unwrap(), now)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture {
+        dir,
+        now,
+        not_after,
+        revoked,
+        good,
+    };
+    let mut writer = MapWriter::create(&fixture.path(), &domain).unwrap();
+    writer.publish(&replica.view()).unwrap();
+    fixture
+}
+
+fn open(path: &Path, domain: &str) -> (c_int, *mut ffi::MintageRevocation, String) {
+    let path = CString::new(path.to_str().unwrap()).unwrap();
+    let domain = CString::new(domain).unwrap();
+    let mut map = ptr::null_mut();
+    let mut error = [0_u8; 300];
+    let (to, len) = (error.as_mut_ptr().cast::<c_char>(), error.len());
+    // SAFETY: both texts are terminated; `map` and `error` may be written to.
+    let code = unsafe { ffi::mintage_revocation_open(path.as_ptr(), domain.as_ptr(), -1, &raw mut map, to, len) };
+    let end = error.iter().position(|&o| o == 0).unwrap();
+    (code, map, String::from_utf8(error[..end].to_vec()).unwrap())
+}
+
+fn last_update(map: *const ffi::MintageRevocation) -> i64 {
+    // SAFETY: null or an open handle.
+    unsafe { ffi::mintage_revocation_last_update(map) }
+}
+
+/// The handle is used no more afterwards.
+fn close(map: *mut ffi::MintageRevocation) {
+    // SAFETY: null or an open handle, closed here once by every test.
+    unsafe { ffi::mintage_revocation_close(map) }
+}
+
+fn open_nothing(out: *mut *mut ffi::MintageRevocation) -> c_int {
+    // SAFETY: null is allowed; `out` is null or may be written to.
+    unsafe { ffi::mintage_revocation_open(ptr::null(), ptr::null(), -1, out, ptr::null_mut(), 0) }
+}
+
+fn ask(map: *const ffi::MintageRevocation, query: *const ffi::MintageRevocationQuery, max_age_s: u32) -> c_int {
+    // SAFETY: an open handle or null, and every pointer of the query has its length.
+    unsafe { ffi::mintage_revocation_check(map, query, max_age_s) }
+}
+
+/// Asks with `change` made to an otherwise good query.
+fn check(
+    map: *const ffi::MintageRevocation,
+    fixture: &Fixture,
+    serial: &Serial,
+    max_age_s: u32,
+    change: impl FnOnce(&mut ffi::MintageRevocationQuery),
+) -> c_int {
+    let (id, spki) = ("spiffe://dev.test/web", [0_u8; 32]);
+    let mut query = ffi::MintageRevocationQuery {
+        size: size_of::<ffi::MintageRevocationQuery>(),
+        issuer_key_id: ISSUER.as_bytes().as_ptr(),
+        serial: serial.octets().as_ptr(),
+        serial_len: serial.octets().len(),
+        not_before_ms: fixture.now.millis(),
+        not_after_ms: fixture.not_after.millis(),
+        spiffe_id: id.as_ptr().cast(),
+        spiffe_id_len: id.len(),
+        spki_sha256: spki.as_ptr(),
+    };
+    change(&mut query);
+    ask(map, &raw const query, max_age_s)
+}
+
+#[test]
+fn a_map_answers_through_the_c_interface() {
+    let fixture = fixture();
+    let (code, map, error) = open(&fixture.path(), "dev.test");
+    assert_eq!((code, error.as_str()), (ffi::GOOD, ""));
+    assert_eq!(check(map, &fixture, &fixture.revoked, 600, |_| {}), ffi::REVOKED);
+    assert_eq!(check(map, &fixture, &fixture.good, 600, |_| {}), ffi::GOOD);
+    assert_eq!(check(map, &fixture, &fixture.good, 0, |_| {}), ffi::GOOD);
+    // A CA certificate may have no SPIFFE ID; a DER serial may have a sign zero.
+    assert_eq!(
+        check(map, &fixture, &fixture.good, 0, |query| query.spiffe_id = ptr::null()),
+        ffi::GOOD
+    );
+    let signed = [&[0], fixture.revoked.octets()].concat();
+    let with_sign = |query: &mut ffi::MintageRevocationQuery| {
+        (query.serial, query.serial_len) = (signed.as_ptr(), signed.len());
+    };
+    assert_eq!(check(map, &fixture, &fixture.good, 0, with_sign), ffi::REVOKED);
+    let stranger = [9_u8; 32];
+    let foreign = |query: &mut ffi::MintageRevocationQuery| query.issuer_key_id = stranger.as_ptr();
+    assert_eq!(check(map, &fixture, &fixture.good, 600, foreign), ffi::NOT_COVERED);
+    assert_eq!(last_update(map), fixture.now.millis());
+    close(map);
+}
+
+#[test]
+fn null_and_wrong_lengths_are_invalid_and_never_good() {
+    let fixture = fixture();
+    let (_, map, _) = open(&fixture.path(), "dev.test");
+    type Change = fn(&mut ffi::MintageRevocationQuery);
+    let changes: [Change; 9] = [
+        |query| query.size = size_of::<ffi::MintageRevocationQuery>() - 1,
+        |query| query.size = 0,
+        |query| query.issuer_key_id = ptr::null(),
+        |query| query.serial = ptr::null(),
+        |query| query.spki_sha256 = ptr::null(),
+        |query| query.serial_len = 0,
+        |query| query.serial_len = usize::MAX,
+        |query| query.spiffe_id_len = usize::MAX,
+        |query| query.spiffe_id_len = 5,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        assert_eq!(
+            check(map, &fixture, &fixture.good, 600, change),
+            ffi::INVALID,
+            "change {at}"
+        );
+    }
+    assert_eq!(check(ptr::null(), &fixture, &fixture.good, 600, |_| {}), ffi::INVALID);
+    assert_eq!(ask(map, ptr::null(), 600), ffi::INVALID);
+    assert_eq!(last_update(ptr::null()), i64::from(ffi::INVALID));
+    close(ptr::null_mut());
+    close(map);
+    assert_eq!(open_nothing(ptr::null_mut()), ffi::INVALID);
+    let mut out = ptr::dangling_mut();
+    assert_eq!(open_nothing(&raw mut out), ffi::INVALID);
+    assert!(out.is_null());
+}
+
+#[test]
+fn a_missing_map_is_stale_and_a_foreign_one_refused() {
+    let fixture = fixture();
+    let (code, map, _) = open(&fixture.path().with_extension("none"), "dev.test");
+    assert_eq!(code, ffi::GOOD);
+    assert_eq!(check(map, &fixture, &fixture.good, u32::MAX, |_| {}), ffi::STALE);
+    assert_eq!(last_update(map), 0);
+    close(map);
+    let (code, map, error) = open(&fixture.path(), "other.test");
+    assert!(
+        code == ffi::REFUSED && map.is_null() && error.contains("another trust domain"),
+        "{error}"
+    );
+    let (code, map, error) = open(&fixture.path(), "Not A Domain");
+    assert!(code == ffi::INVALID && map.is_null() && !error.is_empty(), "{error}");
+}
+
+#[test]
+fn a_c_program_compiles_against_the_header_and_gets_the_same_answers() {
+    let fixture = fixture();
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let exe = std::env::current_exe().unwrap();
+    let libraries = exe.parent().unwrap();
+    let program = fixture.dir.path().join("check");
+    let built = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"])
+        .arg(&program)
+        .arg(package.join("tests/check.c"))
+        .arg("-I")
+        .arg(package.join("include"))
+        .arg("-L")
+        .arg(libraries)
+        .arg(format!("-Wl,-rpath,{}", libraries.display()))
+        .arg("-lmintage_revocation_ffi")
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let ran = Command::new(&program)
+        .arg(fixture.path())
+        .args(["dev.test", &ISSUER.to_string()])
+        .args([fixture.revoked.to_string(), fixture.good.to_string()])
+        .env("NOT_AFTER_MS", fixture.not_after.millis().to_string())
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "1\n0\n1\n");
+}
