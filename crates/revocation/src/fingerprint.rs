@@ -71,7 +71,7 @@ mod tests {
         };
         assert_eq!(of([0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6]), 0x0102_0304_0506);
         assert_eq!(of([0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]), FOLD);
-        assert_eq!(of([0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]), 2 * FOLD & MASK);
+        assert_eq!(of([0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]), (2 * FOLD) & MASK);
         let alike: std::collections::HashSet<_> = (0..=255).map(|octet| of([octet; 12])).collect();
         assert_eq!(alike.len(), 256);
         let serial = Serial::from_random([0x11; 16]);
