@@ -24,6 +24,9 @@ mod writer;
 pub mod command;
 pub mod limits;
 
+#[cfg(test)]
+mod tests;
+
 pub use convert::{entry_from_put, entry_to_put, revocation_of, rule_to_wire, serial_to_wire};
 pub use entries::EntryChange;
 pub use error::StateError;

@@ -59,10 +59,11 @@ pub(crate) enum Found {
     Nothing(String),
 }
 
+/// The one object that is no part of the view: what the others must come to.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Meta {
+pub(crate) struct Meta {
     #[prost(uint64, tag = "1")]
-    version: u64,
+    pub(crate) version: u64,
     #[prost(string, tag = "2")]
     domain: String,
     #[prost(uint64, tag = "3")]
@@ -80,6 +81,18 @@ struct Meta {
 }
 
 impl Meta {
+    pub(crate) fn of(view: &View, leaf: [u8; 32]) -> Self {
+        Self {
+            version: VERSION,
+            domain: view.domain().to_string(),
+            applied: view.applied(),
+            control_head: view.control_head(),
+            leaf: leaf.to_vec(),
+            digest: view.digest().to_vec(),
+            check: Vec::new(),
+        }
+    }
+
     fn sealed(mut self) -> Vec<u8> {
         self.check = self.own_check();
         prost::Message::encode_to_vec(&self)
@@ -155,10 +168,17 @@ impl Store {
                 None => batch.remove(key.to_bytes()),
             }
         }
-        batch.insert(META_NAME, meta_of(view, leaf));
+        batch.insert(META_NAME, Meta::of(view, leaf).sealed());
         self.db
             .apply_batch(batch)
             .map_err(StateError::store("write", &self.folder))
+    }
+
+    /// Writes a mark as another version of this program would.
+    #[cfg(test)]
+    pub(crate) fn write_meta(&self, meta: Meta) {
+        self.db.insert(META_NAME, meta.sealed()).unwrap();
+        self.db.flush().unwrap();
     }
 
     /// Makes everything written so far durable.
@@ -189,19 +209,6 @@ impl Store {
         self.blobs_synced = there;
         if any_new { sync_folder(&folder) } else { Ok(()) }
     }
-}
-
-fn meta_of(view: &View, leaf: [u8; 32]) -> Vec<u8> {
-    Meta {
-        version: VERSION,
-        domain: view.domain().to_string(),
-        applied: view.applied(),
-        control_head: view.control_head(),
-        leaf: leaf.to_vec(),
-        digest: view.digest().to_vec(),
-        check: Vec::new(),
-    }
-    .sealed()
 }
 
 /// Opens and reads a store that is there. sled may panic on bytes it did not expect: that is damage like any other.
