@@ -5,6 +5,7 @@
 //! handshakes calls [`Registry::register`] and wraps the stream, or waits on the [`Guard`].
 
 mod accept;
+mod follow;
 mod guard;
 mod log;
 mod registry;
@@ -14,6 +15,7 @@ mod watched;
 pub mod limits;
 
 pub use accept::{Acceptor, Connector, HandshakeError};
+pub use follow::follow_map;
 pub use guard::{CloseReason, Guard};
 pub use log::LogRefusals;
 pub use registry::{RegisterError, Registry, RegistryCounts, RegistrySettings, UnknownStatus};

@@ -142,6 +142,10 @@ impl Registry {
         &self.inner.trust
     }
 
+    pub(crate) fn now(&self) -> Option<UnixTime> {
+        self.inner.now()
+    }
+
     /// Takes a connection in. The peer is checked once more after it is in the table: whatever is revoked between its
     /// handshake and now is found here, whatever is revoked later is found in the table.
     ///

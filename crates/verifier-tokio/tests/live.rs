@@ -8,15 +8,16 @@ mod support;
 
 use std::{io, sync::Arc, time::Duration};
 
-use mintage_revocation::{Added, Rule, RuleTarget};
+use mintage_revocation::{Added, MapOwner, MapReader, MapWriter, Rule, RuleTarget};
 use mintage_verifier::{
     AllowedIds, ClientAuth, IdentitySource, RevocationCheck, RevocationView, TlsSettings, TrustStore, Usage,
     VerifiedPeer, client_config, server_config,
 };
 use mintage_verifier_tokio::{
-    Acceptor, CloseReason, Connector, HandshakeError, RegisterError, Registry, RegistrySettings, UnknownStatus, Watched,
+    Acceptor, CloseReason, Connector, HandshakeError, RegisterError, Registry, RegistrySettings, UnknownStatus,
+    Watched, follow_map,
 };
-use support::{Ca, Clock, FakeView, Leaf, LeafSpec, id, now, provider, trust};
+use support::{Ca, Clock, FakeView, Leaf, LeafSpec, domain, id, now, provider, publisher::Publisher, trust};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::timeout,
@@ -490,6 +491,43 @@ async fn the_expiry_task_ends_with_the_registry() {
     drop(guard);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(store.upgrade().is_none(), "something keeps the registry alive");
+}
+
+#[tokio::test]
+async fn a_signed_delta_and_the_nodes_map_end_connections() {
+    let world = World::new();
+    let mut publisher = Publisher::new("a.test", &[&world.root, &world.issuing]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("revocation.map");
+    let mut writer = MapWriter::create(&path, &domain("a.test")).unwrap();
+    writer.publish(&publisher.follower.view()).unwrap();
+    let map = Arc::new(MapReader::open(&path, &domain("a.test"), MapOwner::RootOrSelf).unwrap());
+    let with_map = TrustStore::new(trust("a.test", &world.root, RevocationCheck::required(map.clone())));
+    let other = Registry::start(with_map, world.clock.clone(), RegistrySettings::default());
+    world.store.swap(trust(
+        "a.test",
+        &world.root,
+        RevocationCheck::required(publisher.follower.handle()),
+    ));
+
+    let leaf = world.issuing.good_leaf(WEB);
+    let (here, there) = (
+        world.registry.register(world.peer(&leaf)).unwrap(),
+        other.register(world.peer(&leaf)).unwrap(),
+    );
+    let following = tokio::spawn(follow_map(other, map, Duration::from_millis(10)));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!here.is_closed() && !there.is_closed());
+    let added = publisher.revoke(&world.issuing, &[&leaf], Vec::new());
+    assert!(!added.concerns_all());
+    assert_eq!(world.registry.apply(&added), 1);
+    writer.publish(&publisher.follower.view()).unwrap();
+    assert!(matches!(
+        timeout(PATIENCE, there.closed()).await.unwrap(),
+        CloseReason::Refused(_)
+    ));
+    assert!(here.is_closed());
+    following.abort();
 }
 
 #[tokio::test]

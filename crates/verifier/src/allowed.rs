@@ -11,7 +11,8 @@ use crate::limits::ALLOWED_IDS_MAX;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum AllowedIds {
-    /// Every id of the snapshot's own trust domain; ids of federated domains are refused.
+    /// Every id of the snapshot's own trust domain, its agents and CA replicas among them; ids of federated domains are
+    /// refused.
     #[default]
     OwnTrustDomain,
     /// Exactly these ids, of whatever trust domain.

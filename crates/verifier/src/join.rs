@@ -32,6 +32,7 @@ pub struct JoinVerifier {
     pins: Vec<CertHash>,
     algorithms: WebPkiSupportedAlgorithms,
     learned: ArcSwapOption<CertificateDer<'static>>,
+    refusal: ArcSwapOption<VerifyError>,
 }
 
 impl JoinVerifier {
@@ -53,6 +54,7 @@ impl JoinVerifier {
             pins,
             algorithms: provider.signature_verification_algorithms,
             learned: ArcSwapOption::const_empty(),
+            refusal: ArcSwapOption::const_empty(),
         }))
     }
 
@@ -60,6 +62,12 @@ impl JoinVerifier {
     /// came with the token, so it holds even if the handshake ended later.
     pub fn learned_root(&self) -> Option<CertificateDer<'static>> {
         self.learned.load().as_deref().cloned()
+    }
+
+    /// Why the last handshake's chain was refused, in full; `None` when it was accepted or there was none. rustls' own
+    /// error says less, and a person who holds the wrong token must be told so.
+    pub fn last_refusal(&self) -> Option<Arc<VerifyError>> {
+        self.refusal.load_full()
     }
 
     /// Verifies a chain (DER, leaf first, the root among it) as the handshake does.
@@ -105,7 +113,9 @@ impl ServerCertVerifier for JoinVerifier {
         _ocsp_response: &[u8],
         now: rustls_pki_types::UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(&rejoined(end_entity, intermediates), from_rustls(now))?;
+        let outcome = self.verify(&rejoined(end_entity, intermediates), from_rustls(now));
+        self.refusal.store(outcome.as_ref().err().cloned().map(Arc::new));
+        outcome?;
         Ok(ServerCertVerified::assertion())
     }
 

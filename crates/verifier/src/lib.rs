@@ -8,6 +8,32 @@
 //! - [`Trust::verify`] and [`Trust::recheck`] do the same without a handshake: before a certificate is written, and for
 //!   every request on a long connection.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use mintage_identity::TrustDomain;
+//! use mintage_verifier::{
+//!     AllowedIds, ClientAuth, IdentitySource, RevocationCheck, TlsSettings, Trust, TrustStore, server_config,
+//! };
+//! use rustls::time_provider::DefaultTimeProvider;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (roots, view) = (Vec::<Vec<u8>>::new(), mintage_revocation::Replica::new(&TrustDomain::parse("dev.test")?).handle());
+//! let domain = TrustDomain::parse("dev.test")?;
+//! let trust = Trust::builder(domain.clone())
+//!     .domain(domain, roots, RevocationCheck::required(view))?
+//!     .build();
+//! let store = TrustStore::new(trust);
+//! let identity = IdentitySource::empty();
+//! let tls = TlsSettings::new(Arc::new(rustls::crypto::ring::default_provider()), Arc::new(DefaultTimeProvider));
+//! let clients = ClientAuth::Mandatory(AllowedIds::OwnTrustDomain);
+//! let config = server_config(store.clone(), identity.clone(), clients, &tls)?;
+//! // Later: `identity.replace(..)` rotates, `store.swap(..)` follows the bundle; `config` stays.
+//! # let _ = config;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What is absent on purpose: this crate opens no socket, starts no thread and reads no clock but rustls'
 //! [`TimeProvider`](rustls::time_provider::TimeProvider); it installs no process-wide crypto provider. Host names are
 //! never compared: the SPIFFE ID is the name.

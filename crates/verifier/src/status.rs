@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use mintage_identity::{IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
-use mintage_revocation::{Decision, EntryKey, FreshnessPolicy, Query, Verdict, View};
+use mintage_revocation::{Decision, EntryKey, FreshnessPolicy, MapReader, Query, Verdict, View};
 
 use crate::{PathLink, VerifyError};
 
@@ -36,6 +36,18 @@ impl RevocationView for ArcSwap<View> {
 
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
         self.load().entry_key(issuer, serial)
+    }
+}
+
+/// The node's shared map, for any process beside the agent.
+impl RevocationView for MapReader {
+    fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+        self.view(now).decide(query, now, policy)
+    }
+
+    /// None: a map tells that something was added, not what, so live connections are looked at as a whole.
+    fn entry_key(&self, _: &IssuerKeyId, _: &Serial) -> Option<EntryKey> {
+        None
     }
 }
 

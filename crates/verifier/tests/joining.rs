@@ -60,7 +60,9 @@ fn a_node_joins_over_a_pinned_root_and_learns_it() {
     assert_eq!(joining.learned_root().unwrap(), root.der);
 
     let elsewhere = verifier([pin(&prepared)]);
-    assert!(!handshake(&join_config(elsewhere, &tls).unwrap(), &server).succeeded());
+    assert!(!handshake(&join_config(elsewhere.clone(), &tls).unwrap(), &server).succeeded());
+    assert!(matches!(*elsewhere.last_refusal().unwrap(), VerifyError::RootNotPinned));
+    assert!(joining.last_refusal().is_none());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub(crate) mod publisher;
 pub(crate) mod tls;
 
 use std::{
@@ -188,6 +189,11 @@ impl Ca {
     /// SHA-256 of the public key, as the verifier must compute it.
     pub(crate) fn key_id(&self) -> IssuerKeyId {
         mintage_svid::CertInfo::parse(&self.der).unwrap().key_id()
+    }
+
+    /// Signs anything with the CA's key: ASN.1 ECDSA with SHA-256.
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        rcgen::SigningKey::sign(self.issuer.key(), message).unwrap()
     }
 
     pub(crate) fn good_leaf(&self, uri: &str) -> Leaf {
