@@ -12,7 +12,7 @@ pub enum StateError {
     /// The state has applied records that the ledger does not hold.
     #[error(
         "{dir} has applied {applied} records but the ledger holds {ledger}: the ledger was lost or rolled back. Restore \
-         the newer ledger, or declare the loss with `mintage-ca restore`; nothing is served from an older ledger"
+         the newer ledger; nothing is served from an older one, because it would forget revocations"
     )]
     Ahead {
         /// The state's folder.

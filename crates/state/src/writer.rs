@@ -81,7 +81,7 @@ impl Writer {
             *pending = Pending {
                 given_up: true,
                 stop: pending.stop,
-                problem: pending.problem.take(),
+                problem: Some("given up until the next start, after it had failed for too long".into()),
                 durable: pending.durable,
                 ..Pending::default()
             };
@@ -195,5 +195,40 @@ fn give_back(
             pending.writes.entry(key).or_insert(value);
         }
         pending.target.get_or_insert(target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::TrustDomain;
+
+    use super::*;
+    use crate::store::Found;
+
+    #[test]
+    fn a_store_that_fails_for_long_is_given_up_and_memory_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::parse("dev.test").unwrap();
+        let (store, found) = Store::open(dir.path(), &domain).unwrap();
+        assert!(matches!(found, Found::Nothing(_)));
+        // A folder where the new watermark goes: every round fails after the store's own write.
+        std::fs::create_dir(dir.path().join("watermark.new")).unwrap();
+        let writer = Writer::start(dir.path().to_path_buf(), store, Mark::default()).unwrap();
+        let view = Arc::new(View::new(&domain));
+        let mut index = 0;
+        while !writer.shared.pending().given_up {
+            assert!(index < 4 * PENDING_OBJECTS_MAX as u64, "never given up");
+            let writes = (index..index + 10_000)
+                .map(|index| (Key::Fold(index), Some(vec![1])))
+                .collect();
+            index += 10_000;
+            writer.hand_over(writes, Arc::clone(&view), [0; 32]);
+            assert!(writer.shared.pending().writes.len() <= PENDING_OBJECTS_MAX);
+        }
+        writer.hand_over(vec![(Key::Bundle, None)], view, [0; 32]);
+        assert!(writer.shared.pending().writes.is_empty());
+        assert!(writer.problem().is_some_and(|why| why.contains("given up")));
+        assert_eq!(writer.durable(), 0);
+        writer.stop();
     }
 }

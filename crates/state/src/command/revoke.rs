@@ -55,7 +55,8 @@ pub struct Resolved {
     pub serials: Vec<RevokedSerial>,
     /// Rules.
     pub rules: Vec<Rule>,
-    /// The ban that goes with it; appended first.
+    /// The ban that goes with it. It is appended first, and what is live is asked for again once it stands: until then
+    /// the agent may obtain one more certificate, afterwards none.
     pub ban: Option<Body>,
 }
 
