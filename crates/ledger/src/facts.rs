@@ -20,7 +20,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) entry: &'a str,
     pub(crate) issuer_key_id: &'a [u8],
     pub(crate) certificate: &'a [u8],
-    pub(crate) restricting: bool,
 }
 
 const AGENT_PATH: &str = "/mintage/agent/";
@@ -38,6 +37,32 @@ pub(crate) fn agent_of(spiffe_id: &str) -> &str {
         .unwrap_or_default()
 }
 
+/// The little that most followers need of most records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outline {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) restricting: bool,
+}
+
+impl Outline {
+    /// Reads the body's field number, and of an entry whether it replaces one.
+    pub(crate) fn read(record: &[u8]) -> Self {
+        let mut outline = Self::default();
+        for (tag, value) in Fields::new(record) {
+            if let (Some(kind), Value::Bytes(body)) = (Kind::from_tag(tag), value) {
+                outline.kind = Some(kind);
+                outline.restricting = match kind {
+                    Kind::EntryPut => {
+                        Fields::new(body).any(|(tag, value)| tag == 13 && !matches!(value, Value::Varint(0)))
+                    }
+                    kind => kind.restricts(),
+                };
+            }
+        }
+        outline
+    }
+}
+
 impl<'a> Facts<'a> {
     /// Reads a record's bytes; a field that cannot be read is absent.
     pub(crate) fn read(record: &'a [u8]) -> Self {
@@ -50,7 +75,6 @@ impl<'a> Facts<'a> {
                 (tag, Value::Bytes(body)) => {
                     if let Some(kind) = Kind::from_tag(tag) {
                         facts.kind = Some(kind);
-                        facts.restricting = kind.restricts();
                         facts.body(kind, body);
                     }
                 }
@@ -107,7 +131,6 @@ impl<'a> Facts<'a> {
                 (Kind::EntryPut | Kind::AgentAttest, 2, Value::Bytes(id)) => self.spiffe_id = text(id),
                 (Kind::Issue, 8, Value::Bytes(id)) => self.issuer_key_id = id,
                 (Kind::Issue, 9, Value::Bytes(der)) => self.certificate = der,
-                (Kind::EntryPut, 13, Value::Varint(replaced)) => self.restricting = replaced != 0,
                 (Kind::TokenCreate | Kind::TokenDelete, 2, Value::Bytes(name))
                 | (Kind::AgentAttest | Kind::AgentBan | Kind::AgentEvict, 1, Value::Bytes(name)) => {
                     self.agent = text(name);
@@ -132,14 +155,18 @@ mod tests {
             let encoded = record.clone().encode().unwrap();
             let facts = Facts::read(encoded.bytes());
             assert_eq!(facts.kind, Some(*kind));
-            assert_eq!(facts.restricting, record.is_restricting());
+            let outline = Outline::read(encoded.bytes());
+            assert_eq!(
+                (outline.kind, outline.restricting),
+                (Some(*kind), record.is_restricting())
+            );
             assert_eq!(facts.time_ms, record.time.millis());
         }
         let mut put = samples::record_of(Kind::EntryPut, 7);
         if let crate::Body::EntryPut(entry) = &mut put.body {
             entry.replaces_revision = 300;
         }
-        assert!(Facts::read(put.encode().unwrap().bytes()).restricting);
+        assert!(Outline::read(put.encode().unwrap().bytes()).restricting);
     }
 
     #[test]

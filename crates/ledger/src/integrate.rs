@@ -10,7 +10,7 @@ use crate::{
     checkpoint::{Checkpoint, LogKey},
     follow::Sink,
     journal::{Journal, Stored},
-    tiles::Tree,
+    tiles::{TILE_WIDTH, Tree},
 };
 
 /// Shortest time between two checkpoints: one flush a second beside those of the groups.
@@ -26,9 +26,12 @@ pub struct Integrator {
     signed: (u64, Instant),
     /// The signed root that the tree must have on its way.
     pending: Option<Checkpoint>,
-    /// True when the tree was resumed from tiles, for which nobody vouches.
-    resumed: bool,
+    /// Where the tree may begin again when what it was resumed from leads to another root, the last first.
+    fallbacks: Vec<u64>,
 }
+
+/// Records below one tile of level 1, whose tiles of level 0 were flushed before it was written.
+const SEGMENT: u64 = crate::limits::SEGMENT_RECORDS as u64;
 
 impl Integrator {
     /// Goes on from the tiles below `tree`'s folder, or from the beginning where they are missing. Without a key it
@@ -44,33 +47,47 @@ impl Integrator {
     ) -> Result<Self, LedgerError> {
         let stored = journal.checkpoint()?;
         let signed = stored.checkpoint();
-        if let Err(error) = tree.resume(signed.size) {
-            tracing::info!(%error, "the tiles are made again from the records");
-            tree.clear();
-        }
+        // All tiles up to the signed size; else the flushed ones alone; else none.
+        let mut fallbacks = vec![
+            0,
+            signed.size - signed.size % SEGMENT,
+            signed.size - signed.size % TILE_WIDTH as u64,
+        ];
+        fallbacks.dedup();
         let mut integrator = Self {
             signed: (signed.size, Instant::now()),
             pending: Some(signed.clone()),
-            resumed: tree.size() > 0,
+            fallbacks,
             journal,
             tree,
             key,
             every,
         };
-        integrator.compare_or_rebuild()?;
+        integrator.begin_again()?;
         Ok(integrator)
     }
 
-    /// Compares, and begins again from the records alone when tiles led to another root. True when it did so.
-    fn compare_or_rebuild(&mut self) -> Result<bool, LedgerError> {
-        match self.compare() {
-            Err(error) if self.resumed => {
-                tracing::warn!(%error, "the tiles are damaged; they are made again from the records");
-                self.tree.clear();
-                self.resumed = false;
-                Ok(true)
+    /// Resumes from the next fallback that there is.
+    fn begin_again(&mut self) -> Result<(), LedgerError> {
+        while let Some(size) = self.fallbacks.pop() {
+            match self.tree.resume(size).and_then(|()| self.compare()) {
+                Ok(()) => return Ok(()),
+                Err(error) if self.fallbacks.is_empty() => return Err(error),
+                Err(error) => tracing::warn!(%error, size, "tiles of the tree are made again from the records"),
             }
-            other => other.map(|()| false),
+        }
+        Ok(())
+    }
+
+    /// Compares, and begins again where tiles led to another root than the signed one. True when it did so.
+    fn compare_or_begin_again(&mut self) -> Result<bool, LedgerError> {
+        match self.compare() {
+            Ok(()) => Ok(false),
+            Err(error) if self.fallbacks.is_empty() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "tiles of the tree are damaged and made again from the records");
+                self.begin_again().map(|()| true)
+            }
         }
     }
 
@@ -87,6 +104,7 @@ impl Integrator {
             });
         }
         self.pending = None;
+        self.fallbacks.clear();
         Ok(())
     }
 
@@ -140,7 +158,7 @@ impl Sink for Integrator {
     fn apply(&mut self, _first: u64, records: &[Stored]) -> Result<(), LedgerError> {
         for record in records {
             self.tree.push(record.leaf_hash())?;
-            if self.compare_or_rebuild()? {
+            if self.compare_or_begin_again()? {
                 return Ok(());
             }
         }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::{
     LedgerError, Record,
     checkpoint::SignedCheckpoint,
-    facts::Facts,
+    facts::{Facts, Outline},
     kind::Kind,
     origin::Origin,
     record::EncodedRecord,
@@ -51,12 +51,12 @@ impl Stored {
 
     /// The kind, without decoding the record; `None` when the bytes are no record of a known kind.
     pub fn kind(&self) -> Option<Kind> {
-        self.facts().kind
+        Outline::read(&self.bytes).kind
     }
 
     /// True when decisions made before this record have to be made again.
     pub fn is_restricting(&self) -> bool {
-        self.facts().restricting
+        Outline::read(&self.bytes).restricting
     }
 
     /// The record.

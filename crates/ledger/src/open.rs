@@ -15,13 +15,13 @@ use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
     disk::{read_whole, remove_if_there},
-    facts::Facts,
+    facts::Outline,
     file::{OpenOptions, Recovered, read_checkpoint},
     kind::Kind,
     layout::Shard,
     reader::Span,
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, Position, RootAt, Scanned, Visitor, read_header, scan},
-    tree::{Frontier, sha256},
+    tree::{Frontier, Hash, sha256},
     wal::WalHeader,
     writer::{Writer, begin_file},
 };
@@ -49,9 +49,17 @@ struct Watch {
 }
 
 impl Visitor for Watch {
-    fn record(&mut self, record: &Found<'_>, index: u64, after: &Frontier) -> Result<(), LedgerError> {
-        self.last = Facts::read(record.bytes).kind;
-        self.checkpoint.record(record, index, after)
+    fn record(&mut self, record: &Found<'_>, _: u64) -> Result<(), LedgerError> {
+        self.last = Outline::read(record.bytes).kind;
+        Ok(())
+    }
+
+    fn root_wanted_at(&self) -> u64 {
+        self.checkpoint.size
+    }
+
+    fn root(&mut self, root: Hash) -> Result<(), LedgerError> {
+        self.checkpoint.compare(root)
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::{
     LedgerError,
-    facts::Facts,
+    facts::Outline,
     limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, POSITION_EVERY, WAL_BYTES_MAX},
     tree::{Frontier, Hash, leaf_hash},
     wal::{FRAME_HEAD, Frame, FrameKind, GroupHead, Trailer, WalHeader, read_frame},
@@ -61,10 +61,16 @@ pub(crate) struct Found<'a> {
     pub(crate) leaf: Hash,
 }
 
-/// What a scan meets on its way: each record with the tree after it.
+/// What a scan meets on its way.
 pub(crate) trait Visitor {
-    /// Called for each record of a whole group.
-    fn record(&mut self, record: &Found<'_>, index: u64, after: &Frontier) -> Result<(), LedgerError>;
+    /// Called for each record of a whole group, in order.
+    fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError>;
+
+    /// The size at which the visitor wants to know the root.
+    fn root_wanted_at(&self) -> u64;
+
+    /// Called with the root at that size, when the scan passes it.
+    fn root(&mut self, root: Hash) -> Result<(), LedgerError>;
 }
 
 /// Compares the tree with a root it had at some size.
@@ -75,16 +81,14 @@ pub(crate) struct RootAt {
     pub(crate) met: bool,
 }
 
-impl Visitor for RootAt {
-    fn record(&mut self, _: &Found<'_>, _: u64, after: &Frontier) -> Result<(), LedgerError> {
-        if after.size() == self.size {
-            self.met = true;
-            if after.root() != self.root {
-                return Err(LedgerError::Forked {
-                    size: self.size,
-                    what: "the last signed checkpoint",
-                });
-            }
+impl RootAt {
+    pub(crate) fn compare(&mut self, root: Hash) -> Result<(), LedgerError> {
+        self.met = true;
+        if root != self.root {
+            return Err(LedgerError::Forked {
+                size: self.size,
+                what: "the last signed checkpoint",
+            });
         }
         Ok(())
     }
@@ -136,6 +140,7 @@ pub(crate) fn scan(
         path,
         bytes,
         usable,
+        used: last_nonzero(bytes).map_or(0, |last| last + 1),
         scanned: Scanned {
             frontier: header.frontier.clone(),
             control_head: header.control_head,
@@ -160,7 +165,10 @@ pub(crate) fn scan(
 struct Scan<'a> {
     path: &'a Path,
     bytes: &'a [u8],
+    /// Bytes in whole steps of reserved space: groups lie in these.
     usable: usize,
+    /// Bytes up to the last that is not zero.
+    used: usize,
     scanned: Scanned,
 }
 
@@ -181,24 +189,24 @@ impl<'a> Scan<'a> {
     /// Reads one group, or says how the file ends.
     fn step(&mut self, at: usize, visitor: &mut dyn Visitor) -> Result<Option<Ending>, LedgerError> {
         let index = self.scanned.frontier.size();
-        let rest = self.bytes.get(at..).unwrap_or_default();
-        let Some(last) = last_nonzero(rest) else {
+        if at >= self.used {
             // An empty file after the header, too, has at least one step of space.
             if self.bytes.len() < usize::try_from(self.scanned.header.reserve).unwrap_or(usize::MAX) {
                 return Err(self.corrupt(self.bytes.len(), index, "the file was truncated"));
             }
             return Ok(Some(Ending::Space));
-        };
+        }
+        let rest = &self.bytes[at..];
         match read_frame(rest) {
             Ok(frame) if frame.kind == FrameKind::Next => {
-                if last >= frame.len() {
-                    return Err(self.corrupt(at + last, index, "there are bytes after the file's last frame"));
+                if self.used > at + frame.len() {
+                    return Err(self.corrupt(self.used - 1, index, "there are bytes after the file's last frame"));
                 }
                 Ok(Some(Ending::Next))
             }
             Ok(frame) if frame.kind == FrameKind::GroupHead => self.group(at, frame, visitor),
             Ok(_) => Err(self.corrupt(at, index, "a group does not begin with its head")),
-            Err(_) => self.headless(at, &rest[..=last]).map(Some),
+            Err(_) => self.headless(at, &self.bytes[at..self.used]).map(Some),
         }
     }
 
@@ -226,7 +234,7 @@ impl<'a> Scan<'a> {
         if end > self.usable {
             return Err(self.corrupt(at, index, "the file was truncated inside a group"));
         }
-        let (group, after) = (&self.bytes[at..end], &self.bytes[end..]);
+        let group = &self.bytes[at..end];
         match self.records(at, frame.len(), head, group, visitor) {
             Ok(frontier) => {
                 self.scanned.frontier = frontier;
@@ -238,7 +246,7 @@ impl<'a> Scan<'a> {
             // leaves behind.
             Err(Fault::Bad { offset, index, problem }) => {
                 let torn = group.last() == Some(&0) || has_zero_sector(at, group);
-                if !torn || last_nonzero(after).is_some() {
+                if !torn || self.used > end {
                     return Err(self.corrupt(offset, index, problem));
                 }
                 Ok(Some(Ending::Torn))
@@ -285,8 +293,13 @@ impl<'a> Scan<'a> {
             .then(|| Trailer::read(frame.payload))
             .flatten()
             .ok_or_else(|| bad("a group has no trailer at its end"))?;
-        let before = frontier.clone();
-        records.iter().for_each(|record| frontier.push(record.leaf));
+        let (wanted, mut root) = (visitor.root_wanted_at(), None);
+        for record in &records {
+            frontier.push(record.leaf);
+            if frontier.size() == wanted {
+                root = Some(frontier.root());
+            }
+        }
         if trailer.size != frontier.size() || trailer.root != frontier.root() {
             // Every checksum is right, so this is no torn write.
             return Err(Fault::Refused(self.corrupt(
@@ -295,18 +308,13 @@ impl<'a> Scan<'a> {
                 "the tree's root is not the one the group was sealed with",
             )));
         }
-        self.visit(at, before, &records, visitor).map_err(Fault::Refused)?;
+        root.map_or(Ok(()), |root| visitor.root(root)).map_err(Fault::Refused)?;
+        self.visit(at, &records, visitor).map_err(Fault::Refused)?;
         Ok(frontier)
     }
 
-    fn visit(
-        &mut self,
-        at: usize,
-        mut tree: Frontier,
-        records: &[Found<'_>],
-        visitor: &mut dyn Visitor,
-    ) -> Result<(), LedgerError> {
-        let first = tree.size();
+    fn visit(&mut self, at: usize, records: &[Found<'_>], visitor: &mut dyn Visitor) -> Result<(), LedgerError> {
+        let first = self.scanned.frontier.size();
         let known = self.scanned.positions.last().map_or(0, |position| position.index);
         if first >= known + POSITION_EVERY {
             self.scanned.positions.push(Position {
@@ -314,13 +322,11 @@ impl<'a> Scan<'a> {
                 offset: at as u64,
             });
         }
-        for record in records {
-            let index = tree.size();
-            tree.push(record.leaf);
-            if Facts::read(record.bytes).restricting {
+        for (index, record) in (first..).zip(records) {
+            if Outline::read(record.bytes).restricting {
                 self.scanned.control_head = index + 1;
             }
-            visitor.record(record, index, &tree)?;
+            visitor.record(record, index)?;
         }
         Ok(())
     }

@@ -1,16 +1,20 @@
 //! The tree as tiles of 256 hashes (C2SP tlog-tiles): full tiles in files, the right edge in memory.
 //!
-//! Tiles are derived: they are written without a flush, and whatever is missing or damaged is made again from the
-//! records. A proof is handed out only after it was checked against the root it is for.
+//! Tiles are derived: whatever is missing or damaged is made again from the records. The 256 tiles of level 0 below one
+//! tile of level 1 share a file, `seg/<n>.tiles`, because a file for every 256 records costs more than hashing them; it
+//! is flushed before its level-1 tile is written, so a tile that is there vouches for those below it. A proof is handed
+//! out only after it was checked against the root it is for.
 
 use std::{
     fs, io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 
 use crate::{
     LedgerError,
+    disk::{LocalDisk, is_full, make_dir, replace},
     proof::{HashSource, consistency, inclusion, root_at, verify_consistency, verify_inclusion},
     tree::{Hash, node_hash},
 };
@@ -22,7 +26,7 @@ const TILE_HEIGHT: u8 = 8;
 /// Bytes of a full tile.
 pub(crate) const TILE_BYTES: usize = TILE_WIDTH * 32;
 
-/// The path of a full tile below the shard's folder, such as `tile/0/x001/x234/067`.
+/// The path of a full tile in the plain tree that other tools read, such as `tile/0/x001/x234/067`.
 pub fn tile_path(level: u8, index: u64) -> String {
     let mut path = format!("{:03}", index % 1000);
     let mut rest = index / 1000;
@@ -128,11 +132,6 @@ impl Tree {
         Ok(())
     }
 
-    /// Begins again from nothing.
-    pub(crate) fn clear(&self) {
-        *self.edge.write().unwrap_or_else(PoisonError::into_inner) = Edge::default();
-    }
-
     fn edge(&self) -> RwLockReadGuard<'_, Edge> {
         self.edge.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,45 +209,79 @@ impl Tree {
             path: self.dir.join("tile"),
             offset: 0,
             index,
-            problem: "the tiles do not lead to the root; remove the folder and restart, it is made again".into(),
+            problem:
+                "the tiles do not lead to the root; remove the folders tile and seg and restart, they are made again"
+                    .into(),
         }
     }
 
     /// A full tile.
     ///
     /// # Errors
-    /// Fails when it is missing or has another length.
+    /// Fails when it is missing or cut short.
     pub fn read_tile(&self, level: u8, index: u64) -> Result<Vec<Hash>, LedgerError> {
-        let path = self.dir.join(tile_path(level, index));
-        let bytes = fs::read(&path).map_err(LedgerError::io("read", &path))?;
-        if bytes.len() != TILE_BYTES {
-            return Err(LedgerError::Corrupt {
-                path,
-                offset: 0,
-                index: index.saturating_mul(TILE_WIDTH as u64),
-                problem: format!("the tile has {} bytes, not {TILE_BYTES}", bytes.len()),
-            });
-        }
-        bytes.chunks_exact(32).map(Hash::from_slice).collect()
+        read_tile(&self.dir, level, index)?.ok_or_else(|| LedgerError::Missing {
+            path: tile_file(&self.dir, level, index).0,
+            detail: "a tile of the tree",
+        })
     }
 
     fn write_tile(&self, tile: &FullTile) -> Result<(), LedgerError> {
-        let path = self.dir.join(tile_path(tile.level, tile.index));
+        let (path, offset) = tile_file(&self.dir, tile.level, tile.index);
         let bytes: Vec<u8> = tile.hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
-        let new = path.with_added_extension("new");
-        let write = || fs::write(&new, &bytes).and_then(|()| fs::rename(&new, &path));
-        let written = match write() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                crate::disk::make_dir(path.parent().unwrap_or(&self.dir))?;
-                write()
-            }
-            other => other,
-        };
-        written.map_err(|error| match crate::disk::is_full(&error) {
+        let full = |error: io::Error| match is_full(&error) {
             true => LedgerError::NoSpace,
             false => LedgerError::io("write", &path)(error),
-        })
+        };
+        if tile.level > 0 {
+            make_dir(path.parent().unwrap_or(&self.dir))?;
+            return replace(&LocalDisk, &path, &bytes);
+        }
+        if offset == 0 {
+            make_dir(path.parent().unwrap_or(&self.dir))?;
+        }
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(full)?;
+        file.write_all_at(&bytes, offset).map_err(full)?;
+        if tile.index % TILE_WIDTH as u64 == TILE_WIDTH as u64 - 1 {
+            file.sync_all().map_err(full)?;
+        }
+        Ok(())
     }
+}
+
+/// The file of a full tile, and where in it the tile begins.
+pub(crate) fn tile_file(dir: &Path, level: u8, index: u64) -> (PathBuf, u64) {
+    match level {
+        0 => {
+            let (segment, at) = (index / TILE_WIDTH as u64, index % TILE_WIDTH as u64);
+            (dir.join(format!("seg/{segment:08}.tiles")), at * TILE_BYTES as u64)
+        }
+        _ => (dir.join(tile_path(level, index)), 0),
+    }
+}
+
+/// A full tile; `None` when it is missing or cut short.
+pub(crate) fn read_tile(dir: &Path, level: u8, index: u64) -> Result<Option<Vec<Hash>>, LedgerError> {
+    let (path, offset) = tile_file(dir, level, index);
+    let mut bytes = [0; TILE_BYTES];
+    match fs::File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset)) {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(LedgerError::io("read", path)(error)),
+    }
+    bytes
+        .chunks_exact(32)
+        .map(Hash::from_slice)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 impl HashSource for Tree {
@@ -306,6 +339,10 @@ mod tests {
         }
         assert_eq!(tree.root().unwrap(), edge.root());
         assert!(dir.path().join("tile/1/000").exists() && !dir.path().join("tile/2/000").exists());
+        assert_eq!(
+            fs::metadata(dir.path().join("seg/00000000.tiles")).unwrap().len(),
+            65_536 * 32
+        );
         for size in [1u64, 2, 255, 256, 257, 511, 512, 65_535, 65_536, 65_537, 66_000] {
             let root = roots[size as usize];
             assert_eq!(tree.root_at(size).unwrap(), root, "{size}");
@@ -336,7 +373,7 @@ mod tests {
         let leaf = |i: u64| leaf_hash(&i.to_be_bytes());
         (0..600).for_each(|i| tree.push(leaf(i)).unwrap());
         let root = tree.root().unwrap();
-        let path = dir.path().join("tile/0/000");
+        let path = dir.path().join("seg/00000000.tiles");
         let mut bytes = fs::read(&path).unwrap();
         bytes[40] ^= 1;
         fs::write(&path, &bytes).unwrap();
@@ -344,8 +381,6 @@ mod tests {
             tree.inclusion(0, &leaf(0), 600, &root),
             Err(LedgerError::Corrupt { .. })
         ));
-        fs::write(&path, &bytes[1..]).unwrap();
-        assert!(tree.inclusion(0, &leaf(0), 600, &root).is_err());
         // Other tiles are not touched by it.
         tree.inclusion(300, &leaf(300), 600, &root).unwrap();
         tree.inclusion(599, &leaf(599), 600, &root).unwrap();

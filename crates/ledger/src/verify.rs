@@ -3,7 +3,7 @@
 //! It takes no lock and writes nothing, so it may run beside a live ledger: what is being written while it reads counts
 //! as an unfinished tail. It says nothing about what records mean; the caller looks at each as it passes.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use crate::{
     LedgerError,
@@ -15,7 +15,7 @@ use crate::{
     note::Vkey,
     open::{check_end, read_heads},
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Visitor, scan},
-    tiles::{TILE_WIDTH, subtree_root, tile_path},
+    tiles::{TILE_WIDTH, read_tile, subtree_root, tile_file},
     tree::{Frontier, Hash, sha256},
 };
 
@@ -149,8 +149,7 @@ struct Pass<'a> {
 }
 
 impl Visitor for Pass<'_> {
-    fn record(&mut self, record: &Found<'_>, index: u64, after: &Frontier) -> Result<(), LedgerError> {
-        self.checkpoint.record(record, index, after)?;
+    fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError> {
         let stored = Stored::new(index, record.bytes.into(), Some(record.leaf));
         self.check
             .record(&self.shard.vkey, &stored)
@@ -161,6 +160,14 @@ impl Visitor for Pass<'_> {
                 problem,
             })?;
         self.tiles.leaf(&self.shard.dir, record.leaf)
+    }
+
+    fn root_wanted_at(&self) -> u64 {
+        self.checkpoint.size
+    }
+
+    fn root(&mut self, root: Hash) -> Result<(), LedgerError> {
+        self.checkpoint.compare(root)
     }
 }
 
@@ -200,19 +207,16 @@ impl TileCheck {
 
 /// True when the tile is there and right, false when it is not there.
 fn compare(dir: &Path, level: u8, index: u64, row: &[Hash]) -> Result<bool, LedgerError> {
-    let path = dir.join(tile_path(level, index));
-    let stored = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        other => other.map_err(LedgerError::io("read", &path))?,
+    let Some(stored) = read_tile(dir, level, index)? else {
+        return Ok(false);
     };
-    let right = stored.len() == 32 * row.len() && stored.chunks_exact(32).zip(row).all(|(a, b)| a == b.as_bytes());
-    if !right {
+    if stored != row {
         let span = (TILE_WIDTH as u64).saturating_pow(u32::from(level) + 1);
         return Err(LedgerError::Corrupt {
-            path,
-            offset: 0,
+            path: tile_file(dir, level, index).0,
+            offset: tile_file(dir, level, index).1,
             index: index.saturating_mul(span),
-            problem: "the tile is not that of the records; remove it, it is made again".into(),
+            problem: "the tile is not that of the records; remove the file, it is made again".into(),
         });
     }
     Ok(true)

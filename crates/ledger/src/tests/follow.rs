@@ -88,10 +88,10 @@ fn a_restart_goes_on_from_the_tiles_or_makes_them_again() {
     follower.stop();
     let root = tree.root().unwrap();
     drop((journal, tree));
-    let tile = place.shard().join("tile/0/001");
+    let tile = place.shard().join("seg/00000000.tiles");
     let whole = fs::read(&tile).unwrap();
     let mut flipped = whole.clone();
-    flipped[77] ^= 4;
+    flipped[8192 + 77] ^= 4;
     for (damage, content) in [
         ("none", Some(whole.clone())),
         ("flipped", Some(flipped)),

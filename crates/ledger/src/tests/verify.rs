@@ -43,7 +43,7 @@ fn a_whole_ledger_verifies_live_and_stopped() {
     let journal = place.open().unwrap();
     journal.append(&group(0, 3), 0).unwrap();
     assert_eq!(check(&place.ledger()).unwrap(), 603);
-    fs::remove_dir_all(place.shard().join("tile")).unwrap();
+    fs::remove_dir_all(place.shard().join("seg")).unwrap();
     assert_eq!(verify(&place.ledger(), None, &mut ()).unwrap()[0].tiles_missing, 2);
     let other = Vkey::new(origin().as_str(), [1; 32]).unwrap();
     assert!(matches!(
@@ -60,8 +60,7 @@ fn every_flipped_bit_of_records_checkpoint_or_tiles_is_named() {
         "head/00000002.wal",
         "head/00000005.wal",
         "checkpoint",
-        "tile/0/000",
-        "tile/0/001",
+        "seg/00000000.tiles",
     ]
     .iter()
     .map(|file| place.shard().join(file))
