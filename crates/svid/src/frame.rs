@@ -17,6 +17,11 @@ const TAG_UNIQUE_IDS: [u8; 2] = [0x81, 0x82];
 /// extensions.
 const TAG_CONTEXT_3: u8 = 0xa3;
 
+/// The choices of GeneralName (RFC 5280, section 4.2.1.6), each in its only form.
+const GENERAL_NAMES: [u8; 9] = [0xa0, 0x81, 0x82, 0xa3, 0xa4, 0xa5, 0x86, 0x87, 0x88];
+/// keyIdentifier, authorityCertIssuer, authorityCertSerialNumber (section 4.2.1.1).
+const AUTHORITY_KEY_FIELDS: [u8; 3] = [0x80, 0xa1, 0x82];
+
 // The last octet of id-ce (2.5.29) extension identifiers.
 const ID_CE: [u8; 2] = [0x55, 0x1d];
 const SUBJECT_KEY_ID: u8 = 14;
@@ -114,8 +119,9 @@ fn public_key(value: &[u8]) -> Result<(), DerError> {
 fn extension(value: &[u8]) -> Result<(), DerError> {
     let mut reader = Reader::new(value);
     let id = reader.expect(TAG_OID)?.value;
-    if reader.peek() == Some(TAG_BOOLEAN) {
-        reader.any()?;
+    // DEFAULT FALSE is left out in DER (X.690, section 11.5), so what is there is TRUE.
+    if reader.peek() == Some(TAG_BOOLEAN) && reader.any()?.value != [0xff] {
+        return Err(DerError::Value(TAG_BOOLEAN));
     }
     let content = reader.expect(TAG_OCTET_STRING)?.value;
     reader.finish()?;
@@ -130,8 +136,8 @@ fn extension_value(id: u8, content: &[u8]) -> Result<(), DerError> {
     match id {
         SUBJECT_KEY_ID => reader.expect(TAG_OCTET_STRING).map(|_| ())?,
         KEY_USAGE => reader.expect(TAG_BIT_STRING).map(|_| ())?,
-        SUBJECT_ALT_NAME => context_values(reader.expect(TAG_SEQUENCE)?.value, 8)?,
-        AUTHORITY_KEY_ID => context_values(reader.expect(TAG_SEQUENCE)?.value, 2)?,
+        SUBJECT_ALT_NAME => each_of(reader.expect(TAG_SEQUENCE)?.value, &GENERAL_NAMES)?,
+        AUTHORITY_KEY_ID => each_of(reader.expect(TAG_SEQUENCE)?.value, &AUTHORITY_KEY_FIELDS)?,
         EXTENDED_KEY_USAGE => each(reader.expect(TAG_SEQUENCE)?.value, TAG_OID, |_| Ok(()))?,
         BASIC_CONSTRAINTS => {
             let mut limits = Reader::new(reader.expect(TAG_SEQUENCE)?.value);
@@ -147,12 +153,12 @@ fn extension_value(id: u8, content: &[u8]) -> Result<(), DerError> {
     reader.finish()
 }
 
-/// A list of context-specific values numbered up to `most`.
-fn context_values(list: &[u8], most: u8) -> Result<(), DerError> {
+/// A list of values that each have one of these tags.
+fn each_of(list: &[u8], tags: &[u8]) -> Result<(), DerError> {
     let mut reader = Reader::new(list);
     while !reader.is_empty() {
         let tag = reader.any()?.tag;
-        if tag & 0xc0 != 0x80 || tag & 0x1f > most {
+        if !tags.contains(&tag) {
             return Err(DerError::Value(tag));
         }
     }
