@@ -296,11 +296,18 @@ fn after_a_revocation_cut_the_replacement_lies_above_it() {
 #[test]
 fn nothing_prints_what_is_sealed_or_secret() {
     let Ca { issuing, .. } = ca();
-    let key = crate::CaKey::generate().unwrap();
-    let printed = format!("{:?} {issuing:?}", key.0);
+    let (key, pkcs8) = crate::CaKey::generate().unwrap();
+    let octets = |from: &[u8]| from.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let printed = format!("{key:?} {issuing:?}");
     assert!(printed.contains("...") && printed.len() < 500, "{printed}");
-    let secret: Vec<_> = key.1[36..44].iter().map(ToString::to_string).collect();
-    assert!(!printed.contains(&secret.join(", ")));
+    assert!(!printed.contains(&octets(&pkcs8[36..44])));
+    let prepared = prepare(grant(), workload_key().1, serial(1), NOW, &issuing).unwrap();
+    let mut printed = format!("{prepared:?}");
+    let sealed = prepared.sign(&issuing).unwrap();
+    let signature = octets(&sealed.leaf_der()[sealed.leaf_der().len() - 8..]);
+    printed += &format!("{sealed:?}");
+    printed += &format!("{:?}", sealed.seal(context(1)).unwrap().0);
+    assert!(!printed.contains(&signature) && printed.len() < 4000, "{printed}");
 }
 
 proptest! {

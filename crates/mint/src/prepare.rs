@@ -1,12 +1,10 @@
 //! Grant and key become the octets to be signed. No private key is used before they have been checked.
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use mintage_policy::Grant;
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, DnType, KeyIdMethod, SanType};
 
 use crate::{
     Issuer, MintError, ProvenKey, Sealed,
@@ -39,7 +37,6 @@ use crate::{
 ///     prepared.seal(context);
 /// }
 /// ```
-#[derive(Debug)]
 pub struct Prepared {
     pub(crate) grant: Grant,
     pub(crate) key: ProvenKey,
@@ -93,7 +90,8 @@ pub fn prepare(
         return Err(MintError::OwnKey);
     }
     let dates = LeafDates::new(now, grant.ttl(), grant.not_before_floor(), issuer.into())?;
-    let unsigned = params(&grant, &key, &serial, dates)?.signed_by(&Subject(&key), issuer.template())?;
+    let params = params(issuer.leaf_template(), &grant, &key, &serial, dates)?;
+    let unsigned = params.signed_by(&Subject(&key), issuer.template())?;
     let tbs = locate(unsigned.der())?;
     let spki_sha256 = key.spki_sha256();
     let expected = Expected {
@@ -117,6 +115,17 @@ pub fn prepare(
         unsigned,
         tbs,
     })
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("spiffe_id", self.grant.spiffe_id())
+            .field("serial", &self.serial)
+            .field("dates", &self.dates)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Prepared {
@@ -147,27 +156,26 @@ impl Prepared {
     }
 }
 
-fn params(grant: &Grant, key: &ProvenKey, serial: &Serial, dates: LeafDates) -> Result<CertificateParams, MintError> {
+fn params(
+    template: &CertificateParams,
+    grant: &Grant,
+    key: &ProvenKey,
+    serial: &Serial,
+    dates: LeafDates,
+) -> Result<CertificateParams, MintError> {
     let mut names = Vec::with_capacity(1 + grant.dns_names().len());
     names.push(SanType::URI(grant.spiffe_id().as_str().try_into()?));
     for name in grant.dns_names() {
         names.push(SanType::DnsName(name.as_str().try_into()?));
     }
-    let mut subject = DistinguishedName::new();
+    let mut params = template.clone();
     if let Some(name) = grant.common_name() {
-        subject.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::CommonName, name);
     }
-    let mut params = CertificateParams::default();
     params.not_before = instant(dates.not_before)?;
     params.not_after = instant(dates.not_after)?;
     params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.octets()));
     params.subject_alt_names = names;
-    params.distinguished_name = subject;
-    // The only form in which rcgen writes a subject key identifier into a leaf.
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
     params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key.spki_sha256().as_bytes()).to_vec());
     Ok(params)
 }
