@@ -173,9 +173,6 @@ fn an_issuer_signs_only_what_was_prepared_for_it() {
 
 #[test]
 fn another_trust_domains_identity_is_refused() {
-    let mut raw = entry();
-    raw.spiffe_id = "spiffe://other.test/web".into();
-    raw.agents = vec!["spiffe://other.test/mintage/agent/*".into()];
     // The decision knows nothing of keys; the mint does not rely on it.
     let name = mintage_identity::ReplicaName::parse("r1").unwrap();
     let other = mintage_identity::TrustDomain::parse("other.test").unwrap();
