@@ -38,8 +38,8 @@ pub enum LedgerError {
         /// What it should hold.
         detail: &'static str,
     },
-    /// There is already a ledger here.
-    #[error("{0} already holds a ledger; it is never overwritten")]
+    /// There is something where a ledger should be made.
+    #[error("{0} is not empty; a ledger is never made over what is there")]
     Exists(PathBuf),
     /// Another process has the ledger open.
     #[error("{0} is open in another process; stop that one first")]

@@ -1,4 +1,5 @@
-//! The follower that keeps the tree and signs it: at most one checkpoint a second, and one at a clean stop.
+//! The follower that keeps the tree and signs it: at most one checkpoint a second, and one at a clean stop, which covers
+//! the `log.close` that was committed before.
 
 use std::{
     sync::Arc,

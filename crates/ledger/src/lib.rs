@@ -4,6 +4,68 @@
 //! it hand out [`Receipt`]s. Everything else follows the journal: the tree with its tiles and checkpoints, the search
 //! index, and the state of other crates. The format is C2SP tlog-tiles with signed-note checkpoints and RFC 6962
 //! hashing, so that verifiers nobody here wrote can check it.
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
+//! use mintage_ledger::{
+//!     Actor, Body, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Origin,
+//!     Record, SignedCheckpoint, Tree, verify, verify_inclusion, wire,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let ledger = dir.path().join("ledger");
+//! let now = UnixTime::from_seconds(1_764_547_200);
+//! let domain = TrustDomain::parse("dev.test")?;
+//! let record = |body| Record {
+//!     time: now,
+//!     salt: [7; 16], // random in earnest
+//!     actor: Actor::Replica { id: SpiffeId::parse("spiffe://dev.test/mintage/ca/ca-1").unwrap() },
+//!     attestation: None,
+//!     request_id: None,
+//!     replica: "ca-1".into(),
+//!     control_seen: 0,
+//!     body,
+//! };
+//!
+//! // Once: make the ledger.
+//! let (key, _pkcs8) = LogKey::generate(&zeroize::Zeroizing::new([1; 32]))?; // random in earnest
+//! let origin = Origin::new(&domain, "a1b2", now)?;
+//! let vkey = key.vkey(&origin);
+//! let open = wire::LogOpen { origin: origin.to_string(), vkey: vkey.to_string(), ..Default::default() };
+//! let opening = record(Body::LogOpen(open)).encode()?;
+//! drop(FileJournal::create(&ledger, &origin, &key, opening, OpenOptions::default())?);
+//!
+//! // At each start: recover it, follow it, commit to it.
+//! let journal = Arc::new(FileJournal::open(&ledger, OpenOptions::default())?);
+//! let tree = Arc::new(Tree::new(journal.shard_dir()));
+//! let shared: Arc<dyn Journal> = journal.clone();
+//! let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key), Duration::from_secs(1))?;
+//! let follower = Follower::start("tree", shared.clone(), vec![Box::new(integrator)], Duration::ZERO)?;
+//! let (committer, commits) = Committer::start(shared, CommitterLimits::default())?;
+//! let event = wire::AdminEvent { action: "login".into(), detail: String::new() };
+//! let encoded = record(Body::AdminEvent(event)).encode()?;
+//! let control_seen = journal.control_head();
+//! let receipt = commits.submit(vec![(encoded, control_seen)]).wait().remove(0)?;
+//!
+//! // At a clean stop: no more records, then the last checkpoint.
+//! committer.stop();
+//! follower.stop();
+//!
+//! // Anyone, with nothing but the checkpoint, the path and the key:
+//! let signed = SignedCheckpoint::verify(journal.checkpoint()?.to_string().as_bytes(), &vkey)?;
+//! let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
+//! let path = tree.inclusion(receipt.index(), &receipt.leaf_hash(), size, &root)?;
+//! verify_inclusion(&receipt.leaf_hash(), receipt.index(), size, &path, &root)?;
+//!
+//! // Offline, the whole folder.
+//! let report = verify(&ledger, Some(&[vkey]), &mut ())?;
+//! assert_eq!(report[0].size, 2);
+//! # Ok(())
+//! # }
+//! ```
 
 mod check;
 mod checkpoint;

@@ -6,7 +6,7 @@
 //! never zero, so that a tail that was never written (space is zero-filled ahead) shows at once.
 
 use crate::{
-    limits::RECORD_BYTES_MAX,
+    limits::{RECORD_BYTES_MAX, WAL_BYTES_MAX},
     tree::{Frontier, Hash},
 };
 
@@ -22,6 +22,8 @@ const TRAILER_BYTES: usize = 8 + 32 + 1;
 /// Payload of a next frame: the number of the next file, mark.
 const NEXT_BYTES: usize = 8 + 1;
 const MARK: u8 = 0xa5;
+/// No log has more records: 100,000 a second for ninety years.
+const SIZE_MAX: u64 = 1 << 48;
 /// A header without its hashes: magic, number, first index, control index, previous length, reserve step, origin hash
 /// and the number of hashes.
 const HEADER_FIXED: usize = 16 + 8 * 5 + 32 + 1;
@@ -227,7 +229,7 @@ impl WalHeader {
         let peaks = (0..count)
             .map(|_| reader.take().map(Hash::new))
             .collect::<Option<_>>()?;
-        if !reader.0.is_empty() || reserve == 0 {
+        if !reader.0.is_empty() || !(1..=WAL_BYTES_MAX).contains(&reserve) || size > SIZE_MAX {
             return None;
         }
         Some(Self {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use mintage_identity::{AgentInstance, IdPrefix, IssuerKeyId, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
 
 use super::{
-    Index, Search,
+    Index, Search, agent_name,
     chunk::{Chunk, serial_tag, spki_tag},
+    hot,
+    hot::Of,
     request_tag,
 };
 use crate::{
@@ -21,7 +23,7 @@ pub struct Query {
     pub spiffe_id: Option<SpiffeId>,
     /// About an identity below this prefix.
     pub id_prefix: Option<IdPrefix>,
-    /// By or about the agent of this name.
+    /// By or about the agent of this name, or SPIFFE ID.
     pub agent: Option<String>,
     /// About the entry of this name.
     pub entry: Option<String>,
@@ -44,7 +46,7 @@ pub struct LiveQuery {
     pub spiffe_id: Option<SpiffeId>,
     /// Of an identity below this prefix.
     pub id_prefix: Option<IdPrefix>,
-    /// Obtained by the agent of this name; its own certificates count too.
+    /// Obtained by the agent of this name, or SPIFFE ID; its own certificates count too.
     pub agent: Option<String>,
     /// Obtained by this instance of it.
     pub instance: Option<AgentInstance>,
@@ -186,6 +188,9 @@ impl Index {
             return Vec::new();
         };
         let (tag, now_s) = (request_tag(agent, id.as_bytes()), now.seconds());
+        if !self.hot.may_be_live(Of::Request, tag.into(), now) {
+            return Vec::new();
+        }
         let places = |chunk: &Chunk| match chunk.may_be_live(now_s) {
             true => chunk.places(&chunk.requests, tag),
             false => Vec::new(),
@@ -193,6 +198,21 @@ impl Index {
         self.newest(places, |chunk, at| {
             chunk.agents.get(at) == agent && chunk.not_after_s(at) >= now_s
         })
+    }
+
+    pub(super) fn serial_is_live(&self, serial: &Serial, now: UnixTime) -> bool {
+        let now_s = now.seconds();
+        self.chunks
+            .iter()
+            .rev()
+            .filter(|chunk| chunk.may_be_live(now_s))
+            .any(|chunk| {
+                let places = chunk.places(&chunk.serial_tags, serial_tag(serial));
+                places
+                    .into_iter()
+                    .map(usize::from)
+                    .any(|at| chunk.serial(at) == Some(*serial) && chunk.not_after_s(at) >= now_s)
+            })
     }
 
     /// Indices of matching records, newest first.
@@ -216,8 +236,8 @@ impl Index {
             oldest_first: query.oldest_first,
         };
         // The most selective condition last: it stays.
-        plan.name(&query.entry, |chunk| &chunk.entries, self)?;
-        plan.name(&query.agent, |chunk| &chunk.agents, self)?;
+        plan.name(query.entry.as_deref(), |chunk| &chunk.entries, self)?;
+        plan.name(query.agent.as_deref().map(agent_name), |chunk| &chunk.agents, self)?;
         plan.identity(query.spiffe_id.as_ref(), query.id_prefix.as_ref(), self)?;
         if let Some(serial) = &query.serial {
             plan.narrow = Some((|chunk| &chunk.serial_tags, serial_tag(serial)));
@@ -245,10 +265,13 @@ impl Index {
             chunk: Box::new(move |chunk| chunk.may_be_live(now_s)),
             oldest_first: false,
         };
-        plan.name(&query.entry, |chunk| &chunk.entries, self)?;
-        plan.name(&query.agent, |chunk| &chunk.agents, self)?;
+        plan.name(query.entry.as_deref(), |chunk| &chunk.entries, self)?;
+        plan.name(query.agent.as_deref().map(agent_name), |chunk| &chunk.agents, self)?;
         plan.identity(query.spiffe_id.as_ref(), query.id_prefix.as_ref(), self)?;
         if let Some(hash) = &query.spki_sha256 {
+            if !self.hot.may_be_live(Of::Key, hot::tag(hash.as_bytes()), now) {
+                return None;
+            }
             plan.narrow = Some((|chunk| &chunk.spki_tags, spki_tag(hash.as_bytes())));
             plan.tests
                 .push(Box::new(|chunk, at| chunk.has_spki(at, hash.as_bytes())));
@@ -349,12 +372,7 @@ impl Index {
 
 impl Plan<'_> {
     /// Adds the condition that a column holds a name; `None` when the index has no such name.
-    fn name(
-        &mut self,
-        name: &Option<String>,
-        column: fn(&Chunk) -> &super::chunk::Column,
-        index: &Index,
-    ) -> Option<()> {
+    fn name(&mut self, name: Option<&str>, column: fn(&Chunk) -> &super::chunk::Column, index: &Index) -> Option<()> {
         if let Some(name) = name {
             let number = index.names.find(name)?;
             self.narrow = Some((column, number));
@@ -373,8 +391,7 @@ impl Plan<'_> {
                 table.get(chunk.identities.get(at) as usize).copied().unwrap_or(false)
             }));
         }
-        let id = id.map(|id| id.as_str().to_owned());
-        self.name(&id, |chunk| &chunk.identities, index)
+        self.name(id.map(SpiffeId::as_str), |chunk| &chunk.identities, index)
     }
 
     /// The places of a chunk to look at, ascending.

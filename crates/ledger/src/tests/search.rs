@@ -207,7 +207,7 @@ fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
             expected_live(&records, now, |_, issue| issue.spiffe_id == identity)
         );
         let query = LiveQuery {
-            agent: Some("node-2".into()),
+            agent: Some("spiffe://dev.test/mintage/agent/node-2".into()),
             instance: Some(AgentInstance(3)),
             ..LiveQuery::default()
         };
@@ -236,6 +236,37 @@ fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
         };
         let one = expected_live(&records, now, |record, _| record.salt[7] == 7 && record.salt[6] == 0);
         assert_eq!(live(&query), one);
+    }
+}
+
+#[test]
+fn the_questions_of_an_issuance_are_answered_for_what_is_live_alone() {
+    // Ends of validity spread over two thousand seconds, one record each ten.
+    let records: Vec<Record> = (0..9000u64)
+        .map(|i| {
+            let mut record = samples::issue_until(
+                i,
+                "spiffe://dev.test/web",
+                "web-1",
+                1_000_000 + (i as i64 * 211) % 20_000,
+            );
+            record.time = UnixTime::from_seconds(1_000_000 + i as i64 * 2);
+            record
+        })
+        .collect();
+    let search = indexed(&records);
+    let end = |i: u64| UnixTime::from_seconds(1_000_000 + (i as i64 * 211) % 20_000);
+    for now in [1_017_500, 1_018_000, 1_019_000, 1_020_000, 1_000_500] {
+        let now = UnixTime::from_seconds(now);
+        for i in (0..9010).step_by(7) {
+            let live = i < 9000 && end(i) >= now;
+            assert_eq!(search.is_live(&samples::serial(i), now), live, "{i} {now:?}");
+            let query = LiveQuery {
+                spki_sha256: Some(samples::spki(i)),
+                ..LiveQuery::default()
+            };
+            assert_eq!(search.live_all(&query, now).len(), usize::from(live), "{i} {now:?}");
+        }
     }
 }
 
@@ -291,6 +322,10 @@ fn a_serial_or_a_request_leads_to_its_record() {
     let now = UnixTime::from_seconds(1_000_000);
     let answered = search.answered(&*journal, "node-1", &request, now).unwrap().unwrap();
     assert_eq!(answered.stored.index(), 13);
+    let by_id = search
+        .answered(&*journal, "spiffe://dev.test/mintage/agent/node-1", &request, now)
+        .unwrap();
+    assert_eq!(by_id.unwrap().stored.index(), 13);
     // Another agent's request of the same id, and one whose certificate is over, are none.
     assert!(search.answered(&*journal, "node-2", &request, now).unwrap().is_none());
     let late = UnixTime::from_seconds(1_003_000);
