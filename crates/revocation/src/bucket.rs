@@ -7,10 +7,11 @@ use crate::limits::DROP_GRACE;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
+const WEEK_MS: i64 = 7 * DAY_MS;
 /// Certificates with less than this left are grouped by the minute.
 const MINUTE_SPAN_MS: i64 = 2 * HOUR_MS;
 /// Certificates with less than this left are grouped by the hour; longer ones by the week.
-const HOUR_SPAN_MS: i64 = 7 * DAY_MS;
+const HOUR_SPAN_MS: i64 = WEEK_MS;
 
 /// Width of a bucket. The values are those of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,11 +31,28 @@ impl Span {
         Self::ALL.into_iter().find(|span| *span as u8 == code)
     }
 
+    /// Bit of this span in a set of spans.
+    pub(crate) const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The bucket's number; `None` when it does not fit. Widths are constants here, so that no division is made.
+    #[inline]
+    fn index_of(self, millis: u64) -> Option<u32> {
+        let index = match self {
+            Self::Minute => millis / MINUTE_MS as u64,
+            Self::Hour => millis / HOUR_MS as u64,
+            Self::Week => millis / WEEK_MS as u64,
+            Self::Forever => 0,
+        };
+        u32::try_from(index).ok()
+    }
+
     fn width_ms(self) -> Option<i64> {
         match self {
             Self::Minute => Some(MINUTE_MS),
             Self::Hour => Some(HOUR_MS),
-            Self::Week => Some(7 * DAY_MS),
+            Self::Week => Some(WEEK_MS),
             Self::Forever => None,
         }
     }
@@ -75,11 +93,9 @@ impl Bucket {
     };
 
     /// The bucket of `span` that a certificate ending at `not_after` would be in.
+    #[inline]
     pub(crate) fn containing(span: Span, not_after: UnixTime) -> Option<Self> {
-        let index = match span.width_ms() {
-            Some(width) => u32::try_from(not_after.millis().div_euclid(width)).ok()?,
-            None => 0,
-        };
+        let index = span.index_of(u64::try_from(not_after.millis()).ok()?)?;
         Some(Self { span, index })
     }
 

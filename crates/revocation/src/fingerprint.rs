@@ -48,12 +48,12 @@ pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Seria
 
 /// The low half plus a multiple of the high half, so that every octet counts and halves that are alike do not vanish.
 fn fold(octets: &[u8; 12]) -> u64 {
-    let half = |at: usize| {
-        octets[at..at + 6]
-            .iter()
-            .fold(0_u64, |value, &o| value << 8 | u64::from(o))
-    };
-    half(6).wrapping_add(half(0).wrapping_mul(FOLD)) & MASK
+    let mut padded = [0; 16];
+    padded[4..].copy_from_slice(octets);
+    let all = u128::from_be_bytes(padded);
+    // Truncation is meant: the low and the high 48 bits.
+    let (low, high) = (all as u64, (all >> BITS) as u64);
+    low.wrapping_add(high.wrapping_mul(FOLD)) & MASK
 }
 
 #[cfg(test)]
@@ -80,6 +80,16 @@ mod tests {
             fingerprint(native, &ISSUER, &serial),
             fingerprint(foreign, &ISSUER, &serial)
         );
+    }
+
+    #[test]
+    fn the_examples_of_the_format_hold() {
+        let native = Serial::parse("4f1d2c3b4a596877869504132231405f").unwrap();
+        let short = Serial::parse("010203").unwrap();
+        let of = |kind, serial| fingerprint(kind, &ISSUER, serial);
+        assert_eq!(of(SerialKind::Native, &native), 0x0417_b7a6_9906);
+        assert_eq!(of(SerialKind::Foreign, &native), 0x3079_4204_f369);
+        assert_eq!(of(SerialKind::Native, &short), 0xf0eb_5a08_8956);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use mintage_sys::map::ReadMap;
 use crate::{
     Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, RuleTarget, SerialKind, Verdict, Why,
     body::{Body, BodyIssuer},
-    bucket::Bucket,
+    bucket::{Bucket, Span},
     fingerprint::fingerprint,
     limits::{FRESH_FOR, FUTURE_SKEW},
     map_layout,
@@ -71,6 +71,9 @@ impl Pulse {
     }
 }
 
+/// A new segment has room for one in so many more, so that the first delta after a snapshot need not make it anew.
+const SPARE: usize = 64;
+
 /// One issuing key with its segments, sorted by bucket.
 #[derive(Clone)]
 pub(crate) struct ViewIssuer {
@@ -78,6 +81,8 @@ pub(crate) struct ViewIssuer {
     pub(crate) covered: bool,
     pub(crate) kind: SerialKind,
     pub(crate) until: UnixTime,
+    /// [`Span::bit`] of every span that has a segment.
+    spans: u8,
     /// [`Bucket::packed`] of each segment; sorted.
     buckets: Vec<u64>,
     segments: Vec<(Bucket, Arc<Segment>)>,
@@ -90,6 +95,7 @@ impl ViewIssuer {
             covered: from.covered,
             kind: from.kind,
             until: from.until,
+            spans: 0,
             buckets: Vec::new(),
             segments: Vec::new(),
         }
@@ -113,12 +119,17 @@ impl ViewIssuer {
 
     #[inline]
     fn lists(&self, serial: &Serial, not_after: UnixTime) -> bool {
-        if self.segments.is_empty() {
+        if self.spans == 0 {
             return false;
         }
         let wanted = fingerprint(self.kind, &self.id, serial);
-        let mut buckets = Bucket::all_for(not_after);
-        buckets.any(|bucket| self.segment(bucket).is_some_and(|segment| segment.contains(wanted)))
+        let not_after = not_after.max(UnixTime::from_millis(0));
+        let mut spans = Span::ALL.into_iter().filter(|span| self.spans & span.bit() != 0);
+        spans.any(|span| {
+            let bucket = Bucket::containing(span, not_after);
+            let segment = bucket.and_then(|bucket| self.segment(bucket));
+            segment.is_some_and(|segment| segment.contains(wanted))
+        })
     }
 
     pub(crate) fn segments(&self) -> &[(Bucket, Arc<Segment>)] {
@@ -131,11 +142,12 @@ impl ViewIssuer {
                 let grown = self.segments[at].1.with(fingerprints);
                 self.segments[at].1 = Arc::new(grown);
             }
-            Err(at) => self.put(at, bucket, Segment::build(fingerprints, 0)),
+            Err(at) => self.put(at, bucket, Segment::build(fingerprints, fingerprints.len() / SPARE)),
         }
     }
 
     fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
+        self.spans |= bucket.span().bit();
         self.buckets.insert(at, bucket.packed());
         self.segments.insert(at, (bucket, Arc::new(segment)));
     }
@@ -148,6 +160,10 @@ impl ViewIssuer {
     fn drop_dead(&mut self, horizon: UnixTime) {
         self.segments.retain(|(bucket, _)| !bucket.is_dead(horizon));
         self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
+        self.spans = self
+            .segments
+            .iter()
+            .fold(0, |spans, (bucket, _)| spans | bucket.span().bit());
     }
 }
 
@@ -158,6 +174,8 @@ pub struct View {
     sequence: u64,
     /// Sorted by key id.
     issuers: Vec<ViewIssuer>,
+    /// First octets of each key id, in the same order: the search stays in one or two cache lines.
+    prefixes: Vec<u64>,
     rules: Arc<RuleTable>,
     rule_list: Arc<BTreeMap<RuleTarget, Rule>>,
     exceptions: Arc<HashSet<(IssuerKeyId, Serial)>>,
@@ -172,6 +190,7 @@ impl View {
             epoch: 0,
             sequence: 0,
             issuers: Vec::new(),
+            prefixes: Vec::new(),
             rules: Arc::default(),
             rule_list: Arc::default(),
             exceptions: Arc::default(),
@@ -205,6 +224,7 @@ impl View {
             pulse: Some(pulse),
             ..Self::none()
         };
+        view.index_issuers();
         view.put_rules(rules);
         view.put_exceptions(exceptions);
         view
@@ -267,6 +287,7 @@ impl View {
     fn drop_dead(&mut self) {
         let horizon = self.horizon();
         self.issuers.retain(|issuer| issuer.until >= horizon);
+        self.index_issuers();
         self.issuers.iter_mut().for_each(|issuer| issuer.drop_dead(horizon));
         if self.rule_list.values().any(|rule| rule.is_spent(horizon)) {
             let (table, list) = (Arc::make_mut(&mut self.rules), Arc::make_mut(&mut self.rule_list));
@@ -382,8 +403,22 @@ impl View {
 
     #[inline]
     fn issuer(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
-        let at = self.issuers.binary_search_by(|held| held.id.cmp(id)).ok()?;
-        self.issuers.get(at)
+        let wanted = prefix(id);
+        let first = self.prefixes.partition_point(|&held| held < wanted);
+        let alike = self
+            .prefixes
+            .get(first..)?
+            .iter()
+            .take_while(|&&held| held == wanted)
+            .count();
+        self.issuers
+            .get(first..first + alike)?
+            .iter()
+            .find(|issuer| issuer.id == *id)
+    }
+
+    fn index_issuers(&mut self) {
+        self.prefixes = self.issuers.iter().map(|issuer| prefix(&issuer.id)).collect();
     }
 
     /// True when the filter strikes this serial, exceptions apart.
@@ -427,6 +462,14 @@ impl View {
     pub(crate) fn pulse(&self) -> Option<&Pulse> {
         self.pulse.as_ref()
     }
+}
+
+/// The first eight octets; key ids are hashes, so they nearly always differ here.
+#[inline]
+fn prefix(id: &IssuerKeyId) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&id.as_bytes()[..8]);
+    u64::from_be_bytes(first)
 }
 
 impl std::fmt::Debug for View {
