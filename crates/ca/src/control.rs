@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mintage_identity::RequestId;
-use mintage_ledger::{Actor, Attestation, Body, CommitError, EncodedRecord, Record};
+use mintage_ledger::{Actor, Attestation, Body, CommitError, EncodedRecord, Record, limits::GROUP_RECORDS_MAX};
 use mintage_state::View;
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     peer::{AdminPeer, Peer},
     status::Refusal,
 };
+
+/// Bytes of records in one submission: a group takes 1 MB, frames included.
+const GROUP_BYTES: usize = 900 * 1024;
 
 /// Who gives the command and under which name.
 #[derive(Clone, Debug)]
@@ -128,33 +131,47 @@ enum Appended {
     Moved(u64),
 }
 
-/// Appends the records in order. Those after a restricting one were decided on the same state, so each is submitted as
-/// having seen the one before it.
+/// Appends the records in order: as one submission, which stands whole or not at all, or as several when they are more
+/// than a group takes. Each further one was decided on the same state, so it counts as having seen the one before it.
 async fn append(desk: &Desk, records: Vec<EncodedRecord>, seen: u64) -> Result<Appended, Refusal> {
     let mut seen = seen;
     let mut last = None;
-    for record in records {
-        let restricting = record.is_restricting();
-        let mut outcomes = desk.commits.submit(vec![(record, seen)]).outcomes().await;
-        match outcomes.pop() {
-            Some(Ok(receipt)) => {
-                last = Some(receipt.index());
-                if restricting {
-                    seen = receipt.index() + 1;
+    for group in groups(records) {
+        let group = group.into_iter().map(|record| (record, seen)).collect();
+        for outcome in desk.commits.submit(group).outcomes().await {
+            match outcome {
+                Ok(receipt) => last = Some(receipt.index()),
+                // Nothing of this command stands yet: it can be checked again as a whole.
+                Err(CommitError::Moved { control_head }) if last.is_none() => return Ok(Appended::Moved(control_head)),
+                Err(CommitError::Moved { .. }) => {
+                    let text = "another change came between the parts of this command; what stands, stands: ask again";
+                    return Err(Refusal::unavailable("moved", text));
                 }
+                Err(error) => return Err(error.into()),
             }
-            // Nothing of this command stands yet: it can be checked again as a whole.
-            Some(Err(CommitError::Moved { control_head })) if last.is_none() => {
-                return Ok(Appended::Moved(control_head));
-            }
-            Some(Err(CommitError::Moved { .. })) => {
-                let text = "another change came between the parts of this command; what stands, stands: ask again";
-                return Err(Refusal::unavailable("moved", text));
-            }
-            Some(Err(error)) => return Err(error.into()),
-            None => return Err(Refusal::bug("the ledger gave no outcome for a record")),
         }
+        seen = last.map_or(seen, |index| index + 1);
     }
     last.map(Appended::At)
         .ok_or_else(|| Refusal::bug("a command without records was appended"))
+}
+
+/// The records in order, in as few groups as the ledger takes.
+fn groups(records: Vec<EncodedRecord>) -> Vec<Vec<EncodedRecord>> {
+    let mut groups: Vec<Vec<EncodedRecord>> = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        let len = record.encoded_len();
+        match groups.last_mut() {
+            Some(group) if group.len() < GROUP_RECORDS_MAX && bytes + len <= GROUP_BYTES => {
+                bytes += len;
+                group.push(record);
+            }
+            _ => {
+                bytes = len;
+                groups.push(vec![record]);
+            }
+        }
+    }
+    groups
 }

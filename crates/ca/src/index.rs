@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mintage_identity::{RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentName, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Issued, Journal, LedgerError, LiveCertificate, LiveQuery, Search};
 use mintage_policy::limits::KEY_HOLDERS_MAX;
 use mintage_revocation::LiveSerial;
@@ -54,7 +54,7 @@ impl Index {
     /// The record that answered this request of this agent, if its certificate lives.
     pub(crate) fn answered(
         &self,
-        agent: &SpiffeId,
+        agent: &AgentName,
         id: &RequestId,
         now: UnixTime,
     ) -> Result<Option<Issued>, LedgerError> {

@@ -137,7 +137,7 @@ fn one(desk: &Desk, speaker: &Speaker, view: &View, ask: &Ask) -> Result<Round, 
     let attested = prove(speaker, view, now)?;
     let grant = decide(&attested, &ask.want, view, now, &desk.policy())?;
     let key = prove_possession(&ask.csr, &desk.key_policy)?;
-    if let Some(answer) = recorded_answer(desk, attested.agent(), &ask.request_id, &key, now)? {
+    if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, now)? {
         return Ok(Round::Recorded(answer));
     }
     let holders = desk.index.holders_of(&key.spki_sha256(), now);

@@ -19,7 +19,7 @@ pub(crate) fn wire_agent(desk: &Desk, agent: &AgentRecord) -> v1::Agent {
         AgentStatus::Active => "active",
     };
     let query = LiveQuery {
-        agent: Some(agent.id.as_str().to_owned()),
+        agent: Some(agent.name.to_string()),
         ..LiveQuery::default()
     };
     v1::Agent {

@@ -105,7 +105,11 @@ pub(crate) fn open(
     let authority = checked_authority(&data, config)?;
     let lock = data.lock()?;
     let keys = load_keys(&data, &authority.trust_domain, config)?;
-    let journal = FileJournal::open(&data.ledger(), OpenOptions::default())?;
+    let options = OpenOptions {
+        applied: State::seen(&data.state())?,
+        ..OpenOptions::default()
+    };
+    let journal = FileJournal::open(&data.ledger(), options)?;
     let recovered = *journal.recovered();
     info!(
         records = recovered.size,

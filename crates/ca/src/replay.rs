@@ -1,6 +1,6 @@
 //! A lost reply asked for again: the same agent, request id and key get the recorded certificate, not a second one.
 
-use mintage_identity::{RequestId, SpiffeId, UnixTime};
+use mintage_identity::{AgentName, RequestId, UnixTime};
 use mintage_ledger::{Body, Hash};
 use mintage_mint::ProvenKey;
 use mintage_proto::v1;
@@ -42,7 +42,7 @@ impl Answer {
 /// The recorded answer to this request id of this agent, if there is one and its certificate lives.
 pub(crate) fn recorded_answer(
     desk: &Desk,
-    agent: &SpiffeId,
+    agent: &AgentName,
     request_id: &RequestId,
     key: &ProvenKey,
     now: UnixTime,

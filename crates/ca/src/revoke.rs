@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mintage_identity::{AgentName, RevocationReason, SpiffeId};
+use mintage_identity::{AgentName, RevocationReason};
 use mintage_ledger::{Body, LiveQuery};
 use mintage_state::{
     View,
-    command::{RevokeRequest, Scope, resolve, revoke},
+    command::{RevokeRequest, Scope, ban_agent, resolve, revoke},
 };
 use tracing::info;
 
@@ -44,7 +44,7 @@ fn live_in(desk: &Desk, scope: &Scope) -> Vec<mintage_ledger::LiveCertificate> {
             ..all
         },
         Scope::Agent(name) => LiveQuery {
-            agent: Some(SpiffeId::agent(&desk.domain, name).as_str().to_owned()),
+            agent: Some(name.to_string()),
             ..all
         },
         Scope::Entry(name) => LiveQuery {
@@ -102,9 +102,10 @@ pub(crate) struct Order {
     pub(crate) note: String,
 }
 
-/// Drafts the records of an order on one view, beside what it strikes.
-pub(crate) fn draft(desk: &Desk, view: &View, order: &Order) -> Result<(Vec<Body>, Struck), Refusal> {
-    let rows = live_in(desk, &order.scope);
+/// Drafts the records of an order on one view, beside what it strikes: certificates recorded before `before`, or all.
+fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result<(Vec<Body>, Struck), Refusal> {
+    let mut rows = live_in(desk, &order.scope);
+    rows.retain(|row| before.is_none_or(|before| row.index < before));
     let now = desk.clock.now()?;
     let resolved = resolve(view, &order.scope, &rows, order.reason.as_str(), now)?;
     let request = RevokeRequest {
@@ -120,6 +121,10 @@ pub(crate) fn draft(desk: &Desk, view: &View, order: &Order) -> Result<(Vec<Body
 }
 
 /// Records an order (or, for a dry run, only says what it would strike); returns the index of the last record.
+///
+/// What is struck by serial is looked up and recorded in two steps, and an issuance may come in between. So an agent is
+/// banned first, after which nothing more is recorded for it, and an entry's certificates are looked up once more after
+/// the first record: those recorded before it are struck too, those after it are the replacements.
 pub(crate) async fn carry_out(
     desk: &Arc<Desk>,
     origin: &Origin,
@@ -127,13 +132,37 @@ pub(crate) async fn carry_out(
     dry_run: bool,
 ) -> Result<(Struck, u64), Refusal> {
     if dry_run {
-        let (_, struck) = draft(desk, &desk.state.view(), order)?;
+        let (_, struck) = draft(desk, &desk.state.view(), order, None)?;
         return Ok((struck, 0));
     }
-    let (struck, index) = command(desk, origin, |view| draft(desk, view, order)).await?;
+    let mut last = None;
+    if let Scope::Agent(name) = &order.scope {
+        let ban = |view: &View| {
+            Ok((
+                ban_agent(view, name, None, order.reason.as_str())?
+                    .into_iter()
+                    .collect(),
+                (),
+            ))
+        };
+        last = command(desk, origin, ban).await?.1;
+    }
+    let (struck, index) = command(desk, origin, |view| draft(desk, view, order, None)).await?;
+    if let (Scope::Entry(_), Some(index)) = (&order.scope, index) {
+        match command(desk, origin, |view| draft(desk, view, order, Some(index))).await {
+            Ok((_, more)) => last = more,
+            // Everything that was live has ended meanwhile.
+            Err(refusal) if refusal.code == "nothing-live" => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
     desk.metrics.revoked(order.reason.as_str());
     info!(scope = %order.scope, reason = %order.reason, certificates = struck.certificates, "revoked");
-    Ok((struck, index.unwrap_or_else(|| desk.state.view().revoked().sequence())))
+    Ok((
+        struck,
+        last.max(index)
+            .unwrap_or_else(|| desk.state.view().revoked().sequence()),
+    ))
 }
 
 /// Everything an agent obtained, and the agent itself.

@@ -96,7 +96,7 @@ impl Ca {
             tasks: JoinSet::new(),
         };
         let admin_socket = config.data_dir.join("admin.sock");
-        let (routes, health_task) = routes(&starting.desk);
+        let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
         starting.agents(listener, routes.clone()).await?;
         starting.administrators(&admin_socket, routes)?;
@@ -213,7 +213,7 @@ async fn opened(
 }
 
 /// Every service behind the role table, and the task that keeps the health service told.
-fn routes(desk: &Arc<Desk>) -> (Routes, impl Future<Output = ()> + Send + 'static) {
+fn routes(desk: &Arc<Desk>, stop: CancellationToken) -> (Routes, impl Future<Output = ()> + Send + 'static) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let node = NodeServer::new(NodeService::new(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let registry =
@@ -236,8 +236,10 @@ fn routes(desk: &Arc<Desk>) -> (Routes, impl Future<Output = ()> + Send + 'stati
                 false => tonic_health::ServingStatus::NotServing,
             };
             reporter.set_service_status("", serving).await;
-            if ready.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = ready.changed() => if changed.is_err() { return },
+                // The last word before the end was NotServing.
+                () = stop.cancelled() => return,
             }
         }
     };

@@ -1,0 +1,172 @@
+//! Load over Sync streams: agents that keep a fixed number of asks in flight with requests made beforehand.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use mintage_proto::v1::{
+    AgentMessage, Ask, CaMessage, Hello, Mint, agent_message::Message as Up, ca_message::Message as Down,
+    node_client::NodeClient,
+};
+use mintage_tests::kit::client::Joined;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// A boxed failure.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Asks in one message.
+pub const BATCH: usize = 64;
+/// Messages in flight on each stream.
+pub const IN_FLIGHT: usize = 2;
+
+/// Requests for one agent, each used once.
+pub type Requests = Vec<Vec<u8>>;
+
+/// What one stream measured.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Certificates received.
+    pub certificates: u64,
+    /// Time from sending a batch to its answer, in milliseconds.
+    pub latencies_ms: Vec<f64>,
+    /// The first refusal, if there was one: a bench that measures refusals measures nothing.
+    pub refused: Option<String>,
+}
+
+/// Makes signing requests on all cores.
+///
+/// # Panics
+/// When no key can be made.
+pub fn requests(agents: usize, each: usize) -> Vec<Requests> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let total = agents * each;
+    let mut all: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let share = total.div_ceil(cores);
+        let threads: Vec<_> = (0..cores)
+            .map(|_| scope.spawn(move || (0..share).map(|_| request()).collect::<Vec<_>>()))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("requests are made"))
+            .collect()
+    });
+    (0..agents)
+        .map(|_| all.split_off(all.len().saturating_sub(each)))
+        .collect()
+}
+
+fn request() -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    rcgen::CertificateParams::default()
+        .serialize_request(&key)
+        .expect("a request")
+        .der()
+        .to_vec()
+}
+
+/// One agent's stream.
+#[derive(Debug)]
+pub struct Driver {
+    up: mpsc::Sender<AgentMessage>,
+    down: Streaming<CaMessage>,
+    requests: Requests,
+    next_id: u128,
+}
+
+impl Driver {
+    /// Opens the stream.
+    ///
+    /// # Errors
+    /// When the CA does not take the agent.
+    pub async fn open(agent: &Joined, address: &str, requests: Requests, number: usize) -> Result<Self, Failure> {
+        let (channel, _) = agent.channel(address).await?;
+        let (up, messages) = mpsc::channel(IN_FLIGHT + 1);
+        let hello = Hello {
+            agent_version: "load".to_owned(),
+            ..Hello::default()
+        };
+        up.send(AgentMessage {
+            message: Some(Up::Hello(hello)),
+        })
+        .await?;
+        let mut client = NodeClient::new(channel).max_decoding_message_size(4 << 20);
+        let down = client.sync(ReceiverStream::new(messages)).await?.into_inner();
+        Ok(Self {
+            up,
+            down,
+            requests,
+            next_id: (number as u128) << 96,
+        })
+    }
+
+    /// Sends a batch; the id of its first ask names it. `None` when the requests are used up.
+    async fn send(&mut self, batch: usize) -> Result<Option<Vec<u8>>, Failure> {
+        if self.requests.len() < batch {
+            return Ok(None);
+        }
+        let mut asks = Vec::with_capacity(batch);
+        for csr in self.requests.split_off(self.requests.len() - batch) {
+            self.next_id += 1;
+            asks.push(Ask {
+                request_id: self.next_id.to_be_bytes().to_vec(),
+                entry: "load".to_owned(),
+                csr,
+            });
+        }
+        let first = asks[0].request_id.clone();
+        self.up
+            .send(AgentMessage {
+                message: Some(Up::Mint(Mint { asks })),
+            })
+            .await?;
+        Ok(Some(first))
+    }
+
+    /// Keeps `in_flight` batches of `batch` asks under way until `end`, and then takes in what is still coming.
+    ///
+    /// # Errors
+    /// When the stream ends.
+    pub async fn drive(mut self, batch: usize, in_flight: usize, end: Instant) -> Result<Measured, Failure> {
+        let mut measured = Measured::default();
+        let mut open: HashMap<Vec<u8>, Instant> = HashMap::new();
+        loop {
+            while open.len() < in_flight && Instant::now() < end {
+                match self.send(batch).await? {
+                    Some(id) => _ = open.insert(id, Instant::now()),
+                    None => break,
+                }
+            }
+            if open.is_empty() {
+                return Ok(measured);
+            }
+            let message = tokio::time::timeout(Duration::from_secs(20), self.down.message()).await??;
+            let Some(Down::Minted(minted)) = message.ok_or("the CA ended the stream")?.message else {
+                continue;
+            };
+            let received = Instant::now();
+            if let Some(sent) = minted.results.first().and_then(|first| open.remove(&first.request_id)) {
+                measured.latencies_ms.push((received - sent).as_secs_f64() * 1e3);
+            }
+            for result in minted.results {
+                match result.refusal {
+                    // Only what arrives inside the measured time counts.
+                    None => measured.certificates += u64::from(received < end),
+                    Some(refusal) => measured.refused = measured.refused.or(Some(refusal.message)),
+                }
+            }
+        }
+    }
+}
+
+/// The value below which `share` of the sorted values lie.
+pub fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    values
+        .get((last as f64 * share).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
+}

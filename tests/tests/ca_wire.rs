@@ -1,0 +1,267 @@
+//! The CA over its real wire: joining, racing for a token, asking, being refused, and what its ledger then holds.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use mintage_identity::Serial;
+use mintage_proto::v1::{
+    AgentMessage, Ask, CaMessage, Hello, Mint, MintResult, RevokeRequest, SearchRequest, agent_message::Message as Up,
+    ca_message::Message as Down, ledger_client::LedgerClient, node_client::NodeClient,
+    revocation_client::RevocationClient, revoke_request::Target,
+};
+use mintage_svid::LeafInfo;
+use mintage_tests::kit::{
+    ca::TestCa,
+    client::{self, Joined, admin, join, join_with, key_and_csr, random},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+/// An agent's open stream.
+struct Stream {
+    up: mpsc::Sender<AgentMessage>,
+    down: Streaming<CaMessage>,
+}
+
+impl Stream {
+    async fn open(agent: &Joined, address: &str) -> Result<Self, tonic::Status> {
+        let (channel, _) = agent
+            .channel(address)
+            .await
+            .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let (up, messages) = mpsc::channel(16);
+        let hello = Hello {
+            agent_version: "kit".to_owned(),
+            ..Hello::default()
+        };
+        up.send(AgentMessage {
+            message: Some(Up::Hello(hello)),
+        })
+        .await
+        .unwrap();
+        let down = NodeClient::new(channel)
+            .sync(ReceiverStream::new(messages))
+            .await?
+            .into_inner();
+        Ok(Self { up, down })
+    }
+
+    async fn ask(&self, asks: Vec<Ask>) {
+        self.up
+            .send(AgentMessage {
+                message: Some(Up::Mint(Mint { asks })),
+            })
+            .await
+            .unwrap();
+    }
+
+    /// The next answers to asks, passing over whatever else is pushed.
+    async fn minted(&mut self) -> Vec<MintResult> {
+        loop {
+            let message = self.down.message().await.unwrap().expect("the stream goes on");
+            if let Some(Down::Minted(minted)) = message.message {
+                return minted.results;
+            }
+        }
+    }
+}
+
+fn ask(entry: &str) -> Ask {
+    Ask {
+        request_id: random::<16>().to_vec(),
+        entry: entry.to_owned(),
+        csr: key_and_csr().1,
+    }
+}
+
+fn code(result: &MintResult) -> &str {
+    result.refusal.as_ref().map_or("", |refusal| refusal.code.as_str())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_joins_asks_and_gets_only_what_its_entries_allow() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    stream.ask(vec![ask("web"), ask("nothing"), ask("")]).await;
+    let results = stream.minted().await;
+    let leaf = LeafInfo::parse(&results[0].leaf).unwrap();
+    assert_eq!(leaf.id().as_str(), "spiffe://dev.test/web");
+    assert!(leaf.serial().is_native());
+    assert_eq!(code(&results[1]), "entry-unknown");
+    assert_eq!(
+        LeafInfo::parse(&results[2].leaf).unwrap().id().as_str(),
+        "spiffe://dev.test/mintage/agent/n1"
+    );
+    let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let search = SearchRequest {
+        serial: leaf.serial().to_string(),
+        ..SearchRequest::default()
+    };
+    let found = ledger.search(search).await.unwrap().into_inner().records;
+    assert_eq!(
+        (found.len(), found[0].state.as_str(), found[0].entry.as_str()),
+        (1, "live", "web")
+    );
+    assert_eq!(found[0].index, results[0].receipt.as_ref().unwrap().index);
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_asked_again_is_the_same_certificate_and_another_key_is_refused() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let first = ask("web");
+    stream.ask(vec![first.clone()]).await;
+    let one = stream.minted().await.remove(0);
+    stream.ask(vec![first.clone()]).await;
+    assert_eq!(stream.minted().await.remove(0).leaf, one.leaf);
+    stream
+        .ask(vec![Ask {
+            csr: key_and_csr().1,
+            ..first.clone()
+        }])
+        .await;
+    assert_eq!(code(&stream.minted().await[0]), "request-id-reused");
+    stream
+        .ask(vec![Ask {
+            request_id: random::<16>().to_vec(),
+            ..first
+        }])
+        .await;
+    assert_eq!(code(&stream.minted().await[0]), "key-reused");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_racers_with_one_token_make_one_agent() {
+    let ca = TestCa::start().await;
+    let token = ca.token("n1").await;
+    let racers = (0..64).map(|_| {
+        let token = token.clone();
+        tokio::spawn(async move { join(&token).await })
+    });
+    let outcomes = futures_util::future::join_all(racers).await;
+    let (won, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().map(Result::unwrap).partition(Result::is_ok);
+    assert_eq!(won.len(), 1, "one racer wins");
+    let refusals: BTreeSet<_> = lost
+        .into_iter()
+        .map(|refused| {
+            refused
+                .err()
+                .map(|status| (status.code() as i32, status.message().to_owned()))
+        })
+        .collect();
+    assert_eq!(refusals.len(), 1, "every loser hears the same: {refusals:?}");
+    assert_eq!(
+        refusals.first().unwrap().as_ref().unwrap().0,
+        Code::Unauthenticated as i32
+    );
+    let agents = client::registry(ca.ca.admin_socket()).await;
+    let list = { agents }
+        .list_agents(mintage_proto::v1::ListAgentsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(list.agents.len(), 1);
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_key_may_ask_again_after_a_lost_join_reply() {
+    let ca = TestCa::start().await;
+    let token = ca.token("n1").await;
+    let (_, csr) = key_and_csr();
+    let one = join_with(&token, csr.clone()).await.unwrap();
+    let two = join_with(&token, csr).await.unwrap();
+    assert_eq!(one.instance, two.instance);
+    assert_eq!(
+        join_with(&token, key_and_csr().1).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_agent_is_cut_off_and_what_it_obtained_is_revoked() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let address = ca.ca.address().to_string();
+    let mut stream = Stream::open(&agent, &address).await.unwrap();
+    stream.ask(vec![ask("web")]).await;
+    let serial = *LeafInfo::parse(&stream.minted().await[0].leaf).unwrap().serial();
+    let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let request = RevokeRequest {
+        target: Some(Target::Agent("n1".to_owned())),
+        reason: "key-compromise".to_owned(),
+        ..RevokeRequest::default()
+    };
+    let struck = revocation.revoke(request).await.unwrap().into_inner();
+    assert!(struck.serials.contains(&serial.to_string()), "{struck:?}");
+    let ended = tokio::time::timeout(Duration::from_secs(10), async {
+        while let Ok(Some(_)) = stream.down.message().await {}
+    });
+    ended.await.expect("the banned agent's stream ends");
+    assert!(
+        Stream::open(&agent, &address).await.is_err(),
+        "a banned agent does not come back"
+    );
+    assert_eq!(state_of(&ca, &serial).await, "revoked");
+    ca.stop().await;
+}
+
+async fn state_of(ca: &TestCa, serial: &Serial) -> String {
+    let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let search = SearchRequest {
+        serial: serial.to_string(),
+        ..SearchRequest::default()
+    };
+    ledger
+        .search(search)
+        .await
+        .unwrap()
+        .into_inner()
+        .records
+        .remove(0)
+        .state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_identity_lives_again_in_its_replacement_alone() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    stream.ask(vec![ask("web")]).await;
+    let old = *LeafInfo::parse(&stream.minted().await[0].leaf).unwrap().serial();
+    let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let target = Some(Target::SpiffeId("spiffe://dev.test/web".to_owned()));
+    let dry = RevokeRequest {
+        target: target.clone(),
+        dry_run: true,
+        ..RevokeRequest::default()
+    };
+    assert_eq!(revocation.revoke(dry).await.unwrap().into_inner().sequence, 0);
+    assert_eq!(state_of(&ca, &old).await, "live");
+    revocation
+        .revoke(RevokeRequest {
+            target,
+            ..RevokeRequest::default()
+        })
+        .await
+        .unwrap();
+    stream.ask(vec![ask("web")]).await;
+    let new = LeafInfo::parse(&stream.minted().await[0].leaf).unwrap();
+    assert_eq!(
+        (
+            state_of(&ca, &old).await.as_str(),
+            state_of(&ca, new.serial()).await.as_str()
+        ),
+        ("revoked", "live")
+    );
+    ca.stop().await;
+}
