@@ -117,6 +117,30 @@ fn the_ci_entry_is_an_executable_script() {
 }
 
 #[test]
+fn every_sample_configuration_is_read_by_its_program() {
+    let samples = TREE
+        .iter()
+        .filter(|file| file.path.starts_with("deploy") && file.path.extension().is_some_and(|end| end == "toml"));
+    none(samples.filter_map(|file| {
+        let path = workspace_root().join(&file.path);
+        let read = match file.path.file_name().and_then(|name| name.to_str()) {
+            Some("ca.toml") => mintage_ca::Config::load(&path)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            Some("agent.toml") => {
+                let accounts = deploy::accounts_named_in(&file.text);
+                let accounts = mintage_agent::Accounts::parse(&accounts.passwd, &accounts.group);
+                mintage_agent::Config::load(&path, None, &accounts)
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+            _ => Err("no program is known to read it".to_owned()),
+        };
+        read.err().map(|fault| format!("{}: {fault}", file.path.display()))
+    }));
+}
+
+#[test]
 fn the_units_are_closed() {
     for (unit, limit) in [
         ("mintage-ca.service", deploy::CA_EXPOSURE_MAX),

@@ -8,6 +8,34 @@ pub const CA_EXPOSURE_MAX: u32 = 15;
 /// Highest exposure of the agent's unit: it changes owners and looks at other users' processes.
 pub const AGENT_EXPOSURE_MAX: u32 = 32;
 
+/// Account files in which every owner and group that a sample names exists.
+#[derive(Debug, Default)]
+pub struct AccountFiles {
+    /// In the form of passwd(5).
+    pub passwd: String,
+    /// In the form of group(5).
+    pub group: String,
+}
+
+/// Made-up accounts for the names in an agent's sample: the machine that runs the tests need not have them.
+pub fn accounts_named_in(sample: &str) -> AccountFiles {
+    let mut files = AccountFiles::default();
+    for (number, line) in (1000..).zip(sample.lines()) {
+        let named = line.split_once('=').filter(|(_, value)| value.trim().starts_with('"'));
+        let Some((key, name)) = named.and_then(|(key, value)| Some((key.trim(), value.split('"').nth(1)?))) else {
+            continue;
+        };
+        match key {
+            "owner" => files
+                .passwd
+                .push_str(&format!("{name}:x:{number}:{number}::/:/bin/false\n")),
+            "group" => files.group.push_str(&format!("{name}:x:{number}:\n")),
+            _ => {}
+        }
+    }
+    files
+}
+
 /// Complaints of `systemd-analyze security` about one unit file: an exposure over the limit, or a line it cannot use.
 ///
 /// # Errors
@@ -130,6 +158,15 @@ mod tests {
         let unit = "# CAP_CHOWN: files change owner.\nCapabilityBoundingSet=CAP_CHOWN CAP_KILL\nAmbientCapabilities=CAP_KILL\n";
         assert_eq!(unjustified_capabilities(unit), ["CAP_KILL without a reason"]);
         assert!(unjustified_capabilities("CapabilityBoundingSet=\n").is_empty());
+    }
+
+    #[test]
+    fn accounts_are_made_for_the_names_of_a_sample() {
+        let files = accounts_named_in(
+            "owner = \"web\"  # who reads\n# owner = \"no\"\ngroup = \"tls\"\nmode = \"0600\"\nowner = 7\n",
+        );
+        assert_eq!(files.passwd, "web:x:1000:1000::/:/bin/false\n");
+        assert_eq!(files.group, "tls:x:1002:\n");
     }
 
     #[test]
