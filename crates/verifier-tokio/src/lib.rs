@@ -14,6 +14,10 @@ mod watched;
 
 pub mod limits;
 
+#[cfg(test)]
+#[path = "../../verifier/tests/support/mod.rs"]
+mod support;
+
 pub use accept::{Acceptor, Connector, HandshakeError};
 pub use follow::follow_map;
 pub use guard::{CloseReason, Guard};

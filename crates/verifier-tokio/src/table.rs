@@ -114,3 +114,97 @@ impl Table {
         ended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::IssuerKeyId;
+    use mintage_verifier::{RevocationCheck, TrustStore, Usage};
+
+    use super::*;
+    use crate::support::{self, Ca, FakeView, LeafSpec};
+
+    fn entries() -> Vec<Entry> {
+        let root = Ca::root("root");
+        let trust = support::trust("a.test", &root, RevocationCheck::required(FakeView::fresh()));
+        let store = TrustStore::new(trust);
+        let algorithms = support::provider().signature_verification_algorithms;
+        let ends = [600, 60, 300, 60];
+        ends.map(|ends| {
+            let leaf = root.leaf(LeafSpec {
+                ends,
+                ..LeafSpec::good("spiffe://a.test/web")
+            });
+            let trust = store.load();
+            let peer = trust.peer_of(&leaf.chain, Usage::Client, &algorithms, support::now());
+            Entry {
+                peer: Arc::new(peer.unwrap()),
+                closing: Arc::default(),
+            }
+        })
+        .into()
+    }
+
+    fn keys(number: u64) -> NewsKeys {
+        let issuer = IssuerKeyId::new([7; 32]);
+        let shared = EntryKey { issuer, fingerprint: 0 };
+        let own = EntryKey {
+            issuer,
+            fingerprint: number + 1,
+        };
+        NewsKeys {
+            keys: vec![own, shared],
+            some_unknown: number % 2 == 1,
+        }
+    }
+
+    #[test]
+    fn what_leaves_leaves_nothing_behind() {
+        let mut table = Table::default();
+        let numbers: Vec<_> = (0..)
+            .zip(entries())
+            .map(|(number, entry)| table.insert(entry, keys(number)).0)
+            .collect();
+        table.take_ended(support::now().plus(std::time::Duration::from_secs(60)));
+        table.sort_anew(|_| keys(3));
+        for number in numbers {
+            table.remove(number);
+            table.remove(number);
+        }
+        let left = (
+            table.entries.len(),
+            table.by_key.len(),
+            table.unknown.len(),
+            table.by_end.len(),
+        );
+        assert_eq!(left, (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn the_next_to_end_is_told_and_taken_once() {
+        let mut table = Table::default();
+        let first: Vec<_> = (0..)
+            .zip(entries())
+            .map(|(number, entry)| table.insert(entry, keys(number)).1)
+            .collect();
+        assert_eq!(first, [true, true, false, false]);
+        let at = |seconds| support::now().plus(std::time::Duration::from_secs(seconds));
+        assert_eq!(table.next_end(), Some(at(60)));
+        assert!(table.take_ended(at(59)).is_empty());
+        assert_eq!(table.take_ended(at(60)).len(), 2);
+        assert!(table.take_ended(at(60)).is_empty());
+        assert_eq!((table.next_end(), table.len()), (Some(at(300)), 4));
+    }
+
+    #[test]
+    fn news_finds_each_concerned_connection_once() {
+        let mut table = Table::default();
+        for (number, entry) in (0..).zip(entries()) {
+            table.insert(entry, keys(number));
+        }
+        let all = keys(0).keys;
+        assert_eq!(table.concerned(&all).len(), 4);
+        // The second key of number 0 is everybody's; its first is its own, and 1 and 3 are always looked at.
+        assert_eq!(table.concerned(&all[..1]).len(), 3);
+        assert_eq!(table.concerned(&[]).len(), 2);
+    }
+}

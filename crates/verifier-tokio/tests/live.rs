@@ -486,6 +486,8 @@ async fn the_expiry_task_ends_with_the_registry() {
         .registry
         .register(world.peer(&world.issuing.good_leaf(WEB)))
         .unwrap();
+    // Let the task go to sleep first.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     drop(world);
     assert!(store.upgrade().is_some(), "a guard keeps its registry");
     drop(guard);

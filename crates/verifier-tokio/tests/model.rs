@@ -6,13 +6,14 @@
 #[path = "../../verifier/tests/support/mod.rs"]
 mod support;
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashSet, sync::Arc};
 
+use mintage_identity::Serial;
 use mintage_revocation::Added;
 use mintage_verifier::{RevocationCheck, RevocationView, TrustStore, Usage, VerifiedPeer};
 use mintage_verifier_tokio::{Guard, Registry, RegistrySettings};
 use proptest::prelude::*;
-use support::{Ca, Clock, FakeView, id, now, provider, trust};
+use support::{Ca, Clock, FakeView, Leaf, id, now, provider, trust};
 
 const PEERS: usize = 6;
 
@@ -41,92 +42,112 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..60)
 }
 
-fn run(ops: &[Op]) -> Result<(), TestCaseError> {
-    let root = Ca::root("root");
-    let view = FakeView::fresh();
-    let store = TrustStore::new(trust("a.test", &root, RevocationCheck::required(view.clone())));
-    let registry = Registry::start(store.clone(), Clock::new(), RegistrySettings::default());
-    let leaves: Vec<_> = (0..PEERS)
-        .map(|n| root.good_leaf(&format!("spiffe://a.test/{n}")))
-        .collect();
-    let peers: Vec<VerifiedPeer> = leaves
-        .iter()
-        .map(|leaf| {
-            let algorithms = provider().signature_verification_algorithms;
-            store
-                .load()
-                .peer_of(&leaf.chain, Usage::Client, &algorithms, now())
-                .unwrap()
-        })
-        .collect();
-    let key_of = |serial| view.entry_key(&root.key_id(), serial).unwrap();
+/// The registry, and beside it what it should look like.
+struct Model {
+    root: Ca,
+    view: Arc<FakeView>,
+    registry: Registry,
+    leaves: Vec<Leaf>,
+    peers: Vec<VerifiedPeer>,
+    /// Live connections in order of birth: the guard, whose it is, and whether it must be closed by now.
+    live: Vec<(Guard, usize, bool)>,
+    revoked: HashSet<usize>,
+}
 
-    // Connections by their order of birth: the guard, whose it is, and whether it must be closed by now.
-    let mut live: HashMap<usize, (Guard, usize, bool)> = HashMap::new();
-    let mut revoked = HashSet::new();
-    for (born, op) in ops.iter().enumerate() {
-        let mut expected = 0;
-        let told = match op {
+impl Model {
+    fn new() -> Self {
+        let root = Ca::root("root");
+        let view = FakeView::fresh();
+        let store = TrustStore::new(trust("a.test", &root, RevocationCheck::required(view.clone())));
+        let leaf = |n| root.good_leaf(&format!("spiffe://a.test/{n}"));
+        let leaves: Vec<_> = (0..PEERS).map(leaf).collect();
+        let algorithms = provider().signature_verification_algorithms;
+        let peer = |leaf: &Leaf| {
+            let trust = store.load();
+            trust.peer_of(&leaf.chain, Usage::Client, &algorithms, now()).unwrap()
+        };
+        Self {
+            peers: leaves.iter().map(peer).collect(),
+            registry: Registry::start(store.clone(), Clock::new(), RegistrySettings::default()),
+            leaves,
+            root,
+            view,
+            live: Vec::new(),
+            revoked: HashSet::new(),
+        }
+    }
+
+    /// A delta that names these certificates.
+    fn news_of<'a>(&self, serials: impl IntoIterator<Item = &'a Serial>) -> Added {
+        let key_of = |serial| self.view.entry_key(&self.root.key_id(), serial).unwrap();
+        Added {
+            keys: serials.into_iter().map(key_of).collect(),
+            ..Added::default()
+        }
+    }
+
+    /// Marks whom it must have hit; returns how many connections were still open.
+    fn expect_closed(&mut self, is_hit: impl Fn(usize) -> bool) -> usize {
+        let mut hit = 0;
+        for (_, peer, closed) in &mut self.live {
+            hit += usize::from(is_hit(*peer) && !*closed);
+            *closed |= is_hit(*peer);
+        }
+        hit
+    }
+
+    /// Does one step; returns how many connections the registry has told to end, and how many it should have.
+    fn step(&mut self, op: &Op) -> (usize, usize) {
+        match op {
             Op::Register(peer) => {
-                match registry.register(peers[*peer].clone()) {
-                    Ok(guard) => {
-                        prop_assert!(!revoked.contains(peer));
-                        live.insert(born, (guard, *peer, false));
-                    }
-                    Err(_) => prop_assert!(revoked.contains(peer)),
-                }
-                0
+                let outcome = self.registry.register(self.peers[*peer].clone());
+                assert_eq!(outcome.is_err(), self.revoked.contains(peer));
+                self.live.extend(outcome.ok().map(|guard| (guard, *peer, false)));
+                (0, 0)
             }
             Op::Drop(which) => {
-                let mut births: Vec<_> = live.keys().copied().collect();
-                births.sort_unstable();
-                if !births.is_empty() {
-                    live.remove(&births[which.index(births.len())]);
+                if !self.live.is_empty() {
+                    self.live.swap_remove(which.index(self.live.len()));
                 }
-                0
+                (0, 0)
             }
             Op::Revoke(whom) => {
                 for peer in whom {
-                    view.revoke(root.key_id(), leaves[*peer].serial);
-                    revoked.insert(*peer);
+                    self.view.revoke(self.root.key_id(), self.leaves[*peer].serial);
+                    self.revoked.insert(*peer);
                 }
-                for (_, peer, closed) in live.values_mut() {
-                    expected += usize::from(whom.contains(peer) && !*closed);
-                    *closed |= whom.contains(peer);
-                }
-                let keys = whom.iter().map(|peer| key_of(&leaves[*peer].serial)).collect();
-                registry.apply(&Added {
-                    keys,
-                    ..Added::default()
-                })
+                let added = self.news_of(whom.iter().map(|peer| &self.leaves[*peer].serial));
+                let told = self.registry.apply(&added);
+                (told, self.expect_closed(|peer| whom.contains(&peer)))
             }
-            Op::OtherNews => {
-                let keys = vec![key_of(&root.serial)];
-                registry.apply(&Added {
-                    keys,
+            Op::OtherNews => (self.registry.apply(&self.news_of([&self.root.serial])), 0),
+            Op::Everything => {
+                let everything = Added {
+                    everything: true,
                     ..Added::default()
-                })
+                };
+                (self.registry.apply(&everything), 0)
             }
-            Op::Everything => registry.apply(&Added {
-                everything: true,
-                ..Added::default()
-            }),
             Op::End(whom) => {
-                for (_, peer, closed) in live.values_mut() {
-                    expected += usize::from(peer == whom && !*closed);
-                    *closed |= peer == whom;
-                }
-                registry.end_id(&id(&format!("spiffe://a.test/{whom}")), "test")
+                let told = self.registry.end_id(&id(&format!("spiffe://a.test/{whom}")), "test");
+                (told, self.expect_closed(|peer| peer == *whom))
             }
-        };
+        }
+    }
+}
+
+fn run(ops: &[Op]) -> Result<(), TestCaseError> {
+    let mut model = Model::new();
+    for op in ops {
+        let (told, expected) = model.step(op);
         prop_assert_eq!(told, expected, "{:?}", op);
-        prop_assert_eq!(registry.counts().live, live.len());
-        for (guard, _, closed) in live.values() {
+        prop_assert_eq!(model.registry.counts().live, model.live.len());
+        for (guard, _, closed) in &model.live {
             prop_assert_eq!(guard.is_closed(), *closed);
         }
     }
-    live.clear();
-    prop_assert_eq!(registry.counts().live, 0);
+    model.live.clear();
+    prop_assert_eq!(model.registry.counts().live, 0);
     Ok(())
 }
 

@@ -110,27 +110,26 @@ pub(crate) fn verify(
     ))
 }
 
-/// The presented certificates that continue the path by name, in the order sent. A peer may send more (RFC 8446,
-/// section 4.4.2); leaving the rest out keeps path building linear, so that hostile chains of one shared name cannot
-/// make webpki try their permutations.
+/// The presented certificates that continue the path by name, in the order sent and each name once. A peer may send
+/// more (RFC 8446, section 4.4.2); leaving the rest out keeps path building linear, so that hostile chains of a few
+/// shared names cannot make webpki try their permutations.
 fn issuers_in_order<'a>(
     leaf: &CertificateDer<'_>,
     rest: &'a [CertificateDer<'a>],
 ) -> Result<Vec<CertificateDer<'a>>, webpki::Error> {
     let mut wanted = EndEntityCert::try_from(leaf)?.issuer().to_vec();
+    let mut names: Vec<Vec<u8>> = Vec::with_capacity(rest.len());
     let mut issuers = Vec::with_capacity(rest.len());
     for der in rest {
-        let cert = EndEntityCert::try_from(der)?;
-        if cert.subject() != wanted {
-            continue;
-        }
-        let self_issued = cert.issuer() == cert.subject();
-        issuers.push(CertificateDer::from(der.as_ref()));
-        if self_issued {
-            // A root, or a rollover certificate directly below one: names cannot lead further up.
+        // A name that comes again, a root's own first of all, leads no further up.
+        if names.contains(&wanted) {
             break;
         }
-        wanted = cert.issuer().to_vec();
+        let cert = EndEntityCert::try_from(der)?;
+        if cert.subject() == wanted {
+            issuers.push(CertificateDer::from(der.as_ref()));
+            names.push(std::mem::replace(&mut wanted, cert.issuer().to_vec()));
+        }
     }
     Ok(issuers)
 }

@@ -464,6 +464,19 @@ fn stock_rustls_resumes_a_session_whose_certificate_has_expired() {
 }
 
 #[test]
+fn every_door_to_resumption_is_shut() {
+    let world = World::new();
+    let (server, client) = (world.server(), world.client());
+    assert!(!server.session_storage.can_cache());
+    assert!(!server.ticketer.enabled());
+    assert_eq!((server.send_tls13_tickets, server.max_tls13_tickets), (0, 0));
+    assert_eq!(server.max_early_data_size, 0);
+    assert!(!client.enable_early_data && client.send_ticket_request.is_none());
+    assert!(server.require_ems && client.require_ems);
+    assert!(server.cert_decompressors.is_empty() && client.cert_decompressors.is_empty());
+}
+
+#[test]
 fn our_server_does_not_resume_a_session_after_the_certificate_expired() {
     for version in [&TLS13, &TLS12] {
         let world = World::new();

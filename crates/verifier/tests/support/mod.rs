@@ -114,6 +114,32 @@ impl LeafSpec {
             ends: 600,
         }
     }
+
+    fn params(self) -> (CertificateParams, Serial) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let uris = self.uris.iter();
+        params.subject_alt_names = uris.map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
+        params.is_ca = self.is_ca;
+        params.key_usages = self.key_usages;
+        params.extended_key_usages = self.purposes;
+        set_validity(&mut params, self.starts, self.ends);
+        let serial = next_serial();
+        params.serial_number = Some(SerialNumber::from_slice(serial.octets()));
+        (params, serial)
+    }
+
+    /// A leaf that is its own issuer, under the name of a CA.
+    pub(crate) fn self_signed(self, name: &str) -> Leaf {
+        let (mut params, serial) = self.params();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        Leaf {
+            chain: vec![params.self_signed(&key).unwrap().der().clone()],
+            key: key.serialize_der(),
+            serial,
+        }
+    }
 }
 
 fn set_validity(params: &mut CertificateParams, starts: i64, ends: i64) {
@@ -201,22 +227,9 @@ impl Ca {
     }
 
     pub(crate) fn leaf(&self, spec: LeafSpec) -> Leaf {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = spec
-            .uris
-            .iter()
-            .map(|uri| SanType::URI(uri.as_str().try_into().unwrap()))
-            .collect();
-        params.is_ca = spec.is_ca;
-        params.key_usages = spec.key_usages;
-        params.extended_key_usages = spec.purposes;
-        set_validity(&mut params, spec.starts, spec.ends);
-        let serial = next_serial();
-        params.serial_number = Some(SerialNumber::from_slice(serial.octets()));
+        let (params, serial) = spec.params();
         let key = KeyPair::generate().unwrap();
-        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        let mut chain = vec![der];
+        let mut chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
         chain.extend(self.below_root.iter().cloned());
         Leaf {
             chain,
