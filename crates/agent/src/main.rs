@@ -24,6 +24,8 @@ const BLOCKING: usize = 16;
 /// Stack of each: nothing here recurses.
 const STACK_BYTES: usize = 512 * 1024;
 const USAGE: u8 = 1;
+/// The systemd credential that stands in for `--join-token-file`.
+const CREDENTIAL: &str = "join-token";
 
 /// Joins this node to a Mintage CA and keeps its workloads' identities fresh.
 #[derive(Parser)]
@@ -55,7 +57,8 @@ struct Run {
     /// Configuration file.
     #[arg(long, env = "MINTAGE_AGENT_CONFIG")]
     config: Option<PathBuf>,
-    /// File with the join token, or - for standard input. The token itself is never an argument.
+    /// File with the join token, or - for standard input; the systemd credential "join-token" is used without it. The
+    /// token itself is never an argument.
     #[arg(long, env = "MINTAGE_AGENT_JOIN_TOKEN_FILE")]
     join_token_file: Option<PathBuf>,
 }
@@ -170,11 +173,26 @@ impl Run {
         }
     }
 
+    /// The named file, or what systemd handed over.
+    fn secret(&self) -> Result<Option<(PathBuf, secret_file::Secret)>, AgentError> {
+        let bytes_max = mintage_agent::limits::TOKEN_FILE_BYTES_MAX;
+        if let Some(file) = &self.join_token_file {
+            return Ok(Some((file.clone(), secret_file::read(file, bytes_max)?)));
+        }
+        let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        match directory.filter(|directory| directory.join(CREDENTIAL).exists()) {
+            None => Ok(None),
+            Some(directory) => {
+                let bytes = secret_file::read_credential(&directory, CREDENTIAL, bytes_max)?;
+                Ok(Some((directory.join(CREDENTIAL), bytes)))
+            }
+        }
+    }
+
     fn token(&self) -> Result<Option<JoinToken>, AgentError> {
-        let Some(file) = &self.join_token_file else {
+        let Some((file, bytes)) = self.secret()? else {
             return Ok(None);
         };
-        let bytes = secret_file::read(file, mintage_agent::limits::TOKEN_FILE_BYTES_MAX)?;
         let broken = |problem: String| AgentError::Config(format!("{}: {problem}", file.display()));
         let text = std::str::from_utf8(&bytes).map_err(|_| broken("is not text".to_owned()))?;
         JoinToken::parse(text)
