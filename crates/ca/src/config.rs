@@ -196,6 +196,8 @@ impl Config {
         note(self.passphrase_file != other.passphrase_file, "passphrase_file");
         note(self.chain != other.chain, "ca.chain");
         note(self.strict_csr != other.strict_csr, "ca.strict_csr");
+        note(self.policy.allow_rsa != other.policy.allow_rsa, "ca.allow_rsa");
+        note(self.advertise != other.advertise, "advertise");
         note(
             self.checkpoint_interval != other.checkpoint_interval,
             "ledger.checkpoint_interval",

@@ -24,13 +24,9 @@ impl Index {
         &self.search
     }
 
-    /// True when a certificate with this serial was issued, by whatever issuer, and still lives. An index that cannot
-    /// be read answers yes: the serial is then drawn again.
+    /// True when a certificate with this serial was issued, by whatever issuer, and still lives.
     pub(crate) fn is_live(&self, serial: &Serial, now: UnixTime) -> bool {
-        match self.certificate(serial) {
-            Ok(found) => found.is_some_and(|issued| issued.facts.not_after >= now),
-            Err(_) => true,
-        }
+        self.search.is_live(serial, now)
     }
 
     /// The certificate with this serial.

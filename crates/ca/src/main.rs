@@ -23,7 +23,7 @@ enum Verb {
     /// Runs the CA.
     Serve(Serve),
     /// Checks a configuration and the data directory it names, without touching either.
-    Validate(Source),
+    Validate(Validate),
 }
 
 #[derive(Args)]
@@ -54,6 +54,15 @@ struct Source {
 }
 
 #[derive(Args)]
+struct Validate {
+    #[command(flatten)]
+    source: Source,
+    /// File with the passphrase of the keys.
+    #[arg(long)]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Serve {
     #[command(flatten)]
     source: Source,
@@ -73,7 +82,7 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Init(options) => run_init(options),
         Verb::Serve(options) => run_serve(options),
-        Verb::Validate(source) => run_validate(&source),
+        Verb::Validate(options) => run_validate(options),
     };
     match outcome {
         Ok(code) => code,
@@ -135,8 +144,8 @@ fn run_serve(options: Serve) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(code))
 }
 
-fn run_validate(source: &Source) -> Result<ExitCode, Failure> {
-    let config = load(source)?;
+fn run_validate(options: Validate) -> Result<ExitCode, Failure> {
+    let config = load(&options.source)?.with_passphrase_file(options.passphrase_file);
     mintage_ca::check_data_dir(&config)?;
     println!("ok: {}", config.data_dir().display());
     Ok(ExitCode::SUCCESS)

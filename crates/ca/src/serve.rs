@@ -57,7 +57,6 @@ const CONNECTION_WINDOW: u32 = 8 * AGENT_MESSAGE_BYTES_MAX as u32;
 
 /// A running CA.
 pub struct Ca {
-    pub(crate) config: Config,
     pub(crate) desk: Arc<Desk>,
     engine: Engine,
     stop: CancellationToken,
@@ -105,7 +104,6 @@ impl Ca {
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
         let Starting { desk, stop, tasks, .. } = starting;
         Ok(Self {
-            config,
             desk,
             engine,
             stop,
@@ -136,9 +134,10 @@ impl Ca {
         self.desk.journal.poisoned()
     }
 
-    /// Waits until the ledger is poisoned, then keeps readers served for a while.
+    /// Keeps readiness told, and ends when the ledger is poisoned: readers are then served for a while longer.
     pub(crate) async fn wait_poisoned(&self) -> String {
         let mut look = tokio::time::interval(HEALTH_INTERVAL);
+        let mut was = None;
         loop {
             look.tick().await;
             if let Some(why) = self.poisoned() {
@@ -147,11 +146,23 @@ impl Ca {
                 tokio::time::sleep(POISONED_GRACE).await;
                 return why;
             }
-            if let Some(why) = self.desk.state.trouble() {
-                self.desk.health.set_not_ready(why.clone());
-                return why;
+            let trouble = self.trouble();
+            if trouble != was {
+                match &trouble {
+                    // A full disk is freed, a slow one catches up: told, and taken back when it is over.
+                    Some(why) => self.desk.health.set_not_ready(why.clone()),
+                    None => self.desk.health.set_ready(),
+                }
+                was = trouble;
             }
         }
+    }
+
+    /// What keeps a follower of the ledger from following, now.
+    fn trouble(&self) -> Option<String> {
+        let engine = &self.engine;
+        let followers = engine.search.trouble().or_else(|| engine.integrator.trouble());
+        self.desk.state.trouble().or(followers)
     }
 
     /// Ends every stream, lets calls under way finish, closes the ledger with a checkpoint.

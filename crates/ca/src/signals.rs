@@ -1,8 +1,8 @@
 //! Signals: SIGTERM and SIGINT stop in order within a deadline; SIGHUP reloads what can be reloaded and says what cannot.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{config::Config, serve::Ca};
@@ -17,15 +17,19 @@ impl Ca {
     ///
     /// # Errors
     /// When signals cannot be received.
-    pub async fn run_until_signal(mut self, file: Option<&Path>) -> Result<u8, Failure> {
+    pub async fn run_until_signal(self, file: Option<&Path>) -> Result<u8, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut last_read = file.and_then(|file| Config::load(file).ok());
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                got = hangup.recv() => self.hung_up(got, file, &mut hangup),
+                _ = hangup.recv() => match file {
+                    Some(file) => self.reload(file, &mut last_read),
+                    None => warn!("SIGHUP: there is no configuration file to read again"),
+                },
                 why = self.wait_poisoned() => {
                     error!(%why, "ending with {EXIT_TEMPFAIL}, so that the supervisor starts the CA anew");
                     self.stop().await;
@@ -38,27 +42,24 @@ impl Ca {
         Ok(0)
     }
 
-    fn hung_up(&mut self, got: Option<()>, file: Option<&Path>, _: &mut Signal) {
-        match (got, file) {
-            (Some(()), Some(file)) => self.reload(file),
-            _ => warn!("SIGHUP: there is no configuration file to read again"),
-        }
-    }
-
-    /// Takes over a new policy; everything else needs a restart and is named.
-    fn reload(&mut self, file: &Path) {
+    /// Takes over a new policy; everything else needs a restart and is named. Compared is what the file said before, not
+    /// what runs: arguments may have overruled it.
+    fn reload(&self, file: &Path, last_read: &mut Option<Config>) {
         match Config::load(file) {
             Err(problem) => error!(%problem, "reload refused; the running configuration stays"),
             Ok(new) => {
-                let fixed = self.config.differences_that_need_a_restart(&new);
+                let fixed = last_read
+                    .as_ref()
+                    .map(|last| last.differences_that_need_a_restart(&new))
+                    .unwrap_or_default();
                 if !fixed.is_empty() {
                     warn!(
                         keys = fixed.join(", "),
                         "changed but not taken over: these need a restart"
                     );
                 }
-                self.desk.current_policy.store(std::sync::Arc::new(new.policy));
-                self.config.policy = new.policy;
+                self.desk.current_policy.store(Arc::new(new.policy));
+                *last_read = Some(new);
                 info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.rotate_keys");
             }
         }
