@@ -5,3 +5,4 @@ pub mod bins;
 pub mod ca;
 pub mod client;
 pub mod peers;
+pub mod stream;
