@@ -1,0 +1,192 @@
+//! What the records of a ledger mean, checked by reading them in order and believing nothing else: was each certificate
+//! allowed by what stood at its place, and does each revocation strike something that exists?
+//!
+//! This is written apart from the state that the CA itself derives from the ledger, so that one mistake does not excuse
+//! the other. Of two records that exclude each other the first one counts, as everywhere.
+
+mod issue;
+mod keys;
+mod standing;
+mod strike;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use mintage_identity::{IssuerKeyId, Serial, TrustDomain, Ttl};
+use mintage_ledger::{Actor, Body, Origin, Record, RecordCheck, Stored, Vkey};
+
+use self::{keys::Keys, standing::Standing, strike::Strikes};
+
+/// What is asked beyond the rules that always hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    /// Also verify the signature of every leaf certificate.
+    pub(crate) signatures: bool,
+    /// The longest lifetime the policy allows.
+    pub(crate) max_ttl: Option<Ttl>,
+}
+
+/// A certificate that was issued.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    issuer: IssuerKeyId,
+    not_after_s: i64,
+    index: u64,
+}
+
+/// Follows a ledger from its first record and stops at the first that offends.
+#[derive(Debug, Default)]
+pub(crate) struct Meaning {
+    rules: Rules,
+    origin: String,
+    domain: Option<TrustDomain>,
+    /// 1 + index of the last restricting record; 0 for none.
+    control_head: u64,
+    standing: Standing,
+    keys: Keys,
+    strikes: Strikes,
+    serials: HashMap<Serial, Issued>,
+    counts: BTreeMap<&'static str, u64>,
+    certificates: u64,
+    offence: Option<(u64, String)>,
+}
+
+impl Meaning {
+    /// A check that begins at the first record of a ledger.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
+    /// The first record that offends, and how.
+    pub(crate) fn offence(&self) -> Option<(u64, &str)> {
+        self.offence.as_ref().map(|(index, problem)| (*index, problem.as_str()))
+    }
+
+    /// The log that was read last.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Certificates that were issued.
+    pub(crate) fn certificates(&self) -> u64 {
+        self.certificates
+    }
+
+    /// Records of each kind.
+    pub(crate) fn into_counts(self) -> BTreeMap<&'static str, u64> {
+        self.counts
+    }
+
+    fn look(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
+        let record = stored.decode().map_err(|error| error.to_string())?;
+        let index = stored.index();
+        if key.name() != self.origin {
+            self.begin(key, index, &record)?;
+        } else if let Body::LogOpen(_) = record.body {
+            return Err("a log.open stands inside of a log".into());
+        }
+        *self.counts.entry(record.kind().name()).or_default() += 1;
+        self.check(index, &record)?;
+        if record.is_restricting() {
+            self.control_head = index + 1;
+        }
+        Ok(())
+    }
+
+    /// The first record of a shard says which log it begins, under which key.
+    fn begin(&mut self, key: &Vkey, index: u64, record: &Record) -> Result<(), String> {
+        let Body::LogOpen(open) = &record.body else {
+            return Err(format!("the log begins with {}, not with log.open", record.kind()));
+        };
+        if index != 0 || open.origin != key.name() || open.vkey != key.to_string() {
+            return Err("log.open names another log or another key than the one it is signed by".into());
+        }
+        let origin = Origin::parse(&open.origin).map_err(|error| error.to_string())?;
+        let domain = TrustDomain::parse(origin.trust_domain_str()).map_err(|error| error.to_string())?;
+        match &self.domain {
+            None if !open.previous_checkpoint.is_empty() => {
+                return Err("the shards before this one are not here; what stood at their end cannot be known".into());
+            }
+            Some(known) if *known != domain => {
+                return Err(format!(
+                    "the log is of trust domain {domain}, the one before of {known}"
+                ));
+            }
+            _ => {}
+        }
+        key.name().clone_into(&mut self.origin);
+        self.domain = Some(domain);
+        self.control_head = 0;
+        Ok(())
+    }
+
+    fn domain(&self) -> Result<&TrustDomain, String> {
+        self.domain.as_ref().ok_or_else(|| "no log.open came before".to_owned())
+    }
+
+    fn check(&mut self, index: u64, record: &Record) -> Result<(), String> {
+        match &record.body {
+            Body::Issue(issue) => self.issue(index, record, issue),
+            Body::Revoke(revoke) => self.revoke(index, revoke),
+            Body::CaEvent(event) => self.ca_event(event),
+            Body::BundleChange(change) => self.keys.bundle(change),
+            Body::EntryPut(put) => {
+                by_an_authority(record)?;
+                let domain = self.domain()?.clone();
+                self.standing.put_entry(index, put, &domain)
+            }
+            Body::EntryDelete(delete) => {
+                by_an_authority(record)?;
+                self.standing.delete_entry(index, delete);
+                Ok(())
+            }
+            Body::TokenCreate(token) => {
+                by_an_authority(record)?;
+                self.standing.create_token(token)
+            }
+            Body::TokenDelete(token) => {
+                by_an_authority(record)?;
+                self.standing.delete_token(token);
+                Ok(())
+            }
+            Body::TokenConsume(token) => {
+                let domain = self.domain()?.clone();
+                self.standing.consume_token(index, token, &domain)
+            }
+            Body::AgentAttest(attest) => {
+                let domain = self.domain()?.clone();
+                self.standing.attest_agent(index, attest, &domain)
+            }
+            Body::AgentBan(end) => {
+                by_an_authority(record)?;
+                self.standing.ban_agent(index, &end.name, end.instance)
+            }
+            Body::AgentEvict(end) => {
+                by_an_authority(record)?;
+                self.standing.evict_agent(index, &end.name, end.instance)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What changes rights is done by an administrator or by the CA itself, never by an agent or the holder of a token.
+fn by_an_authority(record: &Record) -> Result<(), String> {
+    match &record.actor {
+        Actor::Admin { .. } | Actor::Replica { .. } => Ok(()),
+        Actor::Agent { id, .. } => Err(format!("{} by the agent {id}, who may not", record.kind())),
+        _ => Err(format!("{} by nobody who may", record.kind())),
+    }
+}
+
+impl RecordCheck for Meaning {
+    fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
+        self.look(key, stored).inspect_err(|problem| {
+            self.offence = Some((stored.index(), problem.clone()));
+        })
+    }
+}

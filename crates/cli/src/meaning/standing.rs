@@ -1,0 +1,226 @@
+//! What stands at a place in the log: entries, tokens and agents.
+
+use std::collections::HashMap;
+
+use mintage_identity::{AgentInstance, AgentName, SpiffeId, TrustDomain};
+use mintage_ledger::wire;
+use mintage_policy::{Entry, RawEntry};
+
+/// An entry and the record that wrote it.
+#[derive(Debug)]
+pub(super) struct StandingEntry {
+    pub(super) entry: Entry,
+    pub(super) revision: u64,
+}
+
+/// Why an agent's present life has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Banned,
+    Evicted,
+}
+
+#[derive(Debug)]
+struct Agent {
+    instance: AgentInstance,
+    /// How and at which record its life ended.
+    ended: Option<(End, u64)>,
+}
+
+#[derive(Debug)]
+struct Token {
+    agent: AgentName,
+    used: bool,
+}
+
+/// Entries, tokens and agents.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    entries: HashMap<String, StandingEntry>,
+    /// Entries that are gone, with the record that deleted them.
+    deleted: HashMap<String, u64>,
+    agents: HashMap<AgentName, Agent>,
+    tokens: HashMap<[u8; 32], Token>,
+}
+
+fn hash(octets: &[u8]) -> Result<[u8; 32], String> {
+    octets
+        .try_into()
+        .map_err(|_| "a token's hash has not 32 octets".to_owned())
+}
+
+fn agent_name(text: &str) -> Result<AgentName, String> {
+    AgentName::parse(text).map_err(|error| error.to_string())
+}
+
+impl Standing {
+    /// The entry of this name.
+    ///
+    /// # Errors
+    /// Says whether it was deleted, and where.
+    pub(super) fn entry(&self, name: &str) -> Result<&StandingEntry, String> {
+        self.entries.get(name).ok_or_else(|| match self.deleted.get(name) {
+            Some(index) => format!("entry {name} was deleted by record {index}"),
+            None => format!("no record wrote an entry {name}"),
+        })
+    }
+
+    /// That this life of an agent may act.
+    ///
+    /// # Errors
+    /// What ended it, and where.
+    pub(super) fn acting(&self, name: &AgentName, instance: AgentInstance) -> Result<(), String> {
+        let Some(agent) = self.agents.get(name) else {
+            return Err(format!("no record attested an agent {name}"));
+        };
+        if agent.instance != instance {
+            return Err(format!(
+                "agent {name} acts as life {instance}, its present one is {}",
+                agent.instance
+            ));
+        }
+        match agent.ended {
+            None => Ok(()),
+            Some((End::Banned, index)) => Err(format!("agent {name} was banned by record {index}")),
+            Some((End::Evicted, index)) => Err(format!("agent {name} was evicted by record {index}")),
+        }
+    }
+
+    pub(super) fn put_entry(&mut self, index: u64, put: &wire::EntryPut, domain: &TrustDomain) -> Result<(), String> {
+        let raw = RawEntry {
+            name: put.name.clone(),
+            spiffe_id: put.spiffe_id.clone(),
+            agents: put.agents.clone(),
+            selectors: put.selectors.clone(),
+            ttl_seconds: i64::from(put.ttl_seconds),
+            dns_names: put.dns_names.clone(),
+            common_name: put.common_name.clone(),
+            hint: put.hint.clone(),
+            owner: put.owner.clone(),
+            environment: put.environment.clone(),
+            purpose: put.purpose.clone(),
+            disabled: put.disabled,
+        };
+        let entry = raw
+            .restore(domain)
+            .map_err(|error| format!("entry {}: {error}", put.name))?;
+        if entry.selectors().is_empty() {
+            return Err(format!(
+                "entry {} has no selector: it would match every process",
+                put.name
+            ));
+        }
+        let before = self.entries.get(&put.name).map_or(0, |standing| standing.revision);
+        if before == put.replaces_revision {
+            self.entries
+                .insert(put.name.clone(), StandingEntry { entry, revision: index });
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_entry(&mut self, index: u64, delete: &wire::EntryDelete) {
+        let standing = self.entries.get(&delete.name).map(|standing| standing.revision);
+        if standing == Some(delete.revision) {
+            self.entries.remove(&delete.name);
+            self.deleted.insert(delete.name.clone(), index);
+        }
+    }
+
+    pub(super) fn create_token(&mut self, token: &wire::TokenCreate) -> Result<(), String> {
+        let agent = agent_name(&token.agent)?;
+        self.tokens
+            .entry(hash(&token.token_hash)?)
+            .or_insert(Token { agent, used: false });
+        Ok(())
+    }
+
+    pub(super) fn delete_token(&mut self, token: &wire::TokenDelete) {
+        if let Ok(hash) = hash(&token.token_hash) {
+            self.tokens.remove(&hash);
+        }
+    }
+
+    /// The first use of a token makes an agent; a later one makes nothing.
+    pub(super) fn consume_token(
+        &mut self,
+        index: u64,
+        consume: &wire::TokenConsume,
+        domain: &TrustDomain,
+    ) -> Result<(), String> {
+        let attest = consume.attest.as_ref().ok_or("a token was used for no agent")?;
+        let name = own_name(attest, domain)?;
+        let Some(token) = self.tokens.get_mut(&hash(&consume.token_hash)?) else {
+            return Err(format!("agent {name} joined by a token that does not stand"));
+        };
+        if token.agent != name {
+            return Err(format!("agent {name} joined by a token made for {}", token.agent));
+        }
+        if !token.used {
+            token.used = true;
+            self.agents.insert(
+                name,
+                Agent {
+                    instance: AgentInstance(index),
+                    ended: None,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn attest_agent(
+        &mut self,
+        index: u64,
+        attest: &wire::AgentAttest,
+        domain: &TrustDomain,
+    ) -> Result<(), String> {
+        let name = own_name(attest, domain)?;
+        if attest.instance_of == 0 {
+            self.agents.insert(
+                name,
+                Agent {
+                    instance: AgentInstance(index),
+                    ended: None,
+                },
+            );
+            return Ok(());
+        }
+        self.acting(&name, AgentInstance(attest.instance_of))
+    }
+
+    /// A ban stands for ever; it may follow an eviction.
+    pub(super) fn ban_agent(&mut self, index: u64, name: &str, instance: u64) -> Result<(), String> {
+        if let Some(agent) = self.life(name, instance)?
+            && !matches!(agent.ended, Some((End::Banned, _)))
+        {
+            agent.ended = Some((End::Banned, index));
+        }
+        Ok(())
+    }
+
+    pub(super) fn evict_agent(&mut self, index: u64, name: &str, instance: u64) -> Result<(), String> {
+        if let Some(agent) = self.life(name, instance)? {
+            agent.ended.get_or_insert((End::Evicted, index));
+        }
+        Ok(())
+    }
+
+    /// The agent, when this life is its present one.
+    fn life(&mut self, name: &str, instance: u64) -> Result<Option<&mut Agent>, String> {
+        let agent = self.agents.get_mut(&agent_name(name)?);
+        Ok(agent.filter(|agent| agent.instance.0 == instance))
+    }
+}
+
+/// The name an attestation is for; its identity must be the one that belongs to the name.
+fn own_name(attest: &wire::AgentAttest, domain: &TrustDomain) -> Result<AgentName, String> {
+    let name = agent_name(&attest.name)?;
+    let id = SpiffeId::agent(domain, &name);
+    match attest.spiffe_id == id.as_str() {
+        true => Ok(name),
+        false => Err(format!(
+            "agent {name} was attested as {}, which is not its identity",
+            attest.spiffe_id
+        )),
+    }
+}
