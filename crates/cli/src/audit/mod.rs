@@ -1,0 +1,109 @@
+//! `mintage audit`: the ledger searched, shown, proven and verified.
+
+mod describe;
+pub(crate) mod offline;
+mod proof;
+pub(crate) mod search;
+mod show;
+pub(crate) mod verify;
+
+use std::{convert::Infallible, str::FromStr};
+
+use clap::Subcommand;
+use mintage_identity::Serial;
+
+use crate::{cli::Context, failure::Failure};
+
+/// What to ask of the ledger.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Searches the records, newest first.
+    Search(search::SearchArgs),
+    /// Shows one record whole: certificate, entry, selectors, decision, agent, revocations.
+    Show {
+        /// A certificate's serial in hexadecimal, or a record's index.
+        #[arg(value_name = "SERIAL|INDEX")]
+        record: Key,
+    },
+    /// Proves that a record is in the ledger; the proof is verified here before it is printed.
+    Proof(proof::ProofArgs),
+    /// Verifies a ledger folder offline: every frame, hash, tile and signature, then what the records mean.
+    Verify(verify::VerifyArgs),
+}
+
+/// A record, as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// By its place.
+    Index(u64),
+    /// By the serial of its certificate.
+    Serial(Serial),
+    /// Neither; told when it is used.
+    Neither(String),
+}
+
+/// Longest number that is taken for an index; serials made here have 32 digits.
+const INDEX_DIGITS_MAX: usize = 19;
+
+impl FromStr for Key {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let neither = || Self::Neither(text.to_owned());
+        let serial = |text: &str| Serial::parse(text).map_or_else(|_| neither(), Self::Serial);
+        let index = |text: &str| text.parse().map_or_else(|_| neither(), Self::Index);
+        let digits = text.len() <= INDEX_DIGITS_MAX && text.bytes().all(|octet| octet.is_ascii_digit());
+        Ok(match (text.strip_prefix("serial:"), text.strip_prefix("index:")) {
+            (Some(text), _) => serial(text),
+            (_, Some(text)) => index(text),
+            _ if digits && !text.is_empty() => index(text),
+            _ => serial(text),
+        })
+    }
+}
+
+impl Key {
+    fn refused(text: &str) -> Failure {
+        Failure::local(format!(
+            "{text:?} is neither a serial in hexadecimal nor a record's index; write serial:4f.. or index:42 to say which"
+        ))
+    }
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Search(search) => search::run(context, &search).await,
+        Verb::Show { record } => show::run(context, record).await,
+        Verb::Proof(proof) => proof::run(context, proof).await,
+        Verb::Verify(verify) => verify::run(context, &verify),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_numbers_are_indices_and_the_rest_serials() {
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        let serial = |text: &str| Key::Serial(Serial::parse(text).unwrap());
+        assert_eq!(key("42"), Key::Index(42));
+        assert_eq!(key("serial:42"), serial("42"));
+        assert_eq!(key("index:42"), Key::Index(42));
+        assert_eq!(key("4f00"), serial("4f00"));
+        assert_eq!(
+            key("40123456789012345678901234567890"),
+            serial("40123456789012345678901234567890")
+        );
+        for bad in [
+            "",
+            "web",
+            "index:x",
+            "serial:",
+            "99999999999999999999999999999999999999999999",
+        ] {
+            assert_eq!(key(bad), Key::Neither(bad.to_owned()));
+        }
+    }
+}

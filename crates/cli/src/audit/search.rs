@@ -1,0 +1,174 @@
+//! `audit search`, and the filters it shares with the inventory.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+use mintage_identity::{AgentName, EntryName, IdPrefix, Serial, SpiffeId, UnixTime};
+use mintage_proto::v1::{RecordSummary, SearchRequest};
+
+use crate::{
+    cli::Context,
+    client::Ca,
+    failure::Failure,
+    ledger_row::RecordRow,
+    limits::SEARCH_ROWS_DEFAULT,
+    paging::{Paging, Rows},
+    text::moment,
+};
+
+/// Whose records.
+#[derive(Args, Debug)]
+pub(crate) struct Filter {
+    /// About this identity.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<SpiffeId>,
+    /// About an identity below a prefix that ends in /*.
+    #[arg(long, value_name = "PREFIX")]
+    id_prefix: Option<IdPrefix>,
+    /// By or about this agent.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<AgentName>,
+    /// About this entry.
+    #[arg(long, value_name = "NAME")]
+    entry: Option<EntryName>,
+}
+
+impl Filter {
+    pub(crate) fn request(&self) -> SearchRequest {
+        fn text<T: ToString>(value: &Option<T>) -> String {
+            value.as_ref().map(ToString::to_string).unwrap_or_default()
+        }
+        SearchRequest {
+            spiffe_id: text(&self.spiffe_id),
+            id_prefix: text(&self.id_prefix),
+            agent: text(&self.agent),
+            entry: text(&self.entry),
+            ..SearchRequest::default()
+        }
+    }
+}
+
+/// State of a certificate.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    /// Valid and not revoked.
+    Live,
+    /// Past its end.
+    Expired,
+    /// Revoked.
+    Revoked,
+}
+
+/// `audit search`.
+#[derive(Args, Debug)]
+pub(crate) struct SearchArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// The certificate with this serial.
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<Serial>,
+    /// Only these kinds, such as issue, revoke, entry.put (repeatable, or separated by commas).
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
+    kinds: Vec<kind_argument::Known>,
+    /// Not before this: 2026-11-23T21:00:00Z, 2026-11-23, or how long ago, such as 15m.
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    since: Option<UnixTime>,
+    /// Not after this, in the same forms.
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    until: Option<UnixTime>,
+    /// Only certificates in these states (repeatable, or separated by commas).
+    #[arg(long = "state", value_name = "STATE", value_enum, value_delimiter = ',')]
+    states: Vec<State>,
+    #[command(flatten)]
+    paging: Paging,
+}
+
+/// The kinds of records, as an argument.
+mod kind_argument {
+    use std::str::FromStr;
+
+    use mintage_ledger::Kind;
+    use mintage_policy::nearest;
+
+    /// A kind that exists.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct Known(pub(super) Kind);
+
+    impl FromStr for Known {
+        type Err = String;
+
+        fn from_str(text: &str) -> Result<Self, String> {
+            let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+            text.parse().map(Self).map_err(|_| match nearest(text, &names) {
+                Some(name) => format!("there is no kind {text:?}; the nearest is {name}"),
+                None => format!("there is no kind {text:?}; kinds are {}", names.join(", ")),
+            })
+        }
+    }
+}
+
+fn when(text: &str) -> Result<UnixTime, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    moment(
+        text,
+        UnixTime::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)),
+    )
+}
+
+impl SearchArgs {
+    fn request(&self) -> SearchRequest {
+        let state = |state: &State| match state {
+            State::Live => "live",
+            State::Expired => "expired",
+            State::Revoked => "revoked",
+        };
+        SearchRequest {
+            serial: self.serial.as_ref().map(ToString::to_string).unwrap_or_default(),
+            kinds: self.kinds.iter().map(|kind| kind.0.name().to_owned()).collect(),
+            since_ms: self.since.map_or(0, UnixTime::millis),
+            until_ms: self.until.map_or(0, UnixTime::millis),
+            states: self.states.iter().map(|named| state(named).to_owned()).collect(),
+            ..self.filter.request()
+        }
+    }
+}
+
+/// Fetches what a search finds, page by page.
+pub(crate) async fn fetch(
+    ca: &Ca,
+    request: SearchRequest,
+    paging: &Paging,
+    default: usize,
+) -> Result<Rows<RecordSummary>, Failure> {
+    let ledger = ca.ledger();
+    paging
+        .collect(default, async |page| {
+            let request = SearchRequest {
+                page: Some(page),
+                ..request.clone()
+            };
+            let answer = ledger.clone().search(request).await?.into_inner();
+            Ok((answer.records, answer.next))
+        })
+        .await
+}
+
+/// Runs the verb.
+pub(super) async fn run(context: &Context, search: &SearchArgs) -> Result<(), Failure> {
+    let ca = context.ca().await?;
+    let (rows, next) = fetch(&ca, search.request(), &search.paging, SEARCH_ROWS_DEFAULT).await?;
+    let rows: Vec<RecordRow> = rows.into_iter().map(Into::into).collect();
+    context.output.list("records", &rows, next.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kind_argument::Known;
+
+    #[test]
+    fn an_unknown_kind_is_refused_with_the_nearest() {
+        assert!("issues".parse::<Known>().unwrap_err().contains("the nearest is issue"));
+        assert!("entry.put".parse::<Known>().is_ok());
+        assert!("zzzzzz".parse::<Known>().unwrap_err().contains("kinds are issue, deny"));
+    }
+}

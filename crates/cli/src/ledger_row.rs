@@ -1,0 +1,106 @@
+//! Records of the ledger as rows: for searches, and for the inventory of certificates.
+
+use mintage_proto::v1::RecordSummary;
+use serde::Serialize;
+
+use crate::{
+    output::Row,
+    text::{rfc3339, utc},
+};
+
+/// One record.
+#[derive(Serialize)]
+pub(crate) struct RecordRow {
+    pub(crate) index: u64,
+    time: Option<String>,
+    pub(crate) kind: String,
+    actor: String,
+    spiffe_id: String,
+    entry: String,
+    agent: String,
+    serial: String,
+    not_after: Option<String>,
+    pub(crate) state: String,
+    request_id: String,
+    text: String,
+    #[serde(skip)]
+    pub(crate) times: (i64, i64),
+}
+
+impl From<RecordSummary> for RecordRow {
+    fn from(summary: RecordSummary) -> Self {
+        Self {
+            time: rfc3339(summary.time_ms),
+            not_after: rfc3339(summary.not_after_ms),
+            times: (summary.time_ms, summary.not_after_ms),
+            index: summary.index,
+            kind: summary.kind,
+            actor: summary.actor,
+            spiffe_id: summary.spiffe_id,
+            entry: summary.entry,
+            agent: summary.agent,
+            serial: summary.serial,
+            state: summary.state,
+            request_id: summary.request_id,
+            text: summary.text,
+        }
+    }
+}
+
+impl Row for RecordRow {
+    const HEADER: &'static [&'static str] = &["INDEX", "TIME", "KIND", "STATE", "ACTOR", "SERIAL", "WHAT"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.index.to_string(),
+            utc(self.times.0),
+            self.kind.clone(),
+            self.state.clone(),
+            self.actor.clone(),
+            self.serial.clone(),
+            self.text.clone(),
+        ]
+    }
+}
+
+/// One live certificate.
+#[derive(Serialize)]
+pub(crate) struct CertRow {
+    serial: String,
+    spiffe_id: String,
+    agent: String,
+    entry: String,
+    issued: Option<String>,
+    not_after: Option<String>,
+    index: u64,
+    #[serde(skip)]
+    times: (i64, i64),
+}
+
+impl From<RecordSummary> for CertRow {
+    fn from(summary: RecordSummary) -> Self {
+        Self {
+            issued: rfc3339(summary.time_ms),
+            not_after: rfc3339(summary.not_after_ms),
+            times: (summary.time_ms, summary.not_after_ms),
+            serial: summary.serial,
+            spiffe_id: summary.spiffe_id,
+            agent: summary.agent,
+            entry: summary.entry,
+            index: summary.index,
+        }
+    }
+}
+
+impl Row for CertRow {
+    const HEADER: &'static [&'static str] = &["SPIFFE ID", "AGENT", "ENTRY", "NOT AFTER", "SERIAL", "INDEX"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.spiffe_id.clone(),
+            self.agent.clone(),
+            self.entry.clone(),
+            utc(self.times.1),
+            self.serial.clone(),
+            self.index.to_string(),
+        ]
+    }
+}
