@@ -1,0 +1,54 @@
+//! `mintage`: operator verbs over the CA's admin socket, offline audit and policy checks, and `mintage dev`.
+
+mod agent;
+mod audit;
+mod bundle;
+mod ca;
+mod cert;
+mod cli;
+mod client;
+mod dev;
+mod entry;
+mod failure;
+mod ledger_row;
+mod limits;
+mod meaning;
+mod output;
+mod paging;
+mod revocation;
+mod revoke;
+mod text;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mintage_sys::process;
+
+use crate::{cli::Cli, failure::Failure, output::notice};
+
+fn main() -> ExitCode {
+    // Before anything secret is made or read. Where the system refuses, this program is no worse off than without.
+    let _ = process::set_not_dumpable().and_then(|()| process::no_core_dumps());
+    mintage_sys::dir::private_umask();
+    if let Some(failure) = cli::secret_in_arguments(std::env::args_os().skip(1)) {
+        return ended(&failure);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake of the caller.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ended(&failure),
+    }
+}
+
+fn ended(failure: &Failure) -> ExitCode {
+    failure.report().lines().for_each(notice);
+    ExitCode::from(failure.code())
+}

@@ -1,0 +1,140 @@
+//! `mintage revocation`: what is revoked, and how far the news has come.
+
+use clap::Subcommand;
+use mintage_proto::{
+    limits::PAGE_ROWS_MAX,
+    v1::{ListRevocationsRequest, RevocationItem, RevocationStatusRequest},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Context,
+    failure::Failure,
+    limits::SEARCH_ROWS_DEFAULT,
+    output::{Row, fields},
+    paging::Paging,
+    text::{rfc3339, utc},
+};
+
+/// What to ask about revocations.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Lists revocations, newest first.
+    List(Paging),
+    /// Shows what is in force and how many agents enforce it.
+    Status,
+}
+
+#[derive(Serialize)]
+struct RevocationRow {
+    index: u64,
+    time: Option<String>,
+    scope: String,
+    reason: String,
+    note: String,
+    certificates: u64,
+    rules: Vec<String>,
+    #[serde(skip)]
+    millis: i64,
+}
+
+impl From<RevocationItem> for RevocationRow {
+    fn from(item: RevocationItem) -> Self {
+        Self {
+            index: item.index,
+            time: rfc3339(item.time_ms),
+            scope: item.scope,
+            reason: item.reason,
+            note: item.note,
+            certificates: item.certificates,
+            rules: item.rules,
+            millis: item.time_ms,
+        }
+    }
+}
+
+impl Row for RevocationRow {
+    const HEADER: &'static [&'static str] = &["INDEX", "TIME", "SCOPE", "REASON", "CERTIFICATES", "RULES", "NOTE"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.index.to_string(),
+            utc(self.millis),
+            self.scope.clone(),
+            self.reason.clone(),
+            self.certificates.to_string(),
+            self.rules.join("; "),
+            self.note.clone(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct Status {
+    epoch: u64,
+    sequence: u64,
+    serials: u64,
+    rules: u64,
+    agents: u64,
+    agents_current: u64,
+    slowest_ack_ms: f64,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
+    let revocation = context.ca().await?.revocation();
+    match verb {
+        Verb::List(paging) => {
+            let (rows, next) = paging
+                .collect(SEARCH_ROWS_DEFAULT, async |page| {
+                    let before = match page.token.as_str() {
+                        "" => 0,
+                        token => token
+                            .parse()
+                            .map_err(|_| tonic::Status::invalid_argument("page token: not one of ours"))?,
+                    };
+                    let limit = page.limit.min(PAGE_ROWS_MAX);
+                    let request = ListRevocationsRequest { limit, before };
+                    let items = revocation.clone().list_revocations(request).await?.into_inner().items;
+                    // The oldest index of a full page is where the next one begins; nothing lies before record 0.
+                    let full = items.len() >= limit as usize;
+                    let next = items.last().filter(|last| full && last.index > 0);
+                    let next = next.map(|last| last.index.to_string()).unwrap_or_default();
+                    Ok((items, next))
+                })
+                .await?;
+            let rows: Vec<RevocationRow> = rows.into_iter().map(Into::into).collect();
+            context.output.list("revocations", &rows, next.as_deref())
+        }
+        Verb::Status => {
+            let answer = revocation
+                .clone()
+                .revocation_status(RevocationStatusRequest::default())
+                .await?
+                .into_inner();
+            let status = Status {
+                epoch: answer.epoch,
+                sequence: answer.sequence,
+                serials: answer.serials,
+                rules: answer.rules,
+                agents: answer.agents,
+                agents_current: answer.agents_current,
+                slowest_ack_ms: answer.slowest_ack_ms,
+            };
+            context.output.object(&status, || {
+                fields(&[
+                    ("epoch", status.epoch.to_string()),
+                    ("sequence", status.sequence.to_string()),
+                    ("revoked", format!("{} serials, {} rules", status.serials, status.rules)),
+                    (
+                        "enforced",
+                        format!("on {} of {} agents", status.agents_current, status.agents),
+                    ),
+                    (
+                        "slowest",
+                        format!("{:.1} ms for the latest revocation", status.slowest_ack_ms),
+                    ),
+                ])
+            })
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `mintage revoke`: strikes certificates and watches the news reach the agents.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mintage_identity::{AgentName, EntryName, IdPrefix, RevocationReason, Serial, SpiffeId, SpkiHash, parse_duration};
+use mintage_proto::v1::{
+    RevocationStatusRequest, RevocationStatusResponse, RevokeRequest, RevokeResponse, revoke_request::Target as Wire,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Context,
+    client::Ca,
+    failure::Failure,
+    limits::{ENFORCE_WAIT_DEFAULT, STATUS_WAIT_MAX},
+    output::{fields, notice},
+    text::count,
+};
+
+/// `revoke`.
+#[derive(Args, Debug)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    target: Target,
+    /// Why: unspecified, key-compromise, ca-compromise, affiliation-changed, superseded, cessation-of-operation or
+    /// privilege-withdrawn.
+    #[arg(long, value_name = "REASON", default_value = "unspecified")]
+    reason: RevocationReason,
+    /// A line for the record.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+    /// Says what would be struck; nothing is changed.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask the agents to fetch replacements.
+    #[arg(long)]
+    no_renew: bool,
+    /// Waits so long for every connected agent, and exits with 3 when some did not follow [default: 5s, and 0 then]
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
+    wait: Option<Duration>,
+}
+
+/// What is revoked: exactly one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// One certificate, by its serial in hexadecimal.
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<Serial>,
+    /// Every certificate of an identity; a replacement issued later is good.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<SpiffeId>,
+    /// Every certificate below a prefix that ends in /*.
+    #[arg(long, value_name = "PREFIX")]
+    id_prefix: Option<IdPrefix>,
+    /// Everything an agent obtained; its present life is banned.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<AgentName>,
+    /// Everything obtained through an entry.
+    #[arg(long, value_name = "NAME")]
+    entry: Option<EntryName>,
+    /// Every certificate of a public key (SHA-256 of its SubjectPublicKeyInfo), which may not come back.
+    #[arg(long, value_name = "SHA256")]
+    key: Option<SpkiHash>,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    parse_duration("wait", text).map_err(|error| error.to_string())
+}
+
+impl Target {
+    fn wire(&self) -> Option<Wire> {
+        let text = |value: &dyn ToString| value.to_string();
+        None.or_else(|| self.serial.as_ref().map(|value| Wire::Serial(text(value))))
+            .or_else(|| self.spiffe_id.as_ref().map(|value| Wire::SpiffeId(text(value))))
+            .or_else(|| self.id_prefix.as_ref().map(|value| Wire::IdPrefix(text(value))))
+            .or_else(|| self.agent.as_ref().map(|value| Wire::Agent(text(value))))
+            .or_else(|| self.entry.as_ref().map(|value| Wire::Entry(text(value))))
+            .or_else(|| self.key.as_ref().map(|value| Wire::Key(text(value))))
+    }
+}
+
+#[derive(Serialize)]
+struct Revoked {
+    sequence: u64,
+    certificates: u64,
+    agents: Vec<String>,
+    entries: Vec<String>,
+    serials: Vec<String>,
+    dry_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforced: Option<Enforced>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Enforced {
+    agents: u64,
+    agents_current: u64,
+    slowest_ack_ms: f64,
+}
+
+impl From<RevocationStatusResponse> for Enforced {
+    fn from(status: RevocationStatusResponse) -> Self {
+        Self {
+            agents: status.agents,
+            agents_current: status.agents_current,
+            slowest_ack_ms: status.slowest_ack_ms,
+        }
+    }
+}
+
+impl Enforced {
+    fn everywhere(&self) -> bool {
+        self.agents_current >= self.agents
+    }
+
+    fn line(&self) -> String {
+        let (current, agents, slowest) = (self.agents_current, self.agents, self.slowest_ack_ms);
+        match (agents, current) {
+            (0, _) => "no agent is connected; each takes it when it comes back".to_owned(),
+            (_, 0) => format!("enforced on 0 of {}", count(agents, "agent", "agents")),
+            _ => format!(
+                "enforced on {current} of {}, slowest {slowest:.1} ms",
+                count(agents, "agent", "agents")
+            ),
+        }
+    }
+}
+
+impl Revoked {
+    fn text(&self) -> String {
+        let done = if self.dry_run { "would revoke" } else { "revoked" };
+        let names = |names: &[String]| names.join(", ");
+        let head = format!(
+            "{done} {} of {} through {}\n",
+            count(self.certificates, "certificate", "certificates"),
+            count(self.agents.len() as u64, "agent", "agents"),
+            count(self.entries.len() as u64, "entry", "entries"),
+        );
+        let more = self.certificates.saturating_sub(self.serials.len() as u64);
+        let serials = match more {
+            0 => names(&self.serials),
+            more => format!("{} and {more} more", names(&self.serials)),
+        };
+        head + &fields(&[
+            ("agents", names(&self.agents)),
+            ("entries", names(&self.entries)),
+            ("serials", serials),
+        ])
+    }
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failure> {
+    let ca = context.ca().await?;
+    let request = RevokeRequest {
+        target: revoke.target.wire(),
+        reason: revoke.reason.to_string(),
+        note: revoke.note.clone(),
+        dry_run: revoke.dry_run,
+        no_renew: revoke.no_renew,
+    };
+    let answer: RevokeResponse = ca.revocation().revoke(request).await?.into_inner();
+    let enforced = match revoke.dry_run {
+        true => None,
+        false => Some(follow(&ca, answer.sequence, revoke.wait.unwrap_or(ENFORCE_WAIT_DEFAULT)).await?),
+    };
+    let revoked = Revoked {
+        sequence: answer.sequence,
+        certificates: answer.certificates,
+        agents: answer.agents,
+        entries: answer.entries,
+        serials: answer.serials,
+        dry_run: revoke.dry_run,
+        enforced,
+    };
+    context.output.object(&revoked, || revoked.text())?;
+    match enforced {
+        Some(enforced) if revoke.wait.is_some() && !enforced.everywhere() => Err(Failure::No(
+            "the revocation stands, but not every connected agent enforces it yet; look at `mintage revocation status`"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Tells on standard error how the news spreads, until all have it or the time is over.
+async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
+    let begun = Instant::now();
+    let mut told = None;
+    loop {
+        let left = wait.saturating_sub(begun.elapsed());
+        let step = left.min(STATUS_WAIT_MAX);
+        let request = RevocationStatusRequest {
+            wait_for: sequence,
+            wait_ms: u32::try_from(step.as_millis()).unwrap_or(u32::MAX),
+        };
+        let enforced: Enforced = ca.revocation().revocation_status(request).await?.into_inner().into();
+        if told.replace(enforced) != Some(enforced) {
+            notice(&enforced.line());
+        }
+        if enforced.everywhere() || left <= step {
+            return Ok(enforced);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enforced(agents: u64, agents_current: u64) -> Enforced {
+        Enforced {
+            agents,
+            agents_current,
+            slowest_ack_ms: 12.345,
+        }
+    }
+
+    #[test]
+    fn progress_is_one_line() {
+        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, slowest 12.3 ms");
+        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, slowest 12.3 ms");
+        assert_eq!(enforced(2, 0).line(), "enforced on 0 of 2 agents");
+        assert!(enforced(0, 0).line().contains("no agent is connected") && enforced(0, 0).everywhere());
+        assert!(!enforced(5, 3).everywhere());
+    }
+
+    #[test]
+    fn a_dry_run_tells_the_affected_set() {
+        let revoked = Revoked {
+            sequence: 0,
+            certificates: 37,
+            agents: vec!["n1".into(), "n2".into()],
+            entries: vec!["web".into()],
+            serials: vec!["4f".into()],
+            dry_run: true,
+            enforced: None,
+        };
+        let text = revoked.text();
+        assert!(
+            text.starts_with("would revoke 37 certificates of 2 agents through 1 entry\n"),
+            "{text}"
+        );
+        assert!(text.contains("4f and 36 more"), "{text}");
+        assert!(serde_json::to_value(&revoked).unwrap().get("enforced").is_none());
+    }
+}
