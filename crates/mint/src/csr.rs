@@ -40,7 +40,7 @@ pub struct KeyPolicy {
 ///
 /// ```compile_fail,E0451
 /// let spki = vec![0u8; 91];
-/// let forged = mintage_mint::ProvenKey { spki, kind: mintage_mint::KeyKind::P256, bare_at: 26, spki_sha256: todo!() };
+/// let forged = mintage_mint::ProvenKey { spki, kind: mintage_mint::KeyKind::P256, bare_at: 26, spki_sha256: panic!() };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvenKey {
