@@ -175,6 +175,23 @@ fn every_credential_is_read_by_its_program() {
 }
 
 #[test]
+fn the_agent_takes_its_token_from_a_credential() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = folder.path().join("join-token");
+    std::fs::write(&token, "mint1_broken").expect("a credential");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o440)).expect("a mode");
+    let output = Command::new(bins::binary("mintage-agent"))
+        .args(["run", "--data-dir"])
+        .arg(folder.path().join("data"))
+        .env("CREDENTIALS_DIRECTORY", folder.path())
+        .output()
+        .expect("the agent runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("join-token: "), "{told}");
+    assert!(!told.contains("broken"), "the token is repeated: {told}");
+}
+
+#[test]
 fn the_container_holds_our_programs_and_no_root() {
     let binaries: Vec<String> = bins::BINARIES.iter().map(|name| (*name).to_owned()).collect();
     none(deploy::container_faults(&deployed("Containerfile"), &binaries));
