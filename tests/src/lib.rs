@@ -1,4 +1,9 @@
 //! Tests across crates, with the real binaries and real outside software.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "everything here runs in a test, and a panic is how a test says no"
+)]
 
 pub mod kit;
 pub mod layers;
