@@ -87,15 +87,24 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mintage-ca: {error}");
-            let mut source = error.source();
-            while let Some(inner) = source {
-                eprintln!("  because: {inner}");
-                source = inner.source();
-            }
+            eprintln!("mintage-ca: {}", reason(&*error));
             ExitCode::from(1)
         }
     }
+}
+
+/// An error and its causes on one line; a cause that the text before already tells is not told again.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let cause = inner.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = inner.source();
+    }
+    text
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -149,4 +158,22 @@ fn run_validate(options: Validate) -> Result<ExitCode, Failure> {
     mintage_ca::check_data_dir(&config)?;
     println!("ok: {}", config.data_dir().display());
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no such thing");
+        let listen = mintage_ca::CaError::Listen {
+            address: ([127, 0, 0, 1], 1).into(),
+            source: cause(),
+        };
+        assert_eq!(reason(&listen), "cannot listen on 127.0.0.1:1: no such thing");
+        let ledger = mintage_ca::CaError::Ledger(mintage_ledger::LedgerError::Closed);
+        assert_eq!(reason(&ledger), "ledger: the ledger is shut down");
+        assert_eq!(reason(&std::io::Error::other(cause())), "no such thing");
+    }
 }
