@@ -1,0 +1,484 @@
+//! The real `mintage-ca` over a data directory that is unsafe, damaged, taken or full: it refuses to start with one line
+//! that says what and what to do, or recovers as designed. It never starts empty, for that would un-revoke everything.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mintage_ca::{Deps, InitOptions, KeyProtection, init};
+use mintage_identity::ReplicaName;
+use mintage_ledger::verify;
+use mintage_proto::v1::{ListEntriesRequest, MintResult};
+use mintage_tests::kit::{
+    bins::binary,
+    ca::{self, CaProcess, domain},
+    client::{self, join},
+    stream::{Stream, ask, code},
+};
+use rustix::process::geteuid;
+use tempfile::TempDir;
+use tonic::Code;
+
+/// Longest wait for a program to refuse or to serve.
+const SOON: Duration = Duration::from_secs(60);
+/// Size of the disk that is filled: room for one more reserve of the log and for the state.
+const DISK: &str = "24m";
+/// Ledger frames (kind in the top four bits of the length).
+const RECORD: u32 = 0;
+const GROUP_HEAD: u32 = 2;
+
+/// A new authority, and the folder that it goes with.
+fn authority() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    ca::make(&dir);
+    (folder, dir)
+}
+
+/// One that has been used: an entry, and a ledger of several groups.
+async fn used() -> (TempDir, PathBuf) {
+    let (folder, dir) = authority();
+    let running = CaProcess::start(&dir, 0);
+    for name in ["web", "db", "mail"] {
+        ca::entry(&running.admin_socket(), name, &format!("/{name}")).await;
+    }
+    assert_eq!(running.stop(), Some(0));
+    (folder, dir)
+}
+
+/// Runs a verb that must refuse, and returns its one line.
+fn refusal(verb: &str, dir: &Path, more: &[&str]) -> String {
+    let mut command = Command::new(binary("mintage-ca"));
+    command.arg(verb).arg("--data-dir").arg(dir).args(more);
+    if verb == "serve" {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("mintage-ca starts");
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > SOON {
+            child.kill().unwrap();
+            panic!("mintage-ca {verb} was not refused");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    // Beside the log, which is JSON here, there is exactly the reason.
+    let mut lines = text.lines().filter(|line| !line.starts_with('{'));
+    let (line, second) = (lines.next().unwrap_or_default(), lines.next());
+    assert_eq!(second, None, "{text}");
+    line.strip_prefix("mintage-ca: ")
+        .unwrap_or_else(|| panic!("{text}"))
+        .to_owned()
+}
+
+fn tells(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "no {part:?} in: {line}");
+    }
+}
+
+async fn entries(socket: &Path) -> usize {
+    let list = client::registry(socket)
+        .await
+        .list_entries(ListEntriesRequest::default())
+        .await;
+    list.unwrap().into_inner().entries.len()
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+    }
+    files
+}
+
+/// The log's one write-ahead file.
+fn wal(dir: &Path) -> PathBuf {
+    let mut files = files(&dir.join("ledger")).into_iter();
+    files
+        .find(|path| path.ends_with("head/00000001.wal"))
+        .expect("a write-ahead file")
+}
+
+/// Kind, place and length of every frame, up to where there is none.
+fn frames(bytes: &[u8]) -> Vec<(u32, usize, usize)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..at + 8) {
+        let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        if word == 0 {
+            break;
+        }
+        let len = 8 + (word & 0x0fff_ffff) as usize;
+        found.push((word >> 28, at, len));
+        at += len;
+    }
+    found
+}
+
+#[test]
+fn an_unsafe_folder_or_key_file_is_refused_with_its_remedy() {
+    let (_folder, dir) = authority();
+    let key = dir.join("keys/intermediate.key");
+    let kept = dir.join("keys/kept");
+    let both = |parts: &[&str]| {
+        for verb in ["validate", "serve"] {
+            tells(&refusal(verb, &dir, &[]), parts);
+        }
+    };
+    mode(&dir, 0o777);
+    both(&["ca: ", "chmod"]);
+    mode(&dir, 0o700);
+    mode(&dir.join("keys"), 0o777);
+    both(&["keys: ", "chmod"]);
+    mode(&dir.join("keys"), 0o700);
+    mode(&key, 0o644);
+    both(&["intermediate.key: ", "chmod 600"]);
+    mode(&key, 0o600);
+    fs::rename(&key, &kept).unwrap();
+    symlink("kept", &key).unwrap();
+    both(&["intermediate.key: ", "symbolic link"]);
+    fs::remove_file(&key).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    both(&["intermediate.key: ", "named pipe"]);
+    fs::remove_file(&key).unwrap();
+    both(&["intermediate.key: ", "open"]);
+    if geteuid().is_root() {
+        fs::copy(&kept, &key).unwrap();
+        chown(&key, Some(12345), None).unwrap();
+        both(&["intermediate.key: ", "uid 12345", "chown"]);
+        fs::remove_file(&key).unwrap();
+        chown(&dir, Some(12345), None).unwrap();
+        both(&["ca: ", "uid 12345"]);
+        chown(&dir, Some(0), None).unwrap();
+    } else {
+        println!("skipped: files of another user, for want of root");
+    }
+    // Another authority's key does not fit this one's certificate.
+    let (_other, stranger) = authority();
+    fs::copy(stranger.join("keys/intermediate.key"), &key).unwrap();
+    both(&["key"]);
+    fs::rename(&kept, &key).unwrap();
+    assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
+}
+
+#[test]
+fn a_wrong_or_missing_passphrase_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    let options = InitOptions {
+        trust_domain: domain(),
+        data_dir: dir.clone(),
+        protection: KeyProtection::Passphrase(b"correct horse".to_vec().into()),
+        replica: ReplicaName::parse("ca-1").unwrap(),
+    };
+    init(&options, &Deps::system()).unwrap();
+    let file = folder.path().join("pass");
+    fs::write(&file, "incorrect horse\n").unwrap();
+    mode(&file, 0o600);
+    let path = file.to_str().unwrap();
+    for verb in ["validate", "serve"] {
+        tells(
+            &refusal(verb, &dir, &["--passphrase-file", path]),
+            &["intermediate.key", "passphrase is wrong"],
+        );
+        tells(
+            &refusal(verb, &dir, &[]),
+            &["intermediate.key", "encrypted", "passphrase"],
+        );
+    }
+    mode(&file, 0o644);
+    tells(
+        &refusal("serve", &dir, &["--passphrase-file", path]),
+        &["pass: ", "chmod 600"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_data_is_refused_and_the_first_goes_on() {
+    let (_folder, dir) = authority();
+    let running = CaProcess::start(&dir, 0);
+    tells(&refusal("serve", &dir, &[]), &["lock", "another process", "stop"]);
+    ca::entry(&running.admin_socket(), "web", "/web").await;
+    assert_eq!(entries(&running.admin_socket()).await, 1);
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_gone_is_never_made_anew() {
+    let (folder, dir) = used().await;
+    let aside = folder.path().join("aside");
+    fs::rename(dir.join("ledger"), &aside).unwrap();
+    tells(&refusal("serve", &dir, &[]), &["ledger", "missing", "restore"]);
+    fs::create_dir(dir.join("ledger")).unwrap();
+    mode(&dir.join("ledger"), 0o700);
+    tells(&refusal("serve", &dir, &[]), &["ledger", "missing", "restore"]);
+    // Without the state nothing else remembers, and still it is not made anew.
+    fs::remove_dir_all(dir.join("ledger")).unwrap();
+    fs::rename(dir.join("state"), folder.path().join("state")).unwrap();
+    tells(&refusal("serve", &dir, &[]), &["ledger", "missing", "restore"]);
+    fs::rename(&aside, dir.join("ledger")).unwrap();
+    let running = CaProcess::start(&dir, 0);
+    assert_eq!(entries(&running.admin_socket()).await, 3);
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_cut_or_changed_is_refused_and_named() {
+    let (_folder, dir) = used().await;
+    let wal = wal(&dir);
+    let whole = fs::read(&wal).unwrap();
+    let frames = frames(&whole);
+    let heads: Vec<usize> = frames
+        .iter()
+        .filter(|(kind, ..)| *kind == GROUP_HEAD)
+        .map(|(_, at, _)| *at)
+        .collect();
+    assert!(heads.len() > 4, "{frames:?}");
+    // Whole groups are missing from the end: the file shorter, or as if they had never been written.
+    for at in [*heads.last().unwrap(), heads[heads.len() / 2], heads[1]] {
+        fs::write(&wal, &whole[..at]).unwrap();
+        tells(&refusal("serve", &dir, &[]), &["ledger", "restore"]);
+        let mut zeroed = whole.clone();
+        zeroed[at..].fill(0);
+        fs::write(&wal, &zeroed).unwrap();
+        tells(&refusal("serve", &dir, &[]), &["ledger", "restore"]);
+    }
+    // One bit of a record in the middle.
+    let records: Vec<_> = frames.iter().filter(|(kind, ..)| *kind == RECORD).collect();
+    let (_, at, len) = records[records.len() / 2];
+    let mut flipped = whole.clone();
+    flipped[at + len / 2] ^= 0x10;
+    fs::write(&wal, &flipped).unwrap();
+    tells(
+        &refusal("serve", &dir, &[]),
+        &["00000001.wal", "damaged at byte", "restore"],
+    );
+    // A record taken out, with those behind it moved up.
+    let without = [&whole[..*at], &whole[at + len..]].concat();
+    fs::write(&wal, &without).unwrap();
+    tells(&refusal("serve", &dir, &[]), &["00000001.wal", "restore"]);
+    fs::write(&wal, &whole).unwrap();
+    let running = CaProcess::start(&dir, 0);
+    assert_eq!(entries(&running.admin_socket()).await, 3);
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_gone_or_damaged_is_made_again_from_the_ledger() {
+    let (_folder, dir) = used().await;
+    let state = dir.join("state");
+    let serves_all = async || {
+        let running = CaProcess::start(&dir, 0);
+        assert_eq!(entries(&running.admin_socket()).await, 3);
+        assert_eq!(running.stop(), Some(0));
+    };
+    fs::remove_dir_all(&state).unwrap();
+    serves_all().await;
+    for damage in [
+        |octets: &mut Vec<u8>| octets.fill(0xa5),
+        |octets: &mut Vec<u8>| octets.truncate(octets.len() / 2),
+    ] {
+        let files = files(&state.join("sled"));
+        assert!(!files.is_empty(), "the store has files");
+        for file in files {
+            let mut octets = fs::read(&file).unwrap();
+            damage(&mut octets);
+            fs::write(&file, octets).unwrap();
+        }
+        serves_all().await;
+    }
+}
+
+/// A CA whose data lies on a small disk of its own, in a mount namespace of its own.
+struct Cramped {
+    child: Child,
+    address: String,
+    disk: PathBuf,
+}
+
+impl Cramped {
+    /// `None`, with the reason told, where this process may not mount.
+    fn start(folder: &Path) -> Option<Self> {
+        let disk = folder.join("disk");
+        fs::create_dir(&disk).unwrap();
+        let log = folder.join("log");
+        let script = "mount -t tmpfs -o mode=700,size=\"$2\" tmpfs \"$1\" || exit 77\n\
+                      \"$3\" init --trust-domain dev.test --data-dir \"$1/ca\" || exit 1\n\
+                      exec \"$3\" serve --data-dir \"$1/ca\" --listen 127.0.0.1:0";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(&disk)
+            .arg(DISK)
+            .arg(binary("mintage-ca"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap());
+        let started = Instant::now();
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                println!("skipped: no unshare(1) here ({error}), so no disk can be filled");
+                return None;
+            }
+        };
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(address) = serving_address(&text) {
+                let disk = PathBuf::from(format!("/proc/{}/root", child.id())).join(disk.strip_prefix("/").unwrap());
+                return Some(Self { child, address, disk });
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(!geteuid().is_root() || status.code() == Some(77), "{status}: {text}");
+                println!("skipped: a small disk cannot be mounted here ({status}): {text}");
+                return None;
+            }
+            assert!(started.elapsed() < SOON, "{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.disk.join("ca/admin.sock")
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.disk.join("fill")).unwrap();
+        let block = vec![1; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.disk.join("fill")).unwrap();
+    }
+}
+
+impl Drop for Cramped {
+    fn drop(&mut self) {
+        // Only the process started here, by its own handle; it may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serving_address(log: &str) -> Option<String> {
+    let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
+    let fields: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(fields.get("address")?.as_str()?.to_owned())
+}
+
+/// Asks until nothing more can be recorded; returns the certificates that were let go on the way.
+async fn exhaust(stream: &mut Stream) -> Vec<MintResult> {
+    // The log has room in reserve: asks are answered until it is used up.
+    let mut released: Vec<MintResult> = Vec::new();
+    let mut refused = None;
+    for _ in 0..150 {
+        stream.ask((0..64).map(|_| ask("web")).collect()).await.unwrap();
+        let (none, some): (Vec<_>, Vec<_>) = stream
+            .minted()
+            .await
+            .unwrap()
+            .into_iter()
+            .partition(|result| result.refusal.is_some());
+        released.extend(some);
+        refused = none.into_iter().next().and_then(|result| result.refusal);
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("a full disk is noticed");
+    assert_eq!(refused.grpc_code, Code::ResourceExhausted as u32, "{refused:?}");
+    assert!(refused.retry && refused.message.contains("space"), "{refused:?}");
+    // Where a batch does not fit, a single record may for a while.
+    let mut in_a_row = 0;
+    for _ in 0..1000 {
+        let result = stream.ask_one(ask("web")).await.unwrap();
+        match &result.refusal {
+            None => {
+                in_a_row = 0;
+                released.push(result);
+            }
+            Some(again) => {
+                assert_eq!(again.code, refused.code, "{again:?}");
+                in_a_row += 1;
+            }
+        }
+        if in_a_row == 3 {
+            break;
+        }
+    }
+    assert_eq!(in_a_row, 3, "a full disk takes no end of records");
+    released
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut cramped) = Cramped::start(folder.path()) else {
+        return;
+    };
+    ca::entry(&cramped.socket(), "web", "/web").await;
+    let agent = join(&ca::token(&cramped.socket(), "n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &cramped.address).await.unwrap();
+    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    cramped.fill();
+    let mut released = exhaust(&mut stream).await;
+    assert_eq!(entries(&cramped.socket()).await, 1, "reading goes on");
+    cramped.free();
+    let started = Instant::now();
+    let again = loop {
+        let result = stream.ask_one(ask("web")).await.unwrap();
+        if result.refusal.is_none() {
+            break result;
+        }
+        assert!(started.elapsed() < SOON, "{result:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    released.push(again);
+    // The ledger holds every certificate that was let go.
+    let mut held = std::collections::BTreeMap::new();
+    verify(&cramped.disk.join("ca/ledger"), None, &mut Leaves(&mut held)).expect("the ledger is whole");
+    for receipt in released.into_iter().map(|result| result.receipt.expect("a receipt")) {
+        assert_eq!(
+            held.get(&receipt.index).map(Vec::as_slice),
+            Some(receipt.leaf_hash.as_slice())
+        );
+    }
+    let pid = rustix::process::Pid::from_child(&cramped.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(cramped.child.wait().unwrap().code(), Some(0));
+}
+
+/// The leaf hash of every record.
+struct Leaves<'a>(&'a mut std::collections::BTreeMap<u64, Vec<u8>>);
+
+impl mintage_ledger::RecordCheck for Leaves<'_> {
+    fn record(&mut self, _: &mintage_ledger::Vkey, stored: &mintage_ledger::Stored) -> Result<(), String> {
+        self.0.insert(stored.index(), stored.leaf_hash().as_bytes().to_vec());
+        Ok(())
+    }
+}
