@@ -40,7 +40,8 @@ const CONTROL_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Agent;
 
-/// A running agent. Dropping it stops the agent without waiting.
+/// A running agent. Dropping it stops the agent without waiting; the data directory's lock goes with the last of its tasks
+/// and the handle.
 pub struct AgentHandle {
     shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
@@ -65,6 +66,7 @@ impl Agent {
         let store = Store::open(config.data_dir())?;
         let membership = store.membership()?;
         let domain = domain_of(membership.as_ref(), join.as_ref())?;
+        note_spare_token(membership.is_some() && join.is_some());
         let (events, first_events) = broadcast::channel(EVENTS_MAX);
         let (news, news_queue) = mpsc::channel(NEWS_MAX);
         let (added, _) = broadcast::channel(EVENTS_MAX);
@@ -91,18 +93,10 @@ impl Agent {
         let revoked = Revoked::restore(shared.clone(), replica, map, outlets);
 
         let stop = CancellationToken::new();
-        let socket = config
-            .socket()
-            .map(|path| workload::serve(path.to_owned(), shared.clone(), core_inbox.clone(), stop.clone()))
-            .transpose()?;
-        let metrics = config
-            .metrics()
-            .map(|address| http::serve(address, shared.clone(), core_inbox.clone(), stop.clone()))
-            .transpose()?;
-        let thread = revoked.spawn(news_queue).map_err(|error| AgentError::Bind {
-            what: "revocation thread".to_owned(),
-            problem: error.to_string(),
-        })?;
+        // Until everything is up: what was started already ends when something else cannot be.
+        let unfinished = stop.clone().drop_guard();
+        let (socket, metrics) = serve_local(&config, &shared, &core_inbox, &stop)?;
+        let thread = revoked.spawn(news_queue).map_err(no_thread)?;
         let mut core = Core::new(shared.clone(), core_inbox.clone(), control);
         core.restore(config.deliveries().to_vec());
         let known = membership.map(|membership| membership.addresses).unwrap_or_default();
@@ -115,6 +109,7 @@ impl Agent {
             stop.clone(),
         );
         let (outcome_sender, outcome) = watch::channel(None);
+        unfinished.disarm();
         let parts = Parts { thread, news, socket };
         tokio::spawn(supervise(
             core.run(inputs, stop.clone()),
@@ -133,6 +128,38 @@ impl Agent {
             outcome,
         })
     }
+}
+
+/// Says what becomes of a token that an agent with an identity was given.
+fn note_spare_token(spare: bool) {
+    if spare {
+        tracing::info!("this agent has joined before; the token is used only if the CA no longer takes its identity");
+    }
+}
+
+fn no_thread(error: std::io::Error) -> AgentError {
+    AgentError::Bind {
+        what: "revocation thread".to_owned(),
+        problem: error.to_string(),
+    }
+}
+
+/// Serves the socket and the metrics address, as far as they are configured.
+fn serve_local(
+    config: &Config,
+    shared: &Arc<Shared>,
+    core: &mpsc::Sender<Input>,
+    stop: &CancellationToken,
+) -> Result<(Option<SocketServer>, Option<SocketAddr>), AgentError> {
+    let socket = config
+        .socket()
+        .map(|path| workload::serve(path.to_owned(), shared.clone(), core.clone(), stop.clone()))
+        .transpose()?;
+    let metrics = config
+        .metrics()
+        .map(|address| http::serve(address, shared.clone(), core.clone(), stop.clone()))
+        .transpose()?;
+    Ok((socket, metrics))
 }
 
 /// The parts that are not the core or the link.

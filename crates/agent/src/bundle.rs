@@ -67,6 +67,23 @@ impl Bundle {
         self.document.roots()
     }
 
+    /// This bundle as the one after `held`; `None` when it says nothing new. Issuers and delegations come and go under
+    /// one sequence; the roots do not.
+    pub(crate) fn after(self, held: Option<&Self>, domain: &TrustDomain) -> Result<Option<Self>, String> {
+        if self.trust_domain() != domain {
+            return Err("the bundle is another trust domain's".to_owned());
+        }
+        let Some(held) = held else { return Ok(Some(self)) };
+        let (old, new) = (held.sequence(), self.sequence());
+        if new < old {
+            return Err(format!("the bundle's sequence goes back from {old} to {new}"));
+        }
+        if new == old && held.document != self.document {
+            return Err(format!("the bundle's roots changed, but its sequence stays {old}"));
+        }
+        Ok((*held != self).then_some(self))
+    }
+
     /// The delegations that a root, or an issuer below a root of this bundle, really made; and why others were not
     /// taken.
     pub(crate) fn delegations(&self, now: UnixTime) -> (Vec<VerifiedDelegation>, Vec<String>) {

@@ -42,6 +42,10 @@ pub const WATCHES_MAX: usize = 4096;
 pub const WORKLOADS_MAX: usize = 2048;
 /// Bytes of one request on the socket: the SPIFFE requests are empty or name one audience.
 pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Status and WhoAmI calls of one user under way at once: a person or a script, not a flood.
+pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
+/// Status and WhoAmI calls in all under way at once.
+pub const LOCAL_CALLS_MAX: usize = 16;
 /// Attestations under way at once: each may hash one executable.
 pub const ATTESTATIONS_MAX: usize = 8;
 

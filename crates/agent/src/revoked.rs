@@ -8,7 +8,7 @@ use mintage_proto::v1::{self, agent_message::Message, revoked::News as Wire};
 use mintage_revocation::{Added, Beat, MapWriter, Replica, RevocationError};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::{AgentEvent, core::Input, link::Control, saved::SavedSet, shared::Shared};
+use crate::{AgentEvent, bundle::Bundle, core::Input, link::Control, saved::SavedSet, shared::Shared};
 
 /// News for the thread.
 pub(crate) enum News {
@@ -39,7 +39,7 @@ pub(crate) struct Revoked {
     outlets: Outlets,
     /// The sequence last acknowledged on the stream in use.
     acknowledged: Option<u64>,
-    trusted_bundle: Option<u64>,
+    trusted_bundle: Option<Arc<Bundle>>,
 }
 
 impl Revoked {
@@ -85,7 +85,11 @@ impl Revoked {
         let Some(bundle) = self.shared.bundle.load_full() else {
             return;
         };
-        if self.trusted_bundle == Some(bundle.sequence()) {
+        if self
+            .trusted_bundle
+            .as_ref()
+            .is_some_and(|trusted| Arc::ptr_eq(trusted, &bundle))
+        {
             return;
         }
         let (good, refused) = bundle.delegations(self.shared.wall());
@@ -97,7 +101,7 @@ impl Revoked {
                 tracing::debug!(%error, "a revocation delegation of the bundle is not taken");
             }
         }
-        self.trusted_bundle = Some(bundle.sequence());
+        self.trusted_bundle = Some(bundle);
     }
 
     fn take(&mut self, wire: Wire, upstream: &mpsc::Sender<v1::AgentMessage>) {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicI64, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) local_trust: Arc<TrustStore>,
     /// Identities that are being served now.
     pub(crate) serving: AtomicUsize,
+    /// Second in which a refused caller was last logged.
+    denied_logged: AtomicI64,
     events: broadcast::Sender<AgentEvent>,
     revocation: mpsc::Sender<News>,
 }
@@ -76,6 +78,7 @@ impl Shared {
             ca_trust: nobody(),
             local_trust: nobody(),
             serving: AtomicUsize::new(0),
+            denied_logged: AtomicI64::new(0),
             deps,
             store,
             domain,
@@ -99,6 +102,15 @@ impl Shared {
             subject: subject.to_owned(),
             message: message.to_owned(),
         });
+    }
+
+    /// Logs that a caller has no identity: at most one line a second, so that a caller cannot fill the disk. Each is
+    /// counted, and told to the caller itself.
+    pub(crate) fn log_denied(&self, uid: u32, why: &str) {
+        let second = self.wall().seconds();
+        if self.denied_logged.swap(second, Ordering::Relaxed) != second {
+            tracing::info!(uid, why, "a caller has no identity");
+        }
     }
 
     pub(crate) fn tls(&self) -> TlsSettings {

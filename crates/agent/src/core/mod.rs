@@ -300,9 +300,13 @@ impl Core {
                     if self.upstream.is_some() {
                         self.feed(&key, Event::Online);
                     }
+                    self.renew_other_identity(&key);
                 }
                 Err(why) => {
-                    self.trouble(&key, "entry", why);
+                    // A caller on the socket is told by its stream; a folder's owner can only be told here.
+                    if matches!(key, SlotKey::Delivery(_)) {
+                        self.trouble(&key, "entry", why);
+                    }
                     self.feed(&key, Event::Unwant);
                 }
             }
@@ -310,26 +314,23 @@ impl Core {
         self.drop_idle_workloads();
     }
 
+    /// A certificate from before a restart may be for what the entry said then.
+    fn renew_other_identity(&mut self, key: &SlotKey) {
+        let Some(slot) = self.slots.get(key) else { return };
+        let entry = slot.entry().and_then(|name| self.entries.get(name));
+        let other = match (&slot.held, entry) {
+            (Some(held), Some(entry)) => *held.id() != entry.spiffe_id,
+            _ => false,
+        };
+        if other && !slot.rotation.asking() {
+            self.feed(key, Event::RenewNow);
+        }
+    }
+
     fn trust_changed(&mut self, wire: Option<&v1::TrustBundle>) {
         let Some(wire) = wire else { return };
         let held = self.shared.bundle.load_full();
-        let result = Bundle::from_wire(wire).and_then(|bundle| {
-            if *bundle.trust_domain() != self.shared.domain {
-                return Err("the bundle is another trust domain's".to_owned());
-            }
-            match held {
-                Some(held) if held.sequence() > bundle.sequence() => {
-                    let (old, new) = (held.sequence(), bundle.sequence());
-                    Err(format!("the bundle's sequence goes back from {old} to {new}"))
-                }
-                Some(held) if *held == bundle => Ok(None),
-                Some(held) if held.sequence() == bundle.sequence() => Err(format!(
-                    "the bundle changed, but its sequence stays {}",
-                    held.sequence()
-                )),
-                _ => Ok(Some(bundle)),
-            }
-        });
+        let result = Bundle::from_wire(wire).and_then(|bundle| bundle.after(held.as_deref(), &self.shared.domain));
         match result.and_then(|bundle| bundle.map(|bundle| self.shared.install_bundle(bundle)).transpose()) {
             Ok(None) => self.acknowledge_bundle(wire.sequence),
             Ok(Some(bundle)) => {
@@ -338,10 +339,13 @@ impl Core {
                     roots = bundle.roots().len(),
                     "trust bundle applied"
                 );
+                let same_roots = held.is_some_and(|held| held.roots() == bundle.roots());
                 self.save_bundle(bundle);
-                self.rewrite_all();
-                self.replace_struck();
                 self.watches.touch();
+                if !same_roots {
+                    self.rewrite_all();
+                    self.replace_struck();
+                }
                 self.acknowledge_bundle(wire.sequence);
                 self.shared.tell(AgentEvent::TrustApplied {
                     sequence: wire.sequence,
@@ -361,29 +365,42 @@ impl Core {
     fn renew(&mut self, renew: &v1::Renew) {
         tracing::info!(entries = ?renew.entries, agent = renew.agent, why = renew.why, "the CA asks for new certificates");
         let named = |name: &EntryName| renew.entries.is_empty() || renew.entries.iter().any(|e| e == name.as_str());
-        for key in self.keys_of(|slot| slot.entry().map_or(renew.agent, named)) {
+        // A replacement for a certificate that was just revoked is on its way already.
+        let replacing = |slot: &Slot| {
+            let struck = slot
+                .held
+                .as_ref()
+                .is_some_and(|held| slot.struck == Some(*held.serial()));
+            struck && slot.rotation.asking()
+        };
+        for key in self.keys_of(|slot| slot.entry().map_or(renew.agent, named) && !replacing(slot)) {
             self.feed(&key, Event::RenewNow);
         }
     }
 
     /// Asks at once for another certificate where the one in hand is refused by every verifier from now on.
     fn replace_struck(&mut self) {
-        let (trust, now) = (self.shared.ca_trust.load_full(), self.shared.wall());
-        let mut struck = Vec::new();
-        for (key, slot) in &mut self.slots {
-            let Some(held) = &slot.held else { continue };
-            let serial = *held.serial();
-            if slot.struck == Some(serial) || held.not_after() < now {
-                continue;
-            }
-            if let Err(error) = trust.recheck(held.peer(), now) {
-                tracing::warn!(subject = slot.subject(), %serial, %error, "a certificate in hand is refused from now on");
-                slot.struck = Some(serial);
-                struck.push(key.clone());
-            }
+        for key in self.keys_of(|slot| slot.held.is_some()) {
+            self.replace_if_struck(&key);
         }
-        for key in struck {
-            self.feed(&key, Event::RenewNow);
+    }
+
+    fn replace_if_struck(&mut self, key: &SlotKey) {
+        let (trust, now) = (self.shared.ca_trust.load_full(), self.shared.wall());
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let Some(held) = &slot.held else { return };
+        let serial = *held.serial();
+        if slot.struck == Some(serial) || held.not_after() < now {
+            return;
+        }
+        let Err(error) = trust.recheck(held.peer(), now) else {
+            return;
+        };
+        tracing::warn!(subject = slot.subject(), %serial, %error, "a certificate in hand is refused from now on");
+        slot.struck = Some(serial);
+        // What is asked for already is looked at when it comes.
+        if !slot.rotation.asking() {
+            self.feed(key, Event::RenewNow);
         }
     }
 

@@ -85,8 +85,10 @@ impl Core {
         let (not_before, not_after) = (held.not_before(), held.not_after());
         if let Some(slot) = self.slots.get_mut(&SlotKey::Own) {
             slot.held = Some(held);
-            slot.pending = None;
             slot.unplaced = None;
+            if let Some(pending) = slot.pending.take() {
+                self.by_request.remove(&pending.id);
+            }
         }
         self.feed(&SlotKey::Own, Event::Restored { not_before, not_after });
         let ttl = not_after.since(not_before.plus(BACKDATE));
@@ -188,6 +190,8 @@ impl Core {
                 age: now.saturating_sub(asked),
             };
             self.feed(key, received);
+            // Revoked while it was on its way.
+            self.replace_if_struck(key);
         }
         self.in_place(key, &held, new.is_some());
         // A bundle came while the pair was written: once more.

@@ -67,7 +67,7 @@ pub(crate) struct Slot {
     /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
     pub(crate) clear: bool,
     pub(crate) trouble: Option<Trouble>,
-    /// The serial for which a replacement was already demanded because it is revoked.
+    /// The last serial in hand that was found revoked; its replacement is asked for once.
     pub(crate) struck: Option<Serial>,
 }
 

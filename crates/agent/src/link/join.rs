@@ -35,7 +35,11 @@ impl Link {
         let mut last = Failure::retry("no CA address is known");
         for address in self.ca_addresses() {
             match self.join_at(&address, &token, &key).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // It is used up: shown again with another key it would raise an alarm at the CA.
+                    self.token = None;
+                    return Ok(());
+                }
                 Err(fatal @ Failure::Fatal(_)) => return Err(fatal),
                 Err(failure) => last = failure,
             }

@@ -147,7 +147,7 @@ impl Watch {
                 }
                 WorkloadView::Denied(why) => {
                     self.shared.metrics.workload_request("denied");
-                    tracing::info!(uid = self.caller.uid(), why = &*why, "a caller has no identity");
+                    self.shared.log_denied(self.caller.uid(), &why);
                     return Err(Status::permission_denied(&*why));
                 }
                 WorkloadView::Unavailable(why) => {

@@ -34,7 +34,7 @@ pub(crate) struct SocketFile {
 pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), AgentError> {
     let fail = |problem: String| AgentError::Bind {
         what: format!("socket {}", path.display()),
-        problem,
+        problem: format!("{problem} (socket = \"...\" in the configuration names another path, \"off\" turns it off)"),
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(fail("is no path of a socket".to_owned()));

@@ -9,17 +9,34 @@ use mintage_proto::v1::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use super::{api::caller_of, caller::Caller};
-use crate::{core::Input, status::AgentStatus};
+use super::{
+    api::caller_of,
+    caller::{Caller, PerUid, Place},
+};
+use crate::{
+    core::Input,
+    limits::{LOCAL_CALLS_MAX, LOCAL_CALLS_PER_UID_MAX},
+    status::AgentStatus,
+};
 
 /// The service.
 pub(super) struct Local {
     core: mpsc::Sender<Input>,
+    /// Calls under way: an answer may list every entry, and the core has other things to do.
+    calls: PerUid,
 }
 
 impl Local {
     pub(super) fn new(core: mpsc::Sender<Input>) -> Self {
-        Self { core }
+        Self {
+            core,
+            calls: PerUid::new(LOCAL_CALLS_PER_UID_MAX, LOCAL_CALLS_MAX),
+        }
+    }
+
+    fn place(&self, caller: &Caller) -> Result<Place, Status> {
+        let busy = || Status::resource_exhausted("this user asks too often at once; try again");
+        self.calls.take(caller.uid()).ok_or_else(busy)
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
@@ -50,6 +67,7 @@ impl AgentLocal for Local {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let caller: Arc<Caller> = caller_of(&request)?;
         require_operator(&caller)?;
+        let _place = self.place(&caller)?;
         let status = self.ask(|reply| Input::Status { reply }).await?;
         Ok(Response::new(wire(&status)))
     }
@@ -57,6 +75,7 @@ impl AgentLocal for Local {
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
         let caller = caller_of(&request)?;
         let peer = caller.peer()?;
+        let _place = self.place(&caller)?;
         let proven = caller.proven();
         let known = self.ask(|reply| Input::WhoAmI { proven, reply }).await?;
         caller.still_same().await?;

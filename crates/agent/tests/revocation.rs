@@ -1,0 +1,164 @@
+//! Revocation news on its way through the agent: verified, in force, on the node's map, on disk, acknowledged.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use mintage_agent::AgentEvent;
+use mintage_proto::v1::{Revoked, ca_message::Message, revoked::News};
+use mintage_revocation::{MapOwner, MapReader, Query, Verdict};
+use mintage_svid::CertInfo;
+use mintage_verifier::{AllowedIds, Usage};
+use rustls_pki_types::CertificateDer;
+use support::{
+    FakeCa,
+    agent::{Node, Pair, Running, read_generation, until},
+    entry, wall,
+};
+
+async fn applied(agent: &mut Running, wanted: u64) {
+    agent
+        .event("revocation", |event| match event {
+            AgentEvent::RevocationApplied { sequence } if sequence >= wanted => Some(()),
+            _ => None,
+        })
+        .await;
+}
+
+/// Whether a verifier in the agent's process accepts the pair's certificate.
+fn accepted(agent: &Running, pair: &Pair) -> bool {
+    let chain: Vec<CertificateDer<'_>> = pair.chain.iter().map(|der| der.as_slice().into()).collect();
+    let provider = rustls::crypto::ring::default_provider();
+    let algorithms = &provider.signature_verification_algorithms;
+    let trust = agent.handle.trust_store().load_full();
+    trust
+        .verify(&chain, Usage::Both, &AllowedIds::OwnTrustDomain, algorithms, wall())
+        .is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_own_certificate_is_refused_here_replaced_at_once_and_acknowledged() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let config = node.config(&["web"]).with_revocation_map(node.map()).unwrap();
+    let mut agent = node.start(config.clone(), Some(ca.token()));
+    agent.delivered("web").await;
+    until("the filter", || {
+        ca.seen().acks.iter().any(|ack| ack.revocation_sequence == 2)
+    })
+    .await;
+    let old = node.read("web");
+    assert!(accepted(&agent, &old));
+    let mut added = agent.handle.revocations();
+    let sequence = ca.revoke(old.serial(), old.leaf().not_after());
+    applied(&mut agent, sequence).await;
+    assert!(!accepted(&agent, &old));
+    assert_eq!(added.recv().await.unwrap().keys.len(), 1);
+    let (serial, _) = agent.delivered("web").await;
+    assert_ne!(serial, old.serial());
+    let new = node.read("web");
+    assert!(new.key != old.key && accepted(&agent, &new));
+    until("the acknowledgement", || {
+        ca.seen().acks.iter().any(|ack| ack.revocation_sequence == sequence)
+    })
+    .await;
+
+    // Another process on the node sees the same through the map.
+    let reader = MapReader::open(&node.map(), &support::domain(), MapOwner::default()).unwrap();
+    let check = |reader: &MapReader, pair: &Pair| {
+        let leaf = pair.leaf();
+        let issuer = CertInfo::parse(&pair.chain[1]).unwrap().key_id();
+        let query = Query {
+            issuer,
+            serial: leaf.serial(),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+            spiffe_id: Some(leaf.id()),
+            spki_sha256: leaf.spki_sha256(),
+        };
+        reader.check(&query, wall())
+    };
+    assert!(matches!(check(&reader, &old), Verdict::Revoked { .. }));
+    assert_eq!(check(&reader, &new), Verdict::Good);
+
+    // Revoked stays revoked across a restart with the CA down.
+    agent.stop().await;
+    ca.down();
+    let agent = node.start(config, None);
+    assert!(!accepted(&agent, &old));
+    assert!(accepted(&agent, &new));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_by_reference_is_fetched_on_its_own_rpc() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    ca.script().snapshot_by_reference = true;
+    let node = Node::new();
+    let mut agent = node.start(node.config(&["web"]), Some(ca.token()));
+    applied(&mut agent, 2).await;
+    until("the pair", || read_generation(&node.folder("web")).is_some()).await;
+    assert!(ca.seen().snapshots >= 1);
+    assert!(accepted(&agent, &node.read("web")));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_and_torn_news_changes_nothing_and_a_gap_is_closed_by_the_snapshot() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let mut agent = node.start(node.config(&["web"]), Some(ca.token()));
+    agent.delivered("web").await;
+    until("the filter", || {
+        ca.seen().acks.iter().any(|ack| ack.revocation_sequence == 2)
+    })
+    .await;
+    let pair = node.read("web");
+    let mut forged = ca.state.snapshot();
+    let middle = forged.len() / 2;
+    forged[middle] ^= 1;
+    let torn = ca.state.heartbeat()[..40].to_vec();
+    for news in [
+        News::Snapshot(forged),
+        News::Delta(vec![0; 500]),
+        News::Heartbeat(torn),
+        News::Delta(Vec::new()),
+    ] {
+        ca.push(Message::Revoked(Revoked { news: Some(news) }));
+        agent.problem("revocation").await;
+    }
+    assert!(accepted(&agent, &pair), "the last good set stays");
+    // A revocation whose delta never came: the heartbeat tells that something is missing.
+    let fetched = ca.seen().snapshots;
+    let streams = std::mem::take(&mut *ca.state.streams.lock().unwrap());
+    let sequence = ca.revoke(pair.serial(), pair.leaf().not_after());
+    *ca.state.streams.lock().unwrap() = streams;
+    ca.push(Message::Revoked(Revoked {
+        news: Some(News::Heartbeat(ca.state.heartbeat())),
+    }));
+    applied(&mut agent, sequence).await;
+    assert!(ca.seen().snapshots > fetched);
+    assert!(!accepted(&agent, &pair));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_filter_is_old_still_reaches_its_ca() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let mut agent = node.start(node.config(&["web"]), Some(ca.token()));
+    agent.delivered("web").await;
+    until("the filter", || {
+        ca.seen().acks.iter().any(|ack| ack.revocation_sequence == 2)
+    })
+    .await;
+    ca.down();
+    // Older than any policy for peers allows, and the agent's certificate still valid.
+    node.clock.shift(1_200);
+    ca.up().await;
+    agent.connected().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    agent.stop().await;
+}

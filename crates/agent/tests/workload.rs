@@ -1,0 +1,443 @@
+//! The socket as its callers see it: the SPIFFE Workload API, the agent's own verbs, health; and what hostile callers get.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use mintage_agent::{AgentEvent, Config};
+use mintage_proto::{
+    v1::{self, StatusRequest, WhoAmIRequest, agent_local_client::AgentLocalClient, ca_message::Message},
+    workload::{
+        JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+        X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    },
+};
+use mintage_svid::{LeafInfo, key_matches};
+use support::{
+    FakeCa,
+    agent::{Node, PATIENCE, Running, until},
+    entry,
+};
+use tokio::{net::UnixStream, time::timeout};
+use tonic::{
+    Code, Request, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+const SOCKET_VARIABLE: &str = "MINTAGE_TEST_SOCKET";
+
+async fn channel(socket: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    Endpoint::from_static("http://agent")
+        .connect_with_connector(connector)
+        .await
+        .unwrap()
+}
+
+async fn client(node: &Node) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(channel(node.socket()).await)
+}
+
+fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("workload.spiffe.io", "true".parse().unwrap());
+    request
+}
+
+fn socket_config(node: &Node) -> Config {
+    node.config(&[]).with_socket(Some(node.socket()))
+}
+
+async fn started(entries: Vec<v1::Entry>) -> (FakeCa, Node, Running) {
+    let ca = FakeCa::start(entries).await;
+    let node = Node::new();
+    let mut agent = node.start(socket_config(&node), Some(ca.token()));
+    agent.connected().await;
+    (ca, node, agent)
+}
+
+async fn next(stream: &mut Streaming<X509svidResponse>) -> X509svidResponse {
+    timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap()
+}
+
+fn ids(response: &X509svidResponse) -> Vec<&str> {
+    response.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect()
+}
+
+/// The first certificate of concatenated DER.
+fn leaf(concatenated: &[u8]) -> Vec<u8> {
+    let len = usize::from(u16::from_be_bytes([concatenated[2], concatenated[3]]));
+    concatenated[..len + 4].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w8_w10_full_set_at_once_and_again_at_every_change() {
+    let mut hinted = entry("b", "/b");
+    hinted.hint = "internal".to_owned();
+    let mut same_hint = entry("c", "/c");
+    same_hint.hint = "internal".to_owned();
+    let (ca, node, agent) = started(vec![entry("a", "/a"), hinted.clone(), same_hint]).await;
+    let mut client = client(&node).await;
+    let mut stream = client
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = next(&mut stream).await;
+    assert_eq!(
+        ids(&first),
+        ["spiffe://dev.test/a", "spiffe://dev.test/b", "spiffe://dev.test/c"]
+    );
+    for svid in &first.svids {
+        let leaf = leaf(&svid.x509_svid);
+        assert_eq!(LeafInfo::parse(&leaf).unwrap().id().as_str(), svid.spiffe_id);
+        assert!(key_matches(&leaf, &svid.x509_svid_key).unwrap());
+        assert_eq!(svid.bundle, ca.state.pki.root_der);
+    }
+    let hints: Vec<&str> = first.svids.iter().map(|svid| svid.hint.as_str()).collect();
+    assert_eq!(hints, ["", "internal", ""], "a hint names one identity");
+    // A second caller gets the same certificates from memory.
+    let asked = ca.seen().asks.len();
+    let mut second = client
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(next(&mut second).await, first);
+    assert_eq!(ca.seen().asks.len(), asked);
+    // A renewal reaches both; then an entry goes.
+    ca.push(Message::Renew(v1::Renew {
+        entries: vec!["a".to_owned()],
+        agent: false,
+        why: String::new(),
+    }));
+    for stream in [&mut stream, &mut second] {
+        let renewed = next(stream).await;
+        assert_ne!(renewed.svids[0].x509_svid_key, first.svids[0].x509_svid_key);
+        assert_eq!(renewed.svids[1..], first.svids[1..]);
+    }
+    ca.set_entries(vec![hinted]);
+    assert_eq!(ids(&next(&mut stream).await), ["spiffe://dev.test/b"]);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w5_w15_no_identity_is_permission_denied_with_the_reason_and_withdrawal_ends_the_stream() {
+    let mut other = entry("web", "/web");
+    other.selectors.push("unix:gid:4294967000".to_owned());
+    let (ca, node, mut agent) = started(vec![other]).await;
+    let mut client = client(&node).await;
+    let status = client.fetch_x509svid(call(X509svidRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let told = status.message();
+    assert!(
+        told.contains("no identity issued") && told.contains("web: it needs unix:gid:4294967000"),
+        "{told}"
+    );
+    assert_eq!(
+        client
+            .fetch_x509_bundles(call(X509BundlesRequest {}))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::PermissionDenied
+    );
+    assert!(
+        ca.seen().asks.is_empty(),
+        "nothing is minted for a caller without an entry"
+    );
+
+    ca.set_entries(vec![entry("web", "/web")]);
+    agent
+        .event("entries", |event| {
+            matches!(event, AgentEvent::EntriesApplied { index: 9, .. }).then_some(())
+        })
+        .await;
+    let mut stream = client
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(ids(&next(&mut stream).await), ["spiffe://dev.test/web"]);
+    ca.set_entries(vec![]);
+    let status = timeout(Duration::from_secs(5), stream.message())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w2_w7_w11_header_bundles_and_the_profile_that_is_not_served() {
+    let (ca, node, agent) = started(vec![entry("web", "/web")]).await;
+    let mut client = client(&node).await;
+    let status = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let mut bundles = client
+        .fetch_x509_bundles(call(X509BundlesRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = timeout(PATIENCE, bundles.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.bundles.get("spiffe://dev.test"), Some(&ca.state.pki.root_der));
+    assert!(ca.seen().asks.is_empty(), "a bundle needs no certificate");
+    assert_eq!(
+        client
+            .fetch_jwtsvid(call(JwtsvidRequest::default()))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::Unimplemented
+    );
+    assert_eq!(
+        client
+            .fetch_jwt_bundles(call(JwtBundlesRequest {}))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::Unimplemented
+    );
+    let validate = call(ValidateJwtsvidRequest::default());
+    assert_eq!(
+        client.validate_jwtsvid(validate).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_ca_was_reached_the_answer_is_unavailable() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let mut agent = node.start(socket_config(&node), Some(ca.token()));
+    agent.connected().await;
+    agent.stop().await;
+    ca.down();
+    let agent = node.start(socket_config(&node), None);
+    let status = client(&node)
+        .await
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status.message().contains("has not heard from the CA"),
+        "{}",
+        status.message()
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identities_in_memory_rotate_while_they_are_watched_and_are_forgotten_afterwards() {
+    let (ca, node, agent) = started(vec![entry("web", "/web")]).await;
+    ca.script().svid_ttl = Duration::from_secs(4);
+    let mut client = client(&node).await;
+    let mut stream = client
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = next(&mut stream).await;
+    let second = next(&mut stream).await;
+    assert_ne!(first.svids[0].x509_svid_key, second.svids[0].x509_svid_key);
+    assert_eq!(agent.handle.status().await.unwrap().workloads.len(), 1);
+    drop(stream);
+    let forgotten = async {
+        while !agent.handle.status().await.unwrap().workloads.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, forgotten)
+        .await
+        .expect("keys that nobody looks at are kept");
+    let asked = ca.seen().asks.len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(ca.seen().asks.len(), asked);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_verbs_and_health_stand_beside_the_spiffe_service() {
+    let (_ca, node, agent) = started(vec![entry("web", "/web")]).await;
+    let channel = channel(node.socket()).await;
+    let mut local = AgentLocalClient::new(channel.clone());
+    let who = local.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+    let uid = mintage_sys::process::effective_uid();
+    assert_eq!((who.uid, who.pid), (uid, std::process::id().cast_signed()));
+    assert!(who.selectors.contains(&format!("unix:uid:{uid}")));
+    assert_eq!(
+        who.entries
+            .iter()
+            .map(|e| (e.name.as_str(), e.matches))
+            .collect::<Vec<_>>(),
+        [("web", true)]
+    );
+    assert!(!who.method.is_empty());
+    let status = local.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(
+        (status.spiffe_id.as_str(), status.connected),
+        (support::wire::AGENT_ID, true)
+    );
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let check = tonic_health::pb::HealthCheckRequest::default();
+    let answer = health.check(check).await.unwrap().into_inner();
+    assert_eq!(
+        answer.status,
+        tonic_health::pb::health_check_response::ServingStatus::Serving as i32
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_user_cannot_open_streams_without_end_and_a_client_that_never_reads_holds_up_nobody() {
+    let (ca, node, agent) = started(vec![entry("web", "/web")]).await;
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for _ in 0..8 {
+        let mut client = client(&node).await;
+        for _ in 0..40 {
+            match timeout(PATIENCE, client.fetch_x509svid(call(X509svidRequest {})))
+                .await
+                .unwrap()
+            {
+                Ok(response) => open.push(response.into_inner()),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        open.len() <= 256 && refused > 0,
+        "{} open, {refused} refused",
+        open.len()
+    );
+    // None of them was read so far; each still gets the newest set.
+    for _ in 0..3 {
+        ca.push(Message::Renew(v1::Renew {
+            entries: vec![],
+            agent: false,
+            why: String::new(),
+        }));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let asks = ca.asks_for("web").len();
+    assert!((2..=5).contains(&asks), "{asks} asks for one entry");
+    let mut last = open.pop().unwrap();
+    assert_eq!(ids(&next(&mut last).await), ["spiffe://dev.test/web"]);
+    drop(open);
+    drop(last);
+    let mut again = client(&node).await;
+    let reopened = async {
+        while again.fetch_x509svid(call(X509svidRequest {})).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, reopened).await.unwrap();
+    agent.stop().await;
+}
+
+/// Not a test by itself: the process that another test starts and kills.
+#[tokio::test]
+#[ignore = "run by the test that kills it"]
+async fn child_holds_a_stream() {
+    let Ok(socket) = std::env::var(SOCKET_VARIABLE) else {
+        return;
+    };
+    let mut client = SpiffeWorkloadApiClient::new(channel(socket.into()).await);
+    let mut stream = client
+        .fetch_x509svid(call(X509svidRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let _ = next(&mut stream).await;
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_that_dies_loses_its_streams() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let config = socket_config(&node)
+        .with_metrics("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.connected().await;
+    let address = agent.handle.metrics_address().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "child_holds_a_stream"])
+        .env(SOCKET_VARIABLE, node.socket())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let watches =
+        |wanted: &str| get(address, "/metrics").contains(&format!("mintage_agent_workload_watches {wanted}\n"));
+    until("the child's stream", || tokio::task::block_in_place(|| watches("1"))).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("its end", || tokio::task::block_in_place(|| watches("0"))).await;
+    agent.stop().await;
+}
+
+/// One HTTP/1.1 request, by hand.
+fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_ready_and_metrics_tell_the_state() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let config = node
+        .config(&["web", "unknown"])
+        .with_metrics("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.delivered("web").await;
+    let address = agent.handle.metrics_address().unwrap();
+    let get = |path: &str| tokio::task::block_in_place(|| get(address, path));
+    assert!(get("/live").starts_with("HTTP/1.1 200"));
+    let ready = get("/ready");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("offers no such entry"),
+        "{ready}"
+    );
+    agent.handle.reload(vec![node.delivery("web")]).await.unwrap();
+    let ready = get("/ready");
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains("\"schema_version\":1"),
+        "{ready}"
+    );
+    let metrics = get("/metrics");
+    for line in [
+        "mintage_agent_connected 1",
+        "mintage_agent_deliveries 1",
+        "mintage_agent_deliveries_serving 1",
+        "mintage_agent_rotation_failures_total{stage=\"entry\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    let secret_free = !metrics.contains("dev.test") && !metrics.contains("\"web\"");
+    assert!(secret_free, "no identity is a label");
+    agent.stop().await;
+}
