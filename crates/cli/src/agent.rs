@@ -41,7 +41,7 @@ pub(crate) struct End {
     /// Its name.
     name: AgentName,
     /// Why, for the record.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Says what would be struck; nothing is changed.
     #[arg(long)]

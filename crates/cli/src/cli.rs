@@ -39,7 +39,7 @@ pub(crate) struct Cli {
     /// The CA's data directory [default: /var/lib/mintage-ca]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     data_dir: Option<PathBuf>,
-    /// How data is printed: table, json or jsonl
+    /// How data is printed: table, json or jsonl [default: table]
     #[arg(
         short,
         long,

@@ -17,6 +17,8 @@ mod output;
 mod paging;
 mod revocation;
 mod revoke;
+#[cfg(test)]
+mod tests;
 mod text;
 mod token;
 

@@ -1,7 +1,7 @@
 //! What is printed: tables for people, JSON for programs. Data goes to standard output, notices to standard error; every
 //! JSON object carries `schema_version`.
 
-use std::io::{self, Write};
+use std::io;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -189,8 +189,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 /// # Errors
 /// When standard output cannot be written.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match sink::data(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Failure::local(format!("standard output cannot be written: {error}"))),
     }
@@ -198,8 +197,46 @@ pub(crate) fn write(text: &str) -> Result<(), Failure> {
 
 /// Tells something that is no data, on standard error.
 pub(crate) fn notice(text: &str) {
-    // Nobody may be there to read it.
-    let _ = writeln!(io::stderr(), "{}", printable(text));
+    sink::notice(&format!("{}\n", printable(text)));
+}
+
+#[cfg(not(test))]
+mod sink {
+    use std::io::{self, Write};
+
+    pub(super) fn data(text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    }
+
+    pub(super) fn notice(line: &str) {
+        // Nobody may be there to read it.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// In tests both go to the thread that printed, who can take them.
+#[cfg(test)]
+pub(crate) mod sink {
+    use std::{cell::RefCell, io};
+
+    thread_local! {
+        static PRINTED: RefCell<(String, String)> = RefCell::default();
+    }
+
+    pub(super) fn data(text: &str) -> io::Result<()> {
+        PRINTED.with_borrow_mut(|printed| printed.0.push_str(text));
+        Ok(())
+    }
+
+    pub(super) fn notice(line: &str) {
+        PRINTED.with_borrow_mut(|printed| printed.1.push_str(line));
+    }
+
+    /// Data and notices of this thread since the last call.
+    pub(crate) fn take() -> (String, String) {
+        PRINTED.take()
+    }
 }
 
 #[cfg(test)]

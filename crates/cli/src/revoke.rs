@@ -28,7 +28,7 @@ pub(crate) struct Revoke {
     #[arg(long, value_name = "REASON", default_value = "unspecified")]
     reason: RevocationReason,
     /// A line for the record.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
     /// Says what would be struck; nothing is changed.
     #[arg(long)]

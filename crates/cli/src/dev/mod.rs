@@ -9,6 +9,8 @@ mod place;
 mod report;
 mod stage;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod tour;
 
 use std::path::PathBuf;

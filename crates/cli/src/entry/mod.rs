@@ -79,19 +79,19 @@ pub(crate) struct Create {
     #[arg(long = "dns-name", value_name = "NAME")]
     dns_names: Vec<String>,
     /// The certificate's common name.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     common_name: String,
     /// Tells a workload with several identities which one is meant.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     hint: String,
     /// Who answers for the workload.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     owner: String,
     /// Where it runs.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     environment: String,
     /// What it is for.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     purpose: String,
     /// Nothing is issued by it for now.
     #[arg(long)]
