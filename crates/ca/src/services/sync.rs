@@ -137,6 +137,14 @@ fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Se
     Ok(())
 }
 
+/// What gRPC calls a message over the limit; the decoder has another word for it.
+fn over_limit(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => Status::resource_exhausted(status.message()),
+        _ => status,
+    }
+}
+
 /// The reading half of a stream.
 struct Reader {
     desk: Arc<Desk>,
@@ -158,7 +166,12 @@ impl Reader {
             let outcome = match message {
                 Ok(Some(message)) => self.take(message, &work).await,
                 Ok(None) => return "closed by the agent".to_owned(),
-                Err(status) => return format!("stream ended: {}", status.message().escape_debug()),
+                Err(status) => {
+                    let why = format!("stream ended: {}", status.message().escape_debug());
+                    // Whoever broke a limit is told; where the connection is gone, nobody hears it.
+                    let _ = self.queue.try_send(Err(over_limit(status)));
+                    return why;
+                }
             };
             if let Err(refusal) = outcome {
                 let why = refusal.to_string();
