@@ -1,0 +1,522 @@
+//! The CA's edge against callers who break the rules of the transport: roles, sizes, handshakes, certificates, floods.
+//! In every case the others are still served.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mintage_ca::roles::{Role, allowed};
+use mintage_proto::{
+    limits::AGENT_MESSAGE_BYTES_MAX,
+    v1::{AttestRequest, BundleRequest, node_client::NodeClient, trust_domain_client::TrustDomainClient},
+};
+use mintage_tests::kit::{
+    ca::TestCa,
+    client::{Joined, admin, anonymous, channel, join, key_and_csr, provider},
+    stream::{Stream, ask, ask_with, code},
+};
+use mintage_verifier::JoinVerifier;
+use prost::bytes::{Buf, BufMut};
+use rustls::{
+    ClientConfig, HandshakeKind, SupportedProtocolVersion,
+    client::Resumption,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    time_provider::DefaultTimeProvider,
+    version::{TLS12, TLS13},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    Code, Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::{self, uri::PathAndQuery},
+    metadata::MetadataKey,
+    transport::Channel,
+};
+use tower::Service;
+
+/// Longest wait for what should happen at once; the machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
+/// The CA's deadline of a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Frames of HTTP/2 (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+
+/// Sends zeros and ignores what comes.
+struct Blank {
+    zeros: usize,
+}
+
+impl Blank {
+    fn of(zeros: usize) -> Self {
+        Self { zeros }
+    }
+}
+
+impl Codec for Blank {
+    type Encode = ();
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        Self::of(self.zeros)
+    }
+    fn decoder(&mut self) -> Self {
+        Self::of(0)
+    }
+}
+
+impl Encoder for Blank {
+    type Item = ();
+    type Error = Status;
+    fn encode(&mut self, (): (), out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_bytes(0, self.zeros);
+        Ok(())
+    }
+}
+
+impl Decoder for Blank {
+    type Item = ();
+    type Error = Status;
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        from.advance(from.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// Calls an RPC with an empty message; `Ok` once the server has begun to answer it.
+async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::try_from(path.to_owned()).expect("a path");
+    let answer = timeout(SOON, grpc.server_streaming(Request::new(()), path, Blank::of(0))).await;
+    answer.expect("an answer in time").map(|_| ())
+}
+
+/// The CA serves whoever comes now.
+async fn serves(ca: &TestCa) {
+    let (channel, _) = anonymous(&ca.token("probe").await).await.expect("a new connection");
+    bundle(channel).await.expect("an answer");
+}
+
+async fn bundle(channel: Channel) -> Result<(), Status> {
+    let asked = TrustDomainClient::new(channel).bundle(BundleRequest::default()).await;
+    asked.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rpc_is_refused_to_every_role_without_a_row() {
+    let ca = TestCa::start().await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let address = ca.ca.address().to_string();
+    let channels = [
+        (Role::Anonymous, anonymous(&ca.token("n2").await).await.unwrap().0),
+        (Role::Agent, agent.channel(&address).await.unwrap().0),
+        (Role::Admin, admin(ca.ca.admin_socket()).await.unwrap()),
+    ];
+    let health = ["Check", "List", "Watch"].map(|method| format!("/grpc.health.v1.Health/{method}"));
+    let unknown = [
+        "/mintage.v1.Node/Nothing",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/",
+    ];
+    let paths: Vec<String> = mintage_proto::every_rpc()
+        .iter()
+        .map(mintage_proto::Rpc::path)
+        .collect();
+    assert!(paths.len() > 25, "{paths:?}");
+    let paths = paths.into_iter().chain(health).chain(unknown.map(str::to_owned));
+    let mut wrong = Vec::new();
+    for path in paths {
+        for (role, channel) in &channels {
+            let outcome = call(channel, &path).await;
+            let code = outcome.as_ref().err().map(Status::code);
+            let right = match allowed(&path) {
+                None => code == Some(Code::Unimplemented),
+                Some(roles) if !roles.contains(role) => code == Some(Code::PermissionDenied),
+                Some(_) => !matches!(
+                    code,
+                    Some(Code::PermissionDenied | Code::Unimplemented | Code::Internal | Code::Unavailable)
+                ),
+            };
+            if !right {
+                wrong.push(format!("{role:?} {path}: {outcome:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workloads_certificate_opens_no_door_of_an_agent() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let address = ca.ca.address().to_string();
+    let mut stream = Stream::open(&agent, &address).await.unwrap();
+    let (key, csr) = key_and_csr();
+    let issued = stream.ask_one(ask_with("web", csr)).await.unwrap();
+    let chain = std::iter::once(issued.leaf).chain(agent.chain[1..].iter().cloned());
+    let workload = Joined {
+        key,
+        chain: chain.collect(),
+        ..agent.clone()
+    };
+    assert_eq!(
+        Stream::open(&workload, &address).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    let (channel, _) = workload.channel(&address).await.unwrap();
+    let refused = call(&channel, "/mintage.v1.Registry/ListEntries").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_its_limit_is_refused_before_it_is_read() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let token = ca.token("n1").await;
+    let agent = join(&token).await.unwrap();
+    let (channel, _) = anonymous(&token).await.unwrap();
+    let too_large = [Code::ResourceExhausted, Code::OutOfRange];
+    for octets in [AGENT_MESSAGE_BYTES_MAX + 1, 4 * 1024 * 1024 + 1] {
+        let request = AttestRequest {
+            secret: vec![0; octets],
+            ..AttestRequest::default()
+        };
+        let refused = NodeClient::new(channel.clone()).attest(request).await.unwrap_err();
+        assert!(too_large.contains(&refused.code()), "{octets}: {refused:?}");
+    }
+    // A compressed message is refused unread: nothing here asks for compression, so there is nothing to unpack.
+    let bomb = http::Request::post("http://mintage.invalid/mintage.v1.TrustDomain/Bundle")
+        .header("content-type", "application/grpc")
+        .header("grpc-encoding", "gzip")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new("\u{1}\0\0\0\u{4}abcd".to_owned()))
+        .unwrap();
+    let mut raw = channel.clone();
+    std::future::poll_fn(|cx| raw.poll_ready(cx)).await.unwrap();
+    let answer = raw.call(bomb).await.unwrap();
+    assert_eq!(answer.headers().get("grpc-status").unwrap(), "12", "{answer:?}");
+
+    let address = ca.ca.address().to_string();
+    let mut stream = Stream::open(&agent, &address).await.unwrap();
+    stream
+        .ask(vec![ask_with("web", vec![0x30; AGENT_MESSAGE_BYTES_MAX + 1])])
+        .await
+        .unwrap();
+    let refused = timeout(SOON, stream.minted()).await.unwrap().unwrap_err();
+    assert!(
+        too_large.contains(&refused.code()),
+        "the stream says why it ends: {refused:?}"
+    );
+    let mut stream = Stream::open(&agent, &address).await.unwrap();
+    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_metadata_is_refused_and_the_next_call_is_served() {
+    let ca = TestCa::start().await;
+    let (channel, _) = anonymous(&ca.token("n1").await).await.unwrap();
+    let many: Vec<_> = (0..1000).map(|n| (format!("x-{n}"), "v".to_owned())).collect();
+    let large = vec![("x-large".to_owned(), "v".repeat(17 * 1024))];
+    for headers in [many, large] {
+        let mut request = Request::new(BundleRequest::default());
+        for (name, value) in headers {
+            let name = MetadataKey::from_bytes(name.as_bytes()).unwrap();
+            request.metadata_mut().insert(name, value.parse().unwrap());
+        }
+        let refused = TrustDomainClient::new(channel.clone()).bundle(request).await;
+        assert!(refused.is_err(), "{refused:?}");
+        bundle(channel.clone()).await.unwrap();
+    }
+    ca.stop().await;
+}
+
+/// Whatever comes until the other end closes.
+async fn until_closed(mut stream: TcpStream) -> Vec<u8> {
+    let mut octets = Vec::new();
+    // A reset is an end as well.
+    let _ = timeout(SOON, stream.read_to_end(&mut octets))
+        .await
+        .expect("the connection is closed in time");
+    octets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_finish_its_handshake_is_closed_at_the_deadline() {
+    let ca = TestCa::start().await;
+    let address = ca.ca.address();
+    let silent = async {
+        let started = Instant::now();
+        assert!(
+            until_closed(TcpStream::connect(address).await.unwrap())
+                .await
+                .is_empty()
+        );
+        started.elapsed()
+    };
+    let drip = async {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The start of a ClientHello that never ends, one octet at a time.
+        for octet in [0x16, 3, 1, 2, 0, 1].iter().cycle().take(240) {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if stream.write_all(&[*octet]).await.is_err() {
+                return started.elapsed();
+            }
+        }
+        panic!("a drip was listened to for a minute");
+    };
+    for lasted in <[Duration; 2]>::from(tokio::join!(silent, drip)) {
+        assert!(
+            lasted > HANDSHAKE - Duration::from_secs(1) && lasted < SOON,
+            "{lasted:?}"
+        );
+    }
+    serves(&ca).await;
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_without_tls_gets_no_answer() {
+    let ca = TestCa::start().await;
+    let preface = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
+        &frame(SETTINGS, 0, 0, &[]),
+    ]
+    .concat();
+    for octets in [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".as_slice(), &preface] {
+        let mut stream = TcpStream::connect(ca.ca.address()).await.unwrap();
+        stream.write_all(octets).await.unwrap();
+        let answer = until_closed(stream).await;
+        // Nothing, or a TLS alert (RFC 8446, section 5.1).
+        assert!(answer.first().is_none_or(|kind| *kind == 0x15), "{answer:?}");
+    }
+    serves(&ca).await;
+    ca.stop().await;
+}
+
+/// A client that trusts the CA, with the versions and the certificate a test wants.
+async fn client(
+    ca: &TestCa,
+    version: &'static SupportedProtocolVersion,
+    identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+) -> ClientConfig {
+    let token = ca.token("pins").await;
+    let pins = token.root_hashes().iter().copied();
+    let verifier = JoinVerifier::new(token.trust_domain().clone(), pins, &provider()).unwrap();
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(DefaultTimeProvider))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = chain.into_iter().map(CertificateDer::from).collect();
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key)))
+                .unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// True when the CA answers a call that anybody may make.
+async fn is_served(ca: &TestCa, config: ClientConfig) -> bool {
+    let address = ca.ca.address().to_string();
+    let attempt = async {
+        // In TLS 1.3 a client learns of its refusal after its own handshake is over.
+        match channel(&address, Arc::new(config)).await {
+            Ok((channel, _)) => bundle(channel).await.is_ok(),
+            Err(_) => false,
+        }
+    };
+    timeout(SOON, attempt).await.expect("an outcome in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_tls_and_certificates_that_prove_nothing_are_refused() {
+    let (ca, other) = tokio::join!(TestCa::start(), TestCa::start());
+    assert!(is_served(&ca, client(&ca, &TLS13, None).await).await);
+    assert!(!is_served(&ca, client(&ca, &TLS12, None).await).await, "TLS 1.2");
+
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let with = |chain: Vec<Vec<u8>>, key: &[u8]| client(&ca, &TLS13, Some((chain, key.to_vec())));
+    assert!(is_served(&ca, with(agent.chain.clone(), &agent.key).await).await);
+
+    // The same trust domain and the same name, by another authority.
+    let foreign = join(&other.token("n1").await).await.unwrap();
+    assert!(
+        !is_served(&ca, with(foreign.chain.clone(), &foreign.key).await).await,
+        "foreign"
+    );
+    let mixed = vec![foreign.chain[0].clone(), agent.chain[1].clone()];
+    assert!(
+        !is_served(&ca, with(mixed, &foreign.key).await).await,
+        "a foreign leaf below our issuer"
+    );
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let id = "spiffe://dev.test/mintage/agent/n1".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(id)];
+    let own = params.self_signed(&key).unwrap().der().to_vec();
+    assert!(
+        !is_served(&ca, with(vec![own], &key.serialize_der()).await).await,
+        "self-signed"
+    );
+
+    let mut long = agent.chain.clone();
+    long.extend(vec![agent.chain[1].clone(); 30]);
+    assert!(!is_served(&ca, with(long, &agent.key).await).await, "a chain of 32");
+    let huge = [agent.chain.clone(), vec![vec![0x30; 1024 * 1024]]].concat();
+    assert!(!is_served(&ca, with(huge, &agent.key).await).await, "a chain of 1 MB");
+    serves(&ca).await;
+    tokio::join!(ca.stop(), other.stop());
+}
+
+async fn connect(ca: &TestCa, from: &str, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{from}:0").parse().expect("an address"))?;
+    let stream = socket.connect(ca.ca.address()).await?;
+    let name = ServerName::try_from("mintage.invalid").expect("a name");
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_is_ever_resumed() {
+    let ca = TestCa::start().await;
+    let mut config = client(&ca, &TLS13, None).await;
+    config.resumption = Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    for _ in 0..3 {
+        let mut stream = connect(&ca, "127.0.0.1", config.clone()).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        // Its settings come after whatever tickets there would be.
+        let mut first = [0; 9];
+        timeout(SOON, stream.read_exact(&mut first)).await.unwrap().unwrap();
+        assert_eq!(first[3], SETTINGS);
+        assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
+    }
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connections_of_one_address_leave_everybody_else_served() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let config = Arc::new(client(&ca, &TLS13, None).await);
+    let flood: Vec<_> = futures_util::future::join_all((0..200).map(|_| TcpStream::connect(ca.ca.address()))).await;
+    let flood: Vec<_> = flood.into_iter().map(Result::unwrap).collect();
+    let started = Instant::now();
+    let elsewhere = timeout(SOON, connect(&ca, "127.0.0.2", config.clone())).await.unwrap();
+    assert!(elsewhere.is_ok(), "{elsewhere:?}");
+    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    if started.elapsed() < HANDSHAKE / 2 {
+        assert!(
+            connect(&ca, "127.0.0.1", config).await.is_err(),
+            "the flooding address has no place left"
+        );
+    }
+    // The deadline gives every place back, whether or not the flood lets go.
+    tokio::time::sleep(HANDSHAKE + Duration::from_secs(1)).await;
+    serves(&ca).await;
+    drop(flood);
+    ca.stop().await;
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// POST of an RPC that anybody may call, as HPACK literals (RFC 7541, appendix A).
+fn head() -> Vec<u8> {
+    let path = b"/mintage.v1.TrustDomain/Bundle";
+    let content = b"application/grpc";
+    [
+        &[0x83, 0x87, 0x04, path.len() as u8],
+        path.as_slice(),
+        &[0x0f, 0x10, content.len() as u8],
+        content,
+    ]
+    .concat()
+}
+
+/// Sends a flood and reads along; true when the CA closed the connection over it.
+async fn flooded(ca: &TestCa, octets: Vec<u8>) -> bool {
+    let config = Arc::new(client(ca, &TLS13, None).await);
+    let stream = connect(ca, "127.0.0.1", config).await.expect("a connection");
+    let (mut from, mut to) = tokio::io::split(stream);
+    let write = tokio::spawn(async move {
+        let preface = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
+            &frame(SETTINGS, 0, 0, &[]),
+        ]
+        .concat();
+        let sent = to.write_all(&[preface, octets].concat()).await;
+        // Held open: the end must come from the other side.
+        (sent, to)
+    });
+    let mut sink = vec![0; 16 * 1024];
+    let closed = async { while from.read(&mut sink).await.is_ok_and(|count| count > 0) {} };
+    let closed = timeout(Duration::from_secs(5), closed).await.is_ok();
+    write.abort();
+    closed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_frames_end_their_own_connection_at_most() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let ids = (0..20_000u32).map(|n| 2 * n + 1);
+    let reset: Vec<u8> = ids
+        .flat_map(|id| [frame(HEADERS, 4, id, &head()), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat())
+        .collect();
+    let filler = [&[0, 1, b'x', 0x7f, 0x80, 0x7d], vec![b'v'; 16_127].as_slice()].concat();
+    let mut endless = frame(HEADERS, 0, 1, &head());
+    (0..200).for_each(|_| endless.extend(frame(CONTINUATION, 0, 1, &filler)));
+    let mut data = frame(HEADERS, 4, 1, &head());
+    (0..50_000).for_each(|_| data.extend(frame(DATA, 0, 1, &[])));
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(50_000);
+    for (what, octets, ends) in [
+        ("rapid reset", reset, true),
+        ("endless header block", endless, true),
+        ("empty data", data, false),
+        ("pings", pings, false),
+    ] {
+        let closed = flooded(&ca, octets).await;
+        assert!(closed || !ends, "{what}: the connection lives on");
+        let answer = timeout(Duration::from_secs(5), stream.ask_one(ask("web")))
+            .await
+            .expect("an answer in time");
+        assert_eq!(code(&answer.unwrap()), "", "{what}");
+    }
+    serves(&ca).await;
+    ca.stop().await;
+}
