@@ -1,6 +1,8 @@
 //! The real agent against the real CA: delivery, rotation, restart without a CA, kill -9, readers in between, and what
 //! OpenSSL says of the files.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     path::Path,

@@ -1,5 +1,7 @@
 //! The CA over its real wire: joining, racing for a token, asking, being refused, and what its ledger then holds.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use mintage_identity::Serial;

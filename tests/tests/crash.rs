@@ -3,6 +3,8 @@
 //!
 //! Seeded: `MINTAGE_SEED` repeats a run's moments of death. Four rounds, forty with `MINTAGE_FULL=1`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

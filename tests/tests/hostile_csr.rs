@@ -1,6 +1,8 @@
 //! Hostile signing requests over a real Sync stream: each is refused with its code or has no influence on what is
 //! issued, the stream stays usable, and the ledger tells of them without growing with them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{process::Command, time::Duration};
 
 use mintage_ledger::wire::{Deny, Record, record::Body};

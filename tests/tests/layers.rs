@@ -1,5 +1,7 @@
 //! The import table, the homes of outside crates and the bans, held against `cargo metadata`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::sync::LazyLock;
 

@@ -1,6 +1,8 @@
 //! The real `mintage-ca` over a data directory that is unsafe, damaged, taken or full: it refuses to start with one line
 //! that says what and what to do, or recovers as designed. It never starts empty, for that would un-revoke everything.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},

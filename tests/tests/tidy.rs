@@ -1,5 +1,7 @@
 //! House rules held against the tree: form, words, clocks, links, generated code, and the files in `deploy/`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
