@@ -125,10 +125,7 @@ pub(crate) fn open(
     let journal: Arc<dyn Journal> = Arc::new(journal);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
-    let search = Search::new();
-    let follower = Follower::start("search", journal.clone(), vec![search.sink()], Duration::ZERO)?;
-    let index = Index::new(search, journal.clone());
-    wait_for_index(&index, &follower, journal.size())?;
+    let (index, follower) = indexed(&journal)?;
     let clock = ClockGuard::new(deps.clock.clone());
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
@@ -183,6 +180,15 @@ fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Dur
         vec![Box::new(integrator)],
         INTEGRATION_PACE,
     )?)
+}
+
+/// Starts the index and waits until it is whole.
+fn indexed(journal: &Arc<dyn Journal>) -> Result<(Index, Follower), CaError> {
+    let search = Search::new();
+    let follower = Follower::start("search", journal.clone(), vec![search.sink()], Duration::ZERO)?;
+    let index = Index::new(search, journal.clone());
+    wait_for_index(&index, &follower, journal.size())?;
+    Ok((index, follower))
 }
 
 /// The index answers which serials live and which requests were answered: nothing is issued before it is whole.
