@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     failure::Failure,
-    text::{printable, printable_json},
+    text::{printable, printable_json, printable_lines},
 };
 
 /// Version of every JSON form; raised when a field changes its meaning or goes away.
@@ -134,7 +134,7 @@ impl Output {
         write(&match self.format {
             Format::Json => json(&versioned)?,
             Format::Jsonl => line(&versioned)?,
-            _ => text(),
+            _ => printable_lines(&text()),
         })
     }
 }

@@ -35,6 +35,12 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// The same for text of several lines, whose line ends stay.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(printable).collect();
+    lines.join("\n")
+}
+
 /// JSON text in which the same characters are written as `\uXXXX`. They only ever stand inside strings there.
 pub(crate) fn printable_json(json: String) -> String {
     if !json.chars().any(|c| c != '\n' && steers(c)) {
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(printable("web\n\u{1b}[2J"), "web\\n\\u{1b}[2J");
         assert_eq!(printable("a\u{9b}b\u{202e}c"), "a\\u{9b}b\\u{202e}c");
         assert!(matches!(printable("plain ä"), Cow::Borrowed(_)));
+        assert_eq!(printable_lines("a\n\u{1b}b\n"), "a\n\\u{1b}b\n");
     }
 
     #[test]

@@ -87,11 +87,14 @@ fn suggestions(stage: &Stage, report: &Report) -> Vec<String> {
             "  openssl verify -x509_strict -purpose sslclient -CAfile {bundle} -untrusted {certificate} {certificate}"
         ));
     }
-    if let Some(address) = stage.ca.metrics_address() {
-        lines.push(format!("  curl http://{address}/ready"));
-    }
-    if let Some(address) = stage.agent.metrics_address() {
-        lines.push(format!("  curl http://{address}/ready"));
+    let faces = [
+        ("the CA", stage.ca.metrics_address()),
+        ("the agent", stage.agent.metrics_address()),
+    ];
+    for (whose, address) in faces {
+        lines.extend(
+            address.map(|address| format!("  curl http://{address}/ready   # {whose}; also /live and /metrics")),
+        );
     }
     lines.push("Ctrl-C ends it; the directory is kept.".to_owned());
     lines

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mintage_identity::{AgentInstance, IssuerKeyId, Reserved, SpiffeId, Ttl, UnixTime};
+use mintage_identity::{AgentInstance, IssuerKeyId, Reserved, Selector, SpiffeId, Ttl, UnixTime};
 use mintage_ledger::{Actor, Record, wire};
 use mintage_mint::limits::{BACKDATE, ISSUER_MARGIN};
 use mintage_svid::{LeafInfo, verify_issued};
@@ -131,12 +131,8 @@ impl Meaning {
         if entry.spiffe_id() != leaf.id() {
             return wrong("identity");
         }
-        if !entry
-            .selectors()
-            .iter()
-            .map(ToString::to_string)
-            .eq(issue.selectors.iter().cloned())
-        {
+        let selectors = entry.selectors().iter().map(Selector::as_str);
+        if !selectors.eq(issue.selectors.iter().map(String::as_str)) {
             return wrong("list of selectors");
         }
         if entry.dns_names() != leaf.dns_names() {
