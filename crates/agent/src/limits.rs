@@ -69,8 +69,9 @@ pub const STREAM_GOOD_AFTER: Duration = Duration::from_secs(10);
 pub const ASK_WAIT: Duration = Duration::from_secs(10);
 /// The same ask (request id and key) is sent again for this long; afterwards a new key is made.
 pub const ASK_REUSE: Duration = Duration::from_secs(30);
-/// Shortest time between two asks of one identity, whatever the reason: no loop can be hotter.
-pub const ASK_GAP: Duration = Duration::from_millis(500);
+/// Shortest time between two asks of one identity, whatever the reason: no loop can be hotter, and nobody who asks for a
+/// renewal notices the wait.
+pub const ASK_GAP: Duration = Duration::from_millis(100);
 /// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
 pub const TICK_MAX: Duration = Duration::from_secs(5);
 /// A socket caller waits this long for identities that are being minted; then it gets those that are there.
