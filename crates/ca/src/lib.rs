@@ -1,6 +1,6 @@
 //! The certificate authority: gRPC services over the ledger, the state and the mint.
 //!
-//! Start reading at [`mod@issue`]: it tells an issuance on one screen. `control` is the same road for everything that is
+//! Start reading at `issue.rs`: it tells an issuance on one screen. `control` is the same road for everything that is
 //! no issuance; `serve` puts the parts together; `roles` says who may call what. Nothing here parses a certificate by
 //! hand, signs anything itself, or keeps a truth of its own: the ledger is the truth.
 
