@@ -6,79 +6,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mintage_identity::Serial;
 use mintage_proto::v1::{
-    AgentMessage, Ask, CaMessage, Hello, Mint, MintResult, RevokeRequest, SearchRequest, agent_message::Message as Up,
-    ca_message::Message as Down, ledger_client::LedgerClient, node_client::NodeClient,
-    revocation_client::RevocationClient, revoke_request::Target,
+    Ask, RevokeRequest, SearchRequest, ledger_client::LedgerClient, revocation_client::RevocationClient,
+    revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     ca::TestCa,
-    client::{self, Joined, admin, join, join_with, key_and_csr, random},
+    client::{self, admin, join, join_with, key_and_csr},
+    stream::{Stream, ask, ask_with, code},
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
-
-/// An agent's open stream.
-struct Stream {
-    up: mpsc::Sender<AgentMessage>,
-    down: Streaming<CaMessage>,
-}
-
-impl Stream {
-    async fn open(agent: &Joined, address: &str) -> Result<Self, tonic::Status> {
-        let (channel, _) = agent
-            .channel(address)
-            .await
-            .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        let (up, messages) = mpsc::channel(16);
-        let hello = Hello {
-            agent_version: "kit".to_owned(),
-            ..Hello::default()
-        };
-        up.send(AgentMessage {
-            message: Some(Up::Hello(hello)),
-        })
-        .await
-        .unwrap();
-        let down = NodeClient::new(channel)
-            .sync(ReceiverStream::new(messages))
-            .await?
-            .into_inner();
-        Ok(Self { up, down })
-    }
-
-    async fn ask(&self, asks: Vec<Ask>) {
-        self.up
-            .send(AgentMessage {
-                message: Some(Up::Mint(Mint { asks })),
-            })
-            .await
-            .unwrap();
-    }
-
-    /// The next answers to asks, passing over whatever else is pushed.
-    async fn minted(&mut self) -> Vec<MintResult> {
-        loop {
-            let message = self.down.message().await.unwrap().expect("the stream goes on");
-            if let Some(Down::Minted(minted)) = message.message {
-                return minted.results;
-            }
-        }
-    }
-}
-
-fn ask(entry: &str) -> Ask {
-    Ask {
-        request_id: random::<16>().to_vec(),
-        entry: entry.to_owned(),
-        csr: key_and_csr().1,
-    }
-}
-
-fn code(result: &MintResult) -> &str {
-    result.refusal.as_ref().map_or("", |refusal| refusal.code.as_str())
-}
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_joins_asks_and_gets_only_what_its_entries_allow() {
@@ -86,8 +23,8 @@ async fn an_agent_joins_asks_and_gets_only_what_its_entries_allow() {
     ca.entry("web", "/web").await;
     let agent = join(&ca.token("n1").await).await.unwrap();
     let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
-    stream.ask(vec![ask("web"), ask("nothing"), ask("")]).await;
-    let results = stream.minted().await;
+    stream.ask(vec![ask("web"), ask("nothing"), ask("")]).await.unwrap();
+    let results = stream.minted().await.unwrap();
     let leaf = LeafInfo::parse(&results[0].leaf).unwrap();
     assert_eq!(leaf.id().as_str(), "spiffe://dev.test/web");
     assert!(leaf.serial().is_native());
@@ -117,24 +54,15 @@ async fn a_lost_reply_asked_again_is_the_same_certificate_and_another_key_is_ref
     let agent = join(&ca.token("n1").await).await.unwrap();
     let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
     let first = ask("web");
-    stream.ask(vec![first.clone()]).await;
-    let one = stream.minted().await.remove(0);
-    stream.ask(vec![first.clone()]).await;
-    assert_eq!(stream.minted().await.remove(0).leaf, one.leaf);
-    stream
-        .ask(vec![Ask {
-            csr: key_and_csr().1,
-            ..first.clone()
-        }])
-        .await;
-    assert_eq!(code(&stream.minted().await[0]), "request-id-reused");
-    stream
-        .ask(vec![Ask {
-            request_id: random::<16>().to_vec(),
-            ..first
-        }])
-        .await;
-    assert_eq!(code(&stream.minted().await[0]), "key-reused");
+    let one = stream.ask_one(first.clone()).await.unwrap();
+    assert_eq!(stream.ask_one(first.clone()).await.unwrap().leaf, one.leaf);
+    let other_key = Ask {
+        csr: key_and_csr().1,
+        ..first.clone()
+    };
+    assert_eq!(code(&stream.ask_one(other_key).await.unwrap()), "request-id-reused");
+    let other_id = ask_with("web", first.csr);
+    assert_eq!(code(&stream.ask_one(other_id).await.unwrap()), "key-reused");
     ca.stop().await;
 }
 
@@ -194,8 +122,8 @@ async fn a_banned_agent_is_cut_off_and_what_it_obtained_is_revoked() {
     let agent = join(&ca.token("n1").await).await.unwrap();
     let address = ca.ca.address().to_string();
     let mut stream = Stream::open(&agent, &address).await.unwrap();
-    stream.ask(vec![ask("web")]).await;
-    let serial = *LeafInfo::parse(&stream.minted().await[0].leaf).unwrap().serial();
+    let minted = stream.ask_one(ask("web")).await.unwrap();
+    let serial = *LeafInfo::parse(&minted.leaf).unwrap().serial();
     let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
     let request = RevokeRequest {
         target: Some(Target::Agent("n1".to_owned())),
@@ -205,7 +133,7 @@ async fn a_banned_agent_is_cut_off_and_what_it_obtained_is_revoked() {
     let struck = revocation.revoke(request).await.unwrap().into_inner();
     assert!(struck.serials.contains(&serial.to_string()), "{struck:?}");
     let ended = tokio::time::timeout(Duration::from_secs(10), async {
-        while let Ok(Some(_)) = stream.down.message().await {}
+        while stream.minted().await.is_ok() {}
     });
     ended.await.expect("the banned agent's stream ends");
     assert!(
@@ -238,8 +166,8 @@ async fn a_revoked_identity_lives_again_in_its_replacement_alone() {
     ca.entry("web", "/web").await;
     let agent = join(&ca.token("n1").await).await.unwrap();
     let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
-    stream.ask(vec![ask("web")]).await;
-    let old = *LeafInfo::parse(&stream.minted().await[0].leaf).unwrap().serial();
+    let minted = stream.ask_one(ask("web")).await.unwrap();
+    let old = *LeafInfo::parse(&minted.leaf).unwrap().serial();
     let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
     let target = Some(Target::SpiffeId("spiffe://dev.test/web".to_owned()));
     let dry = RevokeRequest {
@@ -256,8 +184,8 @@ async fn a_revoked_identity_lives_again_in_its_replacement_alone() {
         })
         .await
         .unwrap();
-    stream.ask(vec![ask("web")]).await;
-    let new = LeafInfo::parse(&stream.minted().await[0].leaf).unwrap();
+    let minted = stream.ask_one(ask("web")).await.unwrap();
+    let new = LeafInfo::parse(&minted.leaf).unwrap();
     assert_eq!(
         (
             state_of(&ca, &old).await.as_str(),
