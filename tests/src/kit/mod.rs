@@ -4,5 +4,8 @@ pub mod agent;
 pub mod bins;
 pub mod ca;
 pub mod client;
+pub mod dice;
+pub mod load;
 pub mod peers;
+pub mod promises;
 pub mod stream;
