@@ -1,6 +1,7 @@
 //! A CA for a test: the real one, in this process or as the real program, over a data directory of its own.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -137,6 +138,11 @@ pub struct CaProcess {
 impl CaProcess {
     /// Starts `mintage-ca serve` on `port` (0 for any) and waits until it serves.
     pub fn start(data_dir: &Path, port: u16) -> Self {
+        Self::start_with(data_dir, port, [])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with<const N: usize>(data_dir: &Path, port: u16, env: [(&str, OsString); N]) -> Self {
         let log = data_dir.with_extension("log");
         let file = std::fs::File::options()
             .create(true)
@@ -148,6 +154,7 @@ impl CaProcess {
             .arg("--data-dir")
             .arg(data_dir)
             .args(["--listen", &format!("127.0.0.1:{port}")])
+            .envs(env)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file.try_clone().expect("a second handle"))

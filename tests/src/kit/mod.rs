@@ -7,5 +7,6 @@ pub mod client;
 pub mod dice;
 pub mod load;
 pub mod peers;
+pub mod power;
 pub mod promises;
 pub mod stream;
