@@ -65,8 +65,17 @@ pub enum LedgerError {
         problem: String,
     },
     /// The ledger is older than something that was seen of it.
-    #[error("the ledger holds {have} records but {what} has seen {need}; it was rolled back: restore the newer one")]
+    #[error(
+        "the ledger in {ledger} holds {have} records, up to byte {end} of {file}, but {what} has seen {need}: it was \
+         rolled back or cut there; restore the newer one"
+    )]
     RolledBack {
+        /// The ledger's folder.
+        ledger: PathBuf,
+        /// The file with the last record, below that folder.
+        file: PathBuf,
+        /// Where in the file the next record was.
+        end: u64,
         /// Who has seen more.
         what: &'static str,
         /// Records here.

@@ -175,7 +175,7 @@ impl FileJournal {
             spans,
             checkpoint,
             recovered,
-        } = recover(&shard, &options)?;
+        } = recover(ledger, &shard, &options)?;
         let (size, control_head) = (writer.frontier.size(), writer.control_head);
         Ok(Self {
             reader: Reader::new(shard.clone(), spans, size),

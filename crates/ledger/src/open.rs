@@ -64,7 +64,7 @@ impl Visitor for Watch {
 }
 
 /// Recovers a shard that is locked by this process.
-pub(crate) fn recover(shard: &Shard, options: &OpenOptions) -> Result<Recovery, LedgerError> {
+pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Result<Recovery, LedgerError> {
     let checkpoint = read_checkpoint(shard)?;
     let signed = checkpoint.checkpoint();
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
@@ -101,7 +101,10 @@ pub(crate) fn recover(shard: &Shard, options: &OpenOptions) -> Result<Recovery, 
             detail: "the head of the log",
         });
     };
-    check_seen(&scanned.frontier, &watch.checkpoint, options.applied)?;
+    let path = shard.wal(scanned.header.number);
+    let missing = |what, need| rolled_back(ledger, &path, &scanned, what, need);
+    check_seen(&scanned.frontier, &watch.checkpoint, options.applied, missing)?;
+    check_whole(&path, &scanned)?;
     let recovered = Recovered {
         size: scanned.frontier.size(),
         root: scanned.frontier.root(),
@@ -199,7 +202,7 @@ pub(crate) fn check_end(path: &Path, scanned: &Scanned, next: Option<&WalHeader>
             if !follows {
                 return Err(refuse("the file does not end where the next one begins"));
             }
-            Ok(())
+            check_whole(path, scanned)
         }
         None if scanned.ending == Ending::Next => {
             let next = path.with_file_name(format!("{:08}.wal", scanned.header.number + 1));
@@ -213,17 +216,17 @@ pub(crate) fn check_end(path: &Path, scanned: &Scanned, next: Option<&WalHeader>
 }
 
 /// Refuses a log that is shorter than anyone has seen it.
-fn check_seen(tree: &Frontier, checkpoint: &RootAt, applied: u64) -> Result<(), LedgerError> {
-    let rolled_back = |what, need| LedgerError::RolledBack {
-        what,
-        have: tree.size(),
-        need,
-    };
+fn check_seen(
+    tree: &Frontier,
+    checkpoint: &RootAt,
+    applied: u64,
+    missing: impl Fn(&'static str, u64) -> LedgerError,
+) -> Result<(), LedgerError> {
     if tree.size() < checkpoint.size {
-        return Err(rolled_back("the last signed checkpoint", checkpoint.size));
+        return Err(missing("the last signed checkpoint", checkpoint.size));
     }
     if tree.size() < applied {
-        return Err(rolled_back("the state view", applied));
+        return Err(missing("the state view", applied));
     }
     if !checkpoint.met {
         return Err(LedgerError::Forked {
@@ -232,6 +235,31 @@ fn check_seen(tree: &Frontier, checkpoint: &RootAt, applied: u64) -> Result<(), 
         });
     }
     Ok(())
+}
+
+/// Says where the last file ends and who has seen more of the log than that.
+pub(crate) fn rolled_back(ledger: &Path, path: &Path, last: &Scanned, what: &'static str, need: u64) -> LedgerError {
+    LedgerError::RolledBack {
+        ledger: ledger.to_owned(),
+        file: path.strip_prefix(ledger).unwrap_or(path).to_owned(),
+        end: last.end,
+        what,
+        have: last.frontier.size(),
+        need,
+    }
+}
+
+/// The last file must not be shorter than its reserved space, even where nobody knows of records that are missing.
+pub(crate) fn check_whole(path: &Path, last: &Scanned) -> Result<(), LedgerError> {
+    if last.ending != Ending::Truncated {
+        return Ok(());
+    }
+    Err(LedgerError::Corrupt {
+        path: path.to_owned(),
+        offset: last.end,
+        index: last.frontier.size(),
+        problem: "the file was truncated here, and more records may have followed".into(),
+    })
 }
 
 fn spans(heads: &[Head], last: &Scanned) -> Vec<Span> {

@@ -39,6 +39,8 @@ pub(crate) enum Ending {
     Next,
     /// With a group that was torn by a crash and never acknowledged.
     Torn,
+    /// Behind a whole group, but where space was reserved the file is over: groups may have followed.
+    Truncated,
 }
 
 /// A file that was read to its end.
@@ -186,15 +188,19 @@ impl<'a> Scan<'a> {
         }
     }
 
+    fn cut_inside(&self, at: usize) -> LedgerError {
+        let index = self.scanned.frontier.size();
+        self.corrupt(at, index, "the file was truncated inside the group that begins here")
+    }
+
     /// Reads one group, or says how the file ends.
     fn step(&mut self, at: usize, visitor: &mut dyn Visitor) -> Result<Option<Ending>, LedgerError> {
         let index = self.scanned.frontier.size();
         if at >= self.used {
-            // An empty file after the header, too, has at least one step of space.
-            if self.bytes.len() < usize::try_from(self.scanned.header.reserve).unwrap_or(usize::MAX) {
-                return Err(self.corrupt(self.bytes.len(), index, "the file was truncated"));
-            }
-            return Ok(Some(Ending::Space));
+            // Groups lie in reserved space, so one that does not says that the file was longer. An empty file after the
+            // header, too, has at least one step of space.
+            let whole = at <= self.usable && self.usable > 0;
+            return Ok(Some(if whole { Ending::Space } else { Ending::Truncated }));
         }
         let rest = &self.bytes[at..];
         match read_frame(rest) {
@@ -214,7 +220,7 @@ impl<'a> Scan<'a> {
     fn headless(&self, at: usize, rest: &[u8]) -> Result<Ending, LedgerError> {
         let index = self.scanned.frontier.size();
         if at + rest.len() > self.usable {
-            return Err(self.corrupt(at, index, "the file was truncated inside a group"));
+            return Err(self.cut_inside(at));
         }
         let torn = rest.len() <= GroupHead::FRAME_BYTES || has_zero_sector(at, rest);
         if !torn || rest.len() > GROUP_SPAN_MAX || holds_later_frames(rest) {
@@ -231,10 +237,7 @@ impl<'a> Scan<'a> {
             return Err(self.corrupt(at, index, format!("a group begins with record {}", head.first)));
         }
         let end = at + head.bytes as usize;
-        if end > self.usable {
-            return Err(self.corrupt(at, index, "the file was truncated inside a group"));
-        }
-        let group = &self.bytes[at..end];
+        let group = self.bytes.get(at..end).ok_or_else(|| self.cut_inside(at))?;
         match self.records(at, frame.len(), head, group, visitor) {
             Ok(frontier) => {
                 self.scanned.frontier = frontier;
@@ -242,6 +245,7 @@ impl<'a> Scan<'a> {
                 Ok(None)
             }
             Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Bad { .. }) if end > self.usable => Err(self.cut_inside(at)),
             // Something was written after this group, so it had been acknowledged; or it is damaged in a way no crash
             // leaves behind.
             Err(Fault::Bad { offset, index, problem }) => {

@@ -13,7 +13,7 @@ use crate::{
     journal::Stored,
     layout::{Shard, read_policy},
     note::Vkey,
-    open::{check_end, read_heads},
+    open::{check_end, check_whole, read_heads, rolled_back},
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Visitor, scan},
     tiles::{TILE_WIDTH, read_tile, subtree_root, tile_file},
     tree::{Frontier, Hash, sha256},
@@ -78,10 +78,10 @@ pub fn verify(
             )));
         }
     }
-    shards.iter().map(|shard| verify_shard(shard, check)).collect()
+    shards.iter().map(|shard| verify_shard(ledger, shard, check)).collect()
 }
 
-fn verify_shard(shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardReport, LedgerError> {
+fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardReport, LedgerError> {
     // Before the records, because a live ledger goes on.
     let signed = read_checkpoint(shard)?.checkpoint().clone();
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
@@ -97,7 +97,7 @@ fn verify_shard(shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardRepor
         tiles: TileCheck::default(),
         path: shard.head(),
     };
-    let (mut tree, mut ending) = (Frontier::new(), Ending::Space);
+    let (mut tree, mut last) = (Frontier::new(), None);
     for (at, head) in heads.iter().enumerate() {
         pass.path = shard.wal(head.number);
         let bytes = read_whole(&pass.path, FILE_BYTES_MAX, "a file of the log")?;
@@ -120,21 +120,24 @@ fn verify_shard(shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardRepor
         if next.is_some() || !shard.wal(head.number + 1).exists() {
             check_end(&path, &scanned, next)?;
         }
-        (tree, ending) = (scanned.frontier, scanned.ending);
+        tree = scanned.frontier.clone();
+        last = Some((path, scanned));
     }
+    let (path, last) = last.ok_or_else(|| LedgerError::Missing {
+        path: shard.wal(1),
+        detail: "the head of the log",
+    })?;
     if !pass.checkpoint.met {
-        return Err(LedgerError::RolledBack {
-            what: "the last signed checkpoint",
-            have: tree.size(),
-            need: signed.size,
-        });
+        let what = "the last signed checkpoint";
+        return Err(rolled_back(ledger, &path, &last, what, signed.size));
     }
+    check_whole(&path, &last)?;
     Ok(ShardReport {
         vkey: shard.vkey.clone(),
         checkpoint: signed,
         size: tree.size(),
         root: tree.root(),
-        unfinished_tail: ending == Ending::Torn,
+        unfinished_tail: last.ending == Ending::Torn,
         tiles: pass.tiles.right,
         tiles_missing: pass.tiles.missing,
     })

@@ -67,8 +67,42 @@ fn a_file_truncated_at_any_byte_is_refused() {
         fs::write(copy.wal(1), &whole[..len]).unwrap();
         let error = copy.open().map(|journal| journal.size());
         assert!(error.is_err() || len % 4096 == 0 && len > 0, "{len}: {error:?}");
-        if let Err(error) = error {
-            assert!(matches!(error, LedgerError::Corrupt { .. }), "{len}: {error}");
+        // Where the first record is cut off, the checkpoint that was signed over it tells so.
+        match error {
+            Err(LedgerError::RolledBack { have: 0, need: 1, .. }) => assert!(len < ends[0], "{len}"),
+            Err(LedgerError::Corrupt { .. }) | Ok(_) => {}
+            Err(other) => panic!("{len}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_that_ends_behind_a_whole_group_names_what_is_missing() {
+    let sizes = [2, 1, 3];
+    let (place, _, ends) = ledger(&sizes);
+    let whole = fs::read(place.wal(1)).unwrap();
+    for (groups, end) in ends.iter().enumerate() {
+        fs::write(place.wal(1), &whole[..*end]).unwrap();
+        let (records, end) = (records_before(&sizes, groups) as u64, *end as u64);
+        // Nobody has seen more: the file alone tells that it was longer.
+        match place.open().unwrap_err() {
+            LedgerError::Corrupt { offset, index, .. } => assert_eq!((offset, index), (end, records)),
+            other => panic!("{other}"),
+        }
+        match place.open_applied(records + 1).unwrap_err() {
+            LedgerError::RolledBack {
+                ledger,
+                file,
+                end: at,
+                have,
+                need,
+                ..
+            } => {
+                assert_eq!(place.ledger(), ledger);
+                assert_eq!(place.wal(1), ledger.join(file));
+                assert_eq!((at, have, need), (end, records, records + 1));
+            }
+            other => panic!("{other}"),
         }
     }
 }
