@@ -1,5 +1,5 @@
-//! The real `mintage-ca` over a data directory that is unsafe, damaged, taken or full: it refuses to start with one line
-//! that says what and what to do, or recovers as designed. It never starts empty, for that would un-revoke everything.
+//! The real `mintage-ca` over a data directory that is unsafe, damaged or taken: it refuses to start with one line that
+//! says what and what to do, or recovers as designed. It never starts empty, for that would un-revoke everything.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,28 +7,21 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
 
 use mintage_ca::{Deps, InitOptions, KeyProtection, init};
 use mintage_identity::ReplicaName;
-use mintage_ledger::verify;
-use mintage_proto::v1::{ListEntriesRequest, MintResult};
+use mintage_proto::v1::ListEntriesRequest;
 use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess, domain},
-    client::{self, join},
-    stream::{Stream, ask, code},
+    client,
+    refusal::{refused, tells},
 };
 use rustix::process::geteuid;
 use tempfile::TempDir;
-use tonic::Code;
 
-/// Longest wait for a program to refuse or to serve.
-const SOON: Duration = Duration::from_secs(60);
-/// Size of the disk that is filled: room for one more reserve of the log and for the state.
-const DISK: &str = "24m";
 /// Ledger frames (kind in the top four bits of the length).
 const RECORD: u32 = 0;
 const GROUP_HEAD: u32 = 2;
@@ -59,36 +52,7 @@ fn refusal(verb: &str, dir: &Path, more: &[&str]) -> String {
     if verb == "serve" {
         command.args(["--listen", "127.0.0.1:0"]);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("mintage-ca starts");
-    let started = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if started.elapsed() > SOON {
-            child.kill().unwrap();
-            panic!("mintage-ca {verb} was not refused");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    // Beside the log, which is JSON here, there is exactly the reason.
-    let mut lines = text.lines().filter(|line| !line.starts_with('{'));
-    let (line, second) = (lines.next().unwrap_or_default(), lines.next());
-    assert_eq!(second, None, "{text}");
-    line.strip_prefix("mintage-ca: ")
-        .unwrap_or_else(|| panic!("{text}"))
-        .to_owned()
-}
-
-fn tells(line: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(line.contains(part), "no {part:?} in: {line}");
-    }
+    refused(&mut command)
 }
 
 async fn entries(socket: &Path) -> usize {
@@ -258,14 +222,28 @@ async fn a_ledger_cut_or_changed_is_refused_and_named() {
         .map(|(_, at, _)| *at)
         .collect();
     assert!(heads.len() > 4, "{frames:?}");
+    let all = frames.iter().filter(|(kind, ..)| *kind == RECORD).count();
     // Whole groups are missing from the end: the file shorter, or as if they had never been written.
+    let ledger = dir.join("ledger").display().to_string();
     for at in [*heads.last().unwrap(), heads[heads.len() / 2], heads[1]] {
-        fs::write(&wal, &whole[..at]).unwrap();
-        tells(&refusal("serve", &dir, &[]), &["ledger", "restore"]);
+        let have = frames
+            .iter()
+            .filter(|(kind, place, _)| *kind == RECORD && *place < at)
+            .count();
         let mut zeroed = whole.clone();
         zeroed[at..].fill(0);
-        fs::write(&wal, &zeroed).unwrap();
-        tells(&refusal("serve", &dir, &[]), &["ledger", "restore"]);
+        for cut in [&whole[..at], &zeroed] {
+            fs::write(&wal, cut).unwrap();
+            tells(
+                &refusal("serve", &dir, &[]),
+                &[
+                    &format!("the ledger in {ledger} holds {have} records, up to byte {at} of "),
+                    "00000001.wal, but the last signed checkpoint has seen ",
+                    &format!(" {all}: "),
+                    "restore the newer one",
+                ],
+            );
+        }
     }
     // One bit of a record in the middle.
     let records: Vec<_> = frames.iter().filter(|(kind, ..)| *kind == RECORD).collect();
@@ -310,177 +288,5 @@ async fn a_state_that_is_gone_or_damaged_is_made_again_from_the_ledger() {
             fs::write(&file, octets).unwrap();
         }
         serves_all().await;
-    }
-}
-
-/// A CA whose data lies on a small disk of its own, in a mount namespace of its own.
-struct Cramped {
-    child: Child,
-    address: String,
-    disk: PathBuf,
-}
-
-impl Cramped {
-    /// `None`, with the reason told, where this process may not mount.
-    fn start(folder: &Path) -> Option<Self> {
-        let disk = folder.join("disk");
-        fs::create_dir(&disk).unwrap();
-        let log = folder.join("log");
-        let script = "mount -t tmpfs -o mode=700,size=\"$2\" tmpfs \"$1\" || exit 77\n\
-                      \"$3\" init --trust-domain dev.test --data-dir \"$1/ca\" || exit 1\n\
-                      exec \"$3\" serve --data-dir \"$1/ca\" --listen 127.0.0.1:0";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .arg(&disk)
-            .arg(DISK)
-            .arg(binary("mintage-ca"));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap());
-        let started = Instant::now();
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                println!("skipped: no unshare(1) here ({error}), so no disk can be filled");
-                return None;
-            }
-        };
-        loop {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            if let Some(address) = serving_address(&text) {
-                let disk = PathBuf::from(format!("/proc/{}/root", child.id())).join(disk.strip_prefix("/").unwrap());
-                return Some(Self { child, address, disk });
-            }
-            if let Some(status) = child.try_wait().unwrap() {
-                assert!(!geteuid().is_root() || status.code() == Some(77), "{status}: {text}");
-                println!("skipped: a small disk cannot be mounted here ({status}): {text}");
-                return None;
-            }
-            assert!(started.elapsed() < SOON, "{text}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.disk.join("ca/admin.sock")
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.disk.join("fill")).unwrap();
-        let block = vec![1; 4096];
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.disk.join("fill")).unwrap();
-    }
-}
-
-impl Drop for Cramped {
-    fn drop(&mut self) {
-        // Only the process started here, by its own handle; it may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serving_address(log: &str) -> Option<String> {
-    let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
-    let fields: serde_json::Value = serde_json::from_str(line).ok()?;
-    Some(fields.get("address")?.as_str()?.to_owned())
-}
-
-/// Asks until nothing more can be recorded; returns the certificates that were let go on the way.
-async fn exhaust(stream: &mut Stream) -> Vec<MintResult> {
-    // The log has room in reserve: asks are answered until it is used up.
-    let mut released: Vec<MintResult> = Vec::new();
-    let mut refused = None;
-    for _ in 0..150 {
-        stream.ask((0..64).map(|_| ask("web")).collect()).await.unwrap();
-        let (none, some): (Vec<_>, Vec<_>) = stream
-            .minted()
-            .await
-            .unwrap()
-            .into_iter()
-            .partition(|result| result.refusal.is_some());
-        released.extend(some);
-        refused = none.into_iter().next().and_then(|result| result.refusal);
-        if refused.is_some() {
-            break;
-        }
-    }
-    let refused = refused.expect("a full disk is noticed");
-    assert_eq!(refused.grpc_code, Code::ResourceExhausted as u32, "{refused:?}");
-    assert!(refused.retry && refused.message.contains("space"), "{refused:?}");
-    // Where a batch does not fit, a single record may for a while.
-    let mut in_a_row = 0;
-    for _ in 0..1000 {
-        let result = stream.ask_one(ask("web")).await.unwrap();
-        match &result.refusal {
-            None => {
-                in_a_row = 0;
-                released.push(result);
-            }
-            Some(again) => {
-                assert_eq!(again.code, refused.code, "{again:?}");
-                in_a_row += 1;
-            }
-        }
-        if in_a_row == 3 {
-            break;
-        }
-    }
-    assert_eq!(in_a_row, 3, "a full disk takes no end of records");
-    released
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(mut cramped) = Cramped::start(folder.path()) else {
-        return;
-    };
-    ca::entry(&cramped.socket(), "web", "/web").await;
-    let agent = join(&ca::token(&cramped.socket(), "n1").await).await.unwrap();
-    let mut stream = Stream::open(&agent, &cramped.address).await.unwrap();
-    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
-    cramped.fill();
-    let mut released = exhaust(&mut stream).await;
-    assert_eq!(entries(&cramped.socket()).await, 1, "reading goes on");
-    cramped.free();
-    let started = Instant::now();
-    let again = loop {
-        let result = stream.ask_one(ask("web")).await.unwrap();
-        if result.refusal.is_none() {
-            break result;
-        }
-        assert!(started.elapsed() < SOON, "{result:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
-    released.push(again);
-    // The ledger holds every certificate that was let go.
-    let mut held = std::collections::BTreeMap::new();
-    verify(&cramped.disk.join("ca/ledger"), None, &mut Leaves(&mut held)).expect("the ledger is whole");
-    for receipt in released.into_iter().map(|result| result.receipt.expect("a receipt")) {
-        assert_eq!(
-            held.get(&receipt.index).map(Vec::as_slice),
-            Some(receipt.leaf_hash.as_slice())
-        );
-    }
-    let pid = rustix::process::Pid::from_child(&cramped.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(cramped.child.wait().unwrap().code(), Some(0));
-}
-
-/// The leaf hash of every record.
-struct Leaves<'a>(&'a mut std::collections::BTreeMap<u64, Vec<u8>>);
-
-impl mintage_ledger::RecordCheck for Leaves<'_> {
-    fn record(&mut self, _: &mintage_ledger::Vkey, stored: &mintage_ledger::Stored) -> Result<(), String> {
-        self.0.insert(stored.index(), stored.leaf_hash().as_bytes().to_vec());
-        Ok(())
     }
 }

@@ -96,15 +96,30 @@ fn main() -> ExitCode {
 /// An error and its causes on one line; a cause that the text before already tells is not told again.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
+    let mut remedy = None;
     let mut source = error.source();
     while let Some(inner) = source {
         let cause = inner.to_string();
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
+        remedy = inner.downcast_ref().and_then(remedy_for).or(remedy);
         source = inner.source();
     }
-    text
+    match remedy {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
+}
+
+/// What to do about an answer of the system that says nothing about the file itself.
+fn remedy_for(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            Some("mount the data directory for writing: a CA that cannot record does not serve")
+        }
+        _ => None,
+    }
 }
 
 type Failure = Box<dyn std::error::Error>;

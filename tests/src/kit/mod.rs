@@ -9,4 +9,5 @@ pub mod load;
 pub mod peers;
 pub mod power;
 pub mod promises;
+pub mod refusal;
 pub mod stream;

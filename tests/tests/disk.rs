@@ -1,0 +1,264 @@
+//! The real `mintage-ca` on a disk that cannot be written: read-only, it refuses to start with one line that says what and
+//! what to do; full, it refuses asks, and freeing it is all it takes. Nothing is let go without its record.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mintage_ledger::verify;
+use mintage_proto::v1::{ListEntriesRequest, MintResult};
+use mintage_tests::kit::{
+    bins::binary,
+    ca::{self, CaProcess},
+    client::{self, join},
+    refusal::{refused, tells},
+    stream::{Stream, ask, code},
+};
+use rustix::process::geteuid;
+use tonic::Code;
+
+/// Longest wait for a program to serve, and for a freed disk to be noticed.
+const SOON: Duration = Duration::from_secs(60);
+/// Size of the disk that is filled: room for one more reserve of the log and for the state.
+const DISK: &str = "24m";
+/// The exit code of a script that may not mount.
+const NO_MOUNT: i32 = 77;
+
+/// `mintage-ca` in a mount namespace of its own, in which `place` cannot be written.
+fn over_read_only(place: &Path) -> Command {
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 77; shift; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(place);
+    command.arg(binary("mintage-ca"));
+    command
+}
+
+#[test]
+fn a_read_only_disk_is_refused_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    ca::make(&dir);
+    assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
+    // What changes nothing needs no disk that can be written.
+    let validated = over_read_only(&dir)
+        .arg("validate")
+        .arg("--data-dir")
+        .arg(&dir)
+        .output();
+    match validated {
+        Ok(output) if output.status.success() => {}
+        Ok(output) if output.status.code() == Some(NO_MOUNT) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            println!("skipped: nothing can be mounted read-only here: {text}");
+            return;
+        }
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!geteuid().is_root(), "{}: {text}", output.status);
+            println!("skipped: no mount namespace for want of root: {text}");
+            return;
+        }
+        Err(error) => {
+            println!("skipped: no unshare(1) here ({error}), so nothing can be mounted read-only");
+            return;
+        }
+    }
+    for part in [".", "ledger", "state"] {
+        let place = dir.join(part);
+        let mut command = over_read_only(&place);
+        command.arg("serve").arg("--data-dir").arg(&dir);
+        let line = refused(command.args(["--listen", "127.0.0.1:0"]));
+        let place = place.canonicalize().unwrap().display().to_string();
+        tells(&line, &[&place, "Read-only file system", "mount", "for writing"]);
+    }
+    assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
+}
+
+async fn entries(socket: &Path) -> usize {
+    let list = client::registry(socket)
+        .await
+        .list_entries(ListEntriesRequest::default())
+        .await;
+    list.unwrap().into_inner().entries.len()
+}
+
+/// A CA whose data lies on a small disk of its own, in a mount namespace of its own.
+struct Cramped {
+    child: Child,
+    address: String,
+    disk: PathBuf,
+}
+
+impl Cramped {
+    /// `None`, with the reason told, where this process may not mount.
+    fn start(folder: &Path) -> Option<Self> {
+        let disk = folder.join("disk");
+        fs::create_dir(&disk).unwrap();
+        let log = folder.join("log");
+        let script = "mount -t tmpfs -o mode=700,size=\"$2\" tmpfs \"$1\" || exit 77\n\
+                      \"$3\" init --trust-domain dev.test --data-dir \"$1/ca\" || exit 1\n\
+                      exec \"$3\" serve --data-dir \"$1/ca\" --listen 127.0.0.1:0";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(&disk)
+            .arg(DISK)
+            .arg(binary("mintage-ca"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap());
+        let started = Instant::now();
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                println!("skipped: no unshare(1) here ({error}), so no disk can be filled");
+                return None;
+            }
+        };
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(address) = serving_address(&text) {
+                let disk = PathBuf::from(format!("/proc/{}/root", child.id())).join(disk.strip_prefix("/").unwrap());
+                return Some(Self { child, address, disk });
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(
+                    !geteuid().is_root() || status.code() == Some(NO_MOUNT),
+                    "{status}: {text}"
+                );
+                println!("skipped: a small disk cannot be mounted here ({status}): {text}");
+                return None;
+            }
+            assert!(started.elapsed() < SOON, "{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.disk.join("ca/admin.sock")
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.disk.join("fill")).unwrap();
+        let block = vec![1; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.disk.join("fill")).unwrap();
+    }
+}
+
+impl Drop for Cramped {
+    fn drop(&mut self) {
+        // Only the process started here, by its own handle; it may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serving_address(log: &str) -> Option<String> {
+    let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
+    let fields: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(fields.get("address")?.as_str()?.to_owned())
+}
+
+/// Asks until nothing more can be recorded; returns the certificates that were let go on the way.
+async fn exhaust(stream: &mut Stream) -> Vec<MintResult> {
+    // The log has room in reserve: asks are answered until it is used up.
+    let mut released: Vec<MintResult> = Vec::new();
+    let mut refused = None;
+    for _ in 0..150 {
+        stream.ask((0..64).map(|_| ask("web")).collect()).await.unwrap();
+        let (none, some): (Vec<_>, Vec<_>) = stream
+            .minted()
+            .await
+            .unwrap()
+            .into_iter()
+            .partition(|result| result.refusal.is_some());
+        released.extend(some);
+        refused = none.into_iter().next().and_then(|result| result.refusal);
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("a full disk is noticed");
+    assert_eq!(refused.grpc_code, Code::ResourceExhausted as u32, "{refused:?}");
+    assert!(refused.retry && refused.message.contains("space"), "{refused:?}");
+    // Where a batch does not fit, a single record may for a while.
+    let mut in_a_row = 0;
+    for _ in 0..1000 {
+        let result = stream.ask_one(ask("web")).await.unwrap();
+        match &result.refusal {
+            None => {
+                in_a_row = 0;
+                released.push(result);
+            }
+            Some(again) => {
+                assert_eq!(again.code, refused.code, "{again:?}");
+                in_a_row += 1;
+            }
+        }
+        if in_a_row == 3 {
+            break;
+        }
+    }
+    assert_eq!(in_a_row, 3, "a full disk takes no end of records");
+    released
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut cramped) = Cramped::start(folder.path()) else {
+        return;
+    };
+    ca::entry(&cramped.socket(), "web", "/web").await;
+    let agent = join(&ca::token(&cramped.socket(), "n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &cramped.address).await.unwrap();
+    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    cramped.fill();
+    let mut released = exhaust(&mut stream).await;
+    assert_eq!(entries(&cramped.socket()).await, 1, "reading goes on");
+    cramped.free();
+    let started = Instant::now();
+    let again = loop {
+        let result = stream.ask_one(ask("web")).await.unwrap();
+        if result.refusal.is_none() {
+            break result;
+        }
+        assert!(started.elapsed() < SOON, "{result:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    released.push(again);
+    // The ledger holds every certificate that was let go.
+    let mut held = BTreeMap::new();
+    verify(&cramped.disk.join("ca/ledger"), None, &mut Leaves(&mut held)).expect("the ledger is whole");
+    for receipt in released.into_iter().map(|result| result.receipt.expect("a receipt")) {
+        assert_eq!(
+            held.get(&receipt.index).map(Vec::as_slice),
+            Some(receipt.leaf_hash.as_slice())
+        );
+    }
+    let pid = rustix::process::Pid::from_child(&cramped.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(cramped.child.wait().unwrap().code(), Some(0));
+}
+
+/// The leaf hash of every record.
+struct Leaves<'a>(&'a mut BTreeMap<u64, Vec<u8>>);
+
+impl mintage_ledger::RecordCheck for Leaves<'_> {
+    fn record(&mut self, _: &mintage_ledger::Vkey, stored: &mintage_ledger::Stored) -> Result<(), String> {
+        self.0.insert(stored.index(), stored.leaf_hash().as_bytes().to_vec());
+        Ok(())
+    }
+}
