@@ -191,4 +191,18 @@ mod tests {
         assert_eq!(reason(&ledger), "ledger: the ledger is shut down");
         assert_eq!(reason(&std::io::Error::other(cause())), "no such thing");
     }
+
+    #[test]
+    fn a_read_only_disk_is_told_with_its_remedy() {
+        let socket = mintage_ca::CaError::Socket {
+            path: "/ca/admin.sock".into(),
+            source: std::io::ErrorKind::ReadOnlyFilesystem.into(),
+        };
+        let text = reason(&socket);
+        assert!(
+            text.starts_with("cannot make the admin socket /ca/admin.sock: read-only"),
+            "{text}"
+        );
+        assert!(text.ends_with("a CA that cannot record does not serve"), "{text}");
+    }
 }
