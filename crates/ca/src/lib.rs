@@ -25,6 +25,7 @@ mod index;
 mod inflight;
 mod init;
 mod issue;
+mod issuer_end;
 mod keys;
 mod limits;
 mod listing;

@@ -42,6 +42,12 @@ pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the end of the issuing CA is looked at.
+pub(crate) const ISSUER_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The end of the issuing CA is warned of from here on: two weeks are enough for whoever has to plan a rotation.
+pub(crate) const ISSUER_WARNING: Duration = Duration::from_secs(14 * 86_400);
+/// Time between two such warnings.
+pub(crate) const ISSUER_WARNING_INTERVAL: Duration = Duration::from_secs(86_400);
 /// Wall clock steps against the monotonic clock beyond this stop issuance until an operator looks.
 pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 /// Deny records of one caller and code: one each this long, the rest counted into the next.

@@ -22,6 +22,7 @@ use tracing::{error, info};
 use crate::{
     convert::wire_entry,
     desk::Desk,
+    health::Trouble,
     limits::HEARTBEAT_INTERVAL,
     publisher::revoked,
     trust::{PeerTrust, trust_of},
@@ -151,6 +152,7 @@ impl Push<'_> {
             .advance(self.new.revoked(), self.desk.index.live_serials(now), now)
         {
             Ok(Some(news)) => {
+                self.desk.health.over(Trouble::Revocation);
                 self.desk.propagation.published(self.desk.publisher.sequence(), at);
                 let told = self
                     .desk
@@ -169,7 +171,7 @@ impl Push<'_> {
                 error!(error = %problem, "revocation news could not be signed");
                 self.desk
                     .health
-                    .set_not_ready(format!("revocation news cannot be signed: {problem}"));
+                    .trouble(Trouble::Revocation, format!("revocation news cannot be signed: {problem}"));
             }
         }
     }

@@ -28,9 +28,10 @@ use crate::{
     desk::Desk,
     error::CaError,
     gate::GateLayer,
-    health::Health,
+    health::{Health, Trouble},
     http,
     init::Deps,
+    issuer_end,
     limits::{
         HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX, STREAMS_PER_CONNECTION_MAX,
     },
@@ -100,7 +101,7 @@ impl Ca {
         starting.agents(listener, routes.clone()).await?;
         starting.administrators(&admin_socket, routes)?;
         let metrics_address = starting.face(config.metrics).await?;
-        starting.desk.health.set_ready();
+        starting.desk.health.over(Trouble::Lifecycle);
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
         let Starting { desk, stop, tasks, .. } = starting;
         Ok(Self {
@@ -142,7 +143,9 @@ impl Ca {
             look.tick().await;
             if let Some(why) = self.poisoned() {
                 error!(%why, "the ledger failed: nothing is issued, reads stay up for {POISONED_GRACE:?}");
-                self.desk.health.set_not_ready(format!("the ledger failed: {why}"));
+                self.desk
+                    .health
+                    .trouble(Trouble::Ledger, format!("the ledger failed: {why}"));
                 tokio::time::sleep(POISONED_GRACE).await;
                 return why;
             }
@@ -150,9 +153,9 @@ impl Ca {
             if trouble != was {
                 match &trouble {
                     // A full disk is freed, a slow one catches up: told, and taken back when it is over.
-                    Some(why) => self.desk.health.set_not_ready(why.clone()),
-                    None => self.desk.health.set_ready(),
-                }
+                    Some(why) => self.desk.health.trouble(Trouble::Ledger, why.clone()),
+                    None => self.desk.health.over(Trouble::Ledger),
+                };
                 was = trouble;
             }
         }
@@ -167,7 +170,7 @@ impl Ca {
 
     /// Ends every stream, lets calls under way finish, closes the ledger with a checkpoint.
     pub async fn stop(mut self) {
-        self.desk.health.set_not_ready("stopping");
+        self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
@@ -242,7 +245,7 @@ fn routes(desk: &Arc<Desk>, stop: CancellationToken) -> (Routes, impl Future<Out
     let mut ready = desk.health.watch();
     let told = async move {
         loop {
-            let serving = match ready.borrow_and_update().is_none() {
+            let serving = match ready.borrow_and_update().is_empty() {
                 true => tonic_health::ServingStatus::Serving,
                 false => tonic_health::ServingStatus::NotServing,
             };
@@ -321,6 +324,7 @@ impl Starting {
             first,
             self.stop.clone(),
         ));
+        self.tasks.spawn(issuer_end::watch(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),
             peers.clone(),

@@ -3,6 +3,7 @@
 use mintage_identity::{IssuerKeyId, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::LedgerError;
 use mintage_svid::{SvidError, der::DerError};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::limits::{CRL_ENTRIES_MAX, CSR_ATTRIBUTES_MAX, CSR_BYTES_MAX};
 
@@ -45,18 +46,25 @@ pub enum CsrError {
     Possession,
 }
 
+/// An instant as people read it, or its milliseconds where no calendar has it.
+fn shown(time: UnixTime) -> String {
+    let instant = OffsetDateTime::from_unix_timestamp(time.seconds()).ok();
+    let text = instant.and_then(|instant| instant.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{} ms since 1970", time.millis()))
+}
+
 /// Why no certificate, list or statement was made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MintError {
     /// The issuing CA has too little life left to give any away.
-    #[error("the issuing CA expires at {not_after:?}, too soon for a certificate of 60 s: rotate it now")]
+    #[error("the issuing CA expires at {}, too soon for a certificate of 60 s: rotate it now", shown(*.not_after))]
     IssuerExpiring {
         /// The end of the issuing certificate.
         not_after: UnixTime,
     },
     /// The clock stands before the issuing certificate begins, or outside of what X.509 can write.
-    #[error("the clock ({now:?}) is outside the validity of the issuing CA: check the clock")]
+    #[error("the clock ({}) is outside the validity of the issuing CA: check the clock", shown(*.now))]
     Clock {
         /// What the clock says.
         now: UnixTime,

@@ -13,6 +13,7 @@ use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
 
 use crate::{
     CaKey, MintError,
+    limits::{ISSUER_MARGIN, LIFE_MIN},
     tbs::{Blank, locate},
 };
 
@@ -102,6 +103,20 @@ impl Issuer {
     /// What follows the leaf in every chain: its certificate and those above it, without the root. Empty for a root.
     pub fn chain_below_root(&self) -> &[Vec<u8>] {
         &self.chain_below_root
+    }
+
+    /// Refuses when the shortest certificate would not end in time before this one.
+    ///
+    /// # Errors
+    /// [`MintError::IssuerExpiring`].
+    pub fn check_life(&self, now: UnixTime) -> Result<(), MintError> {
+        let last = self.not_after().minus(ISSUER_MARGIN).minus(LIFE_MIN);
+        match now.floor_to_second() <= last {
+            true => Ok(()),
+            false => Err(MintError::IssuerExpiring {
+                not_after: self.not_after(),
+            }),
+        }
     }
 
     /// First second of its validity.

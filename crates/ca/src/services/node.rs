@@ -55,6 +55,16 @@ impl NodeService {
         self.work.clone().try_acquire_owned().map_err(busy)
     }
 
+    /// Refuses before anything is recorded: a token is not used up for a certificate that cannot be made.
+    fn check_issuer(&self) -> Result<(), Refusal> {
+        let desk = &self.desk;
+        desk.issuer.check_life(desk.clock.now()?).map_err(|problem| {
+            let refusal = Refusal::from(problem);
+            desk.metrics.denied(refusal.code);
+            refusal
+        })
+    }
+
     /// Issues the agent's first certificate and answers with everything it needs to go on.
     async fn welcome(&self, attested: Attested, id: RequestId, csr: Vec<u8>) -> Result<AttestResponse, Refusal> {
         let instance = attested.instance();
@@ -82,6 +92,7 @@ impl NodeService {
     }
 
     async fn attest_by_token(&self, request: AttestRequest) -> Result<AttestResponse, Refusal> {
+        self.check_issuer()?;
         let id = request_id("request_id", &request.request_id)?;
         let key = prove_possession(&request.csr, &self.desk.key_policy)?;
         let presented = TokenHash::of_presented(&request.secret);
@@ -150,6 +161,7 @@ impl NodeService {
     }
 
     async fn rejoin_by_key(&self, exporter: [u8; 32], request: RejoinRequest) -> Result<AttestResponse, Refusal> {
+        self.check_issuer()?;
         let desk = &self.desk;
         let id = request_id("request_id", &request.request_id)?;
         let key = prove_possession(&request.csr, &desk.key_policy)?;

@@ -1,0 +1,387 @@
+//! How long things live: lifetimes that no entry may ask for, certificates that would outlive their issuer, and an issuer
+//! at its own end, over the CA's real wire.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mintage_ca::{Ca, CaError, Clock, Deps, SystemClock};
+use mintage_identity::{Ttl, UnixTime};
+use mintage_mint::limits::{INTERMEDIATE_LIFETIME, ISSUER_MARGIN};
+use mintage_policy::IssuancePolicy;
+use mintage_proto::v1::{
+    ApplyEntriesRequest, CaStatusRequest, CaStatusResponse, Entry, ListEntriesRequest, ListTokensRequest, MintResult,
+    Page, SearchRequest, ledger_client::LedgerClient,
+};
+use mintage_svid::{CertInfo, LeafInfo};
+use mintage_tests::kit::{
+    bins::binary,
+    ca::{TestCa, config, entry, make_with, token},
+    client::{admin, join, registry},
+    stream::{Stream, ask, code},
+};
+use prost::bytes::BufMut;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::{
+    Code, Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+};
+
+/// Longest wait for what should happen at once; the machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
+/// Lifetimes of a workload's certificate are out of range beyond these (in seconds).
+const TTL_MIN: u32 = 60;
+const TTL_MAX: u32 = 86_400;
+
+/// The machine's clock, but earlier, or moved on by hand: wall and monotonic time together, so that it never steps.
+#[derive(Debug)]
+struct Shifted {
+    system: SystemClock,
+    behind: Duration,
+    ahead_seconds: AtomicU64,
+}
+
+impl Shifted {
+    fn behind(behind: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            system: SystemClock::default(),
+            behind,
+            ahead_seconds: AtomicU64::new(0),
+        })
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
+    }
+
+    /// Moves on until it is `before` this instant.
+    fn move_to(&self, instant: UnixTime, before: Duration) {
+        let missing = instant.minus(before).since(self.now());
+        self.ahead_seconds.fetch_add(missing.as_secs() + 1, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Shifted {
+    fn now(&self) -> UnixTime {
+        self.system.now().minus(self.behind).plus(self.ahead())
+    }
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic() + self.ahead()
+    }
+}
+
+fn deps(clock: Arc<Shifted>) -> Deps {
+    Deps {
+        clock,
+        ..Deps::system()
+    }
+}
+
+/// An authority made so long ago that its issuing certificate has this much left of its life.
+fn make_ending(dir: &Path, left: Duration) {
+    make_with(dir, &deps(Shifted::behind(INTERMEDIATE_LIFETIME - left)));
+}
+
+fn wanted(name: &str, ttl_seconds: u32) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        spiffe_id: format!("spiffe://dev.test/{name}"),
+        agents: vec!["spiffe://dev.test/mintage/agent/*".to_owned()],
+        selectors: vec!["unix:uid:1".to_owned()],
+        ttl_seconds,
+        ..Entry::default()
+    }
+}
+
+async fn apply(socket: &Path, entries: Vec<Entry>) -> Result<(), Status> {
+    let request = ApplyEntriesRequest {
+        entries,
+        ..ApplyEntriesRequest::default()
+    };
+    registry(socket).await.apply_entries(request).await.map(|_| ())
+}
+
+async fn status(socket: &Path) -> CaStatusResponse {
+    let asked = registry(socket).await.ca_status(CaStatusRequest {}).await;
+    asked.unwrap().into_inner()
+}
+
+/// How many certificates the ledger tells of.
+async fn issued(socket: &Path) -> usize {
+    let search = SearchRequest {
+        kinds: vec!["issue".to_owned()],
+        page: Some(Page {
+            limit: 1000,
+            ..Page::default()
+        }),
+        ..SearchRequest::default()
+    };
+    let mut ledger = LedgerClient::new(admin(socket).await.unwrap());
+    ledger.search(search).await.unwrap().into_inner().records.len()
+}
+
+fn leaf(result: &MintResult) -> LeafInfo {
+    assert_eq!(code(result), "", "{result:?}");
+    LeafInfo::parse(&result.leaf).unwrap()
+}
+
+/// Octets as they are, whatever the message type says.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+    fn encode(&mut self, octets: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&octets);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        Ok(Some(()))
+    }
+}
+
+/// Applies an entry whose lifetime is written as this number, which the wire can say and the message type cannot.
+async fn apply_signed(socket: &Path, ttl_seconds: i64) -> Result<(), Status> {
+    use prost::Message as _;
+    let mut entry = wanted("signed", 0).encode_to_vec();
+    prost::encoding::int64::encode(5, &ttl_seconds, &mut entry);
+    let mut request = Vec::new();
+    prost::encoding::bytes::encode(1, &entry, &mut request);
+    let mut grpc = tonic::client::Grpc::new(admin(socket).await.unwrap());
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/mintage.v1.Registry/ApplyEntries");
+    grpc.unary(Request::new(request), path, Raw).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lifetimes_out_of_range_are_refused_with_field_limit_and_remedy() {
+    let ca = TestCa::start().await;
+    let socket = ca.ca.admin_socket();
+    let before = status(socket).await.ledger_size;
+    let mut refusals = Vec::new();
+    for ttl in [1, TTL_MIN - 1, TTL_MAX + 1, u32::MAX] {
+        // One bad entry refuses the whole set.
+        let set = vec![wanted("good", TTL_MIN), wanted("bad", ttl)];
+        refusals.push((i64::from(ttl), apply(socket, set).await.unwrap_err()));
+    }
+    for ttl in [-1, -600, i64::from(i32::MIN)] {
+        refusals.push((ttl, apply_signed(socket, ttl).await.unwrap_err()));
+    }
+    for (ttl, refused) in refusals {
+        assert_eq!(refused.code(), Code::InvalidArgument, "{ttl}: {refused:?}");
+        for word in ["entry ", "ttl", "out of range", "allowed are 60s to 24h"] {
+            assert!(refused.message().contains(word), "{ttl}: {refused:?}");
+        }
+    }
+    let listed = registry(socket).await.list_entries(ListEntriesRequest::default()).await;
+    assert!(listed.unwrap().into_inner().entries.is_empty());
+    assert_eq!(status(socket).await.ledger_size, before, "nothing was recorded");
+    apply(socket, vec![wanted("least", TTL_MIN), wanted("most", TTL_MAX)])
+        .await
+        .unwrap();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lifetime_means_ten_minutes_and_the_servers_own_limit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    make_with(&dir, &Deps::system());
+    let policy = IssuancePolicy {
+        max_ttl: Ttl::from_seconds(900).unwrap(),
+        ..IssuancePolicy::default()
+    };
+    let ca = Ca::start(config(&dir).with_policy(policy), Deps::system())
+        .await
+        .unwrap();
+    let socket = ca.admin_socket().to_path_buf();
+    let refused = apply(&socket, vec![wanted("long", 901)]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    for word in ["long", "901", "900", "max_ttl"] {
+        assert!(refused.message().contains(word), "{refused:?}");
+    }
+    apply(&socket, vec![wanted("plain", 0)]).await.unwrap();
+    let agent = join(&token(&socket, "n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.address().to_string()).await.unwrap();
+    let asked = Deps::system().clock.now();
+    let plain = leaf(&stream.ask_one(ask("plain")).await.unwrap());
+    let life = plain.not_after().since(asked.floor_to_second());
+    assert!(
+        (Duration::from_secs(600)..Duration::from_secs(600) + SOON).contains(&life),
+        "{life:?}"
+    );
+    // Backdating is no lifetime.
+    assert!(plain.not_before() <= asked.minus(Duration::from_secs(29)));
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_outlive_the_issuer_is_cut_a_minute_before_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    make_ending(&dir, Duration::from_secs(600));
+    let clock = Shifted::behind(Duration::ZERO);
+    let ca = Ca::start(config(&dir), deps(clock.clone())).await.unwrap();
+    let socket = ca.admin_socket().to_path_buf();
+    apply(&socket, vec![wanted("day", TTL_MAX), wanted("minute", TTL_MIN)])
+        .await
+        .unwrap();
+    let agent = join(&token(&socket, "n1").await).await.unwrap();
+    let end = CertInfo::parse_signing(&agent.chain[1]).unwrap().not_after();
+    let last = end.minus(ISSUER_MARGIN);
+    // An agent's hour is cut like a workload's day.
+    assert_eq!(LeafInfo::parse(&agent.chain[0]).unwrap().not_after(), last);
+    let mut stream = Stream::open(&agent, &ca.address().to_string()).await.unwrap();
+    assert_eq!(
+        leaf(&stream.ask_one(ask("day")).await.unwrap()).not_after(),
+        last,
+        "cut a minute before {end:?}"
+    );
+    assert!(leaf(&stream.ask_one(ask("minute")).await.unwrap()).not_after() < last);
+    // Two and a half minutes before the end there is a life of 90 s to give, and a minute fits into it.
+    clock.move_to(end, Duration::from_secs(150));
+    let day = leaf(&stream.ask_one(ask("day")).await.unwrap());
+    let minute = leaf(&stream.ask_one(ask("minute")).await.unwrap());
+    assert_eq!(day.not_after(), last);
+    assert!(minute.not_after() <= last && minute.not_after() > clock.now());
+    ca.stop().await;
+}
+
+async fn get(face: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(face).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Waits until the CA says of itself that it is not ready, and returns why.
+async fn not_ready(socket: &Path) -> String {
+    let started = Instant::now();
+    loop {
+        let status = status(socket).await;
+        if !status.ready {
+            return status.not_ready_because;
+        }
+        assert!(started.elapsed() < SOON, "the CA still says that it is ready");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_at_its_end_gives_nothing_away_and_raises_the_alarm() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    make_ending(&dir, Duration::from_secs(600));
+    let clock = Shifted::behind(Duration::ZERO);
+    let face = SocketAddr::from(([127, 0, 0, 1], 0));
+    let ca = Ca::start(config(&dir).with_metrics(Some(face)), deps(clock.clone()))
+        .await
+        .unwrap();
+    let (socket, face) = (ca.admin_socket().to_path_buf(), ca.metrics_address().unwrap());
+    entry(&socket, "web", "/web").await;
+    let agent = join(&token(&socket, "n1").await).await.unwrap();
+    let end = CertInfo::parse_signing(&agent.chain[1]).unwrap().not_after();
+    let mut stream = Stream::open(&agent, &ca.address().to_string()).await.unwrap();
+    leaf(&stream.ask_one(ask("web")).await.unwrap());
+    assert!(status(&socket).await.ready && get(face, "/ready").await.starts_with("HTTP/1.1 200"));
+    let before = issued(&socket).await;
+
+    // The agent's own certificate lives until a minute before the end: now it may still speak, and gets nothing.
+    clock.move_to(end, Duration::from_secs(110));
+    for entry in ["web", ""] {
+        let refused = stream.ask_one(ask(entry)).await.unwrap();
+        let refusal = refused.refusal.clone().expect("a refusal");
+        assert_eq!(
+            (refusal.code.as_str(), refusal.grpc_code),
+            ("issuer-expiring", Code::FailedPrecondition as u32)
+        );
+        assert!(refused.leaf.is_empty() && refused.receipt.is_none() && refusal.message.contains("rotate"));
+    }
+    let why = not_ready(&socket).await;
+    assert!(why.contains("issuing CA expires at 20"), "{why}");
+    assert!(get(face, "/ready").await.starts_with("HTTP/1.1 503"));
+
+    // 30 s before the end and an hour after it, nobody joins, and no token is used up by trying.
+    for (before_end, agent) in [(Duration::from_secs(30), "n2"), (Duration::ZERO, "n3")] {
+        clock.move_to(end, before_end);
+        let token = token(&socket, agent).await;
+        let recorded = status(&socket).await.ledger_size;
+        let refused = join(&token).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert_eq!(status(&socket).await.ledger_size, recorded, "nothing was recorded");
+        clock.ahead_seconds.fetch_add(3600, Ordering::SeqCst);
+    }
+    let tokens = registry(&socket).await.list_tokens(ListTokensRequest::default()).await;
+    let tokens = tokens.unwrap().into_inner().tokens;
+    assert_eq!(tokens.iter().filter(|token| token.used).count(), 1, "{tokens:?}");
+    assert_eq!(issued(&socket).await, before, "no certificate");
+
+    let metrics = get(face, "/metrics").await;
+    for line in [
+        format!("mintage_ca_expiry_timestamp_seconds{{ca=\"issuer\"}} {}", end.seconds()),
+        "mintage_issuance_requests_total{profile=\"\",result=\"refused\",reason=\"issuer-expiring\"} 4".to_owned(),
+        "mintage_ready 0".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
+    }
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_whose_issuer_has_ended_does_not_start() {
+    for left in [Duration::from_secs(30), Duration::ZERO] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        make_ending(&dir, left);
+        let output = Command::new(binary("mintage-ca"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&dir)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let last = told.lines().last().unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            last.contains("the issuing CA expires at 20") && last.contains("rotate"),
+            "{told}"
+        );
+        // Where the clock is right again, it serves; the only certificate of its ledger is the one it then gives itself.
+        let clock = Shifted::behind(Duration::from_secs(3600));
+        let ca = Ca::start(config(&dir), deps(clock)).await;
+        let ca = ca.unwrap_or_else(|error: CaError| panic!("{error}"));
+        assert_eq!(issued(ca.admin_socket()).await, 1);
+        ca.stop().await;
+    }
+}
