@@ -1,8 +1,9 @@
 //! The TCP side: our own accept loop and TLS handshakes, because a slow or silent caller must cost a bounded amount and a
 //! lack of file descriptors must not spin.
 //!
-//! Each handshake runs in its own task under a deadline; callers that have not finished one are counted in all and by
-//! source. A finished connection carries its [`Peer`] into every request.
+//! Callers wait in the kernel's backlog before the last descriptors are gone: those are for the ledger and the people who
+//! run the CA. Each handshake runs in its own task under a deadline; callers that have not finished one are counted in
+//! all and by source. A finished connection carries its [`Peer`] into every request.
 
 use std::{
     collections::HashMap,
@@ -24,9 +25,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
+    descriptors,
+    health::{Health, Trouble},
     limits::{
         ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, ACCEPTED_QUEUE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
         HANDSHAKES_PER_SOURCE_MAX,
@@ -35,6 +38,9 @@ use crate::{
     peer::{Peer, TlsPeer},
     trust::PeerTrust,
 };
+
+/// What is told while callers wait.
+const NO_ROOM: &str = "no file descriptors are left for new connections; they wait (raise LimitNOFILE)";
 
 /// A finished connection.
 pub(crate) struct Accepted {
@@ -50,6 +56,7 @@ pub(crate) struct Acceptor {
     pub(crate) trust: Arc<PeerTrust>,
     pub(crate) registry: Registry,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Health,
     pub(crate) stop: CancellationToken,
 }
 
@@ -77,7 +84,11 @@ impl Acceptor {
         };
         let shared = Arc::new(self);
         let mut pause = ACCEPT_PAUSE_MIN;
-        loop {
+        while !shared.stop.is_cancelled() {
+            if !shared.has_room() {
+                pause = shared.rest(pause).await;
+                continue;
+            }
             let accepted = tokio::select! {
                 accepted = shared.listener.accept() => accepted,
                 () = shared.stop.cancelled() => return,
@@ -85,11 +96,9 @@ impl Acceptor {
             match accepted {
                 Ok((stream, remote)) => {
                     pause = ACCEPT_PAUSE_MIN;
-                    shared.metrics.accepting(true);
                     shared.clone().admit(stream, remote, &bounds, &finished);
                 }
                 Err(error) => {
-                    shared.metrics.accepting(!is_exhaustion(&error));
                     shared.metrics.refused_connection("accept");
                     warn!(%error, "cannot accept a connection; resting for {pause:?}");
                     pause = shared.rest(pause).await;
@@ -98,7 +107,20 @@ impl Acceptor {
         }
     }
 
-    /// Rests after a failed accept: the kernel keeps the caller in its backlog, so nothing is lost.
+    /// Looks whether one more connection fits, and tells when that changes.
+    fn has_room(&self) -> bool {
+        let room = descriptors::are_left();
+        self.metrics.accepting(room);
+        if !room && self.health.trouble(Trouble::Connections, NO_ROOM) {
+            warn!("{NO_ROOM}");
+        }
+        if room && self.health.over(Trouble::Connections) {
+            info!("connections are taken again");
+        }
+        room
+    }
+
+    /// Rests instead of accepting: the kernel keeps the caller in its backlog, so nothing is lost.
     async fn rest(&self, pause: Duration) -> Duration {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -179,14 +201,6 @@ impl Acceptor {
             },
         ))
     }
-}
-
-/// `EMFILE`, `ENFILE` or no memory: the machine's fault, not the caller's.
-fn is_exhaustion(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// A place among the handshakes under way.

@@ -1,4 +1,4 @@
-//! Whether the CA can issue, and if not, why. One value feeds `/ready`, the gRPC health service and
+//! Whether the CA can issue and take new callers, and if not, why. One value feeds `/ready`, the gRPC health service and
 //! `ca status`.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -19,6 +19,8 @@ pub(crate) enum Trouble {
     Revocation,
     /// The issuing certificate has no life left to give away.
     Issuer,
+    /// New connections have to wait.
+    Connections,
 }
 
 /// Shared readiness.

@@ -14,6 +14,7 @@ mod control;
 mod convert;
 mod data_dir;
 mod denials;
+mod descriptors;
 mod desk;
 mod entries;
 mod error;

@@ -10,10 +10,13 @@ pub(crate) const HANDSHAKES_MAX: usize = 1024;
 pub(crate) const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
 /// Finished connections, in all; at about 30 KB each this is 600 MB.
 pub(crate) const CONNECTIONS_MAX: usize = 20_000;
-/// How long the acceptor rests after `EMFILE` or `ENFILE`; doubled up to the maximum while it lasts.
+/// How long the acceptor rests for lack of file descriptors or after an error; doubled up to the maximum while it lasts.
 pub(crate) const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest rest of the acceptor.
 pub(crate) const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Descriptors that no caller over TCP may take: 64 administrators, and what ledger, state and health face open at once.
+/// At most a quarter of the process's limit.
+pub(crate) const DESCRIPTORS_RESERVED: u64 = 128;
 /// Accepted connections that wait for the HTTP/2 server.
 pub(crate) const ACCEPTED_QUEUE: usize = 64;
 /// HTTP/2 streams of one connection (RFC 9113, section 5.1.2).

@@ -337,6 +337,7 @@ impl Starting {
             trust: peers,
             registry,
             metrics: desk.metrics.clone(),
+            health: desk.health.clone(),
             stop: self.stop.clone(),
         };
         self.serve("agents", acceptor.start(), routes);
