@@ -1,13 +1,14 @@
-//! The gate in front of every handler: looks the caller's role up in the table and refuses what it does not allow.
+//! The gate in front of every handler: looks the caller's role up in the table and refuses what it does not allow, and gives
+//! a message over its limit the code that gRPC has for it.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::warn;
 
@@ -15,6 +16,7 @@ use crate::{
     metrics::Metrics,
     peer::Peer,
     roles::{allowed, role_of},
+    status::over_limit,
 };
 
 /// Puts a [`Gate`] in front of a service.
@@ -62,13 +64,23 @@ impl<S> Gate<S> {
     }
 }
 
+/// A refusal without a message has its code in the head of the answer.
+fn spoken(answer: Response<Body>, metrics: &Metrics) -> Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => over_limit(status, metrics).into_http(),
+        _ => answer,
+    }
+}
+
 impl<S> Service<Request<Body>> for Gate<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -76,8 +88,11 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.judge(&request) {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Ok(()) => {
+                let (answer, metrics) = (self.inner.call(request), self.metrics.clone());
+                Box::pin(async move { answer.await.map(|answer| spoken(answer, &metrics)) })
+            }
+            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
     }
 }

@@ -8,7 +8,7 @@ use mintage_proto::FieldError;
 use mintage_state::command::{self, RefusalKind};
 use tonic::{Code, Status};
 
-use crate::clock::ClockStepped;
+use crate::{clock::ClockStepped, metrics::Metrics};
 
 /// A refusal on its way to the caller: stable code, text for people, gRPC code, and whether the same call may be sent
 /// again.
@@ -52,6 +52,17 @@ impl Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         Status::new(refusal.grpc, refusal.message)
+    }
+}
+
+/// What gRPC calls a message over the limit; the decoder has another word for it, which no handler of ours uses.
+pub(crate) fn over_limit(status: Status, metrics: &Metrics) -> Status {
+    match status.code() {
+        Code::OutOfRange => {
+            metrics.refused_call("message_size");
+            Status::resource_exhausted(status.message())
+        }
+        _ => status,
     }
 }
 

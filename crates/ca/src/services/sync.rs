@@ -36,7 +36,7 @@ use crate::{
     pusher::{entries_of, trust_message},
     replay::Answer,
     standing,
-    status::Refusal,
+    status::{Refusal, over_limit},
 };
 
 /// What `Sync` returns.
@@ -137,14 +137,6 @@ fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Se
     Ok(())
 }
 
-/// What gRPC calls a message over the limit; the decoder has another word for it.
-fn over_limit(status: Status) -> Status {
-    match status.code() {
-        Code::OutOfRange => Status::resource_exhausted(status.message()),
-        _ => status,
-    }
-}
-
 /// The reading half of a stream.
 struct Reader {
     desk: Arc<Desk>,
@@ -169,7 +161,7 @@ impl Reader {
                 Err(status) => {
                     let why = format!("stream ended: {}", status.message().escape_debug());
                     // Whoever broke a limit is told; where the connection is gone, nobody hears it.
-                    let _ = self.queue.try_send(Err(over_limit(status)));
+                    let _ = self.queue.try_send(Err(over_limit(status, &self.desk.metrics)));
                     return why;
                 }
             };
