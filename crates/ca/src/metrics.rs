@@ -173,7 +173,11 @@ impl Metrics {
             "Sequence of the revocation set",
             self.revocation_sequence.clone(),
         );
-        r.register("ready", "1 while the CA can issue and takes new callers", self.ready.clone());
+        r.register(
+            "ready",
+            "1 while the CA can issue and takes new callers",
+            self.ready.clone(),
+        );
     }
 
     /// The exposition text.

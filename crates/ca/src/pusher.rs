@@ -169,9 +169,10 @@ impl Push<'_> {
             Ok(None) => {}
             Err(problem) => {
                 error!(error = %problem, "revocation news could not be signed");
-                self.desk
-                    .health
-                    .trouble(Trouble::Revocation, format!("revocation news cannot be signed: {problem}"));
+                self.desk.health.trouble(
+                    Trouble::Revocation,
+                    format!("revocation news cannot be signed: {problem}"),
+                );
             }
         }
     }

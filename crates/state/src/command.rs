@@ -45,7 +45,9 @@ pub enum Refusal {
         error: EntryError,
     },
     /// The entry asks for a longer lifetime than the server allows.
-    #[error("entry {name}: ttl: {asked} s is more than this server's limit of {limit} s; ask for less or raise ca.max_ttl")]
+    #[error(
+        "entry {name}: ttl: {asked} s is more than this server's limit of {limit} s; ask for less or raise ca.max_ttl"
+    )]
     TtlTooLong {
         /// The entry's name.
         name: EntryName,
