@@ -40,13 +40,12 @@ pub struct KeyPolicy {
 ///
 /// ```compile_fail,E0451
 /// let spki = vec![0u8; 91];
-/// let forged = mintage_mint::ProvenKey { spki, kind: mintage_mint::KeyKind::P256, bare_at: 26, spki_sha256: panic!() };
+/// let forged = mintage_mint::ProvenKey { spki, kind: mintage_mint::KeyKind::P256, spki_sha256: panic!() };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvenKey {
     spki: Vec<u8>,
     kind: KeyKind,
-    bare_at: usize,
     spki_sha256: SpkiHash,
 }
 
@@ -63,12 +62,10 @@ impl ProvenKey {
     }
 
     fn of(key: PublicKey<'_>) -> Self {
-        let spki = key.spki_der().to_vec();
         Self {
-            bare_at: spki.len() - key.bare().len(),
+            spki: key.spki_der().to_vec(),
             kind: key.kind(),
             spki_sha256: key.spki_sha256(),
-            spki,
         }
     }
 
@@ -85,11 +82,6 @@ impl ProvenKey {
     /// The kind of key.
     pub fn kind(&self) -> KeyKind {
         self.kind
-    }
-
-    /// The key without its algorithm. In every accepted kind it is the end of the SubjectPublicKeyInfo.
-    pub(crate) fn bare(&self) -> &[u8] {
-        &self.spki[self.bare_at..]
     }
 }
 

@@ -9,7 +9,7 @@ use mintage_svid::{
     limits::CHAIN_LENGTH_MAX,
     verify_issued,
 };
-use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use rcgen::CertificateParams;
 
 use crate::{
     CaKey, MintError,
@@ -26,7 +26,6 @@ pub struct Issuer {
     chain_below_root: Arc<[Vec<u8>]>,
     subject_key_id: Vec<u8>,
     template: rcgen::Issuer<'static, Blank>,
-    leaf: CertificateParams,
 }
 
 impl Issuer {
@@ -74,7 +73,6 @@ impl Issuer {
             chain_below_root: below_root.map(|(der, _)| der).collect(),
             subject_key_id,
             template,
-            leaf: leaf_template(),
             info,
             key,
         })
@@ -149,11 +147,6 @@ impl Issuer {
         &self.template
     }
 
-    /// What every leaf has in common; each gets a copy, filled from its Grant.
-    pub(crate) fn leaf_template(&self) -> &CertificateParams {
-        &self.leaf
-    }
-
     pub(crate) fn shared_chain(&self) -> Arc<[Vec<u8>]> {
         Arc::clone(&self.chain_below_root)
     }
@@ -167,17 +160,6 @@ impl fmt::Debug for Issuer {
             .field("not_after", &self.not_after())
             .finish_non_exhaustive()
     }
-}
-
-fn leaf_template() -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    // The only form in which rcgen writes a subject key identifier into a leaf.
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params
 }
 
 /// Names, signatures and path lengths from the issuing certificate up to whatever is last.

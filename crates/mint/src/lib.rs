@@ -5,6 +5,7 @@
 //! public key and nothing else. It is checked before it is signed, and its bytes leave only against the receipt of its
 //! own record.
 
+mod body;
 mod ca_key;
 mod crl;
 mod csr;
@@ -15,6 +16,8 @@ mod keyfile;
 #[cfg(test)]
 mod kit;
 mod lint;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod pipeline_tests;
 mod prepare;

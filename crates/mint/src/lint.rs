@@ -1,25 +1,44 @@
 //! The last look before a signature: the built octets are read back and every field is held against what was granted.
+//!
+//! The reading shares nothing with the writing but the meaning of tags: lengths are walked, dates are counted back to
+//! seconds, and nothing may be left over at any level.
 
 use mintage_identity::{Serial, UnixTime};
-use mintage_svid::check_tbs_frame;
-use x509_parser::{
-    certificate::TbsCertificate,
-    extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension},
-    oid_registry,
-    prelude::FromDer,
-    time::ASN1Time,
-    x509::{X509Name, X509Version},
+use mintage_svid::der::{
+    DerError, Reader, TAG_CONTEXT_0, TAG_INTEGER, TAG_OCTET_STRING, TAG_OID, TAG_SEQUENCE, TAG_SET, Tlv,
 };
+use time::{Date, Month, PrimitiveDateTime, Time};
 
 use crate::{MintError, dates::LeafDates};
 
+/// ecdsa-with-SHA256 without parameters (RFC 5758, section 3.2).
+const ECDSA_SHA256_OID: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+/// Version 3.
+const VERSION_3: &[u8] = &[0x02, 0x01, 0x02];
+/// id-at-commonName.
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+const TAG_BOOLEAN: u8 = 0x01;
+const TAG_UTF8_STRING: u8 = 0x0c;
+const TAG_UTC_TIME: u8 = 0x17;
+const TAG_GENERALIZED_TIME: u8 = 0x18;
+const TAG_KEY_IDENTIFIER: u8 = 0x80;
+const TAG_DNS: u8 = 0x82;
+const TAG_URI: u8 = 0x86;
+const TAG_EXTENSIONS: u8 = 0xa3;
+/// What extension identifiers here begin with: id-ce (2.5.29).
+const ID_CE: &[u8] = &[0x55, 0x1d];
+/// KeyUsage with digitalSignature alone: a named bit list is written without the zeros at its end (X.690, section 11.2).
+const DIGITAL_SIGNATURE: &[u8] = &[0x03, 0x02, 0x07, 0x80];
+/// serverAuth and clientAuth (RFC 5280, section 4.2.1.12).
+const PURPOSES: [&[u8]; 2] = [
+    &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01],
+    &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02],
+];
 /// 2050-01-01T00:00:00Z: from here on dates are GeneralizedTime (RFC 5280, section 4.1.2.5).
 const YEAR_2050: i64 = 2_524_608_000;
-/// KeyUsage with digitalSignature alone: a named bit list is written without the zeros at its end (X.690, section 11.2).
-const DIGITAL_SIGNATURE: [u8; 4] = [0x03, 0x02, 0x07, 0x80];
 /// Exactly these extensions, each once: SAN, key usage, extended key usage, basic constraints, and the two key
 /// identifiers.
-const EXTENSIONS: usize = 6;
+const EXTENSIONS: u32 = 6;
 
 /// What the certificate must say, field by field.
 pub(crate) struct Expected<'a> {
@@ -37,124 +56,166 @@ pub(crate) struct Expected<'a> {
 impl Expected<'_> {
     /// Compares a to-be-signed certificate with this.
     pub(crate) fn check(&self, tbs: &[u8]) -> Result<(), MintError> {
-        // Strict lengths and the tag of every field; the octets below the tags are compared one by one.
-        ensure(check_tbs_frame(tbs).is_ok(), "encoding")?;
-        let (rest, tbs) = TbsCertificate::from_der(tbs).map_err(|_| MintError::Lint("encoding"))?;
-        ensure(rest.is_empty(), "encoding")?;
-        ensure(tbs.version == X509Version::V3, "version")?;
-        ensure(self.serial_is(tbs.raw_serial()), "serial")?;
-        let algorithm = &tbs.signature;
-        let is_ecdsa = algorithm.algorithm == oid_registry::OID_SIG_ECDSA_WITH_SHA256;
-        ensure(is_ecdsa && algorithm.parameters.is_none(), "signature algorithm")?;
-        ensure(tbs.issuer.as_raw() == self.issuer_raw, "issuer")?;
-        ensure(date_is(tbs.validity.not_before, self.dates.not_before), "notBefore")?;
-        ensure(date_is(tbs.validity.not_after, self.dates.not_after), "notAfter")?;
-        ensure(self.subject_is(&tbs.subject), "subject")?;
-        ensure(tbs.subject_pki.raw == self.spki_der, "public key")?;
-        ensure(
-            tbs.issuer_uid.is_none() && tbs.subject_uid.is_none(),
-            "unique identifiers",
-        )?;
-        self.check_extensions(&tbs)
+        let mut tbs = only(tbs, TAG_SEQUENCE)?;
+        ensure(next(&mut tbs, TAG_CONTEXT_0)?.value == VERSION_3, "version")?;
+        ensure(self.serial_is(next(&mut tbs, TAG_INTEGER)?.value), "serial")?;
+        let mut algorithm = Reader::new(next(&mut tbs, TAG_SEQUENCE)?.value);
+        let is_ecdsa = next(&mut algorithm, TAG_OID)?.value == ECDSA_SHA256_OID && algorithm.is_empty();
+        ensure(is_ecdsa, "signature algorithm")?;
+        ensure(next(&mut tbs, TAG_SEQUENCE)?.raw == self.issuer_raw, "issuer")?;
+        let mut validity = Reader::new(next(&mut tbs, TAG_SEQUENCE)?.value);
+        ensure(date_is(validity.any(), self.dates.not_before), "notBefore")?;
+        ensure(date_is(validity.any(), self.dates.not_after), "notAfter")?;
+        validity.finish().map_err(encoding)?;
+        ensure(self.subject_is(next(&mut tbs, TAG_SEQUENCE)?.value), "subject")?;
+        ensure(next(&mut tbs, TAG_SEQUENCE)?.raw == self.spki_der, "public key")?;
+        let extensions = next(&mut tbs, TAG_EXTENSIONS)?.value;
+        tbs.finish().map_err(encoding)?;
+        self.check_extensions(only(extensions, TAG_SEQUENCE)?)
     }
 
-    fn check_extensions(&self, tbs: &TbsCertificate<'_>) -> Result<(), MintError> {
-        let extensions = tbs.extensions();
-        ensure(extensions.len() == EXTENSIONS, "extension list")?;
+    fn check_extensions(&self, mut list: Reader<'_>) -> Result<(), MintError> {
         // Six extensions and six different ones seen: none is missing, none is foreign, none occurs twice.
-        let mut seen = 0u8;
-        for extension in extensions {
-            let (bit, critical, good, field) = match extension.parsed_extension() {
-                ParsedExtension::SubjectAlternativeName(san) => (
-                    0,
-                    self.common_name.is_none(),
-                    self.names_are(&san.general_names),
-                    "subject alternative name",
-                ),
-                ParsedExtension::KeyUsage(usage) => (
-                    1,
-                    true,
-                    usage.flags == 1 && extension.value == DIGITAL_SIGNATURE,
-                    "key usage",
-                ),
-                ParsedExtension::ExtendedKeyUsage(purposes) => (2, false, purposes_are(purposes), "extended key usage"),
-                ParsedExtension::BasicConstraints(limits) => (
-                    3,
-                    true,
-                    !limits.ca && limits.path_len_constraint.is_none(),
-                    "basic constraints",
-                ),
-                ParsedExtension::SubjectKeyIdentifier(id) => {
-                    (4, false, id.0 == self.subject_key_id, "subject key identifier")
+        let (mut count, mut seen) = (0, 0u8);
+        while !list.is_empty() {
+            let mut extension = Reader::new(next(&mut list, TAG_SEQUENCE)?.value);
+            let id = next(&mut extension, TAG_OID)?.value;
+            let is_critical = extension.peek() == Some(TAG_BOOLEAN);
+            // DEFAULT FALSE is left out in DER (X.690, section 11.5), so what is there is TRUE.
+            if is_critical && next(&mut extension, TAG_BOOLEAN)?.value != [0xff] {
+                return Err(MintError::Lint("encoding"));
+            }
+            let content = next(&mut extension, TAG_OCTET_STRING)?.value;
+            extension.finish().map_err(encoding)?;
+            let (bit, critical, good, field) = match id.strip_prefix(ID_CE) {
+                Some([17]) => {
+                    let alone = self.common_name.is_none();
+                    (0, alone, self.names_are(content), "subject alternative name")
                 }
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    let plain = id.authority_cert_issuer.is_none() && id.authority_cert_serial.is_none();
-                    let same = id
-                        .key_identifier
-                        .as_ref()
-                        .is_some_and(|id| id.0 == self.authority_key_id);
-                    (5, false, plain && same, "authority key identifier")
+                Some([15]) => (1, true, content == DIGITAL_SIGNATURE, "key usage"),
+                Some([37]) => (2, false, purposes_are(content), "extended key usage"),
+                // An empty sequence: cA is FALSE by default, and no path length.
+                Some([19]) => (3, true, content == [TAG_SEQUENCE, 0], "basic constraints"),
+                Some([14]) => {
+                    let same = value_is(content, TAG_OCTET_STRING, self.subject_key_id);
+                    (4, false, same, "subject key identifier")
                 }
+                Some([35]) => (5, false, self.authority_is(content), "authority key identifier"),
                 _ => return Err(MintError::Lint("extension list")),
             };
-            ensure(good && extension.critical == critical, field)?;
+            ensure(good && is_critical == critical, field)?;
             seen |= 1 << bit;
+            count += 1;
         }
-        ensure(seen.count_ones() as usize == EXTENSIONS, "extension list")
+        ensure(count == EXTENSIONS && seen.count_ones() == EXTENSIONS, "extension list")
     }
 
     /// The shortest form of a positive INTEGER.
-    fn serial_is(&self, raw: &[u8]) -> bool {
+    fn serial_is(&self, value: &[u8]) -> bool {
         let octets = self.serial.octets();
         if octets[0] & 0x80 == 0 {
-            raw == octets
+            value == octets
         } else {
-            raw.strip_prefix(&[0]) == Some(octets)
+            value.strip_prefix(&[0]) == Some(octets)
         }
     }
 
     /// Empty, or one common name in UTF-8 and nothing else.
-    fn subject_is(&self, subject: &X509Name<'_>) -> bool {
-        let mut names = subject.iter();
+    fn subject_is(&self, names: &[u8]) -> bool {
         let Some(expected) = self.common_name else {
-            return names.next().is_none();
+            return names.is_empty();
         };
-        let (Some(name), None) = (names.next(), names.next()) else {
-            return false;
+        let read = || {
+            let mut attribute = only(only(names, TAG_SET)?.rest(), TAG_SEQUENCE)?;
+            let is_common_name = next(&mut attribute, TAG_OID)?.value == COMMON_NAME;
+            Ok::<_, MintError>(is_common_name && value_is(attribute.rest(), TAG_UTF8_STRING, expected.as_bytes()))
         };
-        let mut attributes = name.iter();
-        let (Some(attribute), None) = (attributes.next(), attributes.next()) else {
-            return false;
-        };
-        *attribute.attr_type() == oid_registry::OID_X509_COMMON_NAME && attribute.as_str() == Ok(expected)
+        read().unwrap_or(false)
     }
 
     /// The SPIFFE ID first, then the DNS names in the order of the Grant.
-    fn names_are(&self, names: &[GeneralName<'_>]) -> bool {
-        let Some((GeneralName::URI(uri), dns_names)) = names.split_first() else {
+    fn names_are(&self, content: &[u8]) -> bool {
+        let Ok(mut names) = only(content, TAG_SEQUENCE) else {
             return false;
         };
-        *uri == self.spiffe_id
-            && dns_names.len() == self.dns_names.len()
-            && dns_names
-                .iter()
-                .zip(self.dns_names)
-                .all(|(name, expected)| matches!(name, GeneralName::DNSName(text) if text == expected))
+        let mut is = |tag, text: &str| next(&mut names, tag).is_ok_and(|name| name.value == text.as_bytes());
+        is(TAG_URI, self.spiffe_id) && self.dns_names.iter().all(|name| is(TAG_DNS, name)) && names.is_empty()
+    }
+
+    /// The key identifier of the issuer, and neither its name nor its serial.
+    fn authority_is(&self, content: &[u8]) -> bool {
+        only(content, TAG_SEQUENCE).is_ok_and(|id| value_is(id.rest(), TAG_KEY_IDENTIFIER, self.authority_key_id))
     }
 }
 
-fn purposes_are(purposes: &ExtendedKeyUsage<'_>) -> bool {
-    let more = purposes.any
-        || purposes.code_signing
-        || purposes.email_protection
-        || purposes.time_stamping
-        || purposes.ocsp_signing
-        || !purposes.other.is_empty();
-    purposes.server_auth && purposes.client_auth && !more
+/// Both purposes, in this order, and no other.
+fn purposes_are(content: &[u8]) -> bool {
+    let Ok(mut purposes) = only(content, TAG_SEQUENCE) else {
+        return false;
+    };
+    let mut is = |purpose: &[u8]| next(&mut purposes, TAG_OID).is_ok_and(|oid| oid.value == purpose);
+    PURPOSES.into_iter().all(&mut is) && purposes.is_empty()
 }
 
-fn date_is(date: ASN1Time, expected: UnixTime) -> bool {
-    date.timestamp() == expected.seconds() && date.is_generalizedtime() == (expected.seconds() >= YEAR_2050)
+/// Counts a Time back to seconds; it must have the form of its year.
+fn date_is(time: Result<Tlv<'_>, DerError>, expected: UnixTime) -> bool {
+    let general = expected.seconds() >= YEAR_2050;
+    let (tag, year_digits) = if general {
+        (TAG_GENERALIZED_TIME, 4)
+    } else {
+        (TAG_UTC_TIME, 2)
+    };
+    let Ok(Tlv {
+        tag: found,
+        value: [digits @ .., b'Z'],
+        ..
+    }) = time
+    else {
+        return false;
+    };
+    if found != tag || digits.len() != year_digits + 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let number = |digits: &[u8]| {
+        digits
+            .iter()
+            .fold(0i32, |sum, digit| sum * 10 + i32::from(digit - b'0'))
+    };
+    let (year, rest) = digits.split_at(year_digits);
+    let year = match number(year) {
+        short @ 0..50 if !general => 2000 + short,
+        short if !general => 1900 + short,
+        whole => whole,
+    };
+    // Two digits each.
+    let part = |at: usize| number(&rest[2 * at..2 * at + 2]) as u8;
+    let read = || {
+        let day = Date::from_calendar_date(year, Month::try_from(part(0)).ok()?, part(1)).ok()?;
+        let clock = Time::from_hms(part(2), part(3), part(4)).ok()?;
+        Some(PrimitiveDateTime::new(day, clock).assume_utc().unix_timestamp())
+    };
+    read() == Some(expected.seconds())
+}
+
+/// A reader of the inside of the one value that is here.
+fn only(der: &[u8], tag: u8) -> Result<Reader<'_>, MintError> {
+    let mut outer = Reader::new(der);
+    let value = next(&mut outer, tag)?.value;
+    outer.finish().map_err(encoding)?;
+    Ok(Reader::new(value))
+}
+
+/// Whether one value is here, with this tag and these octets.
+fn value_is(der: &[u8], tag: u8, octets: &[u8]) -> bool {
+    only(der, tag).is_ok_and(|value| value.rest() == octets)
+}
+
+fn next<'a>(reader: &mut Reader<'a>, tag: u8) -> Result<Tlv<'a>, MintError> {
+    reader.expect(tag).map_err(encoding)
+}
+
+fn encoding(_: DerError) -> MintError {
+    MintError::Lint("encoding")
 }
 
 fn ensure(good: bool, field: &'static str) -> Result<(), MintError> {

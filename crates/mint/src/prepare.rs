@@ -1,18 +1,11 @@
 //! Grant and key become the octets to be signed. No private key is used before they have been checked.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use mintage_policy::Grant;
-use rcgen::{CertificateParams, DnType, KeyIdMethod, SanType};
 
-use crate::{
-    Issuer, MintError, ProvenKey, Sealed,
-    dates::{LeafDates, instant},
-    lint::Expected,
-    root::key_identifier,
-    tbs::{Subject, locate, sign},
-};
+use crate::{Issuer, MintError, ProvenKey, Sealed, body, dates::LeafDates, lint::Expected, root::key_identifier, tbs};
 
 /// A certificate that says exactly what was granted and is not signed yet. It is moved by value: signing twice, or
 /// sealing it unsigned, does not compile.
@@ -43,8 +36,7 @@ pub struct Prepared {
     pub(crate) serial: Serial,
     pub(crate) dates: LeafDates,
     pub(crate) issuer: IssuerKeyId,
-    unsigned: rcgen::Certificate,
-    tbs: Range<usize>,
+    tbs: Vec<u8>,
 }
 
 /// Builds the certificate for a Grant and checks every field of it against the Grant.
@@ -90,9 +82,6 @@ pub fn prepare(
         return Err(MintError::OwnKey);
     }
     let dates = LeafDates::new(now, grant.ttl(), grant.not_before_floor(), issuer.into())?;
-    let params = params(issuer.leaf_template(), &grant, &key, &serial, dates)?;
-    let unsigned = params.signed_by(&Subject(&key), issuer.template())?;
-    let tbs = locate(unsigned.der())?;
     let spki_sha256 = key.spki_sha256();
     let expected = Expected {
         serial: &serial,
@@ -105,14 +94,14 @@ pub fn prepare(
         subject_key_id: key_identifier(spki_sha256.as_bytes()),
         authority_key_id: issuer.subject_key_id(),
     };
-    expected.check(&unsigned.der()[tbs.clone()])?;
+    let tbs = body::encode(&expected)?;
+    expected.check(&tbs)?;
     Ok(Prepared {
         issuer: issuer.key_id(),
         grant,
         key,
         serial,
         dates,
-        unsigned,
         tbs,
     })
 }
@@ -141,41 +130,17 @@ impl Prepared {
                 given: issuer.key_id(),
             });
         }
-        let leaf_der = sign(&self.unsigned.der()[self.tbs.clone()], issuer.key())?;
+        let leaf_der = tbs::sign(&self.tbs, issuer.key())?;
         Ok(Sealed::new(self, leaf_der, issuer.shared_chain()))
     }
 
     #[cfg(test)]
     pub(crate) fn tbs_der(&self) -> &[u8] {
-        &self.unsigned.der()[self.tbs.clone()]
+        &self.tbs
     }
 
     /// The serial it will have.
     pub fn serial(&self) -> &Serial {
         &self.serial
     }
-}
-
-fn params(
-    template: &CertificateParams,
-    grant: &Grant,
-    key: &ProvenKey,
-    serial: &Serial,
-    dates: LeafDates,
-) -> Result<CertificateParams, MintError> {
-    let mut names = Vec::with_capacity(1 + grant.dns_names().len());
-    names.push(SanType::URI(grant.spiffe_id().as_str().try_into()?));
-    for name in grant.dns_names() {
-        names.push(SanType::DnsName(name.as_str().try_into()?));
-    }
-    let mut params = template.clone();
-    if let Some(name) = grant.common_name() {
-        params.distinguished_name.push(DnType::CommonName, name);
-    }
-    params.not_before = instant(dates.not_before)?;
-    params.not_after = instant(dates.not_after)?;
-    params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.octets()));
-    params.subject_alt_names = names;
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key.spki_sha256().as_bytes()).to_vec());
-    Ok(params)
 }

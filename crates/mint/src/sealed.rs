@@ -239,6 +239,11 @@ impl Issued {
         &self.facts.leaf_der
     }
 
+    /// The leaf alone, taken out.
+    pub fn into_leaf_der(self) -> Vec<u8> {
+        self.facts.leaf_der
+    }
+
     /// What follows the leaf in the chain.
     pub fn chain_below_root(&self) -> &[Vec<u8>] {
         &self.facts.chain_below_root

@@ -1,18 +1,15 @@
-//! To-be-signed octets: rcgen builds a whole certificate or list around a blank signature, and the signed part is cut
-//! out of it. The real signature is made over exactly those octets, after they were checked.
+//! Signing: checked octets and a signature over exactly those become a certificate or a list. For CA certificates and
+//! lists the octets come out of rcgen, which builds a whole document around a blank signature; leaves have `body`.
 
 use std::ops::Range;
 
-use mintage_svid::{
-    KeyKind,
-    der::{DerError, Reader, TAG_SEQUENCE},
-};
-use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+use mintage_svid::der::{DerError, Reader, TAG_SEQUENCE};
+use rcgen::PKCS_ECDSA_P256_SHA256;
 
-use crate::{CaKey, MintError, ProvenKey};
+use crate::{CaKey, MintError};
 
 /// AlgorithmIdentifier of ecdsa-with-SHA256 (RFC 5758, section 3.2).
-const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+pub(crate) const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
 /// Stands in for the issuer's key while rcgen builds: it has the algorithm and signs nothing.
 #[derive(Debug)]
@@ -31,28 +28,6 @@ impl rcgen::PublicKeyData for Blank {
 impl rcgen::SigningKey for Blank {
     fn sign(&self, _: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         Ok(Vec::new())
-    }
-}
-
-/// A requester's key as the subject. rcgen writes the algorithm anew; the lint compares the result octet for octet.
-pub(crate) struct Subject<'a>(pub(crate) &'a ProvenKey);
-
-impl rcgen::PublicKeyData for Subject<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.spki_der().to_vec()
-    }
-
-    fn der_bytes(&self) -> &[u8] {
-        self.0.bare()
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.0.kind() {
-            KeyKind::P384 => &PKCS_ECDSA_P384_SHA384,
-            KeyKind::Ed25519 => &PKCS_ED25519,
-            KeyKind::Rsa { .. } => &PKCS_RSA_SHA256,
-            _ => &PKCS_ECDSA_P256_SHA256,
-        }
     }
 }
 

@@ -80,6 +80,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// What has not been read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The tag of the next value, if any.
     pub fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
@@ -129,14 +134,17 @@ impl<'a> Reader<'a> {
 
     /// The next value, which must have this tag.
     pub fn expect(&mut self, tag: u8) -> Result<Tlv<'a>, DerError> {
-        let tlv = self.clone().any()?;
+        let before = self.rest;
+        let tlv = self.any()?;
         if tlv.tag != tag {
+            // What is not taken stays to be read.
+            self.rest = before;
             return Err(DerError::Tag {
                 expected: tag,
                 found: tlv.tag,
             });
         }
-        self.any()
+        Ok(tlv)
     }
 
     /// Refuses leftovers.
