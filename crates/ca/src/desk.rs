@@ -34,7 +34,8 @@ pub(crate) struct Desk {
     pub(crate) issuer: Issuer,
     pub(crate) key_policy: KeyPolicy,
     pub(crate) current_policy: ArcSwap<IssuancePolicy>,
-    /// As many batches are signed at once as there are cores; the event loop stays free.
+    /// As many batches are signed at once as there are cores, and [`crate::limits::SIGNING_AHEAD`]; the event loop stays
+    /// free.
     pub(crate) signing: Semaphore,
     pub(crate) in_flight: InFlight,
     pub(crate) denials: Denials,

@@ -18,12 +18,13 @@ use mintage_attest::{AgentSession, Attested, channel::verify_session};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
 use mintage_mint::{AwaitingReceipt, Issued, ProvenKey, RecordContext, prepare, prove_possession};
-use mintage_policy::{Grant, Want, check_key, decide};
+use mintage_policy::{Grant, IssuancePolicy, Want, check_key, decide};
 use mintage_state::View;
 use tonic::Code;
 
 use crate::{
     desk::Desk,
+    drawn::Drawn,
     inflight::{Conflict, Reservation},
     limits::{DECIDE_ROUNDS_MAX, SERIAL_DRAWS_MAX},
     replay::{Answer, recorded_answer},
@@ -31,8 +32,11 @@ use crate::{
     status::Refusal,
 };
 
+/// A serial and a salt.
+pub(crate) const RANDOM_OCTETS_PER_ASK: usize = 32;
+
 /// One ask of an agent.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) request_id: RequestId,
     pub(crate) want: Want,
@@ -66,16 +70,16 @@ enum Round {
 }
 
 /// Issues what the speaker asks for; one answer for each ask, in order.
-pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: Vec<Ask>) -> Vec<Result<Answer, Refusal>> {
+pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<Vec<Ask>>) -> Vec<Result<Answer, Refusal>> {
     let mut answers: Vec<Option<Result<Answer, Refusal>>> = asks.iter().map(|_| None).collect();
-    let mut open: Vec<(usize, Ask)> = asks.into_iter().enumerate().collect();
+    let mut open: Vec<usize> = (0..asks.len()).collect();
     let mut held = Vec::new();
     for _ in 0..DECIDE_ROUNDS_MAX {
         if open.is_empty() {
             break;
         }
-        let (rounds, asks) = decide_and_sign(desk, speaker, open).await;
-        open = commit(desk, rounds, asks, &mut answers, &mut held).await;
+        let rounds = decide_and_sign(desk, speaker, asks, &open).await;
+        open = commit(desk, rounds, open, &mut answers, &mut held).await;
     }
     let busy = || {
         Err(Refusal::unavailable(
@@ -83,7 +87,7 @@ pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: Vec<Ask>) -
             "the state kept changing under this decision; ask again",
         ))
     };
-    for (at, _) in open {
+    for at in open {
         answers[at] = Some(busy());
     }
     // Applied before answered: the next ask, on whatever stream, sees this one. Only then are serial and key given back.
@@ -99,59 +103,80 @@ pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: Vec<Ask>) -
     }
 }
 
-/// The part that costs CPU, off the event loop: at most one batch per core at once.
-async fn decide_and_sign(
-    desk: &Arc<Desk>,
-    speaker: &Speaker,
-    open: Vec<(usize, Ask)>,
-) -> (Vec<Round>, Vec<(usize, Ask)>) {
-    let asked = open.clone();
+/// The part that costs CPU, off the event loop; how many batches at once is limited.
+async fn decide_and_sign(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<Vec<Ask>>, open: &[usize]) -> Vec<Round> {
     // The semaphore is never closed; were it, signing would go on without the limit.
     let _turn = desk.signing.acquire().await.ok();
-    let (desk, speaker) = (desk.clone(), speaker.clone());
-    let work = move || {
-        let view = desk.state.view();
-        let rounds = open
-            .iter()
-            .map(|(_, ask)| round(&desk, &speaker, &view, ask))
-            .collect::<Vec<_>>();
-        (rounds, open)
+    let work = {
+        let (desk, speaker, asks, open) = (desk.clone(), speaker.clone(), asks.clone(), open.to_vec());
+        move || batch(&desk, &speaker, open.iter().map(|at| &asks[*at]))
     };
-    let lost = || {
+    let lost = |_| {
         let refuse = || Round::Refused(Refusal::bug("the signing task ended before its answer"));
-        (asked.iter().map(|_| refuse()).collect(), asked.clone())
+        open.iter().map(|_| refuse()).collect()
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| lost())
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(lost)
 }
 
-fn round(desk: &Desk, speaker: &Speaker, view: &View, ask: &Ask) -> Round {
-    match one(desk, speaker, view, ask) {
-        Ok(round) => round,
-        Err(refusal) => Round::Refused(refusal),
+/// What a whole batch has in common: one state, one time, one proof of who speaks.
+struct Occasion {
+    view: Arc<View>,
+    policy: Arc<IssuancePolicy>,
+    now: UnixTime,
+    attested: Arc<Attested>,
+    actor: Actor,
+    drawn: Drawn,
+}
+
+fn batch<'a>(desk: &Desk, speaker: &Speaker, asks: impl ExactSizeIterator<Item = &'a Ask>) -> Vec<Round> {
+    let occasion = || {
+        let (view, now) = (desk.state.view(), desk.clock.now()?);
+        let attested = prove(speaker, &view, now)?;
+        Ok(Occasion {
+            policy: desk.policy(),
+            actor: actor_of(speaker, &attested),
+            drawn: Drawn::new(desk.random_source, asks.len() * RANDOM_OCTETS_PER_ASK),
+            view,
+            now,
+            attested,
+        })
+    };
+    match occasion() {
+        Ok(mut occasion) => asks
+            .map(|ask| one(desk, &mut occasion, ask).unwrap_or_else(Round::Refused))
+            .collect(),
+        Err(refusal) => asks.map(|_| Round::Refused(Refusal::clone(&refusal))).collect(),
     }
 }
 
 /// One ask, up to its signed and sealed record.
-fn one(desk: &Desk, speaker: &Speaker, view: &View, ask: &Ask) -> Result<Round, Refusal> {
-    let now = desk.clock.now()?;
-    let attested = prove(speaker, view, now)?;
-    let grant = decide(&attested, &ask.want, view, now, &desk.policy())?;
+fn one(desk: &Desk, occasion: &mut Occasion, ask: &Ask) -> Result<Round, Refusal> {
+    let Occasion {
+        view,
+        policy,
+        now,
+        attested,
+        actor,
+        drawn,
+    } = occasion;
+    let now = *now;
+    let grant = decide(attested, &ask.want, &**view, now, policy)?;
     let key = prove_possession(&ask.csr, &desk.key_policy)?;
     if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, now)? {
         return Ok(Round::Recorded(answer));
     }
     let holders = desk.index.holders_of(&key.spki_sha256(), now);
-    check_key(&grant, &key.spki_sha256(), view, &holders, &desk.policy())?;
-    let reservation = reserve(desk, &key, &grant, now)?;
+    check_key(&grant, &key.spki_sha256(), &**view, &holders, policy)?;
+    let reservation = reserve(desk, &key, &grant, now, drawn)?;
     let prepared = prepare(grant, key, *reservation.serial(), now, &desk.issuer)?;
     let sealed = prepared.sign(&desk.issuer)?;
     let seen = sealed.decided_at();
     let (awaiting, record) = sealed.seal(RecordContext {
-        actor: actor_of(speaker, &attested),
+        actor: actor.clone(),
         request_id: Some(ask.request_id),
         replica: desk.replica.clone(),
         time: now,
-        salt: desk.random()?,
+        salt: drawn.next()?,
     })?;
     Ok(Round::Signed(Box::new(Signed {
         awaiting,
@@ -184,10 +209,16 @@ fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
 }
 
 /// Draws a serial that no live certificate has, that the revoked set does not speak of, and that nobody is using now.
-pub(crate) fn reserve(desk: &Desk, key: &ProvenKey, grant: &Grant, now: UnixTime) -> Result<Reservation, Refusal> {
+pub(crate) fn reserve(
+    desk: &Desk,
+    key: &ProvenKey,
+    grant: &Grant,
+    now: UnixTime,
+    drawn: &mut Drawn,
+) -> Result<Reservation, Refusal> {
     let spki = key.spki_sha256();
     for _ in 0..SERIAL_DRAWS_MAX {
-        let serial = Serial::from_random(desk.random()?);
+        let serial = Serial::from_random(drawn.next()?);
         if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
             continue;
         }
@@ -210,13 +241,13 @@ pub(crate) fn reserve(desk: &Desk, key: &ProvenKey, grant: &Grant, now: UnixTime
 async fn commit(
     desk: &Arc<Desk>,
     rounds: Vec<Round>,
-    asks: Vec<(usize, Ask)>,
+    asks: Vec<usize>,
     answers: &mut [Option<Result<Answer, Refusal>>],
     held: &mut Vec<(u64, Reservation)>,
-) -> Vec<(usize, Ask)> {
-    let mut waiting = Vec::new();
-    let mut records = Vec::new();
-    for (round, (at, ask)) in rounds.into_iter().zip(asks) {
+) -> Vec<usize> {
+    let mut waiting = Vec::with_capacity(rounds.len());
+    let mut records = Vec::with_capacity(rounds.len());
+    for (round, at) in rounds.into_iter().zip(asks) {
         match round {
             Round::Recorded(answer) => answers[at] = Some(Ok(answer)),
             Round::Refused(refusal) => answers[at] = Some(Err(refusal)),
@@ -228,7 +259,7 @@ async fn commit(
                     reservation,
                 } = *signed;
                 records.push((record, seen));
-                waiting.push((at, ask, awaiting, reservation));
+                waiting.push((at, awaiting, reservation));
             }
         }
     }
@@ -238,22 +269,22 @@ async fn commit(
     let outcomes = desk.commits.submit(records).outcomes().await;
     let mut again = Vec::new();
     let mut control = 0;
-    for (outcome, (at, ask, awaiting, reservation)) in outcomes.into_iter().zip(waiting) {
+    for (outcome, (at, awaiting, reservation)) in outcomes.into_iter().zip(waiting) {
         match outcome {
             Ok(receipt) => {
                 held.push((receipt.index(), reservation));
-                let released = awaiting.release(receipt).map(|issued| answer_of(desk, &issued));
+                let released = awaiting.release(receipt).map(|issued| answer_of(desk, issued));
                 answers[at] = Some(released.map_err(Refusal::from));
             }
             Err(CommitError::Moved { control_head }) => {
                 control = control_head.max(control);
-                again.push((at, ask));
+                again.push(at);
             }
             Err(error) => answers[at] = Some(Err(error.into())),
         }
     }
     if !again.is_empty() && desk.state.wait_applied(control.saturating_sub(1)).await.is_err() {
-        for (at, _) in again.drain(..) {
+        for at in again.drain(..) {
             answers[at] = Some(Err(Refusal::unavailable(
                 "state",
                 "the state follows the ledger no longer",
@@ -263,13 +294,12 @@ async fn commit(
     again
 }
 
-fn answer_of(desk: &Desk, issued: &Issued) -> Answer {
+fn answer_of(desk: &Desk, issued: Issued) -> Answer {
     desk.metrics.issued(issued.profile().as_str());
     Answer {
-        leaf: issued.leaf_der().to_vec(),
-        chain: issued.chain_below_root().to_vec(),
         origin: issued.receipt().origin().as_str().to_owned(),
         index: issued.receipt().index(),
         leaf_hash: issued.receipt().leaf_hash(),
+        leaf: issued.into_leaf_der(),
     }
 }

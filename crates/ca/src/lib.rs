@@ -16,6 +16,7 @@ mod data_dir;
 mod denials;
 mod descriptors;
 mod desk;
+mod drawn;
 mod entries;
 mod error;
 mod fleet;

@@ -25,6 +25,8 @@ pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 pub(crate) const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Streams reset by the peer that wait to be accepted (rapid reset) before the connection is closed.
 pub(crate) const PENDING_RESETS_MAX: usize = 20;
+/// Batches that are signed beside one for each core, so that no core waits while a finished batch is handed on.
+pub(crate) const SIGNING_AHEAD: usize = 1;
 /// HTTP/2 keep-alive interval; a peer that does not answer within [`KEEPALIVE_TIMEOUT`] is gone.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// See [`KEEPALIVE_INTERVAL`].

@@ -14,8 +14,6 @@ use crate::{desk::Desk, status::Refusal};
 pub(crate) struct Answer {
     /// DER.
     pub(crate) leaf: Vec<u8>,
-    /// Certificates between leaf and root, in order.
-    pub(crate) chain: Vec<Vec<u8>>,
     pub(crate) origin: String,
     pub(crate) index: u64,
     pub(crate) leaf_hash: Hash,
@@ -29,13 +27,6 @@ impl Answer {
             index: self.index,
             leaf_hash: self.leaf_hash.as_bytes().to_vec(),
         }
-    }
-
-    /// Leaf first, without the root.
-    pub(crate) fn whole_chain(&self) -> Vec<Vec<u8>> {
-        std::iter::once(self.leaf.clone())
-            .chain(self.chain.iter().cloned())
-            .collect()
     }
 }
 
@@ -65,7 +56,6 @@ pub(crate) fn recorded_answer(
     }
     Ok(Some(Answer {
         leaf: body.certificate_der,
-        chain: desk.issuer.chain_below_root().to_vec(),
         origin: desk.journal.origin().as_str().to_owned(),
         index: issued.stored.index(),
         leaf_hash: issued.stored.leaf_hash(),

@@ -17,7 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
-use crate::{desk::Desk, issue::reserve, limits::DECIDE_ROUNDS_MAX, status::Refusal};
+use crate::{
+    desk::Desk,
+    drawn::Drawn,
+    issue::{RANDOM_OCTETS_PER_ASK, reserve},
+    limits::DECIDE_ROUNDS_MAX,
+    status::Refusal,
+};
 
 /// Lifetime of the server certificate: an hour, like an agent's.
 const LIFETIME_SECONDS: i64 = 3600;
@@ -63,7 +69,8 @@ async fn issue(desk: &Arc<Desk>, pkcs8: &[u8]) -> Result<Issued, Refusal> {
         let now = desk.clock.now()?;
         let grant = grant_replica(&desk.domain, &desk.replica, ttl, &*desk.state.view(), now)?;
         let key = ProvenKey::of_private_key(pkcs8)?;
-        let reservation = reserve(desk, &key, &grant, now)?;
+        let mut drawn = Drawn::new(desk.random_source, RANDOM_OCTETS_PER_ASK);
+        let reservation = reserve(desk, &key, &grant, now, &mut drawn)?;
         let sealed = prepare(grant, key, *reservation.serial(), now, &desk.issuer)?.sign(&desk.issuer)?;
         let seen = sealed.decided_at();
         let (awaiting, record) = sealed.seal(RecordContext {
@@ -71,7 +78,7 @@ async fn issue(desk: &Arc<Desk>, pkcs8: &[u8]) -> Result<Issued, Refusal> {
             request_id: None,
             replica: desk.replica.clone(),
             time: now,
-            salt: desk.random()?,
+            salt: drawn.next()?,
         })?;
         match desk.commits.submit(vec![(record, seen)]).outcomes().await.pop() {
             Some(Ok(receipt)) => {

@@ -76,7 +76,7 @@ impl NodeService {
             csr,
         };
         let speaker = Speaker::Proven(Arc::new(attested));
-        let answer = issue(&self.desk, &speaker, vec![ask])
+        let answer = issue(&self.desk, &speaker, &Arc::new(vec![ask]))
             .await
             .pop()
             .unwrap_or_else(|| Err(Refusal::bug("no answer")))?;
@@ -84,9 +84,10 @@ impl NodeService {
         info!(%agent, %instance, kind, index = answer.index, "agent attested");
         let bundle = wire_bundle(&self.desk, &self.desk.state.view());
         Ok(AttestResponse {
-            chain: answer.whole_chain(),
             bundle: Some(bundle),
             receipt: Some(answer.receipt()),
+            // Leaf first, without the root.
+            chain: [&[answer.leaf], self.desk.issuer.chain_below_root()].concat(),
             instance: instance.0,
         })
     }

@@ -220,40 +220,32 @@ impl Reader {
 /// Answers one batch: every ask gets a certificate or a refusal, under its own request id.
 async fn answer(desk: &Arc<Desk>, session: Arc<AgentSession>, mint: v1::Mint) -> Minted {
     let started = desk.clock.clock().monotonic();
-    let ids: Vec<Vec<u8>> = mint.asks.iter().map(|ask| ask.request_id.clone()).collect();
-    let mut parsed = Vec::with_capacity(ids.len());
-    let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(ids.len());
-    for ask in mint.asks {
-        match parse(ask) {
-            Ok(ask) => {
-                parsed.push(ask);
-                refused.push(None);
-            }
-            Err(refusal) => refused.push(Some(refusal)),
-        }
+    let mut asks = Vec::with_capacity(mint.asks.len());
+    let mut sent: Vec<(Vec<u8>, Option<Refusal>)> = Vec::with_capacity(mint.asks.len());
+    for mut ask in mint.asks {
+        let refused = parse(&mut ask).map(|ask| asks.push(ask)).err();
+        sent.push((ask.request_id, refused));
     }
-    let wants: Vec<Want> = parsed.iter().map(|ask| ask.want.clone()).collect();
-    let mut answers = issue(desk, &Speaker::Session(session.clone()), parsed)
-        .await
-        .into_iter()
-        .zip(wants);
+    let asks = Arc::new(asks);
+    let answers = issue(desk, &Speaker::Session(session.clone()), &asks).await;
+    let mut answers = answers.into_iter().zip(asks.iter());
     let mut minted = Minted {
-        results: Vec::with_capacity(ids.len()),
+        results: Vec::with_capacity(sent.len()),
         issuers: desk.issuer.chain_below_root().to_vec(),
     };
-    for (request_id, refused) in ids.into_iter().zip(refused) {
+    for (request_id, refused) in sent {
         let outcome = match refused {
             Some(refusal) => Err((refusal, None)),
             None => match answers.next() {
                 Some((Ok(answer), _)) => Ok(answer),
-                Some((Err(refusal), want)) => Err((refusal, Some(want))),
+                Some((Err(refusal), ask)) => Err((refusal, Some(&ask.want))),
                 None => Err((Refusal::bug("an ask was left without an answer"), None)),
             },
         };
         minted.results.push(match outcome {
             Ok(answer) => granted(request_id, answer),
             Err((refusal, want)) => {
-                denials::record(desk, &session, want.as_ref(), &refusal);
+                denials::record(desk, &session, want, &refusal);
                 denied(request_id, refusal)
             }
         });
@@ -262,7 +254,8 @@ async fn answer(desk: &Arc<Desk>, session: Arc<AgentSession>, mint: v1::Mint) ->
     minted
 }
 
-fn parse(ask: v1::Ask) -> Result<Ask, Refusal> {
+/// Takes the request out of a message.
+fn parse(ask: &mut v1::Ask) -> Result<Ask, Refusal> {
     let want = match ask.entry.as_str() {
         "" => Want::AgentItself,
         name => Want::Entry(EntryName::parse(name).map_err(|error| Refusal::invalid(error.to_string()))?),
@@ -270,7 +263,7 @@ fn parse(ask: v1::Ask) -> Result<Ask, Refusal> {
     Ok(Ask {
         request_id: request_id("request_id", &ask.request_id)?,
         want,
-        csr: ask.csr,
+        csr: std::mem::take(&mut ask.csr),
     })
 }
 
