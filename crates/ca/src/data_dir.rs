@@ -9,7 +9,10 @@
 //! admin.sock         while serving
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use mintage_identity::{ReplicaName, TrustDomain};
 use mintage_svid::pem;
@@ -23,6 +26,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::CaError;
 
 const AUTHORITY: &str = "authority.toml";
+const KEYS: &str = "keys";
+const LEDGER: &str = "ledger";
+const LOCK: &str = "lock";
+/// Certificate of the root.
+pub(crate) const ROOT: &str = "root.pem";
+/// Certificate of the issuing intermediate.
+pub(crate) const INTERMEDIATE: &str = "intermediate.pem";
 const AUTHORITY_BYTES_MAX: usize = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 /// Version of the layout; a newer one is refused.
@@ -59,11 +69,32 @@ impl DataDir {
             path: path.to_path_buf(),
             dir,
         };
-        let occupied = new.dir.names(1).map_or(true, |names| !names.is_empty());
-        if occupied {
-            return Err(new.problem("is not empty; `init` makes a new authority and never touches what is there"));
+        new.check_unused().map(|()| new)
+    }
+
+    /// Refuses a directory that holds anything but the lock.
+    pub(crate) fn check_unused(&self) -> Result<(), CaError> {
+        let names = self.dir.names(1);
+        if names.is_ok_and(|names| names.iter().all(|name| name == LOCK.as_bytes())) {
+            return Ok(());
         }
-        Ok(new)
+        let is = |name| self.dir.entry(name).is_ok_and(|entry| entry.is_some());
+        Err(self.problem(if is(KEYS) && !is(AUTHORITY) {
+            "holds what an interrupted `init` left, which no CA ever used; remove the directory and run `init` again"
+        } else {
+            "is not empty; `init` makes a new authority and never touches what is there"
+        }))
+    }
+
+    /// Takes away all that `init` makes, in a directory that was empty before. What cannot be taken away stays, and the
+    /// next `init` names it.
+    pub(crate) fn clear(&self) {
+        for folder in [KEYS, LEDGER] {
+            let _ = fs::remove_dir_all(self.path.join(folder));
+        }
+        for file in [ROOT, INTERMEDIATE, AUTHORITY, LOCK] {
+            let _ = fs::remove_file(self.path.join(file));
+        }
     }
 
     /// Opens what `init` made.
@@ -77,19 +108,19 @@ impl DataDir {
 
     /// Keeps a second process out.
     pub(crate) fn lock(&self) -> Result<Lock, CaError> {
-        Lock::exclusive(&self.dir, "lock").map_err(CaError::Sys)
+        Lock::exclusive(&self.dir, LOCK).map_err(CaError::Sys)
     }
 
     pub(crate) fn keys(&self) -> Result<Dir, CaError> {
-        dir::open_owned(&self.path.join("keys")).map_err(CaError::Sys)
+        dir::open_owned(&self.path.join(KEYS)).map_err(CaError::Sys)
     }
 
     pub(crate) fn create_keys(&self) -> Result<Dir, CaError> {
-        dir::create_owned(&self.path.join("keys")).map_err(CaError::Sys)
+        dir::create_owned(&self.path.join(KEYS)).map_err(CaError::Sys)
     }
 
     pub(crate) fn ledger(&self) -> PathBuf {
-        self.path.join("ledger")
+        self.path.join(LEDGER)
     }
 
     pub(crate) fn state(&self) -> PathBuf {

@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use mintage_identity::TrustDomain;
 use mintage_ledger::LedgerError;
-use mintage_mint::MintError;
+use mintage_mint::{
+    MintError,
+    limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN},
+};
 use mintage_state::StateError;
 use mintage_sys::SysError;
 
@@ -21,6 +24,16 @@ pub enum CaError {
          systemd credential \"passphrase\""
     )]
     NoPassphrase(TrustDomain),
+    /// The passphrase cannot protect a key.
+    #[error(
+        "{origin}: the passphrase has {bytes} bytes; give one of {PASSPHRASE_BYTES_MIN} to {PASSPHRASE_BYTES_MAX} bytes"
+    )]
+    Passphrase {
+        /// Where it was read from.
+        origin: String,
+        /// Its length.
+        bytes: usize,
+    },
     /// The system gave no randomness.
     #[error("the system gives no randomness; nothing was made")]
     NoRandom,

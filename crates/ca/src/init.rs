@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, SystemClock},
-    data_dir::{Authority, DataDir},
+    data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Random,
     error::CaError,
     keys::{self, KeyName},
@@ -87,18 +87,24 @@ pub struct Made {
 /// Makes an authority in a new data directory.
 ///
 /// # Errors
-/// Refuses a directory that holds anything, and keys in clear outside `.test`. On failure the directory is left without
-/// its `authority.toml`, and `serve` refuses it.
+/// Refuses a directory that holds anything, and keys in clear outside `.test`. On failure the directory is empty again,
+/// so that the next try needs no cleaning; whatever a killed `init` leaves has no `authority.toml`, and is refused.
 pub fn init(options: &InitOptions, deps: &Deps) -> Result<Made, CaError> {
     let data = DataDir::create(&options.data_dir)?;
     let _lock = data.lock()?;
+    // Looked at again under the lock: another `init` may have been faster, and its authority is not ours to clear away.
+    data.check_unused()?;
+    make(&data, options, deps).inspect_err(|_| data.clear())
+}
+
+fn make(data: &DataDir, options: &InitOptions, deps: &Deps) -> Result<Made, CaError> {
     let maker = Maker {
         options,
         deps,
         now: deps.clock.now(),
         keys: data.create_keys()?,
     };
-    let chain = maker.chain(&data)?;
+    let chain = maker.chain(data)?;
     let (revocation, delegation) = maker.revocation_key(&chain.root)?;
     let (log, origin) = maker.log_key()?;
     let vkey = log.vkey(&origin).to_string();
@@ -202,8 +208,8 @@ impl Maker<'_> {
         let intermediate_der = make_intermediate(&root, &key, self.serial()?, CaDates::intermediate(self.now))?;
         self.store(KeyName::Root, &root_pkcs8)?;
         self.store(KeyName::Intermediate, &pkcs8)?;
-        data.write_certificate("root.pem", &root_der)?;
-        data.write_certificate("intermediate.pem", &intermediate_der)?;
+        data.write_certificate(ROOT, &root_der)?;
+        data.write_certificate(INTERMEDIATE, &intermediate_der)?;
         let intermediate =
             CertInfo::parse_signing(&intermediate_der).map_err(|error| data.problem(error.to_string()))?;
         Ok(Chain {
@@ -291,5 +297,51 @@ impl Maker<'_> {
             body,
         };
         Ok(record.encode()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn options(dir: &std::path::Path, protection: KeyProtection) -> InitOptions {
+        InitOptions {
+            trust_domain: TrustDomain::parse("example.org").expect("a trust domain"),
+            data_dir: dir.join("ca"),
+            protection,
+            replica: ReplicaName::parse("ca-1").expect("a name"),
+        }
+    }
+
+    #[test]
+    fn a_mistake_leaves_nothing_behind_and_the_next_try_succeeds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let short = options(folder.path(), KeyProtection::Passphrase(b"short".to_vec().into()));
+        init(&short, &Deps::system()).expect_err("the passphrase is too short");
+        assert_eq!(fs::read_dir(&short.data_dir).expect("the folder").count(), 0);
+        let good = options(
+            folder.path(),
+            KeyProtection::Passphrase(b"correct horse".to_vec().into()),
+        );
+        init(&good, &Deps::system()).expect("nothing is in the way");
+        let again = init(&good, &Deps::system()).expect_err("an authority is never made twice");
+        assert!(again.to_string().contains("never touches what is there"), "{again}");
+        assert!(good.data_dir.join("authority.toml").exists(), "what was there stays");
+    }
+
+    #[test]
+    fn what_a_killed_init_leaves_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = options(
+            folder.path(),
+            KeyProtection::Passphrase(b"correct horse".to_vec().into()),
+        );
+        let data = DataDir::create(&options.data_dir).expect("a directory");
+        drop(data.lock().expect("the lock"));
+        data.create_keys().expect("a folder of keys");
+        let refused = init(&options, &Deps::system()).expect_err("it is not empty");
+        assert!(refused.to_string().contains("interrupted `init`"), "{refused}");
     }
 }

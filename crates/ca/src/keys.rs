@@ -4,7 +4,10 @@
 use std::{env, path::Path};
 
 use mintage_identity::TrustDomain;
-use mintage_mint::{KeyProtection, decode_key_file, encode_key_file};
+use mintage_mint::{
+    KeyProtection, decode_key_file, encode_key_file,
+    limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN},
+};
 use mintage_sys::{dir::Dir, secret_file};
 use zeroize::Zeroizing;
 
@@ -41,17 +44,18 @@ impl KeyName {
 /// domain.
 ///
 /// # Errors
-/// Refuses a passphrase file that others can read, and a trust domain outside `.test` without any passphrase.
+/// Refuses a passphrase file that others can read, a passphrase that is too short or too long, and a trust domain outside
+/// `.test` without any.
 pub fn find_protection(file: Option<&Path>, domain: &TrustDomain) -> Result<KeyProtection, CaError> {
     if let Some(file) = file {
         let secret = secret_file::read(file, PASSPHRASE_FILE_BYTES_MAX).map_err(CaError::Sys)?;
-        return Ok(passphrase(secret));
+        return passphrase(&file.display().to_string(), secret);
     }
     if let Some(directory) = env::var_os("CREDENTIALS_DIRECTORY") {
         let directory = Path::new(&directory);
         if directory.join(CREDENTIAL).exists() {
             let secret = secret_file::read_credential(directory, CREDENTIAL, PASSPHRASE_FILE_BYTES_MAX);
-            return Ok(passphrase(secret.map_err(CaError::Sys)?));
+            return passphrase("the systemd credential \"passphrase\"", secret.map_err(CaError::Sys)?);
         }
     }
     match domain.is_test() {
@@ -60,9 +64,15 @@ pub fn find_protection(file: Option<&Path>, domain: &TrustDomain) -> Result<KeyP
     }
 }
 
-fn passphrase(mut secret: Zeroizing<Vec<u8>>) -> KeyProtection {
+fn passphrase(origin: &str, mut secret: Zeroizing<Vec<u8>>) -> Result<KeyProtection, CaError> {
     secret_file::trim_line_end(&mut secret);
-    KeyProtection::Passphrase(secret)
+    if (PASSPHRASE_BYTES_MIN..=PASSPHRASE_BYTES_MAX).contains(&secret.len()) {
+        return Ok(KeyProtection::Passphrase(secret));
+    }
+    Err(CaError::Passphrase {
+        origin: origin.to_owned(),
+        bytes: secret.len(),
+    })
 }
 
 /// Writes a new key file; an existing one is never overwritten.

@@ -19,7 +19,7 @@ use tracing::info;
 use crate::{
     clock::ClockGuard,
     config::{ChainMode, Config},
-    data_dir::{Authority, DataDir},
+    data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Desk,
     error::CaError,
     fleet::Fleet,
@@ -27,6 +27,7 @@ use crate::{
     index::Index,
     init::{Deps, check_not_development},
     keys::{self, KeyName, find_protection},
+    limits::SIGNING_AHEAD,
     metrics::Metrics,
     publisher::Publisher,
 };
@@ -80,9 +81,9 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     let protection = find_protection(config.passphrase_file.as_deref(), domain)?;
     let dir: Dir = data.keys()?;
     let read = |name: KeyName, protection: &KeyProtection| keys::read(&dir, name, protection, domain);
-    let root = data.certificate("root.pem")?;
+    let root = data.certificate(ROOT)?;
     let (name, path) = match config.chain {
-        ChainMode::Intermediate => (KeyName::Intermediate, vec![data.certificate("intermediate.pem")?, root]),
+        ChainMode::Intermediate => (KeyName::Intermediate, vec![data.certificate(INTERMEDIATE)?, root]),
         ChainMode::Root => (KeyName::Root, vec![root]),
     };
     let issuer = Issuer::load(domain, CaKey::from_pkcs8(&read(name, &protection)?)?, path)?;
@@ -150,7 +151,7 @@ pub(crate) fn open(
             strict_csr: config.strict_csr,
         },
         current_policy: ArcSwap::from_pointee(config.policy),
-        signing: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        signing: Semaphore::new(SIGNING_AHEAD + std::thread::available_parallelism().map_or(2, usize::from)),
         in_flight: Default::default(),
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone()),
