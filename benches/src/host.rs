@@ -73,12 +73,7 @@ impl Host {
 
     /// Resident memory of the CA in megabytes (10^6 bytes).
     pub fn rss_mb(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let kb = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kb = kb
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|n| n.parse::<f64>().ok());
-        kb.unwrap_or(f64::NAN) * 1024.0 / 1e6
+        rss_mb(self.child.id())
     }
 
     /// Groups made durable so far: one flush each.
@@ -99,6 +94,16 @@ impl Host {
             .find_map(|line| line.strip_prefix("mintage_log_groups_total "));
         Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or(0))
     }
+}
+
+/// Resident memory of a process in megabytes (10^6 bytes).
+pub fn rss_mb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kb = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kb = kb
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|n| n.parse::<f64>().ok());
+    kb.unwrap_or(f64::NAN) * 1024.0 / 1e6
 }
 
 impl Drop for Host {
