@@ -32,22 +32,22 @@ impl File {
     }
 }
 
-/// Folders that hold build products or git's own files, by path from the root.
+/// What holds build products or git's own files, by path from the root; in a linked work tree `.git` is a file.
 const SKIPPED: &[&str] = &[".git", "target", "certs-dev/out"];
 
 /// Every UTF-8 file below `root`, by path from it, in order.
-///
 pub fn files(root: &Path) -> Vec<File> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for path in entries(&folder) {
             let below = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
+            if SKIPPED.iter().any(|skipped| below == Path::new(skipped)) {
+                continue;
+            }
             let kind = fs::symlink_metadata(&path).map(|entry| entry.file_type());
             match kind {
-                Ok(kind) if kind.is_dir() && !SKIPPED.iter().any(|skipped| below == Path::new(skipped)) => {
-                    folders.push(path);
-                }
+                Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) if kind.is_file() => {
                     let bytes = fs::read(&path).unwrap_or_default();
                     found.extend(String::from_utf8(bytes).ok().map(|text| File { path: below, text }));
