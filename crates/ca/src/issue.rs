@@ -17,7 +17,7 @@ use std::sync::Arc;
 use mintage_attest::{AgentSession, Attested, channel::verify_session};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
-use mintage_mint::{AwaitingReceipt, Issued, ProvenKey, RecordContext, prepare, prove_possession};
+use mintage_mint::{AwaitingReceipt, Issued, Prepared, ProvenKey, RecordContext, Sealed, prepare, prove_possession};
 use mintage_policy::{Grant, IssuancePolicy, Want, check_key, decide};
 use mintage_state::View;
 use tonic::Code;
@@ -67,6 +67,12 @@ enum Round {
     /// A lost reply asked for again.
     Recorded(Answer),
     Refused(Refusal),
+}
+
+impl<E: Into<Refusal>> From<E> for Round {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
 }
 
 /// Issues what the speaker asks for; one answer for each ask, in order.
@@ -141,42 +147,76 @@ fn batch<'a>(desk: &Desk, speaker: &Speaker, asks: impl ExactSizeIterator<Item =
             attested,
         })
     };
-    match occasion() {
-        Ok(mut occasion) => asks
-            .map(|ask| one(desk, &mut occasion, ask).unwrap_or_else(Round::Refused))
-            .collect(),
-        Err(refusal) => asks.map(|_| Round::Refused(Refusal::clone(&refusal))).collect(),
-    }
+    let mut occasion = match occasion() {
+        Ok(occasion) => occasion,
+        Err(refusal) => return asks.map(|_| Round::Refused(Refusal::clone(&refusal))).collect(),
+    };
+    // Stage by stage over the whole batch and not ask by ask: each stage finds its code and its tables in the cache.
+    let asks: Vec<&Ask> = asks.collect();
+    let proven: Vec<_> = asks.iter().map(|ask| entitle(desk, &occasion, ask)).collect();
+    let prepared: Vec<_> = proven
+        .into_iter()
+        .map(|proven| proven.and_then(|(grant, key)| make_ready(desk, &mut occasion, grant, key)))
+        .collect();
+    let sealed: Vec<_> = prepared
+        .into_iter()
+        .map(|ready| ready.and_then(|(prepared, reservation)| Ok((prepared.sign(&desk.issuer)?, reservation))))
+        .collect();
+    let with_asks = sealed.into_iter().zip(asks);
+    with_asks
+        .map(|(sealed, ask)| {
+            sealed.and_then(|(sealed, reservation)| record(desk, &mut occasion, ask, sealed, reservation))
+        })
+        .map(|round| round.unwrap_or_else(|end| end))
+        .collect()
 }
 
-/// One ask, up to its signed and sealed record.
-fn one(desk: &Desk, occasion: &mut Occasion, ask: &Ask) -> Result<Round, Refusal> {
+/// May it have this, and does it hold the key? A lost reply that is asked for again ends here.
+fn entitle(desk: &Desk, occasion: &Occasion, ask: &Ask) -> Result<(Grant, ProvenKey), Round> {
     let Occasion {
         view,
         policy,
         now,
         attested,
-        actor,
-        drawn,
+        ..
     } = occasion;
-    let now = *now;
-    let grant = decide(attested, &ask.want, &**view, now, policy)?;
+    let grant = decide(attested, &ask.want, &**view, *now, policy)?;
     let key = prove_possession(&ask.csr, &desk.key_policy)?;
-    if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, now)? {
-        return Ok(Round::Recorded(answer));
+    if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
+        return Err(Round::Recorded(answer));
     }
-    let holders = desk.index.holders_of(&key.spki_sha256(), now);
+    let holders = desk.index.holders_of(&key.spki_sha256(), *now);
     check_key(&grant, &key.spki_sha256(), &**view, &holders, policy)?;
-    let reservation = reserve(desk, &key, &grant, now, drawn)?;
-    let prepared = prepare(grant, key, *reservation.serial(), now, &desk.issuer)?;
-    let sealed = prepared.sign(&desk.issuer)?;
+    Ok((grant, key))
+}
+
+/// The linted certificate, with its serial taken.
+fn make_ready(
+    desk: &Desk,
+    occasion: &mut Occasion,
+    grant: Grant,
+    key: ProvenKey,
+) -> Result<(Prepared, Reservation), Round> {
+    let reservation = reserve(desk, &key, &grant, occasion.now, &mut occasion.drawn)?;
+    let prepared = prepare(grant, key, *reservation.serial(), occasion.now, &desk.issuer)?;
+    Ok((prepared, reservation))
+}
+
+/// The record of a signed certificate, which waits for its receipt.
+fn record(
+    desk: &Desk,
+    occasion: &mut Occasion,
+    ask: &Ask,
+    sealed: Sealed,
+    reservation: Reservation,
+) -> Result<Round, Round> {
     let seen = sealed.decided_at();
     let (awaiting, record) = sealed.seal(RecordContext {
-        actor: actor.clone(),
+        actor: occasion.actor.clone(),
         request_id: Some(ask.request_id),
         replica: desk.replica.clone(),
-        time: now,
-        salt: drawn.next()?,
+        time: occasion.now,
+        salt: occasion.drawn.next()?,
     })?;
     Ok(Round::Signed(Box::new(Signed {
         awaiting,
