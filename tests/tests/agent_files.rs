@@ -7,24 +7,25 @@ use std::{
     collections::BTreeSet,
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
+use mintage_agent::rotation::BACKDATE;
 use mintage_identity::Serial;
-use mintage_proto::v1::RenewAgentRequest;
+use mintage_proto::v1::{ApplyEntriesRequest, DeleteEntryRequest, Entry, RenewAgentRequest};
 use mintage_svid::{LeafInfo, key_matches, pem};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
-    ca::{CaProcess, entry, make, token},
+    ca::{CaProcess, domain, entry, make, token},
     client::registry,
     peers::peer,
 };
 
-/// Reads of the delivered folder in one torture run; a tenth unless the whole campaign is asked for.
+/// Reads of the delivered folder in one torture run, of each of the two ways to read it.
 const READS: usize = 100_000;
+/// Longest torture; it takes seconds.
+const TORTURE_MAX: Duration = Duration::from_secs(120);
 
 fn campaign(whole: usize) -> usize {
     if std::env::var_os("MINTAGE_FULL").is_some() {
@@ -34,19 +35,38 @@ fn campaign(whole: usize) -> usize {
     }
 }
 
-/// Key and leaf of one generation, entered once.
-fn read_pair(folder: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
+/// Chain and key of one generation as texts, entered once.
+fn read_entered(folder: &Path) -> Option<(String, String)> {
     // Entering `..data` once holds one generation; the links of the single files could straddle a swap.
     let generation = std::fs::canonicalize(folder.join("..data")).ok()?;
     let certificate = std::fs::read_to_string(generation.join("svid.pem")).ok()?;
     let key = std::fs::read_to_string(generation.join("svid_key.pem")).ok()?;
-    let leaf = pem::decode_certificates(&certificate).ok()?.swap_remove(0);
-    Some((leaf, pem::decode_private_key(&key).ok()?.to_vec()))
+    Some((certificate, key))
+}
+
+/// The same out of the one file with both, opened by its plain name.
+fn read_one_file(folder: &Path) -> Option<(String, String)> {
+    let text = std::fs::read_to_string(folder.join("svid_credential_bundle.pem")).ok()?;
+    let (key, chain) = text.split_at(text.find("-----BEGIN CERTIFICATE-----")?);
+    Some((chain.to_owned(), key.to_owned()))
+}
+
+/// Leaf and key, decoded.
+fn decoded((certificate, key): &(String, String)) -> Option<(Vec<u8>, Vec<u8>)> {
+    let leaf = pem::decode_certificates(certificate).ok()?.swap_remove(0);
+    Some((leaf, pem::decode_private_key(key).ok()?.to_vec()))
+}
+
+fn read_pair(folder: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
+    decoded(&read_entered(folder)?)
+}
+
+fn leaf_of(folder: &Path) -> Option<LeafInfo> {
+    LeafInfo::parse(&read_pair(folder)?.0).ok()
 }
 
 fn serial_of(folder: &Path) -> Option<Serial> {
-    let (leaf, _) = read_pair(folder)?;
-    Some(*LeafInfo::parse(&leaf).ok()?.serial())
+    Some(*leaf_of(folder)?.serial())
 }
 
 async fn renew(ca: &CaProcess) {
@@ -74,36 +94,54 @@ async fn files_are_delivered_rotated_and_never_torn() {
     let web = folder.path().join("web");
     let first = agent.wait_for("the first delivery", || serial_of(&web));
     openssl_accepts(&web);
-    let stop = Arc::new(AtomicBool::new(false));
-    let reader = std::thread::spawn({
-        let (web, stop) = (web.clone(), stop.clone());
-        move || torture(&web, &stop, campaign(READS))
+    let readers = [read_entered, read_one_file].map(|read| {
+        let web = web.clone();
+        std::thread::spawn(move || torture(&web, read))
     });
     let mut serials = BTreeSet::from([first]);
-    while !reader.is_finished() {
+    while !readers.iter().all(JoinHandle::is_finished) {
         let before = serial_of(&web).unwrap();
         renew(&ca).await;
         let after = agent.wait_for("a rotation", || serial_of(&web).filter(|serial| *serial != before));
         assert!(serials.insert(after), "serial {after} came twice");
     }
-    stop.store(true, Ordering::Relaxed);
-    let (pairs, mismatched) = reader.join().unwrap();
-    assert_eq!(mismatched, 0, "of {pairs} reads");
-    assert!(serials.len() > 2, "{} rotations are no torture", serials.len());
+    for reader in readers {
+        let read = reader.join().unwrap();
+        println!("{read:?}");
+        assert_eq!((read.pairs, read.mismatched), (READS, 0), "{read:?}");
+        assert!(read.generations > 2, "{read:?} is no torture");
+    }
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));
 }
 
+/// What a reader saw.
+#[derive(Debug, Default)]
+struct Read {
+    pairs: usize,
+    mismatched: usize,
+    /// Changes from one pair to another between two reads.
+    generations: usize,
+    took: Duration,
+}
+
 /// Reads pairs until enough are read; a generation removed under the reader counts as a retry, not as a pair.
-fn torture(folder: &Path, stop: &AtomicBool, wanted: usize) -> (usize, usize) {
-    let (mut pairs, mut mismatched) = (0, 0);
-    while pairs < wanted && !stop.load(Ordering::Relaxed) {
-        if let Some((leaf, key)) = read_pair(folder) {
-            pairs += 1;
-            mismatched += usize::from(!key_matches(&leaf, &key).unwrap_or(false));
+fn torture(folder: &Path, read: fn(&Path) -> Option<(String, String)>) -> Read {
+    let started = Instant::now();
+    let (mut seen, mut last, mut matched) = (Read::default(), None, false);
+    while seen.pairs < READS && started.elapsed() < TORTURE_MAX {
+        let Some(pair) = read(folder) else { continue };
+        // Octets that were looked at already are not parsed again: the same pair is as good as it was.
+        if last.as_ref() != Some(&pair) {
+            matched = decoded(&pair).is_some_and(|(leaf, key)| key_matches(&leaf, &key).unwrap_or(false));
+            seen.generations += 1;
+            last = Some(pair);
         }
+        seen.pairs += 1;
+        seen.mismatched += usize::from(!matched);
     }
-    (pairs, mismatched)
+    seen.took = started.elapsed();
+    seen
 }
 
 /// `openssl verify -x509_strict` for both purposes.
@@ -163,6 +201,98 @@ async fn an_agent_outlives_its_ca_its_own_death_and_comes_back_by_itself() {
         };
         assert!(serials.insert(after), "serial {after} came twice");
     }
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+/// Applies the entry web for agent n1 as it stands here; nothing else of it ever changes.
+async fn apply_web(ca: &CaProcess, ttl_seconds: u32, dns_names: &[&str]) {
+    let domain = domain();
+    let web = Entry {
+        name: "web".to_owned(),
+        spiffe_id: format!("spiffe://{domain}/web"),
+        agents: vec![format!("spiffe://{domain}/mintage/agent/n1")],
+        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        ttl_seconds,
+        dns_names: dns_names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Entry::default()
+    };
+    let request = ApplyEntriesRequest {
+        entries: vec![web],
+        ..ApplyEntriesRequest::default()
+    };
+    let mut registry = registry(&ca.admin_socket()).await;
+    registry.apply_entries(request).await.expect("the entry is applied");
+}
+
+/// The times a message was logged.
+fn logged(agent: &AgentProcess, message: &str) -> usize {
+    agent.log().matches(message).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_an_entry_reach_a_connected_agent_by_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    make(&data);
+    let ca = CaProcess::start(&data, 0);
+    let file = config(folder.path(), &["web", "db"]);
+    let mut agent = AgentProcess::start(folder.path(), &file, Some(&token(&ca.admin_socket(), "n1").await));
+    let (web, db) = (folder.path().join("web"), folder.path().join("db"));
+    let connected = "connected to the CA";
+    let log = folder.path().join("agent.log");
+    let told = |message: &str| {
+        std::fs::read_to_string(&log)
+            .is_ok_and(|log| log.contains(message))
+            .then_some(())
+    };
+    agent.wait_for("the stream", || told(connected));
+    assert_eq!(serial_of(&web), None, "delivered without an entry");
+
+    entry(&ca.admin_socket(), "db", "/db").await;
+    apply_web(&ca, 600, &[]).await;
+    let first = agent.wait_for("the first delivery", || leaf_of(&web));
+    let lifetime = |leaf: &LeafInfo| leaf.not_after().since(leaf.not_before().plus(BACKDATE)).as_secs();
+    assert_eq!((lifetime(&first), first.dns_names().len()), (600, 0));
+
+    // Half of ten minutes is far away: what comes now, comes because it was pushed.
+    apply_web(&ca, 300, &[]).await;
+    let shorter = agent.wait_for("the other lifetime", || {
+        leaf_of(&web).filter(|leaf| lifetime(leaf) == 300)
+    });
+    apply_web(&ca, 300, &["web.dev.test"]).await;
+    let named = agent.wait_for("the name", || leaf_of(&web).filter(|leaf| !leaf.dns_names().is_empty()));
+    assert_eq!(named.dns_names(), ["web.dev.test"]);
+    let serials = BTreeSet::from([first.serial(), shorter.serial(), named.serial()]);
+    assert_eq!(serials.len(), 3, "each change is a certificate of its own");
+
+    let before = agent.wait_for("the other entry's delivery", || serial_of(&db));
+    let delete = DeleteEntryRequest {
+        name: "web".to_owned(),
+        dry_run: false,
+    };
+    let deleted = registry(&ca.admin_socket()).await.delete_entry(delete).await.unwrap();
+    assert!(deleted.into_inner().revoked_certificates >= 1);
+    agent.wait_for("the end of the entry", || {
+        told("the CA offers no such entry to this agent")
+    });
+    // A demand for everything renews what still has an entry, and nothing else.
+    renew(&ca).await;
+    agent.wait_for("the other entry's renewal", || {
+        serial_of(&db).filter(|serial| *serial != before)
+    });
+    assert_eq!(
+        serial_of(&web).as_ref(),
+        Some(named.serial()),
+        "renewed without an entry"
+    );
+
+    assert_eq!(
+        logged(&agent, connected),
+        1,
+        "one stream brought it all:\n{}",
+        agent.log()
+    );
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));
 }
