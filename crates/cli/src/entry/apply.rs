@@ -64,8 +64,9 @@ struct ChangeRow {
     revision: u64,
 }
 
+/// What became of a set.
 #[derive(Serialize)]
-struct Applied {
+pub(super) struct Applied {
     created: usize,
     updated: usize,
     deleted: usize,
@@ -112,7 +113,8 @@ impl Applied {
         self.created + self.updated + self.deleted == 0
     }
 
-    fn text(&self) -> String {
+    /// The form for people.
+    pub(super) fn text(&self) -> String {
         let shown = self.changes.iter().filter(|change| change.action != "unchanged");
         let lines = shown.flat_map(|change| {
             let head = format!("{:7} {}\n", change.action, change.name);
@@ -153,6 +155,16 @@ pub(super) async fn run(context: &Context, apply: &Apply) -> Result<(), Failure>
 
 /// Sends a set and tells what became of it.
 pub(super) async fn send(context: &Context, ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<(), Failure> {
+    let applied = exchange(ca, entries, mode).await?;
+    context.output.object(&applied, || applied.text())?;
+    match mode.check && !applied.is_empty() {
+        true => Err(Failure::No("what stands differs from these entries".into())),
+        false => Ok(()),
+    }
+}
+
+/// Sends a set; what became of it.
+pub(super) async fn exchange(ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<Applied, Failure> {
     let request = ApplyEntriesRequest {
         entries: entries.iter().map(wire).collect(),
         prune: mode.prune,
@@ -161,12 +173,7 @@ pub(super) async fn send(context: &Context, ca: &Ca, entries: &[Entry], mode: &M
     };
     check_size(&request.entries)?;
     let answer = ca.registry().apply_entries(request).await?.into_inner();
-    let applied = Applied::new(answer, mode.dry_run);
-    context.output.object(&applied, || applied.text())?;
-    match mode.check && !applied.is_empty() {
-        true => Err(Failure::No("what stands differs from these entries".into())),
-        false => Ok(()),
-    }
+    Ok(Applied::new(answer, mode.dry_run))
 }
 
 /// A set the CA would not read whole is refused here, where it can be said better.

@@ -10,11 +10,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use mintage_identity::{AgentPattern, TrustDomain};
-use mintage_policy::{Entry, SpireImport, SpireImported, import_spire_json, limits::SPIRE_JSON_BYTES_MAX};
+use mintage_policy::{Entry, ImportNote, SpireImport, SpireImported, import_spire_json, limits::SPIRE_JSON_BYTES_MAX};
 use serde::Serialize;
 
 use super::{agent_pattern, apply, toml_text};
-use crate::{cli::Context, failure::Failure, limits::WRITTEN_TOML_BYTES_MAX, output::notice, text::count};
+use crate::{cli::Context, client::Ca, failure::Failure, limits::WRITTEN_TOML_BYTES_MAX, output::notice, text::count};
 
 /// Where entries come from.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -55,12 +55,42 @@ struct NoteRow<'a> {
     text: &'a str,
 }
 
+/// What was not taken over, the same wherever the entries went.
+#[derive(Serialize)]
+struct Remarks<'a> {
+    left_out: usize,
+    notes: Vec<NoteRow<'a>>,
+}
+
+impl<'a> Remarks<'a> {
+    fn of(imported: &'a SpireImported) -> Self {
+        let row = |note: &'a ImportNote| NoteRow {
+            entry_id: &note.entry_id,
+            name: note.name.as_deref(),
+            text: &note.text,
+        };
+        let notes: Vec<_> = imported.notes.iter().map(row).collect();
+        Self {
+            left_out: notes.iter().filter(|note| note.name.is_none()).count(),
+            notes,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Written<'a> {
     entries: usize,
-    left_out: usize,
     files: Vec<String>,
-    notes: Vec<NoteRow<'a>>,
+    #[serde(flatten)]
+    remarks: Remarks<'a>,
+}
+
+#[derive(Serialize)]
+struct Sent<'a> {
+    #[serde(flatten)]
+    applied: apply::Applied,
+    #[serde(flatten)]
+    remarks: Remarks<'a>,
 }
 
 /// Runs the verb.
@@ -88,7 +118,7 @@ pub(super) async fn run(context: &Context, import: &Import) -> Result<(), Failur
     }
     match (&import.write, &ca) {
         (Some(dir), _) => write(context, dir, &imported),
-        (None, Some(ca)) => apply::send(context, ca, &imported.entries, &apply::Mode::add(import.dry_run)).await,
+        (None, Some(ca)) => send(context, ca, &imported, import.dry_run).await,
         (None, None) => Err(Failure::local(
             "nowhere to put the entries: leave --trust-domain out or use --write",
         )),
@@ -128,31 +158,26 @@ fn options(import: &Import, domain: &TrustDomain) -> Result<SpireImport, Failure
     Ok(SpireImport { agents, other_agents })
 }
 
+async fn send(context: &Context, ca: &Ca, imported: &SpireImported, dry_run: bool) -> Result<(), Failure> {
+    let sent = Sent {
+        applied: apply::exchange(ca, &imported.entries, &apply::Mode::add(dry_run)).await?,
+        remarks: Remarks::of(imported),
+    };
+    context.output.object(&sent, || {
+        format!("{}{} left out\n", sent.applied.text(), sent.remarks.left_out)
+    })
+}
+
 fn write(context: &Context, dir: &Path, imported: &SpireImported) -> Result<(), Failure> {
-    let files = write_files(dir, &imported.entries)?;
-    let notes: Vec<_> = imported
-        .notes
-        .iter()
-        .map(|note| NoteRow {
-            entry_id: &note.entry_id,
-            name: note.name.as_deref(),
-            text: &note.text,
-        })
-        .collect();
-    let left_out = notes.iter().filter(|note| note.name.is_none()).count();
     let written = Written {
         entries: imported.entries.len(),
-        left_out,
-        files,
-        notes,
+        files: write_files(dir, &imported.entries)?,
+        remarks: Remarks::of(imported),
     };
     context.output.object(&written, || {
         let entries = count(written.entries as u64, "entry", "entries");
-        format!(
-            "wrote {entries} into {}, {} left out\n",
-            dir.display(),
-            written.left_out
-        )
+        let left_out = written.remarks.left_out;
+        format!("wrote {entries} into {}, {left_out} left out\n", dir.display())
     })
 }
 
