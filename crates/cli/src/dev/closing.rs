@@ -8,10 +8,11 @@ use crate::failure::Failure;
 
 /// Keeps everything running until it is told to end.
 pub(super) async fn stay(mut stage: Stage, report: &Report, steps: &Steps) -> Result<(), Failure> {
+    // Before the lines that promise it: whoever reads them may answer at once.
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     for line in suggestions(&stage, report) {
         steps.tell(&line);
     }
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
