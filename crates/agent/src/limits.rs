@@ -61,11 +61,12 @@ pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(5);
 /// First wait before the CA is tried again; doubled at each failure.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
-/// Longest wait before the CA is tried again: half the shortest lifetime's tenth would hammer, a minute would be late.
+/// Longest wait before the CA is tried again, and never more than a tenth of the shortest lifetime held: a certificate of
+/// 60 s that is due at half of its life has then several tries left.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(15);
 /// A stream that lived this long starts the waits anew.
 pub const STREAM_GOOD_AFTER: Duration = Duration::from_secs(10);
-/// An ask without an answer is sent again after this time.
+/// An ask without an answer counts as failed after this time, or after a twentieth of the lifetime where that is less.
 pub const ASK_WAIT: Duration = Duration::from_secs(10);
 /// The same ask (request id and key) is sent again for this long; afterwards a new key is made.
 pub const ASK_REUSE: Duration = Duration::from_secs(30);

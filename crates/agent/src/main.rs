@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use mintage_agent::{Accounts, Agent, AgentError, AgentHandle, Config, Deps, logs};
 use mintage_attest::join_token::{JoinToken, TOKEN_PREFIX};
 use mintage_sys::{process, secret_file};
@@ -47,6 +48,18 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shells,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shells {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Args)]
@@ -115,6 +128,10 @@ fn main() -> ExitCode {
             );
             Ok(())
         }
+        Verb::Completions { shell } => {
+            complete(shell);
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,6 +167,18 @@ fn say(output: Output, text: &str, mut value: serde_json::Value) {
     };
     // A closed pipe is the reader's choice.
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn complete(shell: Shells) {
+    let shell = match shell {
+        Shells::Bash => Shell::Bash,
+        Shells::Zsh => Shell::Zsh,
+        Shells::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mintage-agent", &mut script);
+    // A closed pipe is the reader's choice.
+    let _ = std::io::stdout().write_all(&script);
 }
 
 fn check(validate: &Validate) -> Result<(), AgentError> {

@@ -3,8 +3,8 @@
 //! `step(event, now, jitter)` gives the next state and what to do. Nothing here waits, reads a clock or draws a random
 //! number. Age is counted on the clock that runs through suspend and, when the wall clock has moved further, on that
 //! one: a clock set back never delays a renewal, a clock set forward brings it nearer but never twice for one
-//! certificate. Renewal falls on a random point between 45 % and 55 % of the lifetime; a failed attempt comes again
-//! within a tenth of the lifetime; the certificate in hand serves until it ends.
+//! certificate. Renewal falls on a random point between 45 % and 55 % of the lifetime; an attempt that failed or found no
+//! answer comes again within a tenth of the lifetime, counted from its ask; the certificate in hand serves until it ends.
 
 use std::time::Duration;
 
@@ -215,7 +215,7 @@ impl Rotation {
     pub fn wake_at(&self, now: Now) -> Option<Duration> {
         let ask = match self.phase {
             Phase::Waiting { due } if self.online => Some(self.after_gap(due)),
-            Phase::Asking { since, .. } => Some(since + ASK_WAIT),
+            Phase::Asking { since, .. } => Some(since + self.ask_wait()),
             _ => None,
         };
         let end = self.held.filter(|h| !h.lapsed).map(|h| {
@@ -240,6 +240,12 @@ impl Rotation {
             (_, Some(held)) => held.age(now).saturating_sub(held.renew_age),
             (_, None) => now.boot.saturating_sub(self.wanted_since),
         }
+    }
+
+    /// The lifetime that bounds every wait for the CA; `None` when nothing is held and nothing wanted.
+    pub fn bounding_life(&self) -> Option<Duration> {
+        let held = self.held.is_some_and(|held| !held.lapsed);
+        (held || self.wanted()).then(|| self.life())
     }
 
     /// True when the identity is to be renewed.
@@ -286,7 +292,12 @@ impl Rotation {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        let cap = self.life() / 10;
+        // What the ask itself took is part of the tenth.
+        let asking = match self.phase {
+            Phase::Asking { since, .. } => now.boot.saturating_sub(since),
+            _ => Duration::ZERO,
+        };
+        let cap = (self.life() / 10).saturating_sub(asking);
         let doubled = RETRY_FIRST * (1 << (self.failures - 1).min(16));
         let whole = if soon { doubled.min(cap) } else { cap };
         self.phase = Phase::Waiting {
@@ -305,7 +316,7 @@ impl Rotation {
             actions.push(Action::Lapsed);
         }
         if let Phase::Asking { since, .. } = self.phase
-            && now.boot >= since + ASK_WAIT
+            && now.boot >= since + self.ask_wait()
         {
             self.failed(true, now, jitter);
         }
@@ -345,6 +356,11 @@ impl Rotation {
 
     fn after_gap(&self, due: Duration) -> Duration {
         self.last_ask.map_or(due, |last| due.max(last + ASK_GAP))
+    }
+
+    /// How long an answer is waited for: half of the tenth, so that the other half spreads the next asks.
+    fn ask_wait(&self) -> Duration {
+        ASK_WAIT.min(self.life() / 20)
     }
 
     /// The lifetime that bounds retries: of the certificate in hand, or of the one wanted, whichever is shorter.

@@ -1,8 +1,11 @@
 //! What the agent's tasks share: clocks, disk, trust and the own identity. Everything here is swapped whole.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -54,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) local_trust: Arc<TrustStore>,
     /// Identities that are being served now.
     pub(crate) serving: AtomicUsize,
+    /// The shortest lifetime held or wanted, in milliseconds.
+    shortest_life: AtomicU64,
     /// Second in which a refused caller was last logged.
     denied_logged: AtomicI64,
     events: broadcast::Sender<AgentEvent>,
@@ -78,6 +83,7 @@ impl Shared {
             ca_trust: nobody(),
             local_trust: nobody(),
             serving: AtomicUsize::new(0),
+            shortest_life: AtomicU64::new(u64::MAX),
             denied_logged: AtomicI64::new(0),
             deps,
             store,
@@ -165,6 +171,17 @@ impl Shared {
 
     pub(crate) fn events(&self) -> broadcast::Receiver<AgentEvent> {
         self.events.subscribe()
+    }
+
+    /// The shortest lifetime held or wanted; without end when there is none.
+    pub(crate) fn shortest_life(&self) -> Duration {
+        Duration::from_millis(self.shortest_life.load(Ordering::Relaxed))
+    }
+
+    /// Notes it for whoever waits for the CA.
+    pub(crate) fn note_shortest_life(&self, life: Option<Duration>) {
+        let millis = life.map_or(u64::MAX, |life| u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        self.shortest_life.store(millis, Ordering::Relaxed);
     }
 
     pub(crate) fn serves_anything(&self) -> bool {

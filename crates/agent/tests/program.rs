@@ -46,6 +46,23 @@ fn version_and_help_are_answers_and_mistakes_are_exit_code_one() {
 }
 
 #[test]
+fn a_completion_script_knows_every_verb() {
+    for (shell, mark) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef mintage-agent"),
+        ("fish", "complete -c mintage-agent"),
+    ] {
+        let answer = run(&["completions", shell]);
+        let script = String::from_utf8(answer.stdout).unwrap();
+        assert_eq!(answer.status.code(), Some(0), "{shell}");
+        for part in [mark, "run", "validate", "version", "completions", "join-token-file"] {
+            assert!(script.contains(part), "no {part:?} for {shell}");
+        }
+    }
+    assert_eq!(run(&["completions", "csh"]).status.code(), Some(1));
+}
+
+#[test]
 fn secret_in_argv_is_refused_without_being_repeated() {
     let secret = "mint1_AAECAwQFBgcICQoLDA0ODw";
     for arguments in [

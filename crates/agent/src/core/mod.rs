@@ -455,6 +455,8 @@ impl Core {
         self.ask_for_due();
         self.drop_idle_workloads();
         self.publish_watches();
+        let lives = self.slots.values().filter_map(|slot| slot.rotation.bounding_life());
+        self.shared.note_shortest_life(lives.min());
         self.note_metrics();
     }
 

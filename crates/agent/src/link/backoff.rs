@@ -14,9 +14,10 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before the next try; half of it fixed, half drawn, so that it never comes to nothing.
-    pub(crate) fn next(&mut self, jitter: Jitter) -> Duration {
-        let whole = (RECONNECT_FIRST * (1 << self.failures.min(16))).min(RECONNECT_MAX);
+    /// The wait before the next try, `at_most` that long; half of it fixed, half drawn, so that it never comes to nothing.
+    pub(crate) fn next(&mut self, jitter: Jitter, at_most: Duration) -> Duration {
+        let limit = at_most.clamp(RECONNECT_FIRST, RECONNECT_MAX);
+        let whole = (RECONNECT_FIRST * (1 << self.failures.min(16))).min(limit);
         self.failures = self.failures.saturating_add(1);
         whole / 2 + whole / 2 * u32::from(jitter.0) / u32::from(u16::MAX)
     }
@@ -44,14 +45,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_never_vanish_and_never_exceed_the_limit(draws in proptest::collection::vec(any::<u16>(), 1..200)) {
+        fn waits_never_vanish_and_never_exceed_the_limit(
+            draws in proptest::collection::vec(any::<u16>(), 1..200),
+            at_most in 0u64..100_000,
+        ) {
+            let at_most = Duration::from_millis(at_most);
+            let limit = at_most.clamp(RECONNECT_FIRST, RECONNECT_MAX);
             let mut backoff = Backoff::default();
             for draw in draws {
-                let wait = backoff.next(Jitter(draw));
-                prop_assert!(wait >= RECONNECT_FIRST / 2 && wait <= RECONNECT_MAX, "{wait:?}");
+                let wait = backoff.next(Jitter(draw), at_most);
+                prop_assert!(wait >= RECONNECT_FIRST / 2 && wait <= limit, "{wait:?}");
             }
             backoff.reset();
-            prop_assert!(backoff.next(Jitter(u16::MAX)) <= RECONNECT_FIRST);
+            prop_assert!(backoff.next(Jitter(u16::MAX), at_most) <= RECONNECT_FIRST);
         }
 
         #[test]
@@ -62,6 +68,20 @@ mod tests {
             order.sort();
             prop_assert_eq!(order, addresses);
         }
+    }
+
+    #[test]
+    fn waits_grow_to_a_tenth_of_a_lifetime_of_60_s_and_no_further() {
+        let mut backoff = Backoff::default();
+        let tenth = Duration::from_secs(6);
+        let waits: Vec<Duration> = (0..20).map(|_| backoff.next(Jitter(u16::MAX), tenth)).collect();
+        assert!(waits.windows(2).all(|w| w[0] <= w[1]), "{waits:?}");
+        assert_eq!(waits.last(), Some(&tenth));
+        assert_eq!(
+            backoff.next(Jitter(u16::MAX), Duration::MAX),
+            RECONNECT_MAX,
+            "nothing held"
+        );
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Link {
             "join"
         };
         self.shared.problem(stage, "CA", &why);
-        Ok(self.backoff.next(self.shared.deps.jitter()))
+        Ok(self.next_wait())
     }
 
     /// The CA said no: to the certificate, then the last key is tried; to that, then the token; then nothing is left but
@@ -197,6 +197,12 @@ impl Link {
         Ok(format!(
             "{why}; what has not ended yet is still served, but a new join token is needed"
         ))
+    }
+
+    /// Never longer than a tenth of the shortest lifetime that waits for this connection.
+    fn next_wait(&mut self) -> Duration {
+        let at_most = self.shared.shortest_life() / 10;
+        self.backoff.next(self.shared.deps.jitter(), at_most)
     }
 
     async fn pause(&mut self, wait: Duration) {
@@ -267,7 +273,7 @@ impl Link {
                 if good {
                     self.backoff.reset();
                 }
-                self.backoff.next(self.shared.deps.jitter())
+                self.next_wait()
             }
         }
     }
