@@ -14,7 +14,7 @@ use mintage_proto::{
     v1::{AttestRequest, BundleRequest, node_client::NodeClient, trust_domain_client::TrustDomainClient},
 };
 use mintage_tests::kit::{
-    ca::TestCa,
+    ca::{self, TestCa},
     client::{Joined, admin, anonymous, channel, join, key_and_csr, provider},
     stream::{Stream, ask, ask_with, code},
 };
@@ -46,6 +46,8 @@ use tower::Service;
 const SOON: Duration = Duration::from_secs(30);
 /// The CA's deadline of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How a client begins to speak HTTP/2 (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Frames of HTTP/2 (RFC 9113, section 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -299,11 +301,7 @@ async fn a_caller_that_does_not_finish_its_handshake_is_closed_at_the_deadline()
 #[tokio::test(flavor = "multi_thread")]
 async fn http_without_tls_gets_no_answer() {
     let ca = TestCa::start().await;
-    let preface = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
-        &frame(SETTINGS, 0, 0, &[]),
-    ]
-    .concat();
+    let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for octets in [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".as_slice(), &preface] {
         let mut stream = TcpStream::connect(ca.ca.address()).await.unwrap();
         stream.write_all(octets).await.unwrap();
@@ -404,6 +402,69 @@ async fn connect(ca: &TestCa, from: &str, config: Arc<ClientConfig>) -> std::io:
     TlsConnector::from(config).connect(name, stream).await
 }
 
+/// Waits until this many connections were refused for this reason: the count follows the close.
+async fn refusals(ca: &TestCa, reason: &str, count: u32) {
+    let line = format!("mintage_refused_connections_total{{reason=\"{reason}\"}} {count}");
+    let counted = async { while !ca.metrics().await.lines().any(|found| found == line) {} };
+    let counted = timeout(SOON, counted).await;
+    assert!(counted.is_ok(), "no {line} in\n{}", ca.metrics().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_silent_after_its_handshake_is_closed_at_the_deadline() {
+    let ca = TestCa::start_with(ca::with_metrics).await;
+    let config = Arc::new(client(&ca, &TLS13, None).await);
+    let lasted = async |octets: &[u8]| {
+        let mut stream = connect(&ca, "127.0.0.1", config.clone()).await.unwrap();
+        let started = Instant::now();
+        stream.write_all(octets).await.unwrap();
+        let mut answer = Vec::new();
+        // An end without a goodbye is an end as well.
+        let _ = timeout(SOON, stream.read_to_end(&mut answer))
+            .await
+            .expect("the connection is closed in time");
+        assert!(answer.is_empty(), "{answer:?}");
+        started.elapsed()
+    };
+    let almost = &PREFACE[..PREFACE.len() - 1];
+    for lasted in <[Duration; 2]>::from(tokio::join!(lasted(&[]), lasted(almost))) {
+        assert!(
+            lasted > HANDSHAKE - Duration::from_secs(1) && lasted < SOON,
+            "{lasted:?}"
+        );
+    }
+    refusals(&ca, "timeout", 2).await;
+    // Whoever speaks something else is not waited for at all.
+    assert!(lasted(b"GET / HTTP/1.1\r\n").await < HANDSHAKE - Duration::from_secs(1));
+    refusals(&ca, "preface", 1).await;
+    serves(&ca).await;
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preface_in_small_pieces_is_served_and_nothing_behind_it_is_lost() {
+    let ca = TestCa::start().await;
+    let config = Arc::new(client(&ca, &TLS13, None).await);
+    let behind = [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, b"hello ca")].concat();
+    let octets = [PREFACE, &behind].concat();
+    let answered = frame(PING, 1, 0, b"hello ca");
+    for piece in [1, 7, octets.len()] {
+        let mut stream = connect(&ca, "127.0.0.1", config.clone()).await.unwrap();
+        for piece in octets.chunks(piece) {
+            stream.write_all(piece).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        let mut got = Vec::new();
+        let answer = async {
+            while !got.windows(answered.len()).any(|window| window == answered) {
+                assert!(stream.read_buf(&mut got).await.unwrap() > 0, "closed after {got:?}");
+            }
+        };
+        timeout(SOON, answer).await.expect("the ping is answered");
+    }
+    ca.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_session_is_ever_resumed() {
     let ca = TestCa::start().await;
@@ -413,6 +474,7 @@ async fn no_session_is_ever_resumed() {
     for _ in 0..3 {
         let mut stream = connect(&ca, "127.0.0.1", config.clone()).await.unwrap();
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        stream.write_all(PREFACE).await.unwrap();
         // Its settings come after whatever tickets there would be.
         let mut first = [0; 9];
         timeout(SOON, stream.read_exact(&mut first)).await.unwrap().unwrap();
@@ -472,11 +534,7 @@ async fn flooded(ca: &TestCa, octets: Vec<u8>) -> bool {
     let stream = connect(ca, "127.0.0.1", config).await.expect("a connection");
     let (mut from, mut to) = tokio::io::split(stream);
     let write = tokio::spawn(async move {
-        let preface = [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
-            &frame(SETTINGS, 0, 0, &[]),
-        ]
-        .concat();
+        let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
         let sent = to.write_all(&[preface, octets].concat()).await;
         // Held open: the end must come from the other side.
         (sent, to)

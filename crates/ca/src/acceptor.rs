@@ -2,8 +2,9 @@
 //! lack of file descriptors must not spin.
 //!
 //! Callers wait in the kernel's backlog before the last descriptors are gone: those are for the ledger and the people who
-//! run the CA. Each handshake runs in its own task under a deadline; callers that have not finished one are counted in
-//! all and by source. A finished connection carries its [`Peer`] into every request.
+//! run the CA. Each handshake runs in its own task under a deadline, and is over when the caller has begun to speak
+//! HTTP/2; callers that have not finished one are counted in all and by source. A finished connection carries its
+//! [`Peer`] into every request.
 
 use std::{
     collections::HashMap,
@@ -36,6 +37,7 @@ use crate::{
     },
     metrics::Metrics,
     peer::{Peer, TlsPeer},
+    preface::{self, Prefaced},
     trust::PeerTrust,
 };
 
@@ -44,7 +46,7 @@ const NO_ROOM: &str = "no file descriptors are left for new connections; they wa
 
 /// A finished connection.
 pub(crate) struct Accepted {
-    stream: Watched<TlsStream<TcpStream>>,
+    stream: Watched<Prefaced<TlsStream<TcpStream>>>,
     peer: Peer,
     _connection: OwnedSemaphorePermit,
 }
@@ -161,13 +163,13 @@ impl Acceptor {
                         }))
                         .await;
                 }
-                Ok(Err(error)) => {
-                    self.metrics.refused_connection("tls");
+                Ok(Err(Failed { reason, error })) => {
+                    self.metrics.refused_connection(reason);
                     debug!(%remote, %error, "handshake failed");
                 }
                 Err(_) => {
                     self.metrics.refused_connection("timeout");
-                    debug!(%remote, "handshake not finished in {HANDSHAKE_TIMEOUT:?}");
+                    debug!(%remote, "handshake and preface not finished in {HANDSHAKE_TIMEOUT:?}");
                 }
             }
         });
@@ -177,10 +179,15 @@ impl Acceptor {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-    ) -> io::Result<(Watched<TlsStream<TcpStream>>, TlsPeer)> {
+    ) -> Result<(Watched<Prefaced<TlsStream<TcpStream>>>, TlsPeer), Failed> {
         stream.set_nodelay(true)?;
         let stream = self.tls.accept(stream).await?;
-        let (_, session) = stream.get_ref();
+        // Before the peer is verified and registered: nothing that is revoked meanwhile slips through in between.
+        let stream = preface::expect(stream).await.map_err(|error| Failed {
+            reason: "preface",
+            error,
+        })?;
+        let (_, session) = stream.get_ref().get_ref();
         let exporter = session
             .export_keying_material([0; 32], EXPORTER_LABEL, None)
             .map_err(io::Error::other)?;
@@ -200,6 +207,18 @@ impl Acceptor {
                 exporter,
             },
         ))
+    }
+}
+
+/// A handshake that came to nothing, with its word in the metrics.
+struct Failed {
+    reason: &'static str,
+    error: io::Error,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self { reason: "tls", error }
     }
 }
 

@@ -35,6 +35,7 @@ pub mod logging;
 mod metrics;
 mod open;
 mod peer;
+mod preface;
 mod publisher;
 mod pusher;
 mod replay;

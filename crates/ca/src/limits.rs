@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// A TLS handshake must be over within this: four round trips on the worst links fit, slow-loris does not.
+/// A TLS handshake and the HTTP/2 preface behind it must be over within this: five round trips on the worst links fit,
+/// slow-loris does not.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that have not finished their handshake, in all: at 220 us of CPU each, under half a second of work.
 pub(crate) const HANDSHAKES_MAX: usize = 1024;

@@ -12,6 +12,10 @@ use mintage_ca::{Ca, Config, Deps, InitOptions, KeyProtection, init};
 use mintage_identity::{ReplicaName, TrustDomain};
 use mintage_proto::v1::{ApplyEntriesRequest, CreateTokenRequest, Entry};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{bins::binary, client};
 
@@ -26,6 +30,11 @@ pub fn domain() -> TrustDomain {
 /// Makes an authority in `dir` with the machine's clock.
 pub fn make(dir: &Path) {
     make_with(dir, &Deps::system());
+}
+
+/// Any free port of this machine, for metrics.
+pub fn with_metrics(config: Config) -> Config {
+    config.with_metrics(Some("127.0.0.1:0".parse().expect("an address")))
 }
 
 /// Makes an authority in `dir`.
@@ -54,9 +63,14 @@ pub struct TestCa {
 impl TestCa {
     /// Makes and starts one.
     pub async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    /// The same, with a change to its configuration.
+    pub async fn start_with(change: impl FnOnce(Config) -> Config) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         make(&folder.path().join("ca"));
-        let ca = Ca::start(config(&folder.path().join("ca")), Deps::system())
+        let ca = Ca::start(change(config(&folder.path().join("ca"))), Deps::system())
             .await
             .expect("the CA starts");
         Self { ca, folder }
@@ -65,6 +79,17 @@ impl TestCa {
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("ca")
+    }
+
+    /// Its metrics, when the configuration has an address for them.
+    pub async fn metrics(&self) -> String {
+        let face = self.ca.metrics_address().expect("an address of metrics");
+        let mut stream = TcpStream::connect(face).await.expect("the metrics answer");
+        let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
     }
 
     /// A folder beside the data directory.
