@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mintage_identity::Serial;
 use mintage_proto::v1::{
-    Ask, RevokeRequest, SearchRequest, ledger_client::LedgerClient, revocation_client::RevocationClient,
-    revoke_request::Target,
+    Ask, MintResult, Page, RecordSummary, RevokeRequest, SearchRequest, ledger_client::LedgerClient,
+    revocation_client::RevocationClient, revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
@@ -193,5 +193,134 @@ async fn a_revoked_identity_lives_again_in_its_replacement_alone() {
         ),
         ("revoked", "live")
     );
+    ca.stop().await;
+}
+
+/// Asks behind the contested one, in the batch of whoever takes long to be judged.
+const FILLERS: usize = 63;
+/// Rounds of two identities racing for one key.
+const KEY_RACES: usize = 24;
+
+/// The issue records of an entry.
+async fn issued(ca: &TestCa, entry: &str) -> Vec<RecordSummary> {
+    let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let search = SearchRequest {
+        kinds: vec!["issue".to_owned()],
+        entry: entry.to_owned(),
+        page: Some(Page {
+            limit: 1000,
+            ..Page::default()
+        }),
+        ..SearchRequest::default()
+    };
+    ledger.search(search).await.unwrap().into_inner().records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_race_with_one_key_bring_it_under_one_identity_at_most() {
+    let ca = TestCa::start().await;
+    for name in ["web", "db", "filler"] {
+        ca.entry(name, &format!("/{name}")).await;
+    }
+    let address = ca.ca.address().to_string();
+    let mut streams = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let agent = join(&ca.token(name).await).await.unwrap();
+        streams.push(Stream::open(&agent, &address).await.unwrap());
+    }
+    let mut slow = streams.remove(0);
+    for round in 0..KEY_RACES {
+        let csr = key_and_csr().1;
+        // Judged first and recorded long after, for all of its batch is judged in between: long enough for another
+        // stream to take the same key from its ask to its record.
+        let fillers = (0..FILLERS).map(|_| ask("filler"));
+        let asks = std::iter::once(ask_with("db", csr.clone())).chain(fillers);
+        slow.ask(asks.collect()).await.unwrap();
+        let rivals = streams.iter_mut().map(|stream| {
+            let rival = ask_with("web", csr.clone());
+            async move {
+                // Every other round starts a little into the long batch.
+                if round % 2 == 1 {
+                    stream.ask_one(ask("filler")).await.unwrap();
+                }
+                stream.ask_one(rival).await.unwrap()
+            }
+        });
+        let mut results = futures_util::future::join_all(rivals).await;
+        results.push(slow.minted().await.unwrap().swap_remove(0));
+        let leaves = results.iter().filter(|result| !result.leaf.is_empty());
+        let ids: BTreeSet<_> = leaves
+            .map(|result| LeafInfo::parse(&result.leaf).unwrap().id().to_string())
+            .collect();
+        assert_eq!(ids.len(), 1, "round {round}: one key under {ids:?}");
+    }
+    // What was handed out is what stands: no certificate of the other identity hides in the ledger.
+    let (web, db) = (issued(&ca, "web").await, issued(&ca, "db").await);
+    assert_eq!(web.len() + db.len(), KEY_RACES, "{web:?} {db:?}");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_twice_in_one_message_is_one_certificate_and_one_ask_for_later() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let csr = key_and_csr().1;
+    let asks = [ask_with("web", csr.clone()), ask_with("web", csr)];
+    stream.ask(asks.to_vec()).await.unwrap();
+    let results = stream.minted().await.unwrap();
+    assert_eq!((code(&results[0]), code(&results[1])), ("", "key-in-flight"));
+    let refusal = results[1].refusal.as_ref().unwrap();
+    assert_eq!((refusal.grpc_code, refusal.retry), (Code::Unavailable as u32, true));
+    assert!(refusal.message.contains("ask again"), "{}", refusal.message);
+    let [first, second] = asks;
+    assert_eq!(stream.ask_one(first).await.unwrap().leaf, results[0].leaf);
+    assert_eq!(code(&stream.ask_one(second).await.unwrap()), "key-reused");
+    assert_eq!(issued(&ca, "web").await.len(), 1);
+    ca.stop().await;
+}
+
+/// Asks until there is an answer that is no invitation to ask again; how often it was invited, and the answer.
+async fn ask_until_answered(stream: &mut Stream, ask: &Ask) -> (usize, MintResult) {
+    let mut again = 0;
+    loop {
+        let result = stream.ask_one(ask.clone()).await.unwrap();
+        match code(&result) {
+            "key-in-flight" => again += 1,
+            _ => return (again, result),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_ask_on_several_streams_at_once_is_one_certificate_for_all() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let address = ca.ca.address().to_string();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(Stream::open(&agent, &address).await.unwrap());
+    }
+    let (mut invited, mut rounds) = (0, 0);
+    // Until the race was seen to happen; each round has its own ask.
+    while invited == 0 || rounds < 8 {
+        assert!(rounds < 500, "no two streams ever met");
+        rounds += 1;
+        let same = ask("web");
+        let answers = streams.iter_mut().map(|stream| ask_until_answered(stream, &same));
+        let answers = futures_util::future::join_all(answers).await;
+        let serials: BTreeSet<_> = answers
+            .iter()
+            .map(|(_, result)| LeafInfo::parse(&result.leaf).unwrap().serial().to_string())
+            .collect();
+        assert_eq!(serials.len(), 1, "round {rounds}: {serials:?}");
+        invited += answers.iter().map(|(again, _)| again).sum::<usize>();
+        let id = hex::encode(&same.request_id);
+        let mut records = issued(&ca, "web").await;
+        records.retain(|record| record.request_id.replace('-', "") == id);
+        assert_eq!(records.len(), 1, "{records:?}");
+    }
     ca.stop().await;
 }

@@ -97,8 +97,9 @@ pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<Vec<As
         answers[at] = Some(busy());
     }
     // Applied before answered: the next ask, on whatever stream, sees this one. Only then are serial and key given back.
-    let applied = desk.wait_applied(held.iter().map(|(index, _)| *index).max()).await;
-    drop(held);
+    let last = held.iter().map(|(index, _)| *index).max();
+    let applied = desk.wait_applied(last).await;
+    give_back(desk, last, held, applied.is_ok());
     let unanswered = || Err(Refusal::bug("an ask was left without an answer"));
     let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered));
     match applied {
@@ -107,6 +108,20 @@ pub(crate) async fn issue(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<Vec<As
             .map(|answer| answer.and_then(|_| Err(refusal.clone())))
             .collect(),
     }
+}
+
+/// Gives serials and keys back once the index holds their records. Where it is slow the callers are sent away, but what
+/// they asked for stays taken: the records are durable, and whoever came next with one of these keys would find it free.
+fn give_back(desk: &Arc<Desk>, last: Option<u64>, held: Vec<(u64, Reservation)>, applied: bool) {
+    let Some(last) = last.filter(|_| !applied) else { return };
+    let desk = desk.clone();
+    tokio::spawn(async move {
+        match desk.index.wait_applied(last).await {
+            Some(()) => drop(held),
+            // An index that follows no longer never learns of them: they stay taken for as long as this process lives.
+            None => std::mem::forget(held),
+        }
+    });
 }
 
 /// The part that costs CPU, off the event loop; how many batches at once is limited.
@@ -154,9 +169,14 @@ fn batch<'a>(desk: &Desk, speaker: &Speaker, asks: impl ExactSizeIterator<Item =
     // Stage by stage over the whole batch and not ask by ask: each stage finds its code and its tables in the cache.
     let asks: Vec<&Ask> = asks.collect();
     let proven: Vec<_> = asks.iter().map(|ask| entitle(desk, &occasion, ask)).collect();
-    let prepared: Vec<_> = proven
+    let cleared: Vec<_> = proven
         .into_iter()
-        .map(|proven| proven.and_then(|(grant, key)| make_ready(desk, &mut occasion, grant, key)))
+        .zip(&asks)
+        .map(|(proven, ask)| proven.and_then(|(grant, key)| clear(desk, &mut occasion, ask, grant, key)))
+        .collect();
+    let prepared: Vec<_> = cleared
+        .into_iter()
+        .map(|cleared| cleared.and_then(|cleared| make_ready(desk, &occasion, cleared)))
         .collect();
     let sealed: Vec<_> = prepared
         .into_iter()
@@ -171,7 +191,7 @@ fn batch<'a>(desk: &Desk, speaker: &Speaker, asks: impl ExactSizeIterator<Item =
         .collect()
 }
 
-/// May it have this, and does it hold the key? A lost reply that is asked for again ends here.
+/// May it have this, and does it hold the key?
 fn entitle(desk: &Desk, occasion: &Occasion, ask: &Ask) -> Result<(Grant, ProvenKey), Round> {
     let Occasion {
         view,
@@ -182,22 +202,46 @@ fn entitle(desk: &Desk, occasion: &Occasion, ask: &Ask) -> Result<(Grant, Proven
     } = occasion;
     let grant = decide(attested, &ask.want, &**view, *now, policy)?;
     let key = prove_possession(&ask.csr, &desk.key_policy)?;
-    if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
-        return Err(Round::Recorded(answer));
-    }
-    let holders = desk.index.holders_of(&key.spki_sha256(), *now);
-    check_key(&grant, &key.spki_sha256(), &**view, &holders, policy)?;
     Ok((grant, key))
 }
 
-/// The linted certificate, with its serial taken.
-fn make_ready(
+/// May the key carry it? A lost reply that is asked for again ends here.
+///
+/// Serial and key are taken before the index is read. A reservation is given back only when the index holds its record,
+/// so whoever used this key before is found either in flight or in the index. The other way round, another stream could
+/// take the key, record it and give it back between the two.
+fn clear(
     desk: &Desk,
     occasion: &mut Occasion,
+    ask: &Ask,
     grant: Grant,
     key: ProvenKey,
+) -> Result<(Grant, ProvenKey, Reservation), Round> {
+    let Occasion {
+        view,
+        policy,
+        now,
+        attested,
+        drawn,
+        ..
+    } = occasion;
+    let reservation = reserve(desk, &key, &grant, *now, drawn);
+    // Told even where the key is taken: by the same ask on another stream, whose answer stands already.
+    if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
+        return Err(Round::Recorded(answer));
+    }
+    let reservation = reservation?;
+    let holders = desk.index.holders_of(&key.spki_sha256(), *now);
+    check_key(&grant, &key.spki_sha256(), &**view, &holders, policy)?;
+    Ok((grant, key, reservation))
+}
+
+/// The linted certificate.
+fn make_ready(
+    desk: &Desk,
+    occasion: &Occasion,
+    (grant, key, reservation): (Grant, ProvenKey, Reservation),
 ) -> Result<(Prepared, Reservation), Round> {
-    let reservation = reserve(desk, &key, &grant, occasion.now, &mut occasion.drawn)?;
     let prepared = prepare(grant, key, *reservation.serial(), occasion.now, &desk.issuer)?;
     Ok((prepared, reservation))
 }
@@ -256,15 +300,19 @@ pub(crate) fn reserve(
     now: UnixTime,
     drawn: &mut Drawn,
 ) -> Result<Reservation, Refusal> {
-    let spki = key.spki_sha256();
+    let (spki, rotate_keys) = (key.spki_sha256(), desk.policy().rotate_keys);
     for _ in 0..SERIAL_DRAWS_MAX {
         let serial = Serial::from_random(drawn.next()?);
         if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
             continue;
         }
-        match desk.in_flight.reserve(serial, spki, grant.spiffe_id()) {
+        match desk.in_flight.reserve(serial, spki, grant.spiffe_id(), rotate_keys) {
             Ok(reservation) => return Ok(reservation),
             Err(Conflict::Serial) => {}
+            Err(Conflict::Busy) => {
+                let text = "a certificate for this public key is being issued right now; ask again in a moment";
+                return Err(Refusal::unavailable("key-in-flight", text));
+            }
             Err(Conflict::Key(holder)) => {
                 let text = format!("this public key is being issued under {holder}; make a new one");
                 return Err(Refusal::new(Code::PermissionDenied, "key-under-other-id", text));
