@@ -10,7 +10,7 @@
 //! ```
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,7 @@ use mintage_sys::{
     lock::Lock,
     secret_file,
 };
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CaError;
@@ -70,6 +71,22 @@ impl DataDir {
             dir,
         };
         new.check_unused().map(|()| new)
+    }
+
+    /// Looks whether [`DataDir::create`] would succeed, and makes nothing.
+    pub(crate) fn check_creatable(path: &Path) -> Result<(), CaError> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Self::open(path)?.check_unused();
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // The trailing dot makes the system look for a directory behind the name.
+        rustix::fs::access(parent.join("."), Access::WRITE_OK | Access::EXEC_OK).map_err(|error| CaError::DataDir {
+            path: path.to_path_buf(),
+            problem: format!("cannot be made: {}", io::Error::from(error)),
+        })
     }
 
     /// Refuses a directory that holds anything but the lock.

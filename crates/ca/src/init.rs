@@ -8,7 +8,7 @@ use mintage_ledger::{
     Actor, Body, EncodedRecord, FileJournal, Journal, LogKey, OpenOptions, Origin, Record,
     wire::{BundleChange, CaEvent, CaEventKind, CaRole, LogOpen},
 };
-use mintage_mint::{CaDates, CaKey, Issuer, KeyProtection, make_intermediate, make_root};
+use mintage_mint::{CaDates, CaKey, Issuer, KeyProtection, encode_key_file, make_intermediate, make_root};
 use mintage_revocation::{DelegationStatement, RevocationKey};
 use mintage_svid::CertInfo;
 use mintage_sys::dir::Dir;
@@ -69,6 +69,16 @@ pub struct InitOptions {
     pub replica: ReplicaName,
 }
 
+impl InitOptions {
+    /// How the keys lie on disk, in words.
+    pub fn keys(&self) -> &'static str {
+        match self.protection {
+            KeyProtection::ClearForTestDomainOnly => "in clear (a .test trust domain)",
+            _ => "encrypted under the passphrase",
+        }
+    }
+}
+
 /// What `init` made, for people.
 #[derive(Debug, Clone)]
 pub struct Made {
@@ -80,8 +90,6 @@ pub struct Made {
     pub origin: String,
     /// Verifier key of the ledger: keep it where an auditor finds it, away from this machine.
     pub vkey: String,
-    /// How the keys lie on disk.
-    pub keys: &'static str,
 }
 
 /// Makes an authority in a new data directory.
@@ -97,16 +105,36 @@ pub fn init(options: &InitOptions, deps: &Deps) -> Result<Made, CaError> {
     make(&data, options, deps).inspect_err(|_| data.clear())
 }
 
+/// Looks whether [`init`] would make an authority, and makes nothing: neither a file nor a lock. Somebody else may still
+/// be faster.
+///
+/// # Errors
+/// As [`init`], as far as that can be known without writing.
+pub fn check_init(options: &InitOptions, deps: &Deps) -> Result<(), CaError> {
+    DataDir::check_creatable(&options.data_dir)?;
+    let maker = Maker {
+        options,
+        deps,
+        now: deps.clock.now(),
+    };
+    // A key, encoded as it would lie on disk, tries the passphrase; the names try the trust domain.
+    let (key, pkcs8) = CaKey::generate()?;
+    let domain = &options.trust_domain;
+    encode_key_file(&pkcs8, &options.protection, domain, &maker.random()?)?;
+    make_root(domain, &key, maker.serial()?, CaDates::root(maker.now))?;
+    maker.origin().map(|_| ())
+}
+
 fn make(data: &DataDir, options: &InitOptions, deps: &Deps) -> Result<Made, CaError> {
     let maker = Maker {
         options,
         deps,
         now: deps.clock.now(),
-        keys: data.create_keys()?,
     };
-    let chain = maker.chain(data)?;
-    let (revocation, delegation) = maker.revocation_key(&chain.root)?;
-    let (log, origin) = maker.log_key()?;
+    let keys = data.create_keys()?;
+    let chain = maker.chain(data, &keys)?;
+    let (revocation, delegation) = maker.revocation_key(&chain.root, &keys)?;
+    let (log, origin) = maker.log_key(&keys)?;
     let vkey = log.vkey(&origin).to_string();
     let opening = Body::LogOpen(LogOpen {
         origin: origin.to_string(),
@@ -128,17 +156,12 @@ fn make(data: &DataDir, options: &InitOptions, deps: &Deps) -> Result<Made, CaEr
         trust_domain: trust_domain.clone(),
         replica: options.replica.clone(),
     })?;
-    let keys = match options.protection {
-        KeyProtection::ClearForTestDomainOnly => "in clear (a .test trust domain)",
-        _ => "encrypted under the passphrase",
-    };
     let root_hash = cert_hash(chain.root.certificate_der());
     Ok(Made {
         trust_domain,
         root_hash,
         origin: origin.to_string(),
         vkey,
-        keys,
     })
 }
 
@@ -167,7 +190,6 @@ struct Maker<'a> {
     options: &'a InitOptions,
     deps: &'a Deps,
     now: UnixTime,
-    keys: Dir,
 }
 
 struct Chain {
@@ -183,9 +205,9 @@ impl Maker<'_> {
         Ok(octets)
     }
 
-    fn store(&self, name: KeyName, pkcs8: &[u8]) -> Result<(), CaError> {
+    fn store(&self, keys: &Dir, name: KeyName, pkcs8: &[u8]) -> Result<(), CaError> {
         keys::write(
-            &self.keys,
+            keys,
             name,
             pkcs8,
             &self.options.protection,
@@ -198,7 +220,7 @@ impl Maker<'_> {
         Ok(Serial::from_random(self.random()?))
     }
 
-    fn chain(&self, data: &DataDir) -> Result<Chain, CaError> {
+    fn chain(&self, data: &DataDir, keys: &Dir) -> Result<Chain, CaError> {
         let domain = &self.options.trust_domain;
         let (root_key, root_pkcs8) = CaKey::generate()?;
         let root_der = make_root(domain, &root_key, self.serial()?, CaDates::root(self.now))?;
@@ -206,8 +228,8 @@ impl Maker<'_> {
         check_not_development(root.info(), domain, data)?;
         let (key, pkcs8) = CaKey::generate()?;
         let intermediate_der = make_intermediate(&root, &key, self.serial()?, CaDates::intermediate(self.now))?;
-        self.store(KeyName::Root, &root_pkcs8)?;
-        self.store(KeyName::Intermediate, &pkcs8)?;
+        self.store(keys, KeyName::Root, &root_pkcs8)?;
+        self.store(keys, KeyName::Intermediate, &pkcs8)?;
         data.write_certificate(ROOT, &root_der)?;
         data.write_certificate(INTERMEDIATE, &intermediate_der)?;
         let intermediate =
@@ -219,9 +241,9 @@ impl Maker<'_> {
         })
     }
 
-    fn revocation_key(&self, root: &Issuer) -> Result<(RevocationKey, Vec<u8>), CaError> {
+    fn revocation_key(&self, root: &Issuer, keys: &Dir) -> Result<(RevocationKey, Vec<u8>), CaError> {
         let (key, pkcs8) = RevocationKey::generate()?;
-        self.store(KeyName::Revocation, &pkcs8)?;
+        self.store(keys, KeyName::Revocation, &pkcs8)?;
         let until = self.now.plus(REVOCATION_KEY_LIFETIME);
         let statement = DelegationStatement::new(
             &self.options.trust_domain,
@@ -234,13 +256,16 @@ impl Maker<'_> {
         Ok((key, statement.signed(signature).encode()))
     }
 
-    fn log_key(&self) -> Result<(LogKey, Origin), CaError> {
+    fn log_key(&self, keys: &Dir) -> Result<(LogKey, Origin), CaError> {
         let (key, pkcs8) = LogKey::generate(&Zeroizing::new(self.random()?))?;
-        self.store(KeyName::Log, &pkcs8)?;
+        self.store(keys, KeyName::Log, &pkcs8)?;
+        Ok((key, self.origin()?))
+    }
+
+    fn origin(&self) -> Result<Origin, CaError> {
         // The id tells two authorities of one trust domain apart, such as after a new start from nothing.
         let id: String = self.random::<8>()?.iter().map(|octet| format!("{octet:02x}")).collect();
-        let origin = Origin::new(&self.options.trust_domain, &id, self.now)?;
-        Ok((key, origin))
+        Ok(Origin::new(&self.options.trust_domain, &id, self.now)?)
     }
 
     fn first_records(&self, chain: &Chain, log: &LogKey, revocation: &RevocationKey, delegation: Vec<u8>) -> Vec<Body> {
@@ -329,6 +354,26 @@ mod tests {
         let again = init(&good, &Deps::system()).expect_err("an authority is never made twice");
         assert!(again.to_string().contains("never touches what is there"), "{again}");
         assert!(good.data_dir.join("authority.toml").exists(), "what was there stays");
+    }
+
+    #[test]
+    fn a_rehearsal_finds_what_init_would_refuse_and_makes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let passphrase = |text: &[u8]| KeyProtection::Passphrase(text.to_vec().into());
+        let good = options(folder.path(), passphrase(b"correct horse"));
+        let told = |options: &InitOptions| check_init(options, &Deps::system()).map_err(|error| error.to_string());
+        assert_eq!(told(&good), Ok(()));
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+        assert!(told(&options(folder.path(), passphrase(b"short"))).is_err());
+        assert!(told(&options(folder.path(), KeyProtection::ClearForTestDomainOnly)).is_err());
+        assert!(told(&options(&folder.path().join("none"), passphrase(b"correct horse"))).is_err());
+        fs::write(folder.path().join("file"), "").expect("a file");
+        assert!(told(&options(&folder.path().join("file"), passphrase(b"correct horse"))).is_err());
+        fs::create_dir(folder.path().join("ca")).expect("an empty folder");
+        assert_eq!(told(&good), Ok(()));
+        fs::write(folder.path().join("ca/kept"), "").expect("a file");
+        let refused = told(&good).expect_err("it is not empty");
+        assert!(refused.contains("is not empty"), "{refused}");
     }
 
     #[test]

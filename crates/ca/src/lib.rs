@@ -53,7 +53,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{ChainMode, Config, ConfigError, LISTEN_DEFAULT, parse_metrics_address};
 pub use desk::Random;
 pub use error::CaError;
-pub use init::{Deps, InitOptions, Made, init};
+pub use init::{Deps, InitOptions, Made, check_init, init};
 pub use keys::find_protection;
 pub use mintage_mint::KeyProtection;
 pub use open::check_data_dir;

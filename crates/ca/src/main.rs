@@ -1,94 +1,44 @@
 //! `mintage-ca`: makes a certificate authority once (`init`), runs it (`serve`), and checks a configuration (`validate`).
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+mod cli;
+mod printed;
 
-use clap::{Args, Parser, Subcommand};
-use mintage_ca::{
-    Ca, Config, Deps, InitOptions, LISTEN_DEFAULT, find_protection, init, logging, parse_metrics_address,
+use std::{path::Path, process::ExitCode};
+
+use clap::Parser;
+use mintage_ca::{Ca, Config, Deps, InitOptions, check_init, find_protection, init, logging};
+use serde::Serialize;
+
+use crate::{
+    cli::{Cli, Init, Printing, Serve, Source, Validate, Verb},
+    printed::{notice, object, shell_word},
 };
-use mintage_identity::{ReplicaName, TrustDomain};
 
-/// The workload-identity certificate authority.
-#[derive(Parser)]
-#[command(name = "mintage-ca", version, arg_required_else_help = true)]
-struct Cli {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// Makes root, issuing intermediate, ledger and revocation key in a new data directory.
-    Init(Init),
-    /// Runs the CA.
-    Serve(Serve),
-    /// Checks a configuration and the data directory it names, without touching either.
-    Validate(Validate),
-}
-
-#[derive(Args)]
-struct Init {
-    /// The trust domain to speak for, such as example.org.
-    #[arg(long)]
-    trust_domain: TrustDomain,
-    /// A directory that does not exist yet or is empty.
-    #[arg(long)]
-    data_dir: PathBuf,
-    /// File with the passphrase that encrypts every key; the systemd credential "passphrase" is used without it.
-    #[arg(long)]
-    passphrase_file: Option<PathBuf>,
-    /// Name of this replica.
-    #[arg(long, default_value = "ca-1")]
-    replica: ReplicaName,
-}
-
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-struct Source {
-    /// Configuration file (TOML).
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Data directory, with everything else at its default.
-    #[arg(long)]
-    data_dir: Option<PathBuf>,
-}
-
-#[derive(Args)]
-struct Validate {
-    #[command(flatten)]
-    source: Source,
-    /// File with the passphrase of the keys.
-    #[arg(long)]
-    passphrase_file: Option<PathBuf>,
-}
-
-#[derive(Args)]
-struct Serve {
-    #[command(flatten)]
-    source: Source,
-    #[arg(long, help = format!("Address for agents [default: {LISTEN_DEFAULT}]"))]
-    listen: Option<SocketAddr>,
-    /// File with the passphrase of the keys.
-    #[arg(long)]
-    passphrase_file: Option<PathBuf>,
-    /// Loopback address for /metrics, /live and /ready.
-    #[arg(long, value_parser = parse_metrics_address)]
-    metrics: Option<SocketAddr>,
-}
+/// Exit code of wrong usage and of whatever fails on this machine.
+const LOCAL: u8 = 1;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake of the caller.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { LOCAL } else { 0 });
+        }
+    };
     logging::start();
     let outcome = match cli.verb {
         Verb::Init(options) => run_init(options),
         Verb::Serve(options) => run_serve(options),
         Verb::Validate(options) => run_validate(options),
+        Verb::Version(printing) => run_version(&printing),
+        Verb::Completions { shell } => printed::write(&cli::completions(shell)).map_err(Into::into).map(|()| 0),
     };
     match outcome {
-        Ok(code) => code,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("mintage-ca: {}", reason(&*error));
-            ExitCode::from(1)
+            notice(&format!("mintage-ca: {}", reason(&*error)));
+            ExitCode::from(LOCAL)
         }
     }
 }
@@ -124,24 +74,107 @@ fn remedy_for(error: &std::io::Error) -> Option<&'static str> {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn run_init(options: Init) -> Result<ExitCode, Failure> {
-    let protection = find_protection(options.passphrase_file.as_deref(), &options.trust_domain)?;
-    let made = init(
-        &InitOptions {
-            trust_domain: options.trust_domain,
-            data_dir: options.data_dir.clone(),
-            protection,
-            replica: options.replica,
-        },
-        &Deps::system(),
+#[derive(Serialize)]
+struct Initialised {
+    dry_run: bool,
+    trust_domain: String,
+    replica: String,
+    data_dir: String,
+    keys: &'static str,
+    #[serde(flatten)]
+    made: Option<New>,
+}
+
+/// What nobody can know before it is made.
+#[derive(Serialize)]
+struct New {
+    root_sha256: String,
+    ledger_origin: String,
+    ledger_vkey: String,
+}
+
+impl Initialised {
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let mut lines = vec![("trust domain", self.trust_domain.clone())];
+        match &self.made {
+            Some(new) => lines.extend([
+                ("root", format!("sha256:{}", new.root_sha256)),
+                ("ledger origin", new.ledger_origin.clone()),
+                ("ledger vkey", new.ledger_vkey.clone()),
+            ]),
+            None => lines.extend([
+                (
+                    "would make",
+                    "root, issuing intermediate, ledger and revocation key".to_owned(),
+                ),
+                ("in", self.data_dir.clone()),
+                ("replica", self.replica.clone()),
+            ]),
+        }
+        lines.push(("keys", self.keys.to_owned()));
+        lines
+    }
+}
+
+fn run_init(options: Init) -> Result<u8, Failure> {
+    let wanted = InitOptions {
+        protection: find_protection(options.passphrase_file.as_deref(), &options.trust_domain)?,
+        trust_domain: options.trust_domain,
+        data_dir: options.data_dir,
+        replica: options.replica,
+    };
+    let made = match options.dry_run {
+        true => check_init(&wanted, &Deps::system()).map(|()| None)?,
+        false => Some(init(&wanted, &Deps::system())?),
+    };
+    let told = Initialised {
+        dry_run: options.dry_run,
+        trust_domain: wanted.trust_domain.to_string(),
+        replica: wanted.replica.to_string(),
+        data_dir: wanted.data_dir.display().to_string(),
+        keys: wanted.keys(),
+        made: made.map(|made| New {
+            root_sha256: made.root_hash.to_string(),
+            ledger_origin: made.origin,
+            ledger_vkey: made.vkey,
+        }),
+    };
+    object(options.printing.output, &told, &told.lines())?;
+    match options.dry_run {
+        true => notice("nothing was made; the same command without --dry-run makes it"),
+        false => notice(&format!(
+            "next: {}",
+            serve_command(&wanted.data_dir, options.passphrase_file.as_deref())
+        )),
+    }
+    Ok(0)
+}
+
+/// The command that serves what was made, as a shell takes it.
+fn serve_command(data_dir: &Path, passphrase_file: Option<&Path>) -> String {
+    let word = |path: &Path| shell_word(&path.display().to_string());
+    let serve = format!("mintage-ca serve --data-dir {}", word(data_dir));
+    match passphrase_file {
+        Some(file) => format!("{serve} --passphrase-file {}", word(file)),
+        None => serve,
+    }
+}
+
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+}
+
+fn run_version(printing: &Printing) -> Result<u8, Failure> {
+    let version = Version {
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    object(
+        printing.output,
+        &version,
+        &[("", format!("mintage-ca {}", version.version))],
     )?;
-    println!("trust domain   {}", made.trust_domain);
-    println!("root           sha256:{}", made.root_hash);
-    println!("ledger origin  {}", made.origin);
-    println!("ledger vkey    {}", made.vkey);
-    println!("keys           {}", made.keys);
-    println!("next: mintage-ca serve --data-dir {}", options.data_dir.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 fn load(source: &Source) -> Result<Config, Failure> {
@@ -152,7 +185,7 @@ fn load(source: &Source) -> Result<Config, Failure> {
     }
 }
 
-fn run_serve(options: Serve) -> Result<ExitCode, Failure> {
+fn run_serve(options: Serve) -> Result<u8, Failure> {
     let mut config = load(&options.source)?
         .with_passphrase_file(options.passphrase_file)
         .with_metrics(options.metrics);
@@ -165,14 +198,28 @@ fn run_serve(options: Serve) -> Result<ExitCode, Failure> {
         let ca = Ca::start(config, Deps::system()).await?;
         ca.run_until_signal(file.as_deref()).await
     })?;
-    Ok(ExitCode::from(code))
+    Ok(code)
 }
 
-fn run_validate(options: Validate) -> Result<ExitCode, Failure> {
+#[derive(Serialize)]
+struct Valid {
+    valid: bool,
+    data_dir: String,
+}
+
+fn run_validate(options: Validate) -> Result<u8, Failure> {
     let config = load(&options.source)?.with_passphrase_file(options.passphrase_file);
     mintage_ca::check_data_dir(&config)?;
-    println!("ok: {}", config.data_dir().display());
-    Ok(ExitCode::SUCCESS)
+    let valid = Valid {
+        valid: true,
+        data_dir: config.data_dir().display().to_string(),
+    };
+    object(
+        options.printing.output,
+        &valid,
+        &[("", format!("ok: {}", valid.data_dir))],
+    )?;
+    Ok(0)
 }
 
 #[cfg(test)]
