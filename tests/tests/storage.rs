@@ -11,7 +11,7 @@ use std::{
 };
 
 use mintage_ca::{Deps, InitOptions, KeyProtection, init};
-use mintage_identity::ReplicaName;
+use mintage_identity::{ReplicaName, TrustDomain};
 use mintage_proto::v1::ListEntriesRequest;
 use mintage_tests::kit::{
     bins::binary,
@@ -179,6 +179,66 @@ fn a_wrong_or_missing_passphrase_is_refused() {
         &refusal("serve", &dir, &["--passphrase-file", path]),
         &["pass: ", "chmod 600"],
     );
+}
+
+#[test]
+fn a_development_root_is_refused_in_every_other_trust_domain() {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
+    let certificate = |name: &str, depth| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = vec![SanType::URI("spiffe://other.test".try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.is_ca = IsCa::Ca(depth);
+        params.use_authority_key_identifier_extension = true;
+        params
+    };
+    // Only the root's name tells: what it signed has a name of its own.
+    for (root, refuses) in [
+        ("Mintage development root (dev.test only)", true),
+        ("Another root", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let trust_domain = TrustDomain::parse("other.test").unwrap();
+        let options = InitOptions {
+            trust_domain: trust_domain.clone(),
+            data_dir: dir.clone(),
+            protection: KeyProtection::ClearForTestDomainOnly,
+            replica: ReplicaName::parse("ca-1").unwrap(),
+        };
+        init(&options, &Deps::system()).unwrap();
+        let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let params = certificate(root, BasicConstraints::Unconstrained);
+        let root = params.self_signed(&root_key).unwrap().der().to_vec();
+        let issuer = rcgen::Issuer::new(params, root_key);
+        let params = certificate("An intermediate", BasicConstraints::Constrained(0));
+        let intermediate = params.signed_by(&key, &issuer).unwrap().der().to_vec();
+        for (name, der) in [("root.pem", root), ("intermediate.pem", intermediate)] {
+            fs::write(dir.join(name), mintage_svid::pem::encode_certificates([der])).unwrap();
+        }
+        let protection = KeyProtection::ClearForTestDomainOnly;
+        let text = mintage_mint::encode_key_file(key.serialized_der(), &protection, &trust_domain, &[0; 32]).unwrap();
+        fs::write(dir.join("keys/intermediate.key"), text.as_bytes()).unwrap();
+        if refuses {
+            for verb in ["validate", "serve"] {
+                tells(&refusal(verb, &dir, &[]), &["development root", "dev.test alone"]);
+            }
+        } else {
+            // The same with another name stands, so it was the name that was refused.
+            let mut validate = Command::new(binary("mintage-ca"));
+            assert!(
+                validate
+                    .arg("validate")
+                    .arg("--data-dir")
+                    .arg(&dir)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use mintage_ledger::{
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
 use mintage_revocation::{Delegation, RevocationKey};
 use mintage_state::State;
+use mintage_svid::CertInfo;
 use mintage_sys::{dir::Dir, lock::Lock};
 use tokio::sync::Semaphore;
 use tracing::info;
@@ -82,6 +83,9 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     let dir: Dir = data.keys()?;
     let read = |name: KeyName, protection: &KeyProtection| keys::read(&dir, name, protection, domain);
     let root = data.certificate(ROOT)?;
+    // The mark stands in the root's name; what it signed need not repeat it.
+    let root_info = CertInfo::parse_signing(&root).map_err(|error| data.problem(format!("{ROOT}: {error}")))?;
+    check_not_development(&root_info, domain, data)?;
     let (name, path) = match config.chain {
         ChainMode::Intermediate => (KeyName::Intermediate, vec![data.certificate(INTERMEDIATE)?, root]),
         ChainMode::Root => (KeyName::Root, vec![root]),
