@@ -6,7 +6,7 @@ use mintage_ledger::{
 };
 use mintage_proto::v1::{CaKey, CaStatusResponse};
 use mintage_state::CaKeyRecord;
-use mintage_svid::CertInfo;
+use mintage_svid::{CertInfo, LeafInfo};
 
 use crate::desk::Desk;
 
@@ -47,6 +47,21 @@ fn wire_key(key: &CaKeyRecord) -> CaKey {
     }
 }
 
+/// This replica's own certificate. The inventory holds its predecessors too; this is the one that callers are shown.
+fn wire_own(desk: &Desk) -> Option<CaKey> {
+    let der = desk.own_certificate.load_full()?;
+    let info = LeafInfo::parse(&der).ok()?;
+    Some(CaKey {
+        role: role_name(CaRole::Replica).to_owned(),
+        key_id: info.spki_sha256().to_string(),
+        status: stage_name(CaEventKind::Activate).to_owned(),
+        not_before_ms: info.not_before().millis(),
+        not_after_ms: info.not_after().millis(),
+        subject: desk.own_id().to_string(),
+        serial: info.serial().to_string(),
+    })
+}
+
 /// The subject as people write it, or nothing.
 fn subject_text(der: &[u8]) -> String {
     use x509_parser::prelude::FromDer;
@@ -63,7 +78,7 @@ pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
         trust_domain: desk.domain.to_string(),
         replica: desk.replica.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keys: view.ca_keys().map(wire_key).collect(),
+        keys: view.ca_keys().map(wire_key).chain(wire_own(desk)).collect(),
         ledger_origin: desk.journal.origin().to_string(),
         ledger_size: desk.journal.size(),
         entries: view.entry_count() as u64,

@@ -1,9 +1,9 @@
 //! What every service works with: the ledger's committer, the state, the index, the issuer, clock and randomness. Built
-//! once at the start; nothing in it is set later but the policy, which a reload swaps whole.
+//! once at the start; nothing in it is set later but what is swapped whole: the policy, and this replica's certificate.
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mintage_identity::{ReplicaName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::{Commits, Journal, Tree, Vkey};
 use mintage_mint::{Issuer, KeyPolicy};
@@ -42,6 +42,8 @@ pub(crate) struct Desk {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,
     pub(crate) propagation: Propagation,
+    /// The server certificate in use (DER); none before the first.
+    pub(crate) own_certificate: ArcSwapOption<Vec<u8>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     /// Addresses that join tokens carry.

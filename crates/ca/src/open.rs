@@ -161,6 +161,7 @@ pub(crate) fn open(
         fleet: Fleet::new(metrics.clone()),
         publisher,
         propagation: Default::default(),
+        own_certificate: Default::default(),
         metrics,
         health,
         advertise: config.advertise.clone(),
