@@ -3,12 +3,15 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mintage_attest::{JoinToken, join_token::TokenHash};
-use mintage_identity::{AgentName, EntryName, RevocationReason, Selector, SpiffeId};
-use mintage_ledger::{Body, LiveQuery};
+use mintage_identity::{AgentName, CertHash, EntryName, RevocationReason, Selector, SpiffeId};
+use mintage_ledger::{
+    Body, LiveQuery,
+    wire::{CaEventKind, CaRole},
+};
 use mintage_policy::explain;
 use mintage_proto::v1::{self, registry_server::Registry};
 use mintage_state::{
-    TokenId, TokenRecord, View,
+    CaKeyRecord, TokenId, TokenRecord, View,
     command::{create_token, delete_token, evict_agent, token_by_prefix},
 };
 use tonic::{Request, Response, Status};
@@ -58,6 +61,25 @@ fn wire_token(id: &TokenId, token: &TokenRecord) -> v1::Token {
     }
 }
 
+/// The roots that a join token pins: those of the bundle, and every root that is active or prepared. A token made just
+/// before a new root comes into use must still open the door just after.
+fn pins(view: &View) -> Vec<CertHash> {
+    let standing = |key: &&CaKeyRecord| {
+        key.role == CaRole::Root
+            && matches!(key.stage, CaEventKind::Prepare | CaEventKind::Activate)
+            && !key.certificate_der.is_empty()
+    };
+    let bundle = view.bundle().into_iter().flat_map(|bundle| &bundle.roots_der);
+    let keys = view.ca_keys().filter(standing).map(|key| &key.certificate_der);
+    let mut pins = Vec::new();
+    for hash in bundle.chain(keys).map(|der| cert_hash(der)) {
+        if !pins.contains(&hash) {
+            pins.push(hash);
+        }
+    }
+    pins
+}
+
 impl RegistryService {
     fn agent(&self, view: &View, name: &AgentName) -> Result<v1::Agent, Refusal> {
         let agent = view
@@ -81,13 +103,7 @@ impl RegistryService {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(desk.random()?);
         let id = TokenId::new(*TokenHash::of_presented(&secret[..]).as_bytes());
         let view = desk.state.view();
-        let roots = view
-            .bundle()
-            .into_iter()
-            .flat_map(|bundle| &bundle.roots_der)
-            .map(|der| cert_hash(der))
-            .collect();
-        let token = JoinToken::new(desk.advertise.clone(), roots, desk.domain.clone(), secret)?;
+        let token = JoinToken::new(desk.advertise.clone(), pins(&view), desk.domain.clone(), secret)?;
         let draft = |view: &View| {
             let now = desk.clock.now()?;
             Ok((vec![create_token(view, id, &agent, life, None, now)?], now.plus(life)))
