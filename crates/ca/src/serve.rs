@@ -100,6 +100,8 @@ impl Ca {
         starting.tasks.spawn(health_task);
         starting.agents(listener, routes.clone()).await?;
         starting.administrators(&admin_socket, routes)?;
+        // Before anybody can look: a gauge that says 0 until the first round would look like a loss.
+        pusher::count_live(&starting.desk);
         let metrics_address = starting.face(config.metrics).await?;
         starting.desk.health.over(Trouble::Lifecycle);
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
