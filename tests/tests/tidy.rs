@@ -142,6 +142,25 @@ fn every_sample_configuration_is_read_by_its_program() {
     }));
 }
 
+/// The excerpt must be what the file begins with, its comments and empty lines aside.
+#[test]
+fn the_readme_shows_the_sample_configuration_as_it_is() {
+    let readme = std::fs::read_to_string(workspace_root().join("README.md")).expect("README.md is there");
+    let between = |text: &str| {
+        let (_, rest) = text.split_once("<!-- ca-toml -->\n```toml\n")?;
+        Some(rest.split_once("```\n<!-- /ca-toml -->")?.0.to_owned())
+    };
+    let shown = between(&readme).expect("README.md shows deploy/ca.toml between its markers");
+    let sample = deployed("ca.toml");
+    let said: Vec<&str> = sample
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let shown: Vec<&str> = shown.lines().collect();
+    assert!(shown.len() >= 5, "{shown:?}");
+    assert!(said.starts_with(&shown), "{shown:?} is not how {said:?} begins");
+}
+
 #[test]
 fn the_units_are_closed() {
     for (unit, limit) in [

@@ -91,7 +91,7 @@ enum Noun {
     Dev(dev::Dev),
     /// Prints the version
     Version,
-    /// Prints a completion script for a shell
+    /// Prints a completion script for a shell, whatever -o says
     Completions {
         /// The shell.
         shell: Shells,
