@@ -220,8 +220,12 @@ impl Staying {
 
     /// Waits until it says nothing any more, which is when it ends.
     fn ended(&mut self) -> (Option<i32>, String) {
-        while let Err(RecvTimeoutError::Timeout) = self.lines.recv_timeout(LINE_MAX).map(drop) {
-            panic!("it does not end");
+        loop {
+            match self.lines.recv_timeout(LINE_MAX) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
+            }
         }
         let mut data = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut data).unwrap();
@@ -272,8 +276,8 @@ fn fed(code: i32, words: &[&str], input: &str) -> (String, String) {
     said(code, &child.wait_with_output().unwrap())
 }
 
-#[test]
-fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_named() {
+/// What `spire-server entry show` prints: one entry that has a counterpart here, and one that has none.
+fn of_spire() -> String {
     let entry = |id: &str, path: &str, selector: &str| {
         json!({
             "id": id, "spiffe_id": {"trust_domain": "dev.test", "path": path},
@@ -282,7 +286,12 @@ fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_nam
         })
     };
     let entries = [entry("e1", "/web", "uid:1000"), entry("e2", "/db", "user:root")];
-    let input = json!({"entries": entries, "next_page_token": ""}).to_string();
+    json!({"entries": entries, "next_page_token": ""}).to_string()
+}
+
+#[test]
+fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_named() {
+    let input = of_spire();
     let (folder, data, ca) = serving();
     let import = [
         "--data-dir",
