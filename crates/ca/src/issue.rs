@@ -18,7 +18,7 @@ use mintage_attest::{AgentSession, Attested, channel::verify_session};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
 use mintage_mint::{AwaitingReceipt, Issued, Prepared, ProvenKey, RecordContext, Sealed, prepare, prove_possession};
-use mintage_policy::{Grant, IssuancePolicy, Want, check_key, decide};
+use mintage_policy::{Grant, IssuancePolicy, Want, check_key, check_key_for, decide};
 use mintage_state::View;
 use tonic::Code;
 
@@ -202,6 +202,8 @@ fn entitle(desk: &Desk, occasion: &Occasion, ask: &Ask) -> Result<(Grant, Proven
     } = occasion;
     let grant = decide(attested, &ask.want, &**view, *now, policy)?;
     let key = prove_possession(&ask.csr, &desk.key_policy)?;
+    // A barred key ends here: the revoked set speaks of every certificate on it, so no serial would do for one.
+    check_key_for(grant.spiffe_id(), &key.spki_sha256(), &**view, [])?;
     Ok((grant, key))
 }
 

@@ -14,8 +14,38 @@ pub trait KeyView {
     fn key_of_ca(&self, key: &SpkiHash) -> bool;
 }
 
-/// Checks the key of a proof of possession against the Grant it is for. `holders` are the identities of live
-/// certificates on this key, out of the ledger's index; the first 16 are looked at.
+/// Checks a key against the identity it is to carry, as far as this needs no Grant. `holders` are the identities of live
+/// certificates on this key, out of the ledger's index; the first 16 are looked at. Tells whether `id` is one of them.
+///
+/// # Errors
+/// The one thing that failed. Each of them is worth an alert.
+pub fn check_key_for<'a>(
+    id: &SpiffeId,
+    key: &SpkiHash,
+    view: &impl KeyView,
+    holders: impl IntoIterator<Item = &'a SpiffeId>,
+) -> Result<bool, Denial> {
+    let refuse = |code, why: String| Err(Denial::new(DenialKind::PermissionDenied, code, why));
+    if view.key_blocked(key) {
+        return refuse("key-blocked", format!("public key {key} is blocked"));
+    }
+    if view.key_of_ca(key) {
+        return refuse("key-of-ca", format!("public key {key} is the CA's own"));
+    }
+    let mut reused = false;
+    for holder in holders.into_iter().take(KEY_HOLDERS_MAX) {
+        if holder != id {
+            return refuse(
+                "key-under-other-id",
+                format!("public key {key} is live under {holder}; make a new one"),
+            );
+        }
+        reused = true;
+    }
+    Ok(reused)
+}
+
+/// Checks the key of a proof of possession against the Grant it is for: what [`check_key_for`] does, and re-use.
 ///
 /// # Errors
 /// The one thing that failed. Each of them is worth an alert but `key-reused`.
@@ -26,23 +56,7 @@ pub fn check_key<'a>(
     holders: impl IntoIterator<Item = &'a SpiffeId>,
     policy: &IssuancePolicy,
 ) -> Result<(), Denial> {
-    let refuse = |code, why: String| Err(Denial::new(DenialKind::PermissionDenied, code, why));
-    if view.key_blocked(key) {
-        return refuse("key-blocked", format!("public key {key} is blocked"));
-    }
-    if view.key_of_ca(key) {
-        return refuse("key-of-ca", format!("public key {key} is the CA's own"));
-    }
-    let mut reused = false;
-    for holder in holders.into_iter().take(KEY_HOLDERS_MAX) {
-        if holder != grant.spiffe_id() {
-            return refuse(
-                "key-under-other-id",
-                format!("public key {key} is live under {holder}; make a new one"),
-            );
-        }
-        reused = true;
-    }
+    let reused = check_key_for(grant.spiffe_id(), key, view, holders)?;
     // Whoever joins again with the token its key is bound to has lost the reply; it is told the same once more.
     if reused && policy.rotate_keys && grant.attestation_kind() != "join_token" {
         let why = format!(
