@@ -7,11 +7,11 @@ use std::{
 };
 
 use mintage_attest::AgentSession;
-use mintage_identity::{SpiffeId, UnixTime};
+use mintage_identity::{RequestId, SpiffeId, UnixTime};
 use mintage_ledger::{Actor, Body, wire::Deny};
 use mintage_policy::Want;
 use tonic::Code;
-use tracing::warn;
+use tracing::{error, field::display, warn};
 
 use crate::{
     control::{Origin, note},
@@ -70,19 +70,39 @@ fn is_recent(seen: &Seen, now: UnixTime) -> bool {
     age < DENY_RECORD_INTERVAL
 }
 
-/// Counts a refusal of an authenticated agent, and records it unless the same was recorded a moment ago.
-pub(crate) fn record(desk: &Desk, session: &AgentSession, want: Option<&Want>, refusal: &Refusal) {
+/// What was refused, as far as it could be read.
+#[derive(Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub(crate) request_id: Option<RequestId>,
+    pub(crate) want: Option<&'a Want>,
+}
+
+/// Counts a refused ask of an authenticated agent, and records it unless the same was recorded a moment ago.
+pub(crate) fn record(desk: &Desk, session: &AgentSession, asked: &Asked<'_>, refusal: &Refusal) {
     desk.metrics.denied(refusal.code);
+    if refusal.is_alarming() {
+        desk.metrics.alarm(refusal.code);
+    }
     // Faults of ours and of the moment are no decision about the caller.
     if refusal.retry || refusal.grpc == Code::Internal {
         return;
     }
+    record_sparsely(desk, session, asked, refusal);
+}
+
+/// Records a call of an authenticated agent that its role does not allow; it asked for no certificate.
+pub(crate) fn record_call(desk: &Desk, session: &AgentSession, refusal: &Refusal) {
+    record_sparsely(desk, session, &Asked::default(), refusal);
+}
+
+fn record_sparsely(desk: &Desk, session: &AgentSession, asked: &Asked<'_>, refusal: &Refusal) {
     let Some(suppressed) = desk.denials.note(&session.id, refusal.code, desk.clock.unguarded()) else {
         desk.metrics.suppressed_deny();
         return;
     };
+    tell(session, asked, refusal);
     let view = desk.state.view();
-    let (spiffe_id, entry) = match want {
+    let (spiffe_id, entry) = match asked.want {
         Some(Want::Entry(name)) => {
             let id = view.entry(name).map(|standing| standing.entry.spiffe_id().to_string());
             (id.unwrap_or_default(), name.to_string())
@@ -105,16 +125,22 @@ pub(crate) fn record(desk: &Desk, session: &AgentSession, want: Option<&Want>, r
         why: refusal.message.clone(),
         suppressed,
     };
-    warn!(agent = %session.id, code = refusal.code, why = %refusal.message.escape_debug(), "refused");
-    note(
-        desk,
-        &Origin {
-            actor,
-            attestation: None,
-            request_id: None,
-        },
-        Body::Deny(deny),
-    );
+    let origin = Origin {
+        actor,
+        attestation: None,
+        request_id: asked.request_id,
+    };
+    note(desk, &origin, Body::Deny(deny));
+}
+
+/// The log line, as rare as the record.
+fn tell(session: &AgentSession, asked: &Asked<'_>, refusal: &Refusal) {
+    let (agent, code, why) = (&session.id, refusal.code, refusal.message.escape_debug());
+    let request_id = asked.request_id.map(display);
+    match refusal.is_alarming() {
+        true => error!(%agent, code, request_id, %why, "refused: somebody may use a key that is not theirs"),
+        false => warn!(%agent, code, request_id, %why, "refused"),
+    }
 }
 
 #[cfg(test)]

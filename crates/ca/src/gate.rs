@@ -12,15 +12,18 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use mintage_attest::AgentSession;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::warn;
 
 use crate::{
+    denials,
+    desk::Desk,
     metrics::Metrics,
     peer::Peer,
     roles::{allowed, role_of},
-    status::over_limit,
+    status::{Refusal, over_limit},
 };
 
 /// Binary metadata comes with padding or without it.
@@ -32,14 +35,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Puts a [`Gate`] in front of a service.
 #[derive(Clone)]
 pub(crate) struct GateLayer {
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) desk: Arc<Desk>,
 }
 
 /// Refuses calls that the role table does not allow.
 #[derive(Clone)]
 pub(crate) struct Gate<S> {
     inner: S,
-    metrics: Arc<Metrics>,
+    desk: Arc<Desk>,
 }
 
 impl<S> Layer<S> for GateLayer {
@@ -47,7 +50,7 @@ impl<S> Layer<S> for GateLayer {
     fn layer(&self, inner: S) -> Gate<S> {
         Gate {
             inner,
-            metrics: self.metrics.clone(),
+            desk: self.desk.clone(),
         }
     }
 }
@@ -61,23 +64,37 @@ impl<S> Gate<S> {
         };
         let role = role_of(peer);
         let Some(roles) = allowed(path) else {
-            self.metrics.refused_call("unknown_rpc");
+            self.desk.metrics.refused_call("unknown_rpc");
             warn!(?role, path = %path.escape_debug(), "call to an RPC that this server does not have");
             return Err(Status::unimplemented("this server has no such method"));
         };
         if !roles.contains(&role) {
-            self.metrics.refused_call("role");
+            self.desk.metrics.refused_call("role");
             warn!(?role, path, "call refused by the role table");
-            return Err(Status::permission_denied(format!("role {role:?} may not call {path}")));
+            let text = format!("role {role:?} may not call {path}");
+            let refusal = Refusal::new(Code::PermissionDenied, "role", text);
+            if let Some(session) = agent_session(peer) {
+                denials::record_call(&self.desk, &session, &refusal);
+            }
+            return Err(refusal.into());
         }
         if let Some(name) = garbled(request.headers()) {
-            self.metrics.refused_call("metadata");
+            self.desk.metrics.refused_call("metadata");
             warn!(?role, path, %name, "call with garbled metadata");
             let text =
                 format!("metadata {name}: base64 is taken under names ending in -bin, printable ASCII elsewhere");
             return Err(Status::invalid_argument(text));
         }
         Ok(())
+    }
+}
+
+/// The session of a caller that has proven to be an agent, banned or not: one that calls what no agent calls is no agent
+/// of ours at work, and the ledger is where that is looked for.
+fn agent_session(peer: &Peer) -> Option<AgentSession> {
+    match peer {
+        Peer::Tls(tls) => tls.agent_session(),
+        Peer::Admin(_) => None,
     }
 }
 
@@ -126,7 +143,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.judge(&request) {
             Ok(()) => {
-                let (answer, metrics) = (self.inner.call(request), self.metrics.clone());
+                let (answer, metrics) = (self.inner.call(request), self.desk.metrics.clone());
                 Box::pin(async move { answer.await.map(|answer| spoken(answer, &metrics)) })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),

@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     issuances: Family<Issuance, Counter>,
     issuance_duration: Histogram,
     attestations: Family<Attestation, Counter>,
+    alarms: Family<Reason, Counter>,
     refused_calls: Family<Reason, Counter>,
     refused_connections: Family<Reason, Counter>,
     revocations: Family<Reason, Counter>,
@@ -72,6 +73,7 @@ impl Metrics {
             issuances: Family::default(),
             issuance_duration: Histogram::new(SECONDS),
             attestations: Family::default(),
+            alarms: Family::default(),
             refused_calls: Family::default(),
             refused_connections: Family::default(),
             revocations: Family::default(),
@@ -110,6 +112,11 @@ impl Metrics {
             "attestations",
             "Node attestations by outcome",
             self.attestations.clone(),
+        );
+        r.register(
+            "alarms",
+            "Refusals of somebody who used what may be another's",
+            self.alarms.clone(),
         );
         r.register(
             "refused_calls",
@@ -224,6 +231,11 @@ impl Metrics {
                 reason,
             })
             .inc();
+    }
+
+    /// A refusal that somebody should be woken for.
+    pub(crate) fn alarm(&self, reason: &'static str) {
+        self.alarms.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn refused_call(&self, reason: &'static str) {

@@ -264,7 +264,7 @@ fn routes(desk: &Arc<Desk>, stop: CancellationToken) -> (Routes, impl Future<Out
 
 /// The limits of one HTTP/2 server.
 fn server(
-    metrics: &Arc<Metrics>,
+    desk: &Arc<Desk>,
 ) -> tonic::transport::server::Server<tower::layer::util::Stack<GateLayer, tower::layer::util::Identity>> {
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -274,9 +274,7 @@ fn server(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(GateLayer {
-            metrics: metrics.clone(),
-        })
+        .layer(GateLayer { desk: desk.clone() })
 }
 
 /// A CA on its way up.
@@ -373,10 +371,10 @@ impl Starting {
         C::ConnectInfo: Clone + Send + Sync + 'static,
     {
         let stop = self.stop.clone().cancelled_owned();
-        let metrics = self.desk.metrics.clone();
+        let desk = self.desk.clone();
         self.tasks.spawn(async move {
             let incoming = ReceiverStream::new(accepted);
-            let served = server(&metrics)
+            let served = server(&desk)
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, stop)
                 .await;

@@ -4,22 +4,22 @@
 use std::sync::Arc;
 
 use mintage_attest::{AttestError, Attested, JoinVerdict, TokenHash, join_token, rejoin};
-use mintage_identity::{AgentInstance, RequestId, SpkiHash};
+use mintage_identity::{AgentInstance, RequestId, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Actor, Attestation};
 use mintage_mint::{ProvenKey, prove_possession};
-use mintage_policy::Want;
+use mintage_policy::{Want, check_key_for};
 use mintage_proto::{
     request_id,
     v1::{AgentMessage, AttestRequest, AttestResponse, RejoinRequest, node_server::Node},
 };
 use mintage_state::{
-    TokenId,
+    TokenId, View,
     command::{TokenUse, attest_again, consume_token},
 };
 use mintage_svid::LeafInfo;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     control::{Origin, command},
@@ -65,6 +65,13 @@ impl NodeService {
         })
     }
 
+    /// Refuses before anything is recorded: a token is not used up for a key that no certificate may carry.
+    fn check_key(&self, view: &View, agent: &SpiffeId, key: &SpkiHash, now: UnixTime) -> Result<(), Refusal> {
+        let holders = self.desk.index.holders_of(key, now);
+        check_key_for(agent, key, view, &holders)?;
+        Ok(())
+    }
+
     /// Issues the agent's first certificate and answers with everything it needs to go on.
     async fn welcome(&self, attested: Attested, id: RequestId, csr: Vec<u8>) -> Result<AttestResponse, Refusal> {
         let instance = attested.instance();
@@ -76,9 +83,13 @@ impl NodeService {
             csr,
         };
         let speaker = Speaker::Proven(Arc::new(attested));
-        let answer = issue(&self.desk, &speaker, &Arc::new(vec![ask]))
+        // In a task of its own: a caller that hangs up must not give its key back while the record is under way.
+        let desk = self.desk.clone();
+        let issued = tokio::spawn(async move { issue(&desk, &speaker, &Arc::new(vec![ask])).await.pop() });
+        let answer = issued
             .await
-            .pop()
+            .ok()
+            .flatten()
             .unwrap_or_else(|| Err(Refusal::bug("no answer")))?;
         self.desk.metrics.attested(kind, Ok(()));
         info!(%agent, %instance, kind, index = answer.index, "agent attested");
@@ -98,9 +109,7 @@ impl NodeService {
         let key = prove_possession(&request.csr, &self.desk.key_policy)?;
         let presented = TokenHash::of_presented(&request.secret);
         // A former instance of this key, such as after a lost reply, is found inside: the state knows the bound key.
-        let attested = self.consume(&presented, &key, id).await.inspect_err(|refusal| {
-            warn!(code = refusal.code, "join refused");
-        })?;
+        let attested = self.consume(&presented, &key, id).await?;
         self.welcome(attested, id, request.csr).await
     }
 
@@ -108,11 +117,12 @@ impl NodeService {
     async fn consume(&self, presented: &TokenHash, key: &ProvenKey, id: RequestId) -> Result<Attested, Refusal> {
         let desk = &self.desk;
         let spki = key.spki_sha256();
-        let check = |view: &mintage_state::View| {
+        let check = |view: &View| {
             let now = desk.clock.now()?;
             let standing = standing::of_token(view, presented);
             let joined = join_token::verify(presented, standing.as_ref(), &spki, &desk.domain, now);
-            let joined = joined.map_err(|error| self.refused("join_token", &error))?;
+            let joined = joined.map_err(|error| self.not_proven(&error))?;
+            self.check_key(view, joined.agent(), &spki, now)?;
             match joined.verdict() {
                 JoinVerdict::Retry(_) => Ok((Vec::new(), joined)),
                 JoinVerdict::First => {
@@ -144,21 +154,34 @@ impl NodeService {
             (JoinVerdict::First, Some(index)) => AgentInstance(index),
             (JoinVerdict::First, None) => return Err(Refusal::bug("a first use without a record")),
         };
-        joined
-            .into_attested(recorded)
-            .map_err(|error| self.refused("join_token", &error))
+        joined.into_attested(recorded).map_err(|error| self.not_proven(&error))
     }
 
-    fn refused(&self, kind: &'static str, error: &AttestError) -> Refusal {
+    /// Logs the true reason, which the caller is not told.
+    fn not_proven(&self, error: &AttestError) -> Refusal {
         let code = error.code();
-        self.desk.metrics.attested(kind, Err(code));
         match error.is_alarming() {
             true => {
-                tracing::error!(code, detail = %error.detail(), "attestation refused: somebody may hold a secret that is not theirs")
+                self.desk.metrics.alarm(code);
+                error!(code, detail = %error.detail(), "not proven: somebody may hold a secret that is not theirs");
             }
-            false => warn!(code, detail = %error.detail(), "attestation refused"),
+            false => warn!(code, detail = %error.detail(), "not proven"),
         }
         Refusal::new(tonic::Code::Unauthenticated, code, error.to_string())
+    }
+
+    /// Counts and logs a refusal, whichever step it came from; the one place, so that none is counted twice or not at all.
+    fn told(&self, kind: &'static str, refusal: Refusal) -> Status {
+        let (code, why) = (refusal.code, refusal.message.escape_debug());
+        self.desk.metrics.attested(kind, Err(code));
+        match refusal.is_alarming() {
+            true => {
+                self.desk.metrics.alarm(code);
+                error!(kind, code, %why, "attestation refused: somebody may use a key that is not theirs");
+            }
+            false => warn!(kind, code, %why, "attestation refused"),
+        }
+        refusal.into()
     }
 
     async fn rejoin_by_key(&self, exporter: [u8; 32], request: RejoinRequest) -> Result<AttestResponse, Refusal> {
@@ -168,11 +191,12 @@ impl NodeService {
         let key = prove_possession(&request.csr, &desk.key_policy)?;
         let last = last_certificate(&request.last_chain)?;
         let spki: SpkiHash = key.spki_sha256();
-        let check = |view: &mintage_state::View| {
+        let check = |view: &View| {
             let now = desk.clock.now()?;
             let standing = standing::of_agent(view, &last.id);
             let attested = rejoin::verify(&last, &request.signature, &exporter, &spki, standing.as_ref(), now);
-            let attested = attested.map_err(|error| self.refused("rejoin", &error))?;
+            let attested = attested.map_err(|error| self.not_proven(&error))?;
+            self.check_key(view, attested.agent(), &spki, now)?;
             let body = attest_again(
                 view,
                 attested.name(),
@@ -240,14 +264,22 @@ impl Node for NodeService {
     type SyncStream = CaStream;
 
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
-        let _place = self.place()?;
-        Ok(Response::new(self.attest_by_token(request.into_inner()).await?))
+        let outcome = async {
+            let _place = self.place()?;
+            self.attest_by_token(request.into_inner()).await
+        };
+        let outcome = outcome.await.map(Response::new);
+        outcome.map_err(|refusal| self.told("join_token", refusal))
     }
 
     async fn rejoin(&self, request: Request<RejoinRequest>) -> Result<Response<AttestResponse>, Status> {
-        let _place = self.place()?;
-        let exporter = tls_peer(&request)?.exporter;
-        Ok(Response::new(self.rejoin_by_key(exporter, request.into_inner()).await?))
+        let outcome = async {
+            let _place = self.place()?;
+            let exporter = tls_peer(&request)?.exporter;
+            self.rejoin_by_key(exporter, request.into_inner()).await
+        };
+        let outcome = outcome.await.map(Response::new);
+        outcome.map_err(|refusal| self.told("rejoin", refusal))
     }
 
     async fn sync(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<CaStream>, Status> {

@@ -9,7 +9,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use mintage_attest::{AgentSession, channel::verify_session};
-use mintage_identity::{AgentName, EntryName, Reserved};
+use mintage_identity::{AgentName, EntryName, RequestId, Reserved};
 use mintage_policy::Want;
 use mintage_proto::{
     limits::ASKS_PER_MINT_MAX,
@@ -23,10 +23,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
-    denials,
+    denials::{self, Asked},
     desk::Desk,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
@@ -106,7 +106,13 @@ fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentI
     let standing = standing::of_agent(&desk.state.view(), &session.id);
     let attested = verify_session(session, standing.as_ref(), desk.clock.unguarded()).map_err(|error| {
         desk.metrics.attested("svid", Err(error.code()));
-        warn!(agent = %session.id, why = %error.detail(), "agent refused");
+        match error.is_alarming() {
+            true => {
+                desk.metrics.alarm(error.code());
+                error!(agent = %session.id, why = %error.detail(), "agent refused: somebody may use a key that is not theirs");
+            }
+            false => warn!(agent = %session.id, why = %error.detail(), "agent refused"),
+        }
         Refusal::from(error)
     })?;
     Ok(attested.instance())
@@ -234,18 +240,22 @@ async fn answer(desk: &Arc<Desk>, session: Arc<AgentSession>, mint: v1::Mint) ->
         issuers: desk.issuer.chain_below_root().to_vec(),
     };
     for (request_id, refused) in sent {
-        let outcome = match refused {
-            Some(refusal) => Err((refusal, None)),
+        let (outcome, want) = match refused {
+            Some(refusal) => (Err(refusal), None),
             None => match answers.next() {
-                Some((Ok(answer), _)) => Ok(answer),
-                Some((Err(refusal), ask)) => Err((refusal, Some(&ask.want))),
-                None => Err((Refusal::bug("an ask was left without an answer"), None)),
+                Some((answer, ask)) => (answer, Some(&ask.want)),
+                None => (Err(Refusal::bug("an ask was left without an answer")), None),
             },
         };
         minted.results.push(match outcome {
             Ok(answer) => granted(request_id, answer),
-            Err((refusal, want)) => {
-                denials::record(desk, &session, want, &refusal);
+            Err(refusal) => {
+                // Of an ask that cannot be read, the id may still be one.
+                let asked = Asked {
+                    request_id: RequestId::from_slice(&request_id).ok(),
+                    want,
+                };
+                denials::record(desk, &session, &asked, &refusal);
                 denied(request_id, refusal)
             }
         });
