@@ -11,6 +11,8 @@ use std::{
 use mintage_ca::{Ca, Config, Deps};
 use mintage_tests::kit::ca::make;
 
+/// Ticks of a second in `/proc` (proc(5)); 100 on every architecture this runs on.
+const USER_HZ: f64 = 100.0;
 /// The hidden argument.
 pub const HOST: &str = "--host";
 
@@ -74,6 +76,19 @@ impl Host {
     /// Resident memory of the CA in megabytes (10^6 bytes).
     pub fn rss_mb(&self) -> f64 {
         rss_mb(self.child.id())
+    }
+
+    /// CPU time that the CA has used so far, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // Behind the name in parentheses, which may hold anything: fields 14 and 15 are user and system time in ticks.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks = fields
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum::<u64>();
+        ticks as f64 / USER_HZ
     }
 
     /// Groups made durable so far: one flush each.

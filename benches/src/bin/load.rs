@@ -48,6 +48,7 @@ struct Report {
     ratio_to_floor: f64,
     p50_ms: f64,
     p99_ms: f64,
+    ca_cpu_us_per_cert: f64,
     rss_mb: f64,
     fsyncs_per_s: f64,
     idle_p50_ms: f64,
@@ -92,7 +93,9 @@ async fn run(options: &Options) -> Result<(), Failure> {
     let mut prepared = requests(options.agents + 1, each.max(IDLE_ASKS));
     let idle_p50_ms = idle(&host, prepared.pop().unwrap_or_default()).await?;
     let before = floor::measure(Duration::from_millis(1500));
+    let spent = host.cpu_seconds();
     let (measured, fsyncs_per_s) = load(&host, prepared, seconds).await?;
+    let spent = host.cpu_seconds() - spent;
     let after = floor::measure(Duration::from_millis(1500));
     let floor = f64::midpoint(before.certs_per_s, after.certs_per_s);
     let mut latencies: Vec<f64> = measured.iter().flat_map(|one| one.latencies_ms.clone()).collect();
@@ -109,6 +112,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         ratio_to_floor: certs_per_s / floor,
         p50_ms: percentile(&mut latencies, 0.5),
         p99_ms: percentile(&mut latencies, 0.99),
+        ca_cpu_us_per_cert: spent * 1e6 / certificates as f64,
         rss_mb: host.rss_mb(),
         fsyncs_per_s,
         idle_p50_ms,
