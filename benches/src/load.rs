@@ -5,14 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mintage_proto::v1::{
-    AgentMessage, Ask, CaMessage, Hello, Mint, agent_message::Message as Up, ca_message::Message as Down,
-    node_client::NodeClient,
-};
+use bytes::Bytes;
+use mintage_proto::v1::{AgentMessage, Ask, Hello, Mint, Refusal, agent_message::Message as Up};
 use mintage_tests::kit::client::Joined;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic_prost::ProstCodec;
 
 /// A boxed failure.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +23,30 @@ pub const IN_FLIGHT: usize = 2;
 
 /// Requests for one agent, each used once.
 pub type Requests = Vec<Vec<u8>>;
+
+/// What a CA sends, as far as this client looks: certificates stay in the buffer they came in, since what a client does
+/// with them is no part of what is measured, and the client takes its time from the same cores.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(message, optional, tag = "1")]
+    minted: Option<Minted>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Minted {
+    #[prost(message, repeated, tag = "1")]
+    results: Vec<Outcome>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Outcome {
+    #[prost(bytes = "bytes", tag = "1")]
+    request_id: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    leaf: Bytes,
+    #[prost(message, optional, tag = "4")]
+    refusal: Option<Refusal>,
+}
 
 /// What one stream measured.
 #[derive(Debug, Default)]
@@ -71,7 +94,7 @@ fn request() -> Vec<u8> {
 #[derive(Debug)]
 pub struct Driver {
     up: mpsc::Sender<AgentMessage>,
-    down: Streaming<CaMessage>,
+    down: Streaming<Answer>,
     requests: Requests,
     next_id: u128,
 }
@@ -92,8 +115,12 @@ impl Driver {
             message: Some(Up::Hello(hello)),
         })
         .await?;
-        let mut client = NodeClient::new(channel).max_decoding_message_size(4 << 20);
-        let down = client.sync(ReceiverStream::new(messages)).await?.into_inner();
+        let mut client = Grpc::new(channel).max_decoding_message_size(4 << 20);
+        client.ready().await?;
+        let path = PathAndQuery::from_static("/mintage.v1.Node/Sync");
+        let codec = ProstCodec::<AgentMessage, Answer>::default();
+        let asks = Request::new(ReceiverStream::new(messages));
+        let down = client.streaming(asks, path, codec).await?.into_inner();
         Ok(Self {
             up,
             down,
@@ -143,19 +170,21 @@ impl Driver {
                 return Ok(measured);
             }
             let message = tokio::time::timeout(Duration::from_secs(20), self.down.message()).await??;
-            let Some(Down::Minted(minted)) = message.ok_or("the CA ended the stream")?.message else {
+            let Some(minted) = message.ok_or("the CA ended the stream")?.minted else {
                 continue;
             };
             let received = Instant::now();
-            if let Some(sent) = minted.results.first().and_then(|first| open.remove(&first.request_id)) {
+            if let Some(sent) = minted
+                .results
+                .first()
+                .and_then(|first| open.remove(&first.request_id[..]))
+            {
                 measured.latencies_ms.push((received - sent).as_secs_f64() * 1e3);
             }
             for result in minted.results {
-                match result.refusal {
-                    // Only what arrives inside the measured time counts.
-                    None => measured.certificates += u64::from(received < end),
-                    Some(refusal) => measured.refused = measured.refused.or(Some(refusal.message)),
-                }
+                // Only what arrives inside the measured time counts.
+                measured.certificates += u64::from(received < end && !result.leaf.is_empty());
+                measured.refused = measured.refused.or(result.refusal.map(|refusal| refusal.message));
             }
         }
     }
