@@ -125,7 +125,10 @@ impl Record {
             )));
         }
         check(&message).map_err(LedgerError::Record)?;
-        let bytes: Arc<[u8]> = message.encode_to_vec().into();
+        // Straight into the allocation that is shared from here on; a vector would be copied into one.
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
+        let whole = Arc::get_mut(&mut bytes).and_then(|mut room| message.encode(&mut room).ok());
+        whole.ok_or_else(|| LedgerError::Record(format!("{kind} was not encoded in the {len} bytes it measured")))?;
         Ok(EncodedRecord {
             leaf_hash: leaf_hash(&bytes),
             bytes,

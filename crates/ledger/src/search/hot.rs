@@ -1,43 +1,42 @@
 //! What an issuance asks for each certificate, answered at once: is this serial, this key or this request live?
 //!
-//! A table of tags, each with the latest end of validity it was seen with. Nearly every question is about something
-//! that is not there, and ends here; a tag that is there only means "look", and the columns decide.
+//! Tables of four-octet tags, each with the latest end of validity it was seen with. Nearly every question is about
+//! something that is not there, and ends here; a tag that is there only means "look", and the columns decide.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use mintage_identity::UnixTime;
 
-use super::chunk::Row;
+use super::chunk::{Row, serial_tag, spki_tag};
 
 /// Tags of certificates that ended so long ago are forgotten: more than any clock here may be off.
 const FORGET_AFTER_SECONDS: i64 = 900;
-/// The table is swept when it has grown to twice what the last sweep left, and not before it is this large.
+/// The tables are swept when they have grown to twice what the last sweep left, and not before they are this large.
 const SWEEP_MIN: usize = 4096;
 
 /// Which question a tag belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Of {
-    Serial = 1,
-    Key = 2,
-    Request = 3,
+    Serial,
+    Key,
+    Request,
 }
 
 /// Tags of what may be live.
 #[derive(Debug, Default)]
 pub(super) struct Hot {
-    // The tags can be chosen by agents, so the hasher is the keyed one.
-    ends: HashMap<(u8, u64), u32>,
+    serials: Ends,
+    keys: Ends,
+    requests: Ends,
     swept: usize,
     latest_s: i64,
 }
 
-/// Eight octets as a tag.
-pub(super) fn tag(octets: &[u8]) -> u64 {
-    let mut eight = [0; 8];
-    let len = octets.len().min(8);
-    eight[..len].copy_from_slice(&octets[octets.len() - len..]);
-    u64::from_be_bytes(eight)
-}
+/// The end of validity for each tag, in seconds.
+type Ends = HashMap<u32, u32, Keyed>;
 
 impl Hot {
     /// Takes in a record's certificate.
@@ -45,31 +44,113 @@ impl Hot {
         let Some(leaf) = &row.leaf else { return };
         self.latest_s = self.latest_s.max(UnixTime::from_millis(row.time_ms).seconds());
         let end = u32::try_from(leaf.not_after.seconds().max(0)).unwrap_or(u32::MAX);
-        self.put(Of::Serial, tag(leaf.serial.padded()), end);
-        self.put(Of::Key, tag(leaf.spki_sha256.as_bytes()), end);
+        put(&mut self.serials, serial_tag(&leaf.serial), end);
+        put(&mut self.keys, spki_tag(leaf.spki_sha256.as_bytes()), end);
         if row.request != 0 {
-            self.put(Of::Request, row.request.into(), end);
+            put(&mut self.requests, row.request, end);
         }
-        if self.ends.len() >= SWEEP_MIN.max(2 * self.swept) {
+        if self.serials.len() >= SWEEP_MIN.max(2 * self.swept) {
             let oldest = self.latest_s.saturating_sub(FORGET_AFTER_SECONDS);
-            self.ends.retain(|_, end| i64::from(*end) >= oldest);
-            self.swept = self.ends.len();
+            for ends in [&mut self.serials, &mut self.keys, &mut self.requests] {
+                ends.retain(|_, end| i64::from(*end) >= oldest);
+            }
+            self.swept = self.serials.len();
         }
-    }
-
-    fn put(&mut self, of: Of, tag: u64, end: u32) {
-        let known = self.ends.entry((of as u8, tag)).or_default();
-        *known = end.max(*known);
     }
 
     /// True when a live certificate may have the tag; false when none has.
-    pub(super) fn may_be_live(&self, of: Of, tag: u64, now: UnixTime) -> bool {
+    pub(super) fn may_be_live(&self, of: Of, tag: u32, now: UnixTime) -> bool {
+        let ends = match of {
+            Of::Serial => &self.serials,
+            Of::Key => &self.keys,
+            Of::Request => &self.requests,
+        };
         let now_s = now.seconds();
-        // A question about the past is not for this table.
+        // A question about the past is not for these tables.
         now_s < self.latest_s.saturating_sub(FORGET_AFTER_SECONDS)
-            || self
-                .ends
-                .get(&(of as u8, tag))
-                .is_some_and(|end| i64::from(*end) >= now_s)
+            || ends.get(&tag).is_some_and(|end| i64::from(*end) >= now_s)
+    }
+}
+
+fn put(ends: &mut Ends, tag: u32, end: u32) {
+    let known = ends.entry(tag).or_default();
+    *known = end.max(*known);
+}
+
+/// Hashes a tag by multiplication with a secret of this process: tags can be chosen by agents, who must not know which of
+/// them meet in the table.
+#[derive(Clone, Debug)]
+struct Keyed {
+    add: u64,
+    multiply: u64,
+}
+
+impl Default for Keyed {
+    fn default() -> Self {
+        let secret = RandomState::new();
+        Self {
+            add: secret.hash_one(1),
+            multiply: secret.hash_one(2) | 1,
+        }
+    }
+}
+
+impl BuildHasher for Keyed {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded {
+            key: self.clone(),
+            hash: 0,
+        }
+    }
+}
+
+/// See [`Keyed`].
+#[derive(Debug)]
+struct Folded {
+    key: Keyed,
+    hash: u64,
+}
+
+impl Hasher for Folded {
+    fn write_u32(&mut self, tag: u32) {
+        // Both halves of the product, so that every bit of the tag reaches every bit of the hash; twice, because one
+        // multiplication leaves evenly spaced tags evenly spaced.
+        let fold = |value: u64| {
+            let product = u128::from(value) * u128::from(self.key.multiply);
+            (product as u64) ^ (product >> 64) as u64
+        };
+        self.hash = fold(fold((self.hash ^ u64::from(tag)).wrapping_add(self.key.add)));
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|octet| self.write_u32(u32::from(*octet)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tags_that_differ_little_spread_and_each_process_spreads_them_otherwise() {
+        let (one, other) = (Keyed::default(), Keyed::default());
+        let low = |keyed: &Keyed, step: u32| -> HashSet<u64> {
+            (0..4096u32)
+                .map(|n| keyed.hash_one(n.wrapping_mul(step)) & 0xffff)
+                .collect()
+        };
+        for step in [1, 256, 65_536, 1 << 20] {
+            // 4,096 balls in 65,536 bins leave about 3,970 of them with one.
+            assert!(low(&one, step).len() > 3700, "{step}");
+        }
+        assert_ne!(one.hash_one(7u32), other.hash_one(7u32));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     limits::SEGMENT_RECORDS,
 };
 
-use chunk::{Chunk, Row};
+use chunk::{Chunk, Row, serial_tag};
 use hot::{Hot, Of};
 use names::Names;
 
@@ -124,7 +124,7 @@ impl Search {
     /// in the usual case that there is none.
     pub fn is_live(&self, serial: &Serial, now: UnixTime) -> bool {
         let index = self.read();
-        index.hot.may_be_live(Of::Serial, hot::tag(serial.padded()), now) && index.serial_is_live(serial, now)
+        index.hot.may_be_live(Of::Serial, serial_tag(serial), now) && index.serial_is_live(serial, now)
     }
 
     /// The record that answered request `id` of the agent `agent` (its name or its SPIFFE ID) and whose certificate is

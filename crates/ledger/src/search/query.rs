@@ -7,7 +7,6 @@ use mintage_identity::{AgentInstance, IdPrefix, IssuerKeyId, RequestId, Serial, 
 use super::{
     Index, Search, agent_name,
     chunk::{Chunk, serial_tag, spki_tag},
-    hot,
     hot::Of,
     request_tag,
 };
@@ -188,7 +187,7 @@ impl Index {
             return Vec::new();
         };
         let (tag, now_s) = (request_tag(agent, id.as_bytes()), now.seconds());
-        if !self.hot.may_be_live(Of::Request, tag.into(), now) {
+        if !self.hot.may_be_live(Of::Request, tag, now) {
             return Vec::new();
         }
         let places = |chunk: &Chunk| match chunk.may_be_live(now_s) {
@@ -269,7 +268,7 @@ impl Index {
         plan.name(query.agent.as_deref().map(agent_name), |chunk| &chunk.agents, self)?;
         plan.identity(query.spiffe_id.as_ref(), query.id_prefix.as_ref(), self)?;
         if let Some(hash) = &query.spki_sha256 {
-            if !self.hot.may_be_live(Of::Key, hot::tag(hash.as_bytes()), now) {
+            if !self.hot.may_be_live(Of::Key, spki_tag(hash.as_bytes()), now) {
                 return None;
             }
             plan.narrow = Some((|chunk| &chunk.spki_tags, spki_tag(hash.as_bytes())));
