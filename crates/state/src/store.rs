@@ -20,6 +20,7 @@ use crate::key::{Key, META};
 use crate::limits::SLED_CACHE_BYTES;
 use crate::load::view_of;
 use crate::view::View;
+use crate::watermark::{self, Seen};
 
 /// Version of the store's objects. An older one is rebuilt; a newer one is refused.
 const VERSION: u64 = 1;
@@ -116,7 +117,7 @@ impl Meta {
 
 impl Store {
     /// Opens the store inside `dir`, which the caller has locked, and reads it whole. What cannot be read is moved aside
-    /// and an empty store is made in its place.
+    /// and an empty store is made in its place; a store that was never finished is taken away.
     ///
     /// # Errors
     /// A store of another trust domain or of a newer version, and files that cannot be made.
@@ -128,7 +129,11 @@ impl Store {
             (_, found) if fresh => Ok((Self::fresh(folder)?, found)),
             (db, found) => {
                 drop(db);
-                set_aside(dir, &folder)?;
+                // Without a watermark it was never whole: its making was interrupted, and there is nothing to look at.
+                match watermark::read(dir)? {
+                    Seen::Nothing => fs::remove_dir_all(&folder).map_err(StateError::io("remove", &folder))?,
+                    Seen::Mark(_) | Seen::Damaged => set_aside(dir, &folder)?,
+                }
                 Ok((Self::fresh(folder)?, found))
             }
         }

@@ -118,6 +118,21 @@ fn kill_minus_nine_at_any_moment_leaves_a_state_that_catches_up() {
 }
 
 #[test]
+fn a_store_whose_making_was_interrupted_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = new_ledger(dir.path(), "unborn");
+    append(&*journal, [record(1, put("web", "n1", 300, 0))]);
+    let state = dir.path().join("state");
+    std::fs::create_dir_all(state.join("sled")).unwrap();
+    for file in ["conf", "db"] {
+        std::fs::write(state.join("sled").join(file), b"half").unwrap();
+    }
+    let opened = State::open(&state, &domain(), Arc::clone(&journal) as Arc<dyn Journal>).unwrap();
+    assert_eq!(opened.view().digest(), truth(&*journal).digest());
+    assert!(!state.join("sled.bad").exists(), "there was nothing to keep");
+}
+
+#[test]
 fn a_kill_between_the_stores_write_and_its_flush_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let journal = new_ledger(dir.path(), "unflushed");
