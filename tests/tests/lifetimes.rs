@@ -7,15 +7,11 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use mintage_ca::{Ca, CaError, Clock, Deps, SystemClock};
-use mintage_identity::{Ttl, UnixTime};
+use mintage_ca::{Ca, CaError, Clock, Deps};
+use mintage_identity::Ttl;
 use mintage_mint::limits::{INTERMEDIATE_LIFETIME, ISSUER_MARGIN};
 use mintage_policy::IssuancePolicy;
 use mintage_proto::v1::{
@@ -27,6 +23,7 @@ use mintage_tests::kit::{
     bins::binary,
     ca::{TestCa, config, entry, make_with, token},
     client::{admin, join, registry},
+    clock::Shifted,
     stream::{Stream, ask, code},
 };
 use prost::bytes::BufMut;
@@ -46,53 +43,9 @@ const SOON: Duration = Duration::from_secs(30);
 const TTL_MIN: u32 = 60;
 const TTL_MAX: u32 = 86_400;
 
-/// The machine's clock, but earlier, or moved on by hand: wall and monotonic time together, so that it never steps.
-#[derive(Debug)]
-struct Shifted {
-    system: SystemClock,
-    behind: Duration,
-    ahead_seconds: AtomicU64,
-}
-
-impl Shifted {
-    fn behind(behind: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            system: SystemClock::default(),
-            behind,
-            ahead_seconds: AtomicU64::new(0),
-        })
-    }
-
-    fn ahead(&self) -> Duration {
-        Duration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
-    }
-
-    /// Moves on until it is `before` this instant.
-    fn move_to(&self, instant: UnixTime, before: Duration) {
-        let missing = instant.minus(before).since(self.now());
-        self.ahead_seconds.fetch_add(missing.as_secs() + 1, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Shifted {
-    fn now(&self) -> UnixTime {
-        self.system.now().minus(self.behind).plus(self.ahead())
-    }
-    fn monotonic(&self) -> Duration {
-        self.system.monotonic() + self.ahead()
-    }
-}
-
-fn deps(clock: Arc<Shifted>) -> Deps {
-    Deps {
-        clock,
-        ..Deps::system()
-    }
-}
-
 /// An authority made so long ago that its issuing certificate has this much left of its life.
 fn make_ending(dir: &Path, left: Duration) {
-    make_with(dir, &deps(Shifted::behind(INTERMEDIATE_LIFETIME - left)));
+    make_with(dir, &Shifted::behind(INTERMEDIATE_LIFETIME - left).deps());
 }
 
 fn wanted(name: &str, ttl_seconds: u32) -> Entry {
@@ -252,7 +205,7 @@ async fn what_would_outlive_the_issuer_is_cut_a_minute_before_its_end() {
     let dir = folder.path().join("ca");
     make_ending(&dir, Duration::from_secs(600));
     let clock = Shifted::behind(Duration::ZERO);
-    let ca = Ca::start(config(&dir), deps(clock.clone())).await.unwrap();
+    let ca = Ca::start(config(&dir), clock.deps()).await.unwrap();
     let socket = ca.admin_socket().to_path_buf();
     apply(&socket, vec![wanted("day", TTL_MAX), wanted("minute", TTL_MIN)])
         .await
@@ -306,7 +259,7 @@ async fn an_issuer_at_its_end_gives_nothing_away_and_raises_the_alarm() {
     make_ending(&dir, Duration::from_secs(600));
     let clock = Shifted::behind(Duration::ZERO);
     let face = SocketAddr::from(([127, 0, 0, 1], 0));
-    let ca = Ca::start(config(&dir).with_metrics(Some(face)), deps(clock.clone()))
+    let ca = Ca::start(config(&dir).with_metrics(Some(face)), clock.deps())
         .await
         .unwrap();
     let (socket, face) = (ca.admin_socket().to_path_buf(), ca.metrics_address().unwrap());
@@ -341,7 +294,7 @@ async fn an_issuer_at_its_end_gives_nothing_away_and_raises_the_alarm() {
         let refused = join(&token).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
         assert_eq!(status(&socket).await.ledger_size, recorded, "nothing was recorded");
-        clock.ahead_seconds.fetch_add(3600, Ordering::SeqCst);
+        clock.move_on(Duration::from_secs(3600));
     }
     let tokens = registry(&socket).await.list_tokens(ListTokensRequest::default()).await;
     let tokens = tokens.unwrap().into_inner().tokens;
@@ -379,7 +332,7 @@ async fn a_ca_whose_issuer_has_ended_does_not_start() {
         );
         // Where the clock is right again, it serves; the only certificate of its ledger is the one it then gives itself.
         let clock = Shifted::behind(Duration::from_secs(3600));
-        let ca = Ca::start(config(&dir), deps(clock)).await;
+        let ca = Ca::start(config(&dir), clock.deps()).await;
         let ca = ca.unwrap_or_else(|error: CaError| panic!("{error}"));
         assert_eq!(issued(ca.admin_socket()).await, 1);
         ca.stop().await;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bins;
 pub mod ca;
 pub mod client;
+pub mod clock;
 pub mod dice;
 pub mod load;
 pub mod peers;

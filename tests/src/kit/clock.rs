@@ -1,0 +1,73 @@
+//! A clock that a test moves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mintage_ca::{Clock, Deps, SystemClock};
+use mintage_identity::UnixTime;
+use rustls::time_provider::TimeProvider;
+
+/// The machine's clock, but earlier, or moved on by hand: wall and monotonic time together, so that it never steps.
+#[derive(Debug)]
+pub struct Shifted {
+    system: SystemClock,
+    behind: Duration,
+    ahead_seconds: AtomicU64,
+}
+
+impl Shifted {
+    /// A clock that is this much behind the machine's.
+    pub fn behind(behind: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            system: SystemClock::default(),
+            behind,
+            ahead_seconds: AtomicU64::new(0),
+        })
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
+    }
+
+    /// Moves on by whole seconds.
+    pub fn move_on(&self, by: Duration) {
+        self.ahead_seconds.fetch_add(by.as_secs(), Ordering::SeqCst);
+    }
+
+    /// Moves on until it is `before` this instant.
+    pub fn move_to(&self, instant: UnixTime, before: Duration) {
+        let missing = instant.minus(before).since(self.now());
+        self.move_on(missing + Duration::from_secs(1));
+    }
+
+    /// What a CA takes from outside, with this clock.
+    pub fn deps(self: &Arc<Self>) -> Deps {
+        Deps {
+            clock: self.clone(),
+            ..Deps::system()
+        }
+    }
+}
+
+impl Clock for Shifted {
+    fn now(&self) -> UnixTime {
+        self.system.now().minus(self.behind).plus(self.ahead())
+    }
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic() + self.ahead()
+    }
+}
+
+impl TimeProvider for Shifted {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let seconds = u64::try_from(self.now().seconds()).ok()?;
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(
+            seconds,
+        )))
+    }
+}
