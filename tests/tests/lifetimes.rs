@@ -24,13 +24,10 @@ use mintage_tests::kit::{
     ca::{TestCa, config, entry, make_with, token},
     client::{admin, join, registry},
     clock::Shifted,
+    face::get,
     stream::{Stream, ask, code},
 };
 use prost::bytes::BufMut;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 use tonic::{
     Code, Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -229,15 +226,6 @@ async fn what_would_outlive_the_issuer_is_cut_a_minute_before_its_end() {
     assert_eq!(day.not_after(), last);
     assert!(minute.not_after() <= last && minute.not_after() > clock.now());
     ca.stop().await;
-}
-
-async fn get(face: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(face).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 /// Waits until the CA says of itself that it is not ready, and returns why.

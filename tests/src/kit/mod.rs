@@ -6,6 +6,7 @@ pub mod ca;
 pub mod client;
 pub mod clock;
 pub mod dice;
+pub mod face;
 pub mod load;
 pub mod peers;
 pub mod power;
