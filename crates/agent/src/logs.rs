@@ -57,7 +57,8 @@ fn escaped(event: &[u8]) -> String {
     let mut line = String::with_capacity(event.len());
     for c in body.chars() {
         if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            line.extend(c.escape_unicode());
+            // All of them are in the basic plane. This form is right in JSON too, where they stand inside strings.
+            line.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             line.push(c);
         }
@@ -105,7 +106,7 @@ mod tests {
                 move || Line(sink.clone())
             };
             let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(make);
-            let hostile = "x\n\u{1b}]0;owned\u{7}";
+            let hostile = "x\n\u{1b}]0;owned\u{7}\u{202e}";
             let log = || tracing::warn!(name = hostile, shown = %hostile, "hostile {hostile}");
             match json {
                 true => tracing::subscriber::with_default(builder.json().flatten_event(true).finish(), log),
@@ -113,6 +114,8 @@ mod tests {
             }
             let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.lines().count(), 1, "{text:?}");
+            assert!(!text.contains('\u{202e}'), "{text:?}");
+            assert!(!json || serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text:?}");
             assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
         }
     }
