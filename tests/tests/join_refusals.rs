@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
+use mintage_attest::JoinToken;
 use mintage_ca::Ca;
 use mintage_proto::v1::{
     AttestRequest, DeleteTokenRequest, ListAgentsRequest, ListTokensRequest, node_client::NodeClient,
@@ -20,6 +21,38 @@ use tonic::{Code, Status};
 /// Longer than any token of this test lives.
 const LATER: Duration = Duration::from_secs(601);
 
+/// One token that is used, one that is deleted, and one that nobody has used yet.
+async fn spent(socket: &Path) -> [JoinToken; 3] {
+    let tokens = [
+        token(socket, "used").await,
+        token(socket, "deleted").await,
+        token(socket, "expired").await,
+    ];
+    join(&tokens[0]).await.unwrap();
+    let mut admin = registry(socket).await;
+    let listed = admin.list_tokens(ListTokensRequest::default()).await.unwrap();
+    let mut listed = listed.into_inner().tokens.into_iter();
+    let delete = DeleteTokenRequest {
+        id: listed.find(|token| token.agent == "deleted").unwrap().id,
+        ..DeleteTokenRequest::default()
+    };
+    admin.delete_token(delete).await.unwrap();
+    tokens
+}
+
+/// Refusals that were counted under a reason of their own.
+async fn counted(face: SocketAddr) -> u64 {
+    let mut sum = 0;
+    for reason in ["token_unknown", "token_expired", "token_other_key", "token_used"] {
+        let labels = format!("{{attestor=\"join_token\",result=\"refused\",reason=\"{reason}\"}}");
+        let count = metric(face, &format!("mintage_attestations_total{labels}")).await;
+        let must = ["token_unknown", "token_expired"].contains(&reason);
+        assert!(count > 0 || !must, "{reason} was not counted");
+        sum += count;
+    }
+    sum
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_token_that_does_not_hold_gets_the_same_answer_and_its_own_counter() {
     let folder = tempfile::tempdir().unwrap();
@@ -31,25 +64,7 @@ async fn every_token_that_does_not_hold_gets_the_same_answer_and_its_own_counter
         .await
         .unwrap();
     let (socket, face) = (ca.admin_socket().to_path_buf(), ca.metrics_address().unwrap());
-    let (used, deleted, expired) = (
-        token(&socket, "used").await,
-        token(&socket, "deleted").await,
-        token(&socket, "expired").await,
-    );
-    join(&used).await.unwrap();
-    let mut admin = registry(&socket).await;
-    let tokens = admin
-        .list_tokens(ListTokensRequest::default())
-        .await
-        .unwrap()
-        .into_inner()
-        .tokens;
-    let id = tokens.into_iter().find(|token| token.agent == "deleted").unwrap().id;
-    let delete = DeleteTokenRequest {
-        id,
-        ..DeleteTokenRequest::default()
-    };
-    admin.delete_token(delete).await.unwrap();
+    let [used, deleted, expired] = spent(&socket).await;
     clock.move_on(LATER);
 
     let (channel, _) = anonymous(&used).await.unwrap();
@@ -79,19 +94,9 @@ async fn every_token_that_does_not_hold_gets_the_same_answer_and_its_own_counter
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(answers.first().unwrap().0, Code::Unauthenticated as i32);
 
-    let mut counted = 0;
-    for reason in ["token_unknown", "token_expired", "token_other_key", "token_used"] {
-        let line =
-            format!("mintage_attestations_total{{attestor=\"join_token\",result=\"refused\",reason=\"{reason}\"}}");
-        let count = metric(face, &line).await;
-        assert!(
-            count > 0 || reason == "token_used" || reason == "token_other_key",
-            "{reason} was not counted"
-        );
-        counted += count;
-    }
-    assert_eq!(counted, 8, "each refusal has its reason");
-    let agents = admin
+    assert_eq!(counted(face).await, 8, "each refusal has its reason");
+    let agents = registry(&socket)
+        .await
         .list_agents(ListAgentsRequest::default())
         .await
         .unwrap()

@@ -115,7 +115,10 @@ mod tests {
             let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.lines().count(), 1, "{text:?}");
             assert!(!text.contains('\u{202e}'), "{text:?}");
-            assert!(!json || serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text:?}");
+            assert!(
+                !json || serde_json::from_str::<serde_json::Value>(&text).is_ok(),
+                "{text:?}"
+            );
             assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
         }
     }
