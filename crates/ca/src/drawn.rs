@@ -1,5 +1,4 @@
-//! Randomness for a batch of issuances, drawn in one call: asking the system for each serial and each salt cost as much
-//! as everything else around a certificate's signature.
+//! Randomness for a batch of issuances, drawn in one call instead of two system calls for each certificate.
 
 use zeroize::Zeroizing;
 
@@ -8,7 +7,9 @@ use crate::{desk::Random, status::Refusal};
 /// Octets that were drawn and not given out yet. Each is given out once; when they run out, more are drawn.
 pub(crate) struct Drawn {
     source: Random,
-    rest: Zeroizing<Vec<u8>>,
+    octets: Zeroizing<Vec<u8>>,
+    /// Those before this were given out.
+    given: usize,
     at_once: usize,
 }
 
@@ -17,24 +18,24 @@ impl Drawn {
     pub(crate) fn new(source: Random, at_once: usize) -> Self {
         Self {
             source,
-            rest: Zeroizing::default(),
+            octets: Zeroizing::default(),
+            given: 0,
             at_once,
         }
     }
 
     /// The next octets.
     pub(crate) fn next<const N: usize>(&mut self) -> Result<[u8; N], Refusal> {
-        if self.rest.len() < N {
+        if self.octets.len() - self.given < N {
             let mut fresh = Zeroizing::new(vec![0; self.at_once.max(N)]);
             self.source
                 .fill(&mut fresh)
                 .map_err(|_| Refusal::unavailable("random", "the system gives no randomness; nothing is issued"))?;
-            self.rest = fresh;
+            (self.octets, self.given) = (fresh, 0);
         }
         let mut octets = [0; N];
-        let from = self.rest.len() - N;
-        octets.copy_from_slice(&self.rest[from..]);
-        self.rest.truncate(from);
+        octets.copy_from_slice(&self.octets[self.given..self.given + N]);
+        self.given += N;
         Ok(octets)
     }
 }
