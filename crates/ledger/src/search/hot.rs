@@ -3,11 +3,9 @@
 //! Tables of four-octet tags, each with the latest end of validity it was seen with. Nearly every question is about
 //! something that is not there, and ends here; a tag that is there only means "look", and the columns decide.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hasher, RandomState},
-};
+use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use mintage_identity::UnixTime;
 
 use super::chunk::{Row, serial_tag, spki_tag};
@@ -35,8 +33,9 @@ pub(super) struct Hot {
     latest_s: i64,
 }
 
-/// The end of validity for each tag, in seconds.
-type Ends = HashMap<u32, u32, Keyed>;
+/// The end of validity for each tag, in seconds. The hasher has a secret of this process: tags can be chosen by agents, who
+/// must not know which of them meet in the table.
+type Ends = HashMap<u32, u32, RandomState>;
 
 impl Hot {
     /// Takes in a record's certificate.
@@ -75,82 +74,4 @@ impl Hot {
 fn put(ends: &mut Ends, tag: u32, end: u32) {
     let known = ends.entry(tag).or_default();
     *known = end.max(*known);
-}
-
-/// Hashes a tag by multiplication with a secret of this process: tags can be chosen by agents, who must not know which of
-/// them meet in the table.
-#[derive(Clone, Debug)]
-struct Keyed {
-    add: u64,
-    multiply: u64,
-}
-
-impl Default for Keyed {
-    fn default() -> Self {
-        let secret = RandomState::new();
-        Self {
-            add: secret.hash_one(1),
-            multiply: secret.hash_one(2) | 1,
-        }
-    }
-}
-
-impl BuildHasher for Keyed {
-    type Hasher = Folded;
-
-    fn build_hasher(&self) -> Folded {
-        Folded {
-            key: self.clone(),
-            hash: 0,
-        }
-    }
-}
-
-/// See [`Keyed`].
-#[derive(Debug)]
-struct Folded {
-    key: Keyed,
-    hash: u64,
-}
-
-impl Hasher for Folded {
-    fn write_u32(&mut self, tag: u32) {
-        // Both halves of the product, so that every bit of the tag reaches every bit of the hash; twice, because one
-        // multiplication leaves evenly spaced tags evenly spaced.
-        let fold = |value: u64| {
-            let product = u128::from(value) * u128::from(self.key.multiply);
-            (product as u64) ^ (product >> 64) as u64
-        };
-        self.hash = fold(fold((self.hash ^ u64::from(tag)).wrapping_add(self.key.add)));
-    }
-
-    fn write(&mut self, octets: &[u8]) {
-        octets.iter().for_each(|octet| self.write_u32(u32::from(*octet)));
-    }
-
-    fn finish(&self) -> u64 {
-        self.hash
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn tags_that_differ_little_spread_and_each_process_spreads_them_otherwise() {
-        let (one, other) = (Keyed::default(), Keyed::default());
-        let low = |keyed: &Keyed, step: u32| -> HashSet<u64> {
-            (0..4096u32)
-                .map(|n| keyed.hash_one(n.wrapping_mul(step)) & 0xffff)
-                .collect()
-        };
-        for step in [1, 256, 65_536, 1 << 20] {
-            // 4,096 balls in 65,536 bins leave about 3,970 of them with one.
-            assert!(low(&one, step).len() > 3700, "{step}");
-        }
-        assert_ne!(one.hash_one(7u32), other.hash_one(7u32));
-    }
 }
