@@ -227,7 +227,7 @@ fn clear(
         drawn,
         ..
     } = occasion;
-    let reservation = reserve(desk, &key, &grant, *now, drawn);
+    let reservation = reserve(desk, &key, &grant, *now, policy, drawn);
     // Told even where the key is taken: by the same ask on another stream, whose answer stands already.
     if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
         return Err(Round::Recorded(answer));
@@ -300,15 +300,19 @@ pub(crate) fn reserve(
     key: &ProvenKey,
     grant: &Grant,
     now: UnixTime,
+    policy: &IssuancePolicy,
     drawn: &mut Drawn,
 ) -> Result<Reservation, Refusal> {
-    let (spki, rotate_keys) = (key.spki_sha256(), desk.policy().rotate_keys);
+    let spki = key.spki_sha256();
     for _ in 0..SERIAL_DRAWS_MAX {
         let serial = Serial::from_random(drawn.next()?);
         if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
             continue;
         }
-        match desk.in_flight.reserve(serial, spki, grant.spiffe_id(), rotate_keys) {
+        match desk
+            .in_flight
+            .reserve(serial, spki, grant.spiffe_id(), policy.rotate_keys)
+        {
             Ok(reservation) => return Ok(reservation),
             Err(Conflict::Serial) => {}
             Err(Conflict::Busy) => {
