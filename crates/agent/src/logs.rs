@@ -47,6 +47,15 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
+/// True for characters that steer a terminal or turn the direction of text; the CA's log has the same list.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
 /// `event` without control and direction characters but the line end at its end.
 fn escaped(event: &[u8]) -> String {
     let text = String::from_utf8_lossy(event);
@@ -56,7 +65,7 @@ fn escaped(event: &[u8]) -> String {
     };
     let mut line = String::with_capacity(event.len());
     for c in body.chars() {
-        if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if steers(c) {
             // All of them are in the basic plane. This form is right in JSON too, where they stand inside strings.
             line.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {

@@ -27,7 +27,7 @@ pub fn start() {
 }
 
 /// True for characters that steer a terminal or turn the direction of text.
-fn steers(c: char) -> bool {
+pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

@@ -141,12 +141,12 @@ impl Output {
 
 fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::local)?;
-    Ok(printable_json(text) + "\n")
+    Ok(printable_json(&text) + "\n")
 }
 
 fn line(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value).map_err(Failure::local)?;
-    Ok(printable_json(text) + "\n")
+    Ok(printable_json(&text) + "\n")
 }
 
 /// A table without lines, as other tools can cut it.
@@ -157,7 +157,7 @@ pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) ->
     for cells in rows {
         let shown = cells.iter().map(|cell| match cell.as_str() {
             "" => "-".to_owned(),
-            text => printable(text).into_owned(),
+            text => printable(text),
         });
         table.add_row(shown.collect::<Vec<_>>());
     }

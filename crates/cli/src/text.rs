@@ -1,7 +1,8 @@
 //! Values as people read them: control characters written out, times in UTC, lives in words.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
+pub(crate) use mintage_ca::logging::{printable, printable_json};
 use mintage_identity::{UnixTime, parse_duration};
 use time::{
     OffsetDateTime,
@@ -13,51 +14,10 @@ const TO_THE_SECOND: &[BorrowedFormatItem<'_>] = format_description!("[year]-[mo
 const TO_THE_MILLISECOND: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// True for characters that steer a terminal or turn the direction of text: they never reach an output raw.
-pub(crate) fn steers(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-/// The text with such characters written out, such as `\n` and `\u{1b}`.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(steers) {
-        return Cow::Borrowed(text);
-    }
-    let mut shown = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if steers(c) {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    Cow::Owned(shown)
-}
-
-/// The same for text of several lines, whose line ends stay.
+/// [`printable`] for text of several lines, whose line ends stay.
 pub(crate) fn printable_lines(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(printable).collect();
     lines.join("\n")
-}
-
-/// JSON text in which the same characters are written as `\uXXXX`. They only ever stand inside strings there.
-pub(crate) fn printable_json(json: String) -> String {
-    if !json.chars().any(|c| c != '\n' && steers(c)) {
-        return json;
-    }
-    let mut shown = String::with_capacity(json.len() + 16);
-    for c in json.chars() {
-        if c != '\n' && steers(c) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                shown.push_str(&format!("\\u{unit:04x}"));
-            }
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 fn date(millis: i64) -> Option<OffsetDateTime> {
@@ -144,15 +104,18 @@ mod tests {
     fn newlines_and_ansi_in_names_are_written_out() {
         assert_eq!(printable("web\n\u{1b}[2J"), "web\\n\\u{1b}[2J");
         assert_eq!(printable("a\u{9b}b\u{202e}c"), "a\\u{9b}b\\u{202e}c");
-        assert!(matches!(printable("plain ä"), Cow::Borrowed(_)));
+        assert_eq!(printable("plain ä"), "plain ä");
         assert_eq!(printable_lines("a\n\u{1b}b\n"), "a\n\\u{1b}b\n");
     }
 
     #[test]
     fn json_keeps_its_meaning_when_steering_characters_are_written_out() {
         let value = serde_json::json!({"a": "x\u{9b}\u{202e}\n\u{7f}y"});
-        let shown = printable_json(serde_json::to_string_pretty(&value).unwrap());
-        assert!(!shown.chars().any(|c| c != '\n' && steers(c)), "{shown}");
+        let shown = printable_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            !shown.chars().any(|c| c != '\n' && mintage_ca::logging::steers(c)),
+            "{shown}"
+        );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 

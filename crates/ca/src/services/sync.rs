@@ -31,6 +31,7 @@ use crate::{
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
     limits::{MINTS_IN_WORK_PER_STREAM, STREAM_QUEUE},
+    logging::steers,
     peer::TlsPeer,
     publisher::revoked,
     pusher::{entries_of, trust_message},
@@ -89,9 +90,9 @@ pub(crate) async fn open(
     Ok(Box::pin(ReceiverStream::new(outgoing)))
 }
 
-/// Text of an agent for logs and listings: short, and without control characters.
+/// Text of an agent for logs and listings: short, and without what steers a terminal or turns text around.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
+    text.chars().filter(|c| !steers(*c)).take(64).collect()
 }
 
 fn agent_name(session: &AgentSession) -> Result<AgentName, Refusal> {
