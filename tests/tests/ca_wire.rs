@@ -6,13 +6,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mintage_identity::Serial;
 use mintage_proto::v1::{
-    Ask, MintResult, Page, RecordSummary, RevokeRequest, SearchRequest, ledger_client::LedgerClient,
-    revocation_client::RevocationClient, revoke_request::Target,
+    Ask, MintResult, RevokeRequest, SearchRequest, ledger_client::LedgerClient, revocation_client::RevocationClient,
+    revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     ca::TestCa,
     client::{self, admin, join, join_with, key_and_csr},
+    inventory::issued,
     stream::{Stream, ask, ask_with, code},
 };
 use tonic::Code;
@@ -201,21 +202,6 @@ const FILLERS: usize = 63;
 /// Rounds of two identities racing for one key.
 const KEY_RACES: usize = 24;
 
-/// The issue records of an entry.
-async fn issued(ca: &TestCa, entry: &str) -> Vec<RecordSummary> {
-    let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
-    let search = SearchRequest {
-        kinds: vec!["issue".to_owned()],
-        entry: entry.to_owned(),
-        page: Some(Page {
-            limit: 1000,
-            ..Page::default()
-        }),
-        ..SearchRequest::default()
-    };
-    ledger.search(search).await.unwrap().into_inner().records
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_race_with_one_key_bring_it_under_one_identity_at_most() {
     let ca = TestCa::start().await;
@@ -255,7 +241,10 @@ async fn streams_that_race_with_one_key_bring_it_under_one_identity_at_most() {
         assert_eq!(ids.len(), 1, "round {round}: one key under {ids:?}");
     }
     // What was handed out is what stands: no certificate of the other identity hides in the ledger.
-    let (web, db) = (issued(&ca, "web").await, issued(&ca, "db").await);
+    let (web, db) = (
+        issued(ca.ca.admin_socket(), "web").await,
+        issued(ca.ca.admin_socket(), "db").await,
+    );
     assert_eq!(web.len() + db.len(), KEY_RACES, "{web:?} {db:?}");
     ca.stop().await;
 }
@@ -277,7 +266,7 @@ async fn one_key_twice_in_one_message_is_one_certificate_and_one_ask_for_later()
     let [first, second] = asks;
     assert_eq!(stream.ask_one(first).await.unwrap().leaf, results[0].leaf);
     assert_eq!(code(&stream.ask_one(second).await.unwrap()), "key-reused");
-    assert_eq!(issued(&ca, "web").await.len(), 1);
+    assert_eq!(issued(ca.ca.admin_socket(), "web").await.len(), 1);
     ca.stop().await;
 }
 
@@ -318,7 +307,7 @@ async fn one_ask_on_several_streams_at_once_is_one_certificate_for_all() {
         assert_eq!(serials.len(), 1, "round {rounds}: {serials:?}");
         invited += answers.iter().map(|(again, _)| again).sum::<usize>();
         let id = hex::encode(&same.request_id);
-        let mut records = issued(&ca, "web").await;
+        let mut records = issued(ca.ca.admin_socket(), "web").await;
         records.retain(|record| record.request_id.replace('-', "") == id);
         assert_eq!(records.len(), 1, "{records:?}");
     }

@@ -12,11 +12,11 @@ use std::{
 };
 
 use mintage_ledger::verify;
-use mintage_proto::v1::{ListEntriesRequest, MintResult};
+use mintage_proto::v1::MintResult;
 use mintage_tests::kit::{
     bins::binary,
-    ca::{self, CaProcess},
-    client::{self, join},
+    ca::{self, CaProcess, entries, serving_address},
+    client::join,
     refusal::{refused, tells},
     stream::{Stream, ask, code},
 };
@@ -78,14 +78,6 @@ fn a_read_only_disk_is_refused_with_its_remedy() {
         tells(&line, &[&place, "Read-only file system", "mount", "for writing"]);
     }
     assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
-}
-
-async fn entries(socket: &Path) -> usize {
-    let list = client::registry(socket)
-        .await
-        .list_entries(ListEntriesRequest::default())
-        .await;
-    list.unwrap().into_inner().entries.len()
 }
 
 /// A CA whose data lies on a small disk of its own, in a mount namespace of its own.
@@ -163,12 +155,6 @@ impl Drop for Cramped {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn serving_address(log: &str) -> Option<String> {
-    let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
-    let fields: serde_json::Value = serde_json::from_str(line).ok()?;
-    Some(fields.get("address")?.as_str()?.to_owned())
 }
 
 /// Asks until nothing more can be recorded; returns the certificates that were let go on the way.

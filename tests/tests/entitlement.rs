@@ -3,16 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use mintage_proto::v1::{
-    ApplyEntriesRequest, DeleteEntryRequest, Entry, GetRecordRequest, Page, RecordSummary, SearchRequest,
-    get_record_request::Key, ledger_client::LedgerClient,
-};
+use mintage_proto::v1::{DeleteEntryRequest, GetRecordRequest, get_record_request::Key, ledger_client::LedgerClient};
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
-    ca::TestCa,
+    ca::{TestCa, entry_of},
     client::{admin, join, registry},
+    inventory::issued,
     stream::{Stream, ask, code},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -25,23 +23,6 @@ const ROUNDS: usize = 8;
 /// Asks in one message; several of them stand between decision and record when the deletion comes.
 const BATCH: usize = 8;
 
-/// Every certificate the ledger has for an entry.
-async fn issued(socket: &Path, entry: &str) -> Vec<RecordSummary> {
-    let search = SearchRequest {
-        kinds: vec!["issue".to_owned()],
-        entry: entry.to_owned(),
-        page: Some(Page {
-            limit: 1000,
-            ..Page::default()
-        }),
-        ..SearchRequest::default()
-    };
-    let mut ledger = LedgerClient::new(admin(socket).await.unwrap());
-    let found = ledger.search(search).await.unwrap().into_inner();
-    assert!(found.next.is_empty(), "more than one page of {entry}");
-    found.records
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_of_another_agent_is_refused_and_stays_usable_by_its_own() {
     let ca = TestCa::start().await;
@@ -49,18 +30,7 @@ async fn an_entry_of_another_agent_is_refused_and_stays_usable_by_its_own() {
     let address = ca.ca.address().to_string();
     let one = join(&ca.token("n1").await).await.unwrap();
     let two = join(&ca.token("n2").await).await.unwrap();
-    let entry = Entry {
-        name: "db".to_owned(),
-        spiffe_id: "spiffe://dev.test/db".to_owned(),
-        agents: vec!["spiffe://dev.test/mintage/agent/n2".to_owned()],
-        selectors: vec!["unix:uid:1".to_owned()],
-        ..Entry::default()
-    };
-    let request = ApplyEntriesRequest {
-        entries: vec![entry],
-        ..ApplyEntriesRequest::default()
-    };
-    registry(socket).await.apply_entries(request).await.unwrap();
+    entry_of(socket, "db", "n2").await;
     let mut stranger = Stream::open(&one, &address).await.unwrap();
     let refused = stranger.ask_one(ask("db")).await.unwrap();
     let refusal = refused.refusal.as_ref().expect("a refusal");

@@ -5,18 +5,14 @@
 
 use std::{process::Command, time::Duration};
 
-use mintage_ledger::wire::{Deny, Record, record::Body};
-use mintage_proto::v1::{
-    GetRecordRequest, MintResult, Page, RevokeRequest, SearchRequest, get_record_request::Key,
-    ledger_client::LedgerClient, revocation_client::RevocationClient, revoke_request::Target,
-};
+use mintage_proto::v1::{MintResult, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
 use mintage_tests::kit::{
     ca::TestCa,
     client::{admin, join, random},
+    inventory::denials,
     peers::peer,
     stream::{Stream, ask, ask_with, code},
 };
-use prost::Message as _;
 use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
@@ -189,31 +185,6 @@ fn leaf(result: &MintResult) -> X509Certificate<'_> {
     X509Certificate::from_der(&result.leaf).expect("a certificate").1
 }
 
-/// The deny records of one code.
-async fn denied(ca: &TestCa, wanted: &str) -> Vec<Deny> {
-    let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
-    let search = SearchRequest {
-        kinds: vec!["deny".to_owned()],
-        page: Some(Page {
-            limit: 1000,
-            ..Page::default()
-        }),
-        ..SearchRequest::default()
-    };
-    let found = ledger.search(search).await.unwrap().into_inner().records;
-    let mut denials = Vec::new();
-    for summary in found {
-        let key = Some(Key::Index(summary.index));
-        let answer = ledger.get_record(GetRecordRequest { key }).await.unwrap().into_inner();
-        match Record::decode(answer.record.as_slice()).unwrap().body {
-            Some(Body::Deny(deny)) if deny.code == wanted => denials.push(deny),
-            Some(Body::Deny(_)) => {}
-            other => panic!("a search for denials found {other:?}"),
-        }
-    }
-    denials
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hostile_request_is_refused_and_the_ledger_counts_rather_than_grows() {
     let ca = TestCa::start().await;
@@ -255,7 +226,7 @@ async fn every_hostile_request_is_refused_and_the_ledger_counts_rather_than_grow
         ids.len() - 1
     );
     let intervals = started.elapsed().as_secs() / DENY_INTERVAL.as_secs() + 1;
-    let recorded = denied(&ca, "csr").await.len() as u64;
+    let recorded = denials(ca.ca.admin_socket(), "csr").await.len() as u64;
     assert!(
         (1..=intervals).contains(&recorded),
         "{recorded} records in {intervals} intervals"
@@ -267,10 +238,10 @@ async fn every_hostile_request_is_refused_and_the_ledger_counts_rather_than_grow
     // A note is written beside the answer: it may be a moment behind it.
     let mut told = 0;
     for _ in 0..200 {
-        told = denied(&ca, "csr")
+        told = denials(ca.ca.admin_socket(), "csr")
             .await
             .iter()
-            .map(|deny| 1 + deny.suppressed as usize)
+            .map(|(_, deny)| 1 + deny.suppressed as usize)
             .sum();
         if told == attempts {
             break;

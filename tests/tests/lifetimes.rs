@@ -16,7 +16,6 @@ use mintage_mint::limits::{INTERMEDIATE_LIFETIME, ISSUER_MARGIN};
 use mintage_policy::IssuancePolicy;
 use mintage_proto::v1::{
     ApplyEntriesRequest, CaStatusRequest, CaStatusResponse, Entry, ListEntriesRequest, ListTokensRequest, MintResult,
-    Page, SearchRequest, ledger_client::LedgerClient,
 };
 use mintage_svid::{CertInfo, LeafInfo};
 use mintage_tests::kit::{
@@ -25,6 +24,7 @@ use mintage_tests::kit::{
     client::{admin, join, registry},
     clock::Shifted,
     face::get,
+    inventory::records,
     stream::{Stream, ask, code},
 };
 use prost::bytes::BufMut;
@@ -71,16 +71,7 @@ async fn status(socket: &Path) -> CaStatusResponse {
 
 /// How many certificates the ledger tells of.
 async fn issued(socket: &Path) -> usize {
-    let search = SearchRequest {
-        kinds: vec!["issue".to_owned()],
-        page: Some(Page {
-            limit: 1000,
-            ..Page::default()
-        }),
-        ..SearchRequest::default()
-    };
-    let mut ledger = LedgerClient::new(admin(socket).await.unwrap());
-    ledger.search(search).await.unwrap().into_inner().records.len()
+    records(socket, "issue", "").await.len()
 }
 
 fn leaf(result: &MintResult) -> LeafInfo {

@@ -6,25 +6,20 @@ use std::net::SocketAddr;
 
 use mintage_attest::JoinToken;
 use mintage_ca::{Ca, Deps};
-use mintage_ledger::wire::{AgentActor, Deny, Record, actor::Who, record::Body};
+use mintage_ledger::wire::{AgentActor, Record, actor::Who, record::Body};
 use mintage_proto::v1::{
-    ApplyEntriesRequest, AttestRequest, Entry, GetRecordRequest, ListAgentsRequest, ListTokensRequest, Page,
-    RejoinRequest, RevokeRequest, SearchRequest, get_record_request::Key, ledger_client::LedgerClient,
-    node_client::NodeClient, registry_client::RegistryClient, revocation_client::RevocationClient,
-    revoke_request::Target,
+    AttestRequest, ListAgentsRequest, ListTokensRequest, RejoinRequest, RevokeRequest, node_client::NodeClient,
+    registry_client::RegistryClient, revocation_client::RevocationClient, revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
-    ca::{CaProcess, config, entry, make, token},
+    ca::{CaProcess, config, entry, entry_of, make, token},
     client::{Joined, admin, anonymous, join, join_with, key_and_csr, random, registry},
+    face::get,
+    inventory::{denials, record},
     stream::{Stream, ask, ask_with, code},
 };
-use prost::Message as _;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 use tonic::{Code, Status};
 
 /// A CA that shows its metrics.
@@ -45,46 +40,10 @@ async fn open(ca: &Ca, agent: &Joined) -> Stream {
 
 /// Asserts that the metrics have each of these lines.
 async fn counted(ca: &Ca, lines: &[&str]) {
-    let mut stream = TcpStream::connect(ca.metrics_address().unwrap()).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
+    let text = get(ca.metrics_address().unwrap(), "/metrics").await;
     for line in lines {
         assert!(text.lines().any(|told| told == *line), "{line} is missing in\n{text}");
     }
-}
-
-async fn record(ca: &Ca, index: u64) -> Record {
-    let mut ledger = LedgerClient::new(admin(ca.admin_socket()).await.unwrap());
-    let key = Some(Key::Index(index));
-    let answer = ledger.get_record(GetRecordRequest { key }).await.unwrap().into_inner();
-    Record::decode(answer.record.as_slice()).unwrap()
-}
-
-/// The deny records of one code. A note stands in the ledger before whatever is asked for after it: an ask that was
-/// answered in between makes sure that it can be found.
-async fn denials(ca: &Ca, wanted: &str) -> Vec<(Record, Deny)> {
-    let mut ledger = LedgerClient::new(admin(ca.admin_socket()).await.unwrap());
-    let search = SearchRequest {
-        kinds: vec!["deny".to_owned()],
-        page: Some(Page {
-            limit: 1000,
-            ..Page::default()
-        }),
-        ..SearchRequest::default()
-    };
-    let found = ledger.search(search).await.unwrap().into_inner().records;
-    let mut denials = Vec::new();
-    for summary in found {
-        let record = record(ca, summary.index).await;
-        match record.body.clone() {
-            Some(Body::Deny(deny)) if deny.code == wanted => denials.push((record, deny)),
-            Some(Body::Deny(_)) => {}
-            other => panic!("a search for denials found {other:?}"),
-        }
-    }
-    denials
 }
 
 /// The agent that an authenticated caller's record names.
@@ -118,18 +77,7 @@ async fn a_record_carries_the_id_of_its_ask_and_a_denial_says_who_wanted_what() 
     let (_folder, ca) = start().await;
     let socket = ca.admin_socket();
     entry(socket, "web", "/web").await;
-    let of_another = Entry {
-        name: "db".to_owned(),
-        spiffe_id: "spiffe://dev.test/db".to_owned(),
-        agents: vec!["spiffe://dev.test/mintage/agent/n2".to_owned()],
-        selectors: vec!["unix:uid:1".to_owned()],
-        ..Entry::default()
-    };
-    let request = ApplyEntriesRequest {
-        entries: vec![of_another],
-        ..ApplyEntriesRequest::default()
-    };
-    registry(socket).await.apply_entries(request).await.unwrap();
+    entry_of(socket, "db", "n2").await;
     let agent = join(&token(socket, "n1").await).await.unwrap();
     let mut stream = open(&ca, &agent).await;
     let (refused, unreadable, granted) = (ask("db"), ask("NO SUCH NAME"), ask("web"));
@@ -142,11 +90,11 @@ async fn a_record_carries_the_id_of_its_ask_and_a_denial_says_who_wanted_what() 
         "invalid-argument"
     );
     let answer = stream.ask_one(granted.clone()).await.unwrap();
-    let issued = record(&ca, answer.receipt.unwrap().index).await;
+    let issued = record(ca.admin_socket(), answer.receipt.unwrap().index).await;
     assert!(matches!(issued.body, Some(Body::Issue(_))));
     assert_eq!(issued.request_id, granted.request_id);
 
-    let found = denials(&ca, "entry-not-for-agent").await;
+    let found = denials(ca.admin_socket(), "entry-not-for-agent").await;
     let [(record, deny)] = found.as_slice() else {
         panic!("{found:?}")
     };
@@ -167,7 +115,7 @@ async fn a_record_carries_the_id_of_its_ask_and_a_denial_says_who_wanted_what() 
     );
     assert_eq!(hex::encode(&actor.serial), own.serial().to_string());
     // Of an ask that cannot be read, the id still leads to its record.
-    let found = denials(&ca, "invalid-argument").await;
+    let found = denials(ca.admin_socket(), "invalid-argument").await;
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0.request_id, unreadable.request_id);
     ca.stop().await;
@@ -330,7 +278,7 @@ async fn an_agent_that_calls_what_no_agent_may_is_recorded_once_in_a_while() {
     }
     let mut stream = open(&ca, &agent).await;
     assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
-    let found = denials(&ca, "role").await;
+    let found = denials(ca.admin_socket(), "role").await;
     let [(record, deny)] = found.as_slice() else {
         panic!("{found:?}")
     };

@@ -9,10 +9,11 @@ use std::{
 
 use mintage_ca::{Ca, Deps, Random};
 use mintage_identity::Serial;
-use mintage_proto::v1::{MintResult, Page, RecordSummary, SearchRequest, ledger_client::LedgerClient};
+use mintage_proto::v1::{MintResult, RecordSummary};
 use mintage_tests::kit::{
     ca::{config, entry, make, token},
-    client::{admin, join},
+    client::join,
+    inventory::issued,
     stream::{Stream, ask, code},
 };
 use rustls::crypto::{GetRandomFailed, SecureRandom};
@@ -114,17 +115,7 @@ impl Scene {
 
     /// What was issued for the entry.
     async fn issued(&self) -> Vec<RecordSummary> {
-        let search = SearchRequest {
-            kinds: vec!["issue".to_owned()],
-            entry: "web".to_owned(),
-            page: Some(Page {
-                limit: 1000,
-                ..Page::default()
-            }),
-            ..SearchRequest::default()
-        };
-        let mut ledger = LedgerClient::new(admin(self.ca.admin_socket()).await.unwrap());
-        ledger.search(search).await.unwrap().into_inner().records
+        issued(self.ca.admin_socket(), "web").await
     }
 }
 

@@ -12,11 +12,9 @@ use std::{
 
 use mintage_ca::{Deps, InitOptions, KeyProtection, init};
 use mintage_identity::{ReplicaName, TrustDomain};
-use mintage_proto::v1::ListEntriesRequest;
 use mintage_tests::kit::{
     bins::binary,
-    ca::{self, CaProcess, domain},
-    client,
+    ca::{self, CaProcess, domain, entries},
     refusal::{refused, tells},
 };
 use rustix::process::geteuid;
@@ -53,14 +51,6 @@ fn refusal(verb: &str, dir: &Path, more: &[&str]) -> String {
         command.args(["--listen", "127.0.0.1:0"]);
     }
     refused(&mut command)
-}
-
-async fn entries(socket: &Path) -> usize {
-    let list = client::registry(socket)
-        .await
-        .list_entries(ListEntriesRequest::default())
-        .await;
-    list.unwrap().into_inner().entries.len()
 }
 
 fn mode(path: &Path, mode: u32) {

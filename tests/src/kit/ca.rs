@@ -10,7 +10,7 @@ use std::{
 use mintage_attest::JoinToken;
 use mintage_ca::{Ca, Config, Deps, InitOptions, KeyProtection, init};
 use mintage_identity::{ReplicaName, TrustDomain};
-use mintage_proto::v1::{ApplyEntriesRequest, CreateTokenRequest, Entry};
+use mintage_proto::v1::{ApplyEntriesRequest, CreateTokenRequest, Entry, ListEntriesRequest};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -151,6 +151,33 @@ pub async fn entry(socket: &Path, name: &str, path: &str) {
         .expect("the entry is applied");
 }
 
+/// Applies one entry for one agent alone, for a workload that nobody here is.
+pub async fn entry_of(socket: &Path, name: &str, agent: &str) {
+    let domain = domain();
+    let entry = Entry {
+        name: name.to_owned(),
+        spiffe_id: format!("spiffe://{domain}/{name}"),
+        agents: vec![format!("spiffe://{domain}/mintage/agent/{agent}")],
+        selectors: vec!["unix:uid:1".to_owned()],
+        ..Entry::default()
+    };
+    let request = ApplyEntriesRequest {
+        entries: vec![entry],
+        ..ApplyEntriesRequest::default()
+    };
+    let applied = client::registry(socket).await.apply_entries(request).await;
+    applied.expect("the entry is applied");
+}
+
+/// How many entries there are.
+pub async fn entries(socket: &Path) -> usize {
+    let list = client::registry(socket)
+        .await
+        .list_entries(ListEntriesRequest::default())
+        .await;
+    list.expect("a list").into_inner().entries.len()
+}
+
 /// The real `mintage-ca`, as a process that dies with this value.
 #[derive(Debug)]
 pub struct CaProcess {
@@ -244,7 +271,7 @@ impl Drop for CaProcess {
 }
 
 /// The address in the log line that tells of serving.
-fn serving_address(log: &str) -> Option<String> {
+pub fn serving_address(log: &str) -> Option<String> {
     let line = log.lines().find(|line| line.contains("\"message\":\"serving\""))?;
     let fields: serde_json::Value = serde_json::from_str(line).ok()?;
     Some(fields.get("address")?.as_str()?.to_owned())

@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod dice;
 pub mod face;
+pub mod inventory;
 pub mod load;
 pub mod peers;
 pub mod power;
