@@ -5,16 +5,36 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
 };
 
 use mintage_ca::{Ca, Config, Deps};
 use mintage_tests::kit::ca::make;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::load::Failure;
 
 /// Ticks of a second in `/proc` (proc(5)); 100 on every architecture this runs on.
 const USER_HZ: f64 = 100.0;
 /// The hidden argument.
-pub const HOST: &str = "--host";
+const HOST: &str = "--host";
+
+/// The whole of a bench's `main`: with a folder it is the child, without it does the work and tells how it went.
+pub fn main(child: Option<&Path>, work: impl FnOnce(&Runtime) -> Result<(), Failure>) -> ExitCode {
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(Failure::from).and_then(|runtime| match child {
+        Some(dir) => runtime.block_on(serve(dir)).map_err(|error| error.to_string().into()),
+        None => work(&runtime),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let role = child.map_or("", |_| " (the CA)");
+            eprintln!("bench{role}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// A CA in another process; it dies with this value.
 #[derive(Debug)]
@@ -31,7 +51,7 @@ pub struct Host {
 ///
 /// # Errors
 /// When the CA does not start.
-pub async fn serve(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let any: SocketAddr = "127.0.0.1:0".parse()?;
     let config = Config::for_data_dir(dir).listening_on(any).with_metrics(Some(any));
     let ca = Ca::start(config, Deps::system()).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser;
 use mintage_benches::{
-    host::{self, HOST, Host, rss_mb},
+    host::{self, Host, rss_mb},
     load::Failure,
 };
 use mintage_tests::kit::{
@@ -43,23 +43,7 @@ struct Report {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome: Result<(), Failure> = match runtime {
-        Err(error) => Err(error.into()),
-        Ok(runtime) => match &options.host {
-            Some(dir) => runtime
-                .block_on(host::serve(dir))
-                .map_err(|error| error.to_string().into()),
-            None => run(&runtime, options.deliveries),
-        },
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("footprint ({HOST}): {error}");
-            ExitCode::FAILURE
-        }
-    }
+    host::main(options.host.as_deref(), |runtime| run(runtime, options.deliveries))
 }
 
 fn run(runtime: &tokio::runtime::Runtime, deliveries: usize) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use std::{
 use clap::Parser;
 use mintage_benches::{
     floor,
-    host::{self, HOST, Host},
+    host::{self, Host},
     load::{BATCH, Driver, Failure, IN_FLIGHT, Measured, percentile, requests},
 };
 use mintage_tests::kit::{ca, client::join};
@@ -60,23 +60,7 @@ struct Report {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome: Result<(), Failure> = match runtime {
-        Err(error) => Err(error.into()),
-        Ok(runtime) => match &options.host {
-            Some(dir) => runtime
-                .block_on(host::serve(dir))
-                .map_err(|error| error.to_string().into()),
-            None => runtime.block_on(run(&options)),
-        },
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("load ({HOST}): {error}");
-            ExitCode::FAILURE
-        }
-    }
+    host::main(options.host.as_deref(), |runtime| runtime.block_on(run(&options)))
 }
 
 async fn run(options: &Options) -> Result<(), Failure> {
