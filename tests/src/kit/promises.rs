@@ -10,16 +10,12 @@ use mintage_ledger::{
     RecordCheck, ShardReport, Stored, Vkey, verify,
     wire::{Record, record::Body},
 };
-use mintage_proto::v1::{ListEntriesRequest, RecordSummary, SearchRequest, ledger_client::LedgerClient};
+use mintage_proto::v1::{RecordSummary, SearchRequest, ledger_client::LedgerClient};
 use mintage_svid::LeafInfo;
 use prost::Message as _;
 use tonic::transport::Channel;
 
-use super::{
-    client::{self, admin},
-    dice::Dice,
-    load::Shared,
-};
+use super::{ca::entries, client::admin, dice::Dice, load::Shared};
 
 /// Certificates of former lives that are looked up again after each start; the offline check looks at every one.
 const LOOKED_UP_AGAIN: usize = 40;
@@ -63,9 +59,7 @@ pub async fn compare(socket: &Path, shared: &Shared, before: &BTreeSet<Serial>, 
         let found = issued(&mut ledger, serial).await;
         assert_eq!(found[0].state, "revoked", "{serial} lives again");
     }
-    let list = client::registry(socket).await;
-    let list = { list }.list_entries(ListEntriesRequest::default()).await;
-    assert_eq!(list.expect("entries are listed").into_inner().entries.len(), 1);
+    assert_eq!(entries(socket).await, 1);
 }
 
 /// What the ledger itself holds.
