@@ -131,7 +131,7 @@ pub(crate) fn write_policy(disk: &dyn Disk, ledger: &Path, shards: &[Shard]) -> 
 /// Holds the ledger for one process.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: fs::File,
+    file: fs::File,
 }
 
 impl Lock {
@@ -147,10 +147,18 @@ impl Lock {
             .open(&path)
             .map_err(LedgerError::io("lock", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::Locked(ledger.to_owned())),
             Err(error) => Err(LedgerError::io("lock", &path)(error.into())),
         }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // By word and not only by closing: a child process that is just being started holds a copy of the descriptor for a
+        // moment, and would hold the lock with it. A failure changes nothing: closing unlocks as well.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -180,4 +188,20 @@ pub(crate) fn check_ours(path: &Path) -> Result<(), LedgerError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_though_a_copy_of_its_descriptor_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path()).unwrap();
+        // As a child process has it between its fork and its exec.
+        let _copy = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::take(folder.path()), Err(LedgerError::Locked(_))));
+        drop(lock);
+        drop(Lock::take(folder.path()).unwrap());
+    }
 }

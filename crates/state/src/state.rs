@@ -29,7 +29,7 @@ pub struct State {
     /// None only while it is dropped.
     follower: Option<Follower>,
     /// Held for as long as the state is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl State {
@@ -248,7 +248,8 @@ fn ensure_dir(dir: &Path) -> Result<(), StateError> {
     })
 }
 
-fn lock(dir: &Path) -> Result<File, StateError> {
+/// Takes the lock of a state's folder.
+fn lock(dir: &Path) -> Result<Lock, StateError> {
     let path = dir.join("lock");
     let file = fs::OpenOptions::new()
         .create(true)
@@ -260,5 +261,33 @@ fn lock(dir: &Path) -> Result<File, StateError> {
         .map_err(StateError::io("open", &path))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| StateError::Locked(dir.to_path_buf()))?;
-    Ok(file)
+    Ok(Lock(file))
+}
+
+/// The locked file.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // By word and not only by closing: a child process that is just being started holds a copy of the descriptor for a
+        // moment, and would hold the lock with it. A failure changes nothing: closing unlocks as well.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_though_a_copy_of_its_descriptor_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        // As a child process has it between its fork and its exec.
+        let _copy = held.0.try_clone().unwrap();
+        assert!(matches!(lock(folder.path()), Err(StateError::Locked(_))));
+        drop(held);
+        drop(lock(folder.path()).unwrap());
+    }
 }
