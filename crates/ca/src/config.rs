@@ -2,8 +2,6 @@
 //! of range is refused with file and line.
 
 use std::{
-    fs::File,
-    io::{self, Read},
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -12,7 +10,7 @@ use std::{
 
 use mintage_identity::{ReplicaName, TrustDomain, Ttl, parse_duration};
 use mintage_policy::{IssuancePolicy, TomlProblem};
-use rustix::fs::{Mode, OFlags};
+use mintage_sys::text_file;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -122,7 +120,8 @@ impl Config {
     /// # Errors
     /// Names the file, the line and, for an unknown key, the nearest valid one.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read(path).map_err(|problem| ConfigError(TomlProblem::of_file(path, problem)))?;
+        let text = text_file::read(path, FILE_BYTES_MAX)
+            .map_err(|problem| ConfigError(TomlProblem::of_file(path, problem)))?;
         Self::parse(path, &text)
     }
 
@@ -200,26 +199,6 @@ impl Config {
         );
         keys
     }
-}
-
-/// The text of a configuration file, or what is wrong with it. A link is followed: the name is the operator's.
-fn read(path: &Path) -> Result<String, String> {
-    let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    // Not blocking: the open of a pipe would wait for a writer, and the file is looked at only once it is open.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file: File = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| unreadable(error.into()))?
-        .into();
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err("is no regular file; write the configuration to a file and name that".to_owned());
-    }
-    let mut octets = Vec::new();
-    let limited = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets);
-    limited.map_err(unreadable)?;
-    if octets.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("is longer than {FILE_BYTES_MAX} bytes; is it a configuration?"));
-    }
-    String::from_utf8(octets).map_err(|_| "is no UTF-8 text; is it a configuration?".to_owned())
 }
 
 struct Checker<'a> {

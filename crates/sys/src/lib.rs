@@ -18,5 +18,6 @@ pub mod peer;
 pub mod process;
 pub mod secret_file;
 pub mod swap;
+pub mod text_file;
 
 pub use error::SysError;

@@ -1,12 +1,12 @@
 //! The file's own form: every key is known, every unknown one refused with its line and the nearest valid key.
 
 use std::{
-    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use mintage_identity::EntryName;
+use mintage_sys::text_file;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -70,15 +70,8 @@ impl Account {
 
 /// Reads the file's text within its limit.
 pub(super) fn read(file: &Path) -> Result<String, AgentError> {
-    let fail = |problem: String| AgentError::ConfigFile(TomlProblem::of_file(file, problem));
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|open| open.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| fail(format!("cannot read it: {error}")))?;
-    if text.len() as u64 > CONFIG_BYTES_MAX {
-        return Err(fail(format!("is over {CONFIG_BYTES_MAX} bytes long")));
-    }
-    Ok(text)
+    text_file::read(file, CONFIG_BYTES_MAX)
+        .map_err(|problem| AgentError::ConfigFile(TomlProblem::of_file(file, problem)))
 }
 
 pub(super) fn parse(
