@@ -3,53 +3,36 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
+use mintage_ca::Config;
+use mintage_mint::limits::CSR_BYTES_MAX;
 use mintage_proto::v1::{MintResult, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
 use mintage_tests::kit::{
     ca::TestCa,
-    client::{admin, join, random},
+    client::{Joined, admin, join, join_with, random},
+    csr::{EC_KEY, EXTENSION_REQUEST, NO_NAME, P256, Requester, alternative_names, extension, spki, tlv, uri},
     inventory::denials,
     peers::peer,
     stream::{Stream, ask, ask_with, code},
 };
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
 };
 use tonic::Code;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 const ECDSA_SHA1: [u8; 11] = [0x30, 0x09, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
-const EC_KEY: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
-const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const SECP256K1: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a];
 const P521: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 const RSA: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const ED448: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x71];
 const DSA: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];
-const EXTENSION_REQUEST: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
-const NO_NAME: [u8; 2] = [0x30, 0];
 /// The extension whose value is the public key's own hash, and so differs between any two certificates.
 const SUBJECT_KEY_ID: &str = "2.5.29.14";
 /// A refusal of one caller and code is recorded once in this time.
 const DENY_INTERVAL: Duration = Duration::from_secs(10);
-
-fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let value = parts.concat();
-    let mut out = vec![tag];
-    match value.len() {
-        n @ 0..=0x7f => out.push(n as u8),
-        n @ 0x80..=0xff => out.extend([0x81, n as u8]),
-        n => out.extend([0x82, (n >> 8) as u8, n as u8]),
-    }
-    [out, value].concat()
-}
-
-fn spki(algorithm: &[&[u8]], key: &[u8]) -> Vec<u8> {
-    tlv(0x30, &[&tlv(0x30, algorithm), &tlv(3, &[&[0], key])])
-}
 
 /// An RSA key of this many octets; nobody has its private half, so it must be refused for what it is.
 fn rsa<const OCTETS: usize>() -> Vec<u8> {
@@ -58,49 +41,6 @@ fn rsa<const OCTETS: usize>() -> Vec<u8> {
     modulus[OCTETS - 1] |= 1;
     let key = tlv(0x30, &[&tlv(2, &[&[0], &modulus]), &[2, 3, 1, 0, 1]]);
     spki(&[&RSA, &[5, 0]], &key)
-}
-
-/// A key of one's own that signs whatever is put into a request.
-struct Requester {
-    pair: EcdsaKeyPair,
-    spki: Vec<u8>,
-}
-
-impl Requester {
-    fn new() -> Self {
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
-        Self::of(document.as_ref())
-    }
-
-    fn of(pkcs8: &[u8]) -> Self {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new()).unwrap();
-        let spki = spki(&[&EC_KEY, &P256], pair.public_key().as_ref());
-        Self { pair, spki }
-    }
-
-    fn signed(&self, info: &[u8], algorithm: &[u8]) -> Vec<u8> {
-        let signature = self.pair.sign(&SystemRandom::new(), info).unwrap();
-        tlv(0x30, &[info, algorithm, &tlv(3, &[&[0], signature.as_ref()])])
-    }
-
-    fn request(&self, version: u8, subject: &[u8], spki: &[u8], attributes: &[u8]) -> Vec<u8> {
-        let info = tlv(0x30, &[&[2, 1, version], subject, spki, &tlv(0xa0, &[attributes])]);
-        self.signed(&info, &ECDSA_SHA256)
-    }
-
-    fn plain(&self) -> Vec<u8> {
-        self.request(0, &NO_NAME, &self.spki, &[])
-    }
-
-    fn with_key(&self, spki: &[u8]) -> Vec<u8> {
-        self.request(0, &NO_NAME, spki, &[])
-    }
-
-    fn with_subject(&self, octets: usize) -> Vec<u8> {
-        let text = tlv(0x0c, &[&vec![b'x'; octets]]);
-        let name = tlv(0x30, &[&tlv(0x31, &[&tlv(0x30, &[&[6, 3, 0x55, 4, 0x0b], &text])])]);
-        self.request(0, &name, &self.spki, &[])
-    }
 }
 
 /// What is sent, and a part of the reason that must come back.
@@ -115,8 +55,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         [&[0x30, 0x82, 0], &plain[2..]].concat(),
         [&[0x30, 0x80], &plain[3..], &[0, 0]].concat(),
     );
-    let info = tlv(0x30, &[&[2, 1, 0], &NO_NAME, &requester.spki, &tlv(0xa0, &[])]);
-    let point = requester.pair.public_key().as_ref().to_vec();
+    let info = tlv(0x30, &[&[2, 1, 0], &NO_NAME, requester.spki(), &tlv(0xa0, &[])]);
+    let point = requester.point();
     let mut off_curve = point.clone();
     off_curve[64] ^= 1;
     let compressed = [&[2 + (point[64] & 1)], &point[1..33]].concat();
@@ -132,15 +72,15 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("trailing octets", [plain.as_slice(), &[0, 0]].concat(), "DER"),
         ("indefinite length", indefinite, "DER"),
         ("length in too many octets", long, "DER"),
-        ("flipped signature", flipped, "signature"),
+        ("flipped signature", flipped, "proof of possession failed"),
         (
             "version 1",
-            requester.request(1, &NO_NAME, &requester.spki, &[]),
+            requester.request(1, &NO_NAME, requester.spki(), &[]),
             "version",
         ),
         (
             "attribute twice",
-            requester.request(0, &NO_NAME, &requester.spki, &attribute.repeat(2)),
+            requester.request(0, &NO_NAME, requester.spki(), &attribute.repeat(2)),
             "attribute",
         ),
         ("SHA-1", requester.signed(&info, &ECDSA_SHA1), "algorithm"),
@@ -165,12 +105,38 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("compressed point", p256(&compressed), ""),
         (
             "another's public key",
-            requester.with_key(&Requester::new().spki),
+            requester.with_key(&Requester::new().spki()),
             "possession",
         ),
-        ("subject over the limit", requester.with_subject(8 * 1024), "limit"),
-        ("subject of 48 kB", requester.with_subject(48 * 1024), "limit"),
     ]
+}
+
+/// Requests beyond the limit of size. The last is no DER at all: a reason that speaks of its size shows that the size was
+/// looked at before anything was parsed.
+fn oversized() -> Vec<(&'static str, Vec<u8>)> {
+    let requester = Requester::new();
+    let names = vec![tlv(0x82, &[b"a"]); 10_000];
+    vec![
+        ("subject over the limit", requester.with_subject(1, CSR_BYTES_MAX)),
+        ("subject of 48 kB", requester.with_subject(1, 48 * 1024)),
+        ("700 organizational units", requester.with_subject(700, 2)),
+        ("10,000 names", requester.with_extensions(&[alternative_names(&names)])),
+        ("one octet over the limit", of_size(&requester, CSR_BYTES_MAX + 1)),
+        ("no DER", vec![0xff; CSR_BYTES_MAX + 1]),
+    ]
+}
+
+/// A good request of exactly this size.
+fn of_size(requester: &Requester, size: usize) -> Vec<u8> {
+    let mut octets = size / 2;
+    // The signature's own length differs from one to the next by an octet or two.
+    loop {
+        let request = requester.with_subject(1, octets);
+        if request.len() == size {
+            return request;
+        }
+        octets = (octets + size).saturating_sub(request.len());
+    }
 }
 
 async fn refused(stream: &mut Stream, entry: &str, csr: Vec<u8>) -> (String, i32, String) {
@@ -202,6 +168,20 @@ async fn every_hostile_request_is_refused_and_the_ledger_counts_rather_than_grow
                 "{what}: {message}"
             );
             assert!(message.contains(why), "{what}: {message}");
+            attempts += 1;
+        }
+        for (what, csr) in oversized() {
+            let octets = csr.len();
+            let (code, grpc, message) = refused(&mut stream, "web", csr).await;
+            assert_eq!(
+                (code.as_str(), grpc),
+                ("csr", Code::InvalidArgument as i32),
+                "{what}: {message}"
+            );
+            assert!(
+                message.contains("limit") && message.contains(&octets.to_string()),
+                "{what}: {message}"
+            );
             attempts += 1;
         }
         let good = stream.ask_one(ask("web")).await.unwrap();
@@ -252,36 +232,104 @@ async fn every_hostile_request_is_refused_and_the_ledger_counts_rather_than_grow
     ca.stop().await;
 }
 
-/// CA:TRUE, keyCertSign, code signing, name constraints, an unknown critical extension and other people's names.
-fn wishes() -> Vec<u8> {
-    let extension = |id: &[u8], value: &[u8]| {
-        let id = tlv(6, &[id]);
-        tlv(0x30, &[&id, &[1, 1, 0xff], &tlv(4, &[value])])
-    };
+/// CA:TRUE, keyCertSign, code signing, other people's names, name constraints and an unknown critical extension.
+fn wishes() -> [(&'static str, Vec<u8>); 6] {
     let name = |tag: u8, text: &str| tlv(tag, &[text.as_bytes()]);
     let other = tlv(
         0xa0,
         &[&[6, 3, 0x2a, 3, 4], &tlv(0xa0, &[&name(0x0c, "root@dev.test")])],
     );
     let names = [
-        name(0x86, "spiffe://dev.test/mintage/ca/ca-1"),
-        name(0x86, "spiffe://dev.test/db"),
+        uri(b"spiffe://dev.test/mintage/ca/ca-1"),
+        uri(b"spiffe://dev.test/db"),
         name(0x82, "*.dev.test"),
         name(0x81, "root@dev.test"),
         tlv(0x87, &[&[127, 0, 0, 1]]),
         other,
     ];
     let subtree = tlv(0x30, &[&tlv(0xa0, &[&tlv(0x30, &[&name(0x82, "dev.test")])])]);
-    let extensions = [
-        extension(&[0x55, 0x1d, 0x13], &tlv(0x30, &[&[1, 1, 0xff]])),
-        extension(&[0x55, 0x1d, 0x0f], &[3, 2, 1, 6]),
-        extension(&[0x55, 0x1d, 0x25], &tlv(0x30, &[&[6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 3]])),
-        extension(&[0x55, 0x1d, 0x11], &tlv(0x30, &[&names.concat()])),
-        extension(&[0x55, 0x1d, 0x1e], &subtree),
-        extension(&[0x2a, 3, 4, 5], &[5, 0]),
-    ];
-    let list = tlv(0x30, &[&extensions.concat()]);
-    tlv(0x30, &[&EXTENSION_REQUEST, &tlv(0x31, &[&list])])
+    let code_signing = tlv(0x30, &[&[6, 8, 0x2b, 6, 1, 5, 5, 7, 3, 3]]);
+    [
+        ("CA:TRUE", extension(&[0x55, 0x1d, 0x13], &tlv(0x30, &[&[1, 1, 0xff]]))),
+        ("keyCertSign", extension(&[0x55, 0x1d, 0x0f], &[3, 2, 1, 6])),
+        ("code signing", extension(&[0x55, 0x1d, 0x25], &code_signing)),
+        ("names", alternative_names(&names)),
+        ("name constraints", extension(&[0x55, 0x1d, 0x1e], &subtree)),
+        ("an unknown extension", extension(&[0x2a, 3, 4, 5], &[5, 0])),
+    ]
+}
+
+/// A common name to ask for.
+fn subject() -> Vec<u8> {
+    let name = tlv(0x30, &[&[6, 3, 0x55, 4, 3], &tlv(0x0c, &[b"dev.test root"])]);
+    tlv(0x30, &[&tlv(0x31, &[&name])])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_ca_refuses_each_wish_and_takes_a_bare_request() {
+    let strict = |config: Config| {
+        let text = format!(
+            "data_dir = {:?}\nlisten = \"127.0.0.1:0\"\n[ca]\nstrict_csr = true\n",
+            config.data_dir()
+        );
+        Config::parse(Path::new("ca.toml"), &text).unwrap()
+    };
+    let ca = TestCa::start_with(strict).await;
+    ca.entry("web", "/web").await;
+    let agent = join_bare(&ca).await;
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let requester = Requester::new();
+    let named = requester.request(0, &subject(), requester.spki(), &[]);
+    let extended = wishes().map(|(what, wish)| (what, requester.with_extensions(&[wish])));
+    for (what, csr) in extended.into_iter().chain([("a subject", named)]) {
+        let (code, grpc, message) = refused(&mut stream, "web", csr).await;
+        assert_eq!(
+            (code.as_str(), grpc),
+            ("csr", Code::InvalidArgument as i32),
+            "{what}: {message}"
+        );
+        assert!(message.contains("strict policy"), "{what}: {message}");
+    }
+    let bare = stream.ask_one(ask_with("web", requester.plain())).await.unwrap();
+    assert_eq!(leaf(&bare).public_key().raw, requester.spki());
+    ca.stop().await;
+}
+
+/// Joins by a request that asks for nothing, which the kit's own client does not make.
+async fn join_bare(ca: &TestCa) -> Joined {
+    let token = ca.token("n1").await;
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
+    let answer = join_with(&token, Requester::of(document.as_ref()).plain())
+        .await
+        .unwrap();
+    Joined {
+        key: document.as_ref().to_vec(),
+        chain: answer.chain,
+        roots: answer.bundle.unwrap().roots,
+        domain: token.trust_domain().clone(),
+        instance: answer.instance,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_exactly_the_limit_is_taken_and_one_over_it_costs_no_token() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let requester = Requester::new();
+    let most = of_size(&requester, CSR_BYTES_MAX);
+    let issued = stream.ask_one(ask_with("web", most)).await.unwrap();
+    assert_eq!(leaf(&issued).public_key().raw, requester.spki());
+    // A node that joins is refused by the same limit, before its token is looked at.
+    let token = ca.token("n2").await;
+    for (what, csr) in oversized() {
+        let refused = join_with(&token, csr).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{what}: {refused:?}");
+        assert!(refused.message().contains("limit"), "{what}: {refused:?}");
+    }
+    join(&token).await.expect("the token is as good as new");
+    ca.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,21 +339,16 @@ async fn what_a_request_wishes_for_beyond_its_key_changes_no_field_of_the_certif
     let agent = join(&ca.token("n1").await).await.unwrap();
     let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
     let (plain, greedy) = (Requester::new(), Requester::new());
-    let subject = tlv(
-        0x30,
-        &[&tlv(
-            0x31,
-            &[&tlv(0x30, &[&[6, 3, 0x55, 4, 3], &tlv(0x0c, &[b"dev.test root"])])],
-        )],
-    );
-    let asked = greedy.request(0, &subject, &greedy.spki, &wishes());
+    let list = tlv(0x30, &[&wishes().map(|(_, wish)| wish).concat()]);
+    let attribute = tlv(0x30, &[&EXTENSION_REQUEST, &tlv(0x31, &[&list])]);
+    let asked = greedy.request(0, &subject(), greedy.spki(), &attribute);
     let results = [
         stream.ask_one(ask_with("web", plain.plain())).await.unwrap(),
         stream.ask_one(ask_with("web", asked)).await.unwrap(),
     ];
     let [one, two] = [leaf(&results[0]), leaf(&results[1])];
-    assert_eq!(one.public_key().raw, plain.spki);
-    assert_eq!(two.public_key().raw, greedy.spki);
+    assert_eq!(one.public_key().raw, plain.spki());
+    assert_eq!(two.public_key().raw, greedy.spki());
     assert_ne!(one.raw_serial(), two.raw_serial());
     assert_eq!(one.version(), two.version());
     assert_eq!(one.subject().as_raw(), two.subject().as_raw());
@@ -342,7 +385,7 @@ async fn a_key_is_nobody_elses_and_never_the_authoritys_own() {
     let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
     let requester = Requester::new();
     let issued = stream.ask_one(ask_with("web", requester.plain())).await.unwrap();
-    assert_eq!(leaf(&issued).public_key().raw, requester.spki);
+    assert_eq!(leaf(&issued).public_key().raw, requester.spki());
     let denied = Code::PermissionDenied as i32;
     let (why, grpc, _) = refused(&mut stream, "db", requester.plain()).await;
     assert_eq!((why.as_str(), grpc), ("key-under-other-id", denied));
@@ -357,7 +400,7 @@ async fn a_key_is_nobody_elses_and_never_the_authoritys_own() {
     }
 
     let blocked = Requester::new();
-    let hash = ring::digest::digest(&ring::digest::SHA256, &blocked.spki);
+    let hash = ring::digest::digest(&ring::digest::SHA256, blocked.spki());
     let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
     let request = RevokeRequest {
         target: Some(Target::Key(hex::encode(hash.as_ref()))),
