@@ -206,7 +206,7 @@ async fn an_agent_outlives_its_ca_its_own_death_and_comes_back_by_itself() {
 }
 
 /// Applies the entry web for agent n1 as it stands here; nothing else of it ever changes.
-async fn apply_web(ca: &CaProcess, ttl_seconds: u32, dns_names: &[&str]) {
+async fn apply_web(ca: &CaProcess, ttl_seconds: i64, dns_names: &[&str]) {
     let domain = domain();
     let web = Entry {
         name: "web".to_owned(),

@@ -15,37 +15,35 @@ use mintage_identity::Ttl;
 use mintage_mint::limits::{INTERMEDIATE_LIFETIME, ISSUER_MARGIN};
 use mintage_policy::IssuancePolicy;
 use mintage_proto::v1::{
-    ApplyEntriesRequest, CaStatusRequest, CaStatusResponse, Entry, ListEntriesRequest, ListTokensRequest, MintResult,
+    ApplyEntriesRequest, CaStatusRequest, CaStatusResponse, CreateTokenRequest, Entry, ListEntriesRequest,
+    ListTokensRequest, MintResult,
 };
 use mintage_svid::{CertInfo, LeafInfo};
 use mintage_tests::kit::{
     bins::binary,
     ca::{TestCa, config, entry, make_with, token},
-    client::{admin, join, registry},
+    client::{join, registry},
     clock::Shifted,
     face::get,
     inventory::records,
     stream::{Stream, ask, code},
 };
-use prost::bytes::BufMut;
-use tonic::{
-    Code, Request, Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::uri::PathAndQuery,
-};
+use tonic::{Code, Status};
 
 /// Longest wait for what should happen at once; the machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
 /// Lifetimes of a workload's certificate are out of range beyond these (in seconds).
-const TTL_MIN: u32 = 60;
-const TTL_MAX: u32 = 86_400;
+const TTL_MIN: i64 = 60;
+const TTL_MAX: i64 = 86_400;
+/// What 32 bits would cut off: a number beyond them must not come out as the small one below them.
+const BEYOND_32_BITS: i64 = 1 << 32;
 
 /// An authority made so long ago that its issuing certificate has this much left of its life.
 fn make_ending(dir: &Path, left: Duration) {
     make_with(dir, &Shifted::behind(INTERMEDIATE_LIFETIME - left).deps());
 }
 
-fn wanted(name: &str, ttl_seconds: u32) -> Entry {
+fn wanted(name: &str, ttl_seconds: i64) -> Entry {
     Entry {
         name: name.to_owned(),
         spiffe_id: format!("spiffe://dev.test/{name}"),
@@ -79,69 +77,38 @@ fn leaf(result: &MintResult) -> LeafInfo {
     LeafInfo::parse(&result.leaf).unwrap()
 }
 
-/// Octets as they are, whatever the message type says.
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-    fn encode(&mut self, octets: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put_slice(&octets);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        Ok(Some(()))
-    }
-}
-
-/// Applies an entry whose lifetime is written as this number, which the wire can say and the message type cannot.
-async fn apply_signed(socket: &Path, ttl_seconds: i64) -> Result<(), Status> {
-    use prost::Message as _;
-    let mut entry = wanted("signed", 0).encode_to_vec();
-    prost::encoding::int64::encode(5, &ttl_seconds, &mut entry);
-    let mut request = Vec::new();
-    prost::encoding::bytes::encode(1, &entry, &mut request);
-    let mut grpc = tonic::client::Grpc::new(admin(socket).await.unwrap());
-    grpc.ready().await.unwrap();
-    let path = PathAndQuery::from_static("/mintage.v1.Registry/ApplyEntries");
-    grpc.unary(Request::new(request), path, Raw).await.map(|_| ())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn lifetimes_out_of_range_are_refused_with_field_limit_and_remedy() {
     let ca = TestCa::start().await;
     let socket = ca.ca.admin_socket();
     let before = status(socket).await.ledger_size;
     let mut refusals = Vec::new();
-    for ttl in [1, TTL_MIN - 1, TTL_MAX + 1, u32::MAX] {
+    for ttl in [
+        1,
+        TTL_MIN - 1,
+        TTL_MAX + 1,
+        i64::from(u32::MAX),
+        BEYOND_32_BITS,
+        BEYOND_32_BITS + TTL_MIN,
+        i64::MAX,
+        -1,
+        -600,
+        TTL_MIN - BEYOND_32_BITS,
+        i64::MIN,
+    ] {
         // One bad entry refuses the whole set.
         let set = vec![wanted("good", TTL_MIN), wanted("bad", ttl)];
-        refusals.push((i64::from(ttl), apply(socket, set).await.unwrap_err()));
-    }
-    for ttl in [-1, -600, i64::from(i32::MIN)] {
-        refusals.push((ttl, apply_signed(socket, ttl).await.unwrap_err()));
+        refusals.push((ttl, apply(socket, set).await.unwrap_err()));
     }
     for (ttl, refused) in refusals {
         assert_eq!(refused.code(), Code::InvalidArgument, "{ttl}: {refused:?}");
-        for word in ["entry ", "ttl", "out of range", "allowed are 60s to 24h"] {
+        for word in [
+            "entry bad",
+            "ttl",
+            &ttl.to_string(),
+            "out of range",
+            "allowed are 60s to 24h",
+        ] {
             assert!(refused.message().contains(word), "{ttl}: {refused:?}");
         }
     }
@@ -151,6 +118,28 @@ async fn lifetimes_out_of_range_are_refused_with_field_limit_and_remedy() {
     apply(socket, vec![wanted("least", TTL_MIN), wanted("most", TTL_MAX)])
         .await
         .unwrap();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokens_life_out_of_range_is_refused_and_not_cut_to_one_in_range() {
+    let ca = TestCa::start().await;
+    let socket = ca.ca.admin_socket();
+    let before = status(socket).await.ledger_size;
+    for ttl_seconds in [9, 86_401, BEYOND_32_BITS, BEYOND_32_BITS + 600, i64::MAX, -1, i64::MIN] {
+        let request = CreateTokenRequest {
+            agent: "n1".to_owned(),
+            ttl_seconds,
+            dry_run: false,
+        };
+        let refused = registry(socket).await.create_token(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{ttl_seconds}: {refused:?}");
+        assert!(
+            refused.message().contains(&ttl_seconds.to_string()),
+            "{ttl_seconds}: {refused:?}"
+        );
+    }
+    assert_eq!(status(socket).await.ledger_size, before, "nothing was recorded");
     ca.stop().await;
 }
 

@@ -80,6 +80,14 @@ struct Created<'a> {
 }
 
 #[derive(Serialize)]
+struct Deleted {
+    #[serde(flatten)]
+    token: TokenRow,
+    index: u64,
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
 pub(crate) struct TokenRow {
     id: String,
     agent: String,
@@ -142,11 +150,16 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 dry_run: delete.dry_run,
             };
             let answer = context.ca().await?.registry().delete_token(request).await?.into_inner();
-            let row = TokenRow::from(answer.token.unwrap_or_default());
-            let done = if delete.dry_run { "would delete" } else { "deleted" };
+            let deleted = Deleted {
+                token: answer.token.unwrap_or_default().into(),
+                index: answer.index,
+                dry_run: delete.dry_run,
+            };
+            let done = if deleted.dry_run { "would delete" } else { "deleted" };
+            let TokenRow { id, agent, .. } = &deleted.token;
             context
                 .output
-                .object(&row, || format!("{done} token {} of agent {}\n", row.id, row.agent))
+                .object(&deleted, || format!("{done} token {id} of agent {agent}\n"))
         }
     }
 }
@@ -162,7 +175,7 @@ async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
     let agent = create.agent.as_str();
     let request = CreateTokenRequest {
         agent: agent.to_owned(),
-        ttl_seconds: u32::try_from(create.ttl.as_secs()).unwrap_or(u32::MAX),
+        ttl_seconds: i64::try_from(create.ttl.as_secs()).unwrap_or(i64::MAX),
         dry_run: create.dry_run,
     };
     let answer = context.ca().await?.registry().create_token(request).await;

@@ -47,7 +47,7 @@ impl Offered {
         let offered = Self {
             spiffe_id: SpiffeId::parse_workload(&wire.spiffe_id).map_err(text)?,
             selectors,
-            ttl: Ttl::from_seconds(i64::from(wire.ttl_seconds)).map_err(text)?.duration(),
+            ttl: Ttl::from_seconds(wire.ttl_seconds).map_err(text)?.duration(),
             hint: wire.hint.clone(),
             disabled: wire.disabled,
             dns_names: wire.dns_names.clone(),

@@ -96,9 +96,16 @@ impl RegistryService {
     ) -> Result<v1::CreateTokenResponse, Refusal> {
         let desk = &self.0;
         let agent = agent_name(&request.agent)?;
-        let life = match request.ttl_seconds {
-            0 => TOKEN_TTL_DEFAULT,
-            seconds => Duration::from_secs(u64::from(seconds)),
+        let life = match u64::try_from(request.ttl_seconds) {
+            Ok(0) => TOKEN_TTL_DEFAULT,
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => {
+                let text = format!(
+                    "ttl_seconds is {}; a token cannot have expired already",
+                    request.ttl_seconds
+                );
+                return Err(Refusal::invalid(text));
+            }
         };
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(desk.random()?);
         let id = TokenId::new(*TokenHash::of_presented(&secret[..]).as_bytes());

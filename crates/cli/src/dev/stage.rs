@@ -25,9 +25,9 @@ use crate::{client, failure::Failure};
 /// Name of the agent.
 pub(super) const AGENT: &str = "dev";
 /// Lifetime of the demo's certificates: the shortest there is, so that rotation can be watched.
-const TTL_SECONDS: u32 = 60;
+const TTL_SECONDS: i64 = 60;
 /// Lifetime of the join token, which is used at once.
-const TOKEN_SECONDS: u32 = 60;
+const TOKEN_SECONDS: i64 = 60;
 /// How long the agent may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Any free port of this machine.

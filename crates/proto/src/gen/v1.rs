@@ -15,8 +15,9 @@ pub struct Entry {
     /// All must hold, such as "unix:uid:1000".
     #[prost(string, repeated, tag = "4")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(uint32, tag = "5")]
-    pub ttl_seconds: u32,
+    /// Wider than any lifetime, so that a number out of range is seen and refused: 32 bits would drop its upper half.
+    #[prost(int64, tag = "5")]
+    pub ttl_seconds: i64,
     #[prost(string, repeated, tag = "6")]
     pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "7")]
@@ -1757,8 +1758,9 @@ pub struct RenewAgentResponse {
 pub struct CreateTokenRequest {
     #[prost(string, tag = "1")]
     pub agent: ::prost::alloc::string::String,
-    #[prost(uint32, tag = "2")]
-    pub ttl_seconds: u32,
+    /// 0 for the default. As wide as an entry's, for the same reason.
+    #[prost(int64, tag = "2")]
+    pub ttl_seconds: i64,
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
 }
