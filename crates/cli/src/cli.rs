@@ -269,31 +269,6 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_that_changes_something_has_a_dry_run() {
-        let root = Cli::command();
-        for path in [
-            "token create",
-            "token delete",
-            "entry apply",
-            "entry create",
-            "entry delete",
-            "entry import",
-            "agent ban",
-            "agent evict",
-            "agent renew",
-            "revoke",
-        ] {
-            let verb = path
-                .split(' ')
-                .fold(&root, |command, name| command.find_subcommand(name).expect(path));
-            assert!(
-                verb.get_arguments().any(|argument| argument.get_id() == "dry_run"),
-                "{path}"
-            );
-        }
-    }
-
-    #[test]
     fn global_options_stand_before_or_after_the_verb() {
         for line in [
             "mintage -o json agent list --data-dir /d",

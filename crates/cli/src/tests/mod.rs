@@ -1,5 +1,7 @@
 //! Every verb against a CA in this process: the exit code it promises, and what it prints.
 
+mod every_verb;
+
 use std::{fs, path::Path};
 
 use clap::Parser;
