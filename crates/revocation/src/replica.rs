@@ -311,7 +311,8 @@ impl Replica {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
             pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon());
         }
-        self.publish(header, View::of_snapshot(header.epoch, header.sequence, &body, pulse));
+        let view = View::of_snapshot(header.epoch, header.sequence, &body, pulse);
+        self.publish(header, view.counting_on(&self.view.load()));
         let added = Added {
             everything: true,
             ..Added::default()

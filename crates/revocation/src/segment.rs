@@ -78,6 +78,19 @@ impl Shape {
         pairs.all(|(word, bits)| word.read() & bits == bits)
     }
 
+    /// As [`Self::contains`]; a hit of the filter that the lines refute is counted.
+    #[inline]
+    fn contains_counted<W: Word>(self, words: &[W], fingerprint: u64, refuted: &AtomicU64) -> bool {
+        self.may_contain(words, fingerprint) && self.confirm_counted(words, fingerprint, refuted)
+    }
+
+    #[cold]
+    fn confirm_counted<W: Word>(self, words: &[W], fingerprint: u64, refuted: &AtomicU64) -> bool {
+        let held = self.confirm(words, fingerprint);
+        refuted.fetch_add(u64::from(!held), Ordering::Relaxed);
+        held
+    }
+
     /// Kept apart so that the common "no" stays small code.
     #[cold]
     fn confirm<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
@@ -206,11 +219,12 @@ impl Segment {
         Self::build(&all, headroom(wanted))
     }
 
+    /// True when it holds `fingerprint`; a hit of the filter that the lines refute is counted.
     #[inline]
-    pub(crate) fn contains(&self, fingerprint: u64) -> bool {
+    pub(crate) fn contains_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
         match &self.store {
-            Store::Own(words) => self.shape.contains(words.get(), fingerprint),
-            Store::Mapped(words) => self.shape.contains(words.get(), fingerprint),
+            Store::Own(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
+            Store::Mapped(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
         }
     }
 
@@ -293,6 +307,12 @@ mod tests {
         }
     }
 
+    impl Segment {
+        fn contains(&self, fingerprint: u64) -> bool {
+            self.contains_counted(fingerprint, &AtomicU64::new(0))
+        }
+    }
+
     /// The block of `fingerprint` and its bits in it.
     fn place(shape: Shape, fingerprint: u64) -> (u64, [u64; BLOCK_WORDS]) {
         let block = ((fingerprint >> 16) * u64::from(shape.blocks)) >> 32;
@@ -310,7 +330,7 @@ mod tests {
         };
         let honest: Vec<u64> = (0..100_000).map(serial).collect();
         let before = Segment::build(&honest, headroom(honest.len()));
-        let mut fooled = 0;
+        let (mut fooled, refuted) = (0, AtomicU64::new(0));
         for victim in (200_000..200_020).map(serial) {
             let (block, bits) = place(before.shape, victim);
             // Of a million certificates of its own the tenant revokes those that set a bit of the victim's in its block.
@@ -324,9 +344,9 @@ mod tests {
             let Store::Own(words) = &after.store else {
                 unreachable!()
             };
-            fooled += u32::from(after.shape.may_contain(words.get(), victim));
+            fooled += u64::from(after.shape.may_contain(words.get(), victim));
             assert!(
-                !after.contains(victim),
+                !after.contains_counted(victim, &refuted),
                 "the lines tell the victim from the tenant's serials"
             );
         }
@@ -334,6 +354,13 @@ mod tests {
             fooled >= 18,
             "a Bloom filter alone would strike nearly all of 20 victims, here {fooled}"
         );
+        assert_eq!(
+            refuted.load(Ordering::Relaxed),
+            fooled,
+            "each such hit is counted, and no other"
+        );
+        let held = before.contains_counted(honest[0], &refuted);
+        assert!(held && refuted.load(Ordering::Relaxed) == fooled, "a true hit is none");
     }
 
     #[test]

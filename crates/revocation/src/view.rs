@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -118,7 +118,7 @@ impl ViewIssuer {
     }
 
     #[inline]
-    fn lists(&self, serial: &Serial, not_after: UnixTime) -> bool {
+    fn lists(&self, serial: &Serial, not_after: UnixTime, refuted: &AtomicU64) -> bool {
         if self.spans == 0 {
             return false;
         }
@@ -128,7 +128,7 @@ impl ViewIssuer {
         spans.any(|span| {
             let bucket = Bucket::containing(span, not_after);
             let segment = bucket.and_then(|bucket| self.segment(bucket));
-            segment.is_some_and(|segment| segment.contains(wanted))
+            segment.is_some_and(|segment| segment.contains_counted(wanted, refuted))
         })
     }
 
@@ -181,6 +181,8 @@ pub struct View {
     exceptions: Arc<HashSet<(IssuerKeyId, Serial)>>,
     /// `None`: there is no filter yet.
     pulse: Option<Pulse>,
+    /// Hits of the filter that were none; shared by all clones and by what follows this view.
+    refuted: Arc<AtomicU64>,
 }
 
 impl View {
@@ -195,7 +197,14 @@ impl View {
             rule_list: Arc::default(),
             exceptions: Arc::default(),
             pulse: None,
+            refuted: Arc::default(),
         }
+    }
+
+    /// Goes on with the count of the view that this one follows.
+    pub(crate) fn counting_on(mut self, former: &Self) -> Self {
+        self.refuted = former.refuted.clone();
+        self
     }
 
     /// The view of a snapshot's body.
@@ -310,7 +319,7 @@ impl View {
         let Some(issuer) = self.issuer(&query.issuer) else {
             return Verdict::NotCovered;
         };
-        if issuer.lists(query.serial, query.not_after) && !self.is_exception(query) {
+        if issuer.lists(query.serial, query.not_after, &self.refuted) && !self.is_exception(query) {
             return Verdict::Revoked { why: Why::Serial };
         }
         if !issuer.covered || query.not_after < pulse.horizon() {
@@ -373,6 +382,12 @@ impl View {
         segments.map(|(_, segment)| segment.count()).sum()
     }
 
+    /// How often the filter spoke of a certificate that is not revoked, since its process began to follow: hits that the
+    /// exact lines refuted, and certificates that the publisher named as exceptions.
+    pub fn false_positives(&self) -> u64 {
+        self.refuted.load(Ordering::Relaxed)
+    }
+
     /// Number of rules held.
     pub fn rule_count(&self) -> usize {
         self.rules.len()
@@ -424,12 +439,14 @@ impl View {
     /// True when the filter strikes this serial, exceptions apart.
     pub(crate) fn lists(&self, issuer: &IssuerKeyId, serial: &Serial, not_after: UnixTime) -> bool {
         self.issuer(issuer)
-            .is_some_and(|issuer| issuer.lists(serial, not_after))
+            .is_some_and(|issuer| issuer.lists(serial, not_after, &self.refuted))
     }
 
     #[cold]
     fn is_exception(&self, query: &Query<'_>) -> bool {
-        !self.exceptions.is_empty() && self.exceptions.contains(&(query.issuer, *query.serial))
+        let excepted = !self.exceptions.is_empty() && self.exceptions.contains(&(query.issuer, *query.serial));
+        self.refuted.fetch_add(u64::from(excepted), Ordering::Relaxed);
+        excepted
     }
 
     pub(crate) fn issuers(&self) -> &[ViewIssuer] {

@@ -36,6 +36,17 @@ impl Counters {
         self.tolerated.load(Ordering::Relaxed)
     }
 
+    /// Every answer by its name: `ok`, `tolerated` for what was accepted on knowledge that is not fresh, and the code of
+    /// each refusal.
+    pub fn by_result(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let tolerated = self.tolerated();
+        let accepted = [
+            ("ok", self.accepted().saturating_sub(tolerated)),
+            ("tolerated", tolerated),
+        ];
+        accepted.into_iter().chain(self.refused())
+    }
+
     /// Chains refused, by [`VerifyError::code`].
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         VerifyError::CODES
