@@ -4,10 +4,11 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use mintage_identity::UnixTime;
+use rustix::time::{ClockId, clock_gettime};
 use rustls::time_provider::TimeProvider;
 
 use crate::limits::CLOCK_STEP_MAX;
@@ -16,23 +17,13 @@ use crate::limits::CLOCK_STEP_MAX;
 pub trait Clock: fmt::Debug + Send + Sync {
     /// Wall time.
     fn now(&self) -> UnixTime;
-    /// Time since some fixed instant, never stepped.
+    /// Time since some fixed instant, never stepped; it goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
 }
 
 /// The machine's clocks.
-#[derive(Debug)]
-pub struct SystemClock {
-    started: Instant,
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self {
-            started: Instant::now(),
-        }
-    }
-}
+#[derive(Debug, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> UnixTime {
@@ -40,8 +31,14 @@ impl Clock for SystemClock {
         UnixTime::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
+    /// Since the machine's start. CLOCK_MONOTONIC stands still in suspend (clock_gettime(2)): after it the wall clock
+    /// would look as if it had been stepped, and nothing would be issued any more.
     fn monotonic(&self) -> Duration {
-        self.started.elapsed()
+        let since = clock_gettime(ClockId::Boottime);
+        Duration::new(
+            u64::try_from(since.tv_sec).unwrap_or(0),
+            u32::try_from(since.tv_nsec).unwrap_or(0),
+        )
     }
 }
 
@@ -125,6 +122,21 @@ pub(crate) mod tests {
         fn monotonic(&self) -> Duration {
             self.0.lock().unwrap().1
         }
+    }
+
+    #[test]
+    fn the_machines_monotonic_clock_is_the_one_that_counts_suspends() {
+        // The kernel's uptime includes them (proc_uptime(5)); of a process just started any other clock is far from it.
+        let uptime = || -> f64 {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            text.split(' ').next().unwrap().parse().unwrap()
+        };
+        let (before, told, after) = (uptime(), SystemClock.monotonic().as_secs_f64(), uptime());
+        // Uptime has two digits.
+        assert!(
+            (before - 0.01..=after + 0.01).contains(&told),
+            "{before} {told} {after}"
+        );
     }
 
     #[test]

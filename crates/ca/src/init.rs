@@ -49,7 +49,7 @@ impl Deps {
     pub fn system() -> Self {
         let provider = rustls::crypto::ring::default_provider();
         Self {
-            clock: Arc::new(SystemClock::default()),
+            clock: Arc::new(SystemClock),
             random: provider.secure_random,
             provider: Arc::new(provider),
         }

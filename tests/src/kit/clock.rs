@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,21 +12,24 @@ use mintage_ca::{Clock, Deps, SystemClock};
 use mintage_identity::UnixTime;
 use rustls::time_provider::TimeProvider;
 
-/// The machine's clock, but earlier, or moved on by hand: wall and monotonic time together, so that it never steps.
+/// The machine's clock, but earlier, or moved on by hand: wall and monotonic time together, so that it steps only when it
+/// is told to.
 #[derive(Debug)]
 pub struct Shifted {
     system: SystemClock,
     behind: Duration,
     ahead_seconds: AtomicU64,
+    stepped_seconds: AtomicI64,
 }
 
 impl Shifted {
     /// A clock that is this much behind the machine's.
     pub fn behind(behind: Duration) -> Arc<Self> {
         Arc::new(Self {
-            system: SystemClock::default(),
+            system: SystemClock,
             behind,
             ahead_seconds: AtomicU64::new(0),
+            stepped_seconds: AtomicI64::new(0),
         })
     }
 
@@ -37,6 +40,11 @@ impl Shifted {
     /// Moves on by whole seconds.
     pub fn move_on(&self, by: Duration) {
         self.ahead_seconds.fetch_add(by.as_secs(), Ordering::SeqCst);
+    }
+
+    /// Steps the wall clock alone, by whole seconds in either direction.
+    pub fn step(&self, by_seconds: i64) {
+        self.stepped_seconds.fetch_add(by_seconds, Ordering::SeqCst);
     }
 
     /// Moves on until it is `before` this instant.
@@ -56,7 +64,9 @@ impl Shifted {
 
 impl Clock for Shifted {
     fn now(&self) -> UnixTime {
-        self.system.now().minus(self.behind).plus(self.ahead())
+        let moved = self.system.now().minus(self.behind).plus(self.ahead());
+        let stepped = self.stepped_seconds.load(Ordering::SeqCst);
+        UnixTime::from_millis(moved.millis().saturating_add(stepped.saturating_mul(1000)))
     }
     fn monotonic(&self) -> Duration {
         self.system.monotonic() + self.ahead()
