@@ -99,6 +99,7 @@ async fn ready(State(page): State<Page>) -> impl IntoResponse {
 }
 
 async fn metrics(State(page): State<Page>) -> impl IntoResponse {
+    page.shared.measure();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], page.shared.metrics.text())
 }

@@ -1,11 +1,15 @@
 //! Counters and gauges for Prometheus, in OpenMetrics text. Times are Unix seconds; no label carries an identity, an
 //! entry or a serial.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
+use mintage_verifier::TrustStore;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -33,6 +37,8 @@ pub(crate) struct Metrics {
     renewals: Family<Outcome, Counter>,
     connections: Counter,
     workload: Family<Outcome, Counter>,
+    verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
+    false_positives: Counter<u64, AtomicU64>,
     /// 1 while the stream to the CA is open.
     pub(crate) connected: Gauge<i64, AtomicI64>,
     /// How far past its point of renewal the latest identity is.
@@ -60,11 +66,13 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let metrics = Self {
-            registry: Registry::with_prefix("mintage_agent"),
+            registry: Registry::with_prefix("mintage"),
             failures: Family::default(),
             renewals: Family::default(),
             connections: Counter::default(),
             workload: Family::default(),
+            verifier_checks: Family::default(),
+            false_positives: Counter::default(),
             connected: Gauge::default(),
             lag: Arc::new(Gauge::default()),
             svid_expiry: Gauge::default(),
@@ -81,7 +89,8 @@ impl Metrics {
     }
 
     fn registered(mut self) -> Self {
-        let r = &mut self.registry;
+        self.register_verifier();
+        let r = self.registry.sub_registry_with_prefix("agent");
         let timestamp = || Unit::Other("timestamp_seconds".to_owned());
         r.register("rotation_failures", "Failed attempts by stage", self.failures.clone());
         r.register("renewals", "Certificates received by result", self.renewals.clone());
@@ -102,13 +111,6 @@ impl Metrics {
         r.register_with_unit("svid_expiry", help, timestamp(), self.svid_expiry.clone());
         let help = "End of the agent's own certificate, 0 for none";
         r.register_with_unit("identity_expiry", help, timestamp(), self.own_expiry.clone());
-        let help = "Age of the revocation filter's last heartbeat, -1 without a filter";
-        r.register_with_unit(
-            "revocation_filter_age",
-            help,
-            Unit::Seconds,
-            Gauge::clone(&self.filter_age),
-        );
         let help = "Sequence of the revocation set in force";
         r.register("revocation_set_version", help, self.filter_sequence.clone());
         r.register(
@@ -125,6 +127,30 @@ impl Metrics {
         r.register("entries", "Entries the CA offers to this agent", self.entries.clone());
         r.register("workload_watches", "Open watches on the socket", self.watches.clone());
         self
+    }
+
+    /// What verifiers answer is named alike wherever one runs.
+    fn register_verifier(&mut self) {
+        let r = self.registry.sub_registry_with_prefix("verifier");
+        let help = "Certificates by the answer of this process's verifiers";
+        r.register("checks", help, self.verifier_checks.clone());
+        let help = "Hits of the revocation filter that were no revocation";
+        r.register("false_positive", help, self.false_positives.clone());
+        let help = "Age of the revocation filter's last heartbeat, -1 without a filter";
+        r.register_with_unit("filter_age", help, Unit::Seconds, Gauge::clone(&self.filter_age));
+    }
+
+    /// Takes over what the verifiers and the filter counted, which only grows.
+    pub(crate) fn verified(&self, stores: &[&Arc<TrustStore>], false_positives: u64) {
+        let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (result, count) in stores.iter().flat_map(|store| store.counters().by_result()) {
+            *sums.entry(result).or_default() += count;
+        }
+        for (result, count) in sums {
+            let counter = self.verifier_checks.get_or_create(&Outcome { result });
+            counter.inner().store(count, Ordering::Relaxed);
+        }
+        self.false_positives.inner().store(false_positives, Ordering::Relaxed);
     }
 
     /// An attempt failed at this stage.
@@ -158,6 +184,9 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use mintage_identity::TrustDomain;
+    use mintage_verifier::Trust;
+
     use super::*;
 
     #[test]
@@ -166,6 +195,9 @@ mod tests {
         metrics.failure("deliver");
         metrics.renewal("ok");
         metrics.svid_expiry.set(1_800_000_000);
+        let domain = TrustDomain::parse("dev.test").unwrap();
+        let store = TrustStore::new(Trust::builder(domain).build());
+        metrics.verified(&[&store, &store], 3);
         let text = metrics.text();
         for line in [
             "mintage_agent_rotation_failures_total{stage=\"deliver\"} 1",
@@ -173,7 +205,10 @@ mod tests {
             "mintage_agent_svid_expiry_timestamp_seconds 1800000000",
             "mintage_agent_rotation_lag_seconds 0.0",
             "mintage_agent_connected 0",
-            "mintage_agent_revocation_filter_age_seconds",
+            "mintage_verifier_filter_age_seconds 0.0",
+            "mintage_verifier_false_positive_total 3",
+            "mintage_verifier_checks_total{result=\"revocation_stale\"} 0",
+            "mintage_verifier_checks_total{result=\"ok\"} 0",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line}: {text}");

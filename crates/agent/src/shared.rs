@@ -184,6 +184,12 @@ impl Shared {
         self.shortest_life.store(millis, Ordering::Relaxed);
     }
 
+    /// Brings the metrics that are read off other parts up to date.
+    pub(crate) fn measure(&self) {
+        let stores = [&self.ca_trust, &self.local_trust];
+        self.metrics.verified(&stores, self.view.load().false_positives());
+    }
+
     pub(crate) fn serves_anything(&self) -> bool {
         self.serving.load(Ordering::Relaxed) > 0
     }

@@ -27,7 +27,7 @@ mod index;
 mod inflight;
 mod init;
 mod issue;
-mod issuer_end;
+mod key_ends;
 mod keys;
 mod limits;
 mod listing;

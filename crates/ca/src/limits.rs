@@ -48,12 +48,16 @@ pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the end of the issuing CA is looked at.
-pub(crate) const ISSUER_LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The end of the issuing CA is warned of from here on: two weeks are enough for whoever has to plan a rotation.
-pub(crate) const ISSUER_WARNING: Duration = Duration::from_secs(14 * 86_400);
-/// Time between two such warnings.
-pub(crate) const ISSUER_WARNING_INTERVAL: Duration = Duration::from_secs(86_400);
+/// How often the ends of the CA's keys are looked at.
+pub(crate) const KEY_END_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The ends of issuing CA and revocation key are warned of from here on: two weeks are enough for whoever has to plan a
+/// rotation.
+pub(crate) const KEY_END_WARNING: Duration = Duration::from_secs(14 * 86_400);
+/// The end of a root is warned of from here on: half a year, for a new one has to reach every verifier.
+pub(crate) const ROOT_END_WARNING: Duration = Duration::from_secs(182 * 86_400);
+/// The end of the CA's own certificate is warned of from here on: it is renewed at half of its hour, so half of what then
+/// is left was spent on failed tries.
+pub(crate) const OWN_END_WARNING: Duration = Duration::from_secs(900);
 /// Wall clock steps against the monotonic clock beyond this stop issuance until an operator looks.
 pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 /// Deny records of one caller and code: one each this long, the rest counted into the next.

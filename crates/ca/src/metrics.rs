@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mintage_ledger::CommitStats;
+use mintage_verifier::Counters;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -31,7 +32,19 @@ struct Reason {
     reason: &'static str,
 }
 
-/// Which CA certificate.
+/// Why something was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
+}
+
+/// How a check ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
+/// Which key of the CA.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ca {
     ca: &'static str,
@@ -50,7 +63,8 @@ pub(crate) struct Metrics {
     alarms: Family<Reason, Counter>,
     refused_calls: Family<Reason, Counter>,
     refused_connections: Family<Reason, Counter>,
-    revocations: Family<Reason, Counter>,
+    revocations: Family<Cause, Counter>,
+    verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
     ca_expiry: Family<Ca, Gauge>,
     svids_live: Gauge,
@@ -77,6 +91,7 @@ impl Metrics {
             refused_calls: Family::default(),
             refused_connections: Family::default(),
             revocations: Family::default(),
+            verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
             ca_expiry: Family::default(),
             svids_live: Gauge::default(),
@@ -155,8 +170,13 @@ impl Metrics {
         );
         r.register(
             "ca_expiry_timestamp_seconds",
-            "When a CA certificate ends",
+            "When a key of the CA ends",
             self.ca_expiry.clone(),
+        );
+        r.register(
+            "verifier_checks",
+            "Callers' certificates by the verifier's answer",
+            self.verifier_checks.clone(),
         );
         r.register(
             "svids_live",
@@ -246,8 +266,16 @@ impl Metrics {
         self.refused_connections.get_or_create(&Reason { reason }).inc();
     }
 
-    pub(crate) fn revoked(&self, reason: &'static str) {
-        self.revocations.get_or_create(&Reason { reason }).inc();
+    pub(crate) fn revoked(&self, cause: &'static str) {
+        self.revocations.get_or_create(&Cause { cause }).inc();
+    }
+
+    /// Takes over what the verifier of callers counted, which only grows.
+    pub(crate) fn verified(&self, counters: &Counters) {
+        for (result, count) in counters.by_result() {
+            let counter = self.verifier_checks.get_or_create(&Outcome { result });
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn propagated(&self, seconds: f64) {
@@ -303,11 +331,13 @@ mod tests {
         metrics.denied("entry-unknown");
         metrics.refused_call("role");
         metrics.ca_expires("root", 5);
+        metrics.revoked("superseded");
         let text = metrics.text();
         for line in [
             "mintage_issuance_requests_total{profile=\"workload\",result=\"ok\",reason=\"\"} 1",
             "mintage_refused_calls_total{reason=\"role\"} 1",
             "mintage_ca_expiry_timestamp_seconds{ca=\"root\"} 5",
+            "mintage_revocations_total{cause=\"superseded\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

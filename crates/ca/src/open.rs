@@ -137,7 +137,6 @@ pub(crate) fn open(
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now))?;
     let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
-    metrics.ca_expires("issuer", keys.issuer.not_after().seconds());
     let desk = Desk {
         domain: authority.trust_domain,
         replica: authority.replica,

@@ -59,7 +59,6 @@ pub(crate) async fn renew(
         .replace(chain, key, provider)
         .map_err(|error| Refusal::new(tonic::Code::Internal, "own-certificate", error.to_string()))?;
     desk.own_certificate.store(Some(Arc::new(issued.leaf_der().to_vec())));
-    desk.metrics.ca_expires("replica", issued.not_after().seconds());
     info!(serial = %issued.serial(), id = %issued.spiffe_id(), "own server certificate in place");
     Ok(issued)
 }

@@ -31,7 +31,7 @@ use crate::{
     health::{Health, Trouble},
     http,
     init::Deps,
-    issuer_end,
+    key_ends,
     limits::{
         HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX, STREAMS_PER_CONNECTION_MAX,
     },
@@ -98,11 +98,11 @@ impl Ca {
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
-        starting.agents(listener, routes.clone()).await?;
+        let callers = starting.agents(listener, routes.clone()).await?;
         starting.administrators(&admin_socket, routes)?;
         // Before anybody can look: a gauge that says 0 until the first round would look like a loss.
         pusher::count_live(&starting.desk);
-        let metrics_address = starting.face(config.metrics).await?;
+        let metrics_address = starting.face(config.metrics, callers).await?;
         starting.desk.health.over(Trouble::Lifecycle);
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
         let Starting { desk, stop, tasks, .. } = starting;
@@ -286,8 +286,8 @@ struct Starting {
 }
 
 impl Starting {
-    /// The TCP side: own certificate, verifier of callers, pusher, acceptor.
-    async fn agents(&mut self, listener: TcpListener, routes: Routes) -> Result<(), CaError> {
+    /// The TCP side: own certificate, verifier of callers, pusher, acceptor. Returns the trust that callers are held to.
+    async fn agents(&mut self, listener: TcpListener, routes: Routes) -> Result<Arc<TrustStore>, CaError> {
         let desk = self.desk.clone();
         let provider = self.deps.provider.clone();
         let tls = |problem: String| CaError::Tls(problem);
@@ -311,7 +311,7 @@ impl Starting {
         let config = config.map_err(|error| tls(error.to_string()))?;
         let registry = Registry::start(store.clone(), time, RegistrySettings::default());
         let peers = PeerTrust {
-            store,
+            store: store.clone(),
             allowed,
             provider: provider.clone(),
             clock: self.deps.clock.clone(),
@@ -324,7 +324,7 @@ impl Starting {
             first,
             self.stop.clone(),
         ));
-        self.tasks.spawn(issuer_end::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),
             peers.clone(),
@@ -341,7 +341,7 @@ impl Starting {
             stop: self.stop.clone(),
         };
         self.serve("agents", acceptor.start(), routes);
-        Ok(())
+        Ok(store)
     }
 
     fn administrators(&mut self, path: &std::path::Path, routes: Routes) -> Result<(), CaError> {
@@ -359,9 +359,13 @@ impl Starting {
         Ok(())
     }
 
-    async fn face(&self, address: Option<SocketAddr>) -> Result<Option<SocketAddr>, CaError> {
+    async fn face(&self, address: Option<SocketAddr>, callers: Arc<TrustStore>) -> Result<Option<SocketAddr>, CaError> {
         let Some(address) = address else { return Ok(None) };
-        let started = http::start(address, self.desk.clone(), self.stop.clone()).await;
+        let face = http::Face {
+            desk: self.desk.clone(),
+            callers,
+        };
+        let started = http::start(address, face, self.stop.clone()).await;
         started.map(Some).map_err(|source| CaError::Listen { address, source })
     }
 
