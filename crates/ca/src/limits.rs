@@ -58,6 +58,9 @@ pub(crate) const ROOT_END_WARNING: Duration = Duration::from_secs(182 * 86_400);
 /// The end of the CA's own certificate is warned of from here on: it is renewed at half of its hour, so half of what then
 /// is left was spent on failed tries.
 pub(crate) const OWN_END_WARNING: Duration = Duration::from_secs(900);
+/// How often the wall clock is asked whether the CA's own certificate is due. Timers stand still while the machine is
+/// suspended and do not follow the wall clock, which decides; this long after either the renewal comes.
+pub(crate) const OWN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Wall clock steps against the monotonic clock beyond this stop issuance until an operator looks.
 pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 /// Deny records of one caller and code: one each this long, the rest counted into the next.

@@ -1,9 +1,10 @@
 //! The CA's own server certificate: an X.509-SVID like any other, granted to the replica, recorded in the ledger before
-//! it is used, and renewed with a new key at half of its life.
+//! it is used, and renewed with a new key at half of its life, by the wall clock: that is what decides for whoever
+//! connects whether it has ended.
 
 use std::{sync::Arc, time::Duration};
 
-use mintage_identity::Ttl;
+use mintage_identity::{Ttl, UnixTime};
 use mintage_ledger::{Actor, CommitError};
 use mintage_mint::{Issued, ProvenKey, RecordContext, prepare};
 use mintage_policy::grant_replica;
@@ -13,6 +14,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::Zeroizing;
@@ -21,7 +23,7 @@ use crate::{
     desk::Desk,
     drawn::Drawn,
     issue::{RANDOM_OCTETS_PER_ASK, reserve},
-    limits::DECIDE_ROUNDS_MAX,
+    limits::{DECIDE_ROUNDS_MAX, OWN_LOOK_INTERVAL},
     status::Refusal,
 };
 
@@ -29,6 +31,8 @@ use crate::{
 const LIFETIME_SECONDS: i64 = 3600;
 /// First pause after a failed renewal; doubled up to a tenth of the lifetime.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(LIFETIME_SECONDS.unsigned_abs() / 10);
 
 /// Issues a certificate for this replica and puts it in place.
 pub(crate) async fn renew(
@@ -99,6 +103,38 @@ async fn issue(desk: &Arc<Desk>, pkcs8: &[u8]) -> Result<Issued, Refusal> {
     ))
 }
 
+/// When the certificate in place is renewed. The two clocks come from outside: the wall clock says when, the monotonic one
+/// keeps failed tries apart.
+#[derive(Debug)]
+struct Schedule {
+    renew_at: UnixTime,
+    retry: Duration,
+    not_before: Option<Duration>,
+}
+
+impl Schedule {
+    /// For a certificate that was put in place now and ends at `not_after`.
+    fn of(not_after: UnixTime, now: UnixTime) -> Self {
+        Self {
+            renew_at: now.plus(not_after.since(now) / 2),
+            retry: RETRY_MIN,
+            not_before: None,
+        }
+    }
+
+    fn is_due(&self, wall: UnixTime, monotonic: Duration) -> bool {
+        wall >= self.renew_at && self.not_before.is_none_or(|instant| monotonic >= instant)
+    }
+
+    /// A renewal failed; the pause before the next one.
+    fn failed(&mut self, monotonic: Duration) -> Duration {
+        let pause = self.retry;
+        self.not_before = Some(monotonic + pause);
+        self.retry = (pause * 2).min(RETRY_MAX);
+        pause
+    }
+}
+
 /// Renews at half of each life until told to stop.
 pub(crate) async fn keep(
     desk: Arc<Desk>,
@@ -107,24 +143,62 @@ pub(crate) async fn keep(
     first: Issued,
     stop: CancellationToken,
 ) {
-    let half = |issued: &Issued| issued.not_after().since(desk.clock.unguarded()) / 2;
-    let mut wait = half(&first);
-    let mut retry = RETRY_MIN;
+    let clock = desk.clock.clock().clone();
+    let mut schedule = Schedule::of(first.not_after(), clock.now());
+    let mut look = tokio::time::interval(OWN_LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            _ = look.tick() => {}
             () = stop.cancelled() => return,
         }
+        if !schedule.is_due(clock.now(), clock.monotonic()) {
+            continue;
+        }
         match renew(&desk, &source, &provider).await {
-            Ok(issued) => {
-                wait = half(&issued);
-                retry = RETRY_MIN;
-            }
+            Ok(issued) => schedule = Schedule::of(issued.not_after(), clock.now()),
             Err(problem) => {
-                error!(%problem, "own server certificate not renewed; trying again in {retry:?}");
-                wait = retry;
-                retry = (retry * 2).min(Duration::from_secs(LIFETIME_SECONDS.unsigned_abs() / 10));
+                let pause = schedule.failed(clock.monotonic());
+                error!(%problem, "own server certificate not renewed; trying again in {pause:?}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_wall_clock_decides_whatever_the_other_says() {
+        let now = UnixTime::from_seconds(1_800_000_000);
+        let schedule = Schedule::of(now.plus(60 * MINUTE), now);
+        let monotonic = Duration::from_secs(5);
+        assert!(!schedule.is_due(now.plus(29 * MINUTE), monotonic + 600 * MINUTE));
+        // A machine that was suspended: the wall clock has moved on, and nothing else.
+        assert!(schedule.is_due(now.plus(30 * MINUTE), monotonic));
+    }
+
+    #[test]
+    fn failed_renewals_are_tried_again_ever_more_slowly_but_before_the_end() {
+        let now = UnixTime::from_seconds(1_800_000_000);
+        let mut schedule = Schedule::of(now.plus(60 * MINUTE), now);
+        let due = now.plus(30 * MINUTE);
+        let mut monotonic = Duration::ZERO;
+        let mut pauses = Vec::new();
+        while monotonic < 30 * MINUTE {
+            let pause = schedule.failed(monotonic);
+            assert!(!schedule.is_due(due, monotonic + pause - Duration::from_millis(1)));
+            monotonic += pause;
+            assert!(schedule.is_due(due, monotonic));
+            pauses.push(pause);
+        }
+        assert_eq!(pauses[..3], [1, 2, 4].map(Duration::from_secs));
+        assert!(
+            pauses.iter().all(|pause| *pause <= 6 * MINUTE) && pauses.len() > 10,
+            "{pauses:?}"
+        );
     }
 }
