@@ -45,7 +45,7 @@ enum Verb {
     /// Print the version.
     Version {
         /// How to print it.
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        #[arg(short, long, env = "MINTAGE_FORMAT", value_enum, default_value_t = Output::Table)]
         output: Output,
     },
     /// Print a completion script for a shell.
@@ -82,7 +82,7 @@ struct Validate {
     #[arg(long)]
     config: PathBuf,
     /// How to print the result.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, env = "MINTAGE_FORMAT", value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 
@@ -275,8 +275,11 @@ fn unshared(error: Arc<AgentError>) -> AgentError {
     Arc::try_unwrap(error).unwrap_or_else(|shared| AgentError::Stopped(shared.to_string(), shared.exit_code()))
 }
 
-/// Deliveries are taken from the file anew; what cannot be is named.
+/// Deliveries are taken from the file anew; what cannot be is named, each time until there was a restart.
 async fn reload(run: &Run, running: &Config, handle: &AgentHandle) {
+    if run.config.is_none() {
+        return tracing::warn!("SIGHUP: there is no configuration file to read again");
+    }
     let config = match run.load() {
         Ok(config) => config,
         Err(error) => return tracing::error!(%error, "not reloaded; the configuration in force stays"),

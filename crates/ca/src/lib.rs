@@ -58,3 +58,4 @@ pub use keys::find_protection;
 pub use mintage_mint::KeyProtection;
 pub use open::check_data_dir;
 pub use serve::Ca;
+pub use signals::Hangups;

@@ -6,7 +6,7 @@ mod printed;
 use std::{path::Path, process::ExitCode};
 
 use clap::Parser;
-use mintage_ca::{Ca, Config, Deps, InitOptions, check_init, find_protection, init, logging};
+use mintage_ca::{Ca, Config, Deps, Hangups, InitOptions, check_init, find_protection, init, logging};
 use serde::Serialize;
 
 use crate::{
@@ -186,7 +186,9 @@ fn load(source: &Source) -> Result<Config, Failure> {
 }
 
 fn run_serve(options: Serve) -> Result<u8, Failure> {
-    let mut config = load(&options.source)?
+    let read = load(&options.source)?;
+    let mut config = read
+        .clone()
         .with_passphrase_file(options.passphrase_file)
         .with_metrics(options.metrics);
     if let Some(listen) = options.listen {
@@ -195,8 +197,9 @@ fn run_serve(options: Serve) -> Result<u8, Failure> {
     let file = options.source.config;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async move {
+        let hangups = Hangups::receive()?;
         let ca = Ca::start(config, Deps::system()).await?;
-        ca.run_until_signal(file.as_deref()).await
+        ca.run_until_signal(hangups, file.as_deref().map(|file| (file, read))).await
     })?;
     Ok(code)
 }

@@ -1,8 +1,8 @@
 //! Signals: SIGTERM and SIGINT stop in order within a deadline; SIGHUP reloads what can be reloaded and says what cannot.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::{config::Config, serve::Ca};
@@ -12,22 +12,36 @@ const EXIT_TEMPFAIL: u8 = 75;
 
 type Failure = Box<dyn std::error::Error>;
 
-impl Ca {
-    /// Serves until a signal or a failed ledger ends it; returns the exit code. `file` is read again on SIGHUP.
+/// SIGHUP, received from now on.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// To be called before the CA starts: the signal's default ends a process, and a supervisor may send it at any time.
     ///
     /// # Errors
     /// When signals cannot be received.
-    pub async fn run_until_signal(self, file: Option<&Path>) -> Result<u8, Failure> {
+    pub fn receive() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+}
+
+impl Ca {
+    /// Serves until a signal or a failed ledger ends it; returns the exit code. `file`, as it was read for the start, is
+    /// read again on SIGHUP.
+    ///
+    /// # Errors
+    /// When signals cannot be received.
+    pub async fn run_until_signal(self, hangups: Hangups, file: Option<(&Path, Config)>) -> Result<u8, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut last_read = file.and_then(|file| Config::load(file).ok());
+        let Hangups(mut hangup) = hangups;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => match file {
-                    Some(file) => self.reload(file, &mut last_read),
+                _ = hangup.recv() => match &file {
+                    Some((file, at_start)) => self.reload(file, at_start),
                     None => warn!("SIGHUP: there is no configuration file to read again"),
                 },
                 why = self.wait_poisoned() => {
@@ -42,16 +56,13 @@ impl Ca {
         Ok(0)
     }
 
-    /// Takes over a new policy; everything else needs a restart and is named. Compared is what the file said before, not
-    /// what runs: arguments may have overruled it.
-    fn reload(&self, file: &Path, last_read: &mut Option<Config>) {
+    /// Takes over a new policy; everything else needs a restart and is named, each time until there was one. Compared is
+    /// what the file said at the start, not what runs: arguments may have overruled it.
+    fn reload(&self, file: &Path, at_start: &Config) {
         match Config::load(file) {
             Err(problem) => error!(%problem, "reload refused; the running configuration stays"),
             Ok(new) => {
-                let fixed = last_read
-                    .as_ref()
-                    .map(|last| last.differences_that_need_a_restart(&new))
-                    .unwrap_or_default();
+                let fixed = at_start.differences_that_need_a_restart(&new);
                 if !fixed.is_empty() {
                     warn!(
                         keys = fixed.join(", "),
@@ -59,7 +70,6 @@ impl Ca {
                     );
                 }
                 self.desk.current_policy.store(Arc::new(new.policy));
-                *last_read = Some(new);
                 info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.rotate_keys");
             }
         }

@@ -57,14 +57,19 @@ impl AgentProcess {
     /// Starts it; with a token for the first time.
     pub fn start(dir: &Path, config: &Path, token: Option<&JoinToken>) -> Self {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+        let mut command = Command::new(binary("mintage-agent"));
+        command.arg("run").arg("--config").arg(config);
+        Self::launch(dir, command, token)
+    }
+
+    /// Runs this command, with a token for the first time; its log is in `dir`.
+    pub fn launch(dir: &Path, mut command: Command, token: Option<&JoinToken>) -> Self {
         let log = dir.join("agent.log");
         let file = std::fs::File::options()
             .create(true)
             .append(true)
             .open(&log)
             .expect("a log file");
-        let mut command = Command::new(binary("mintage-agent"));
-        command.arg("run").arg("--config").arg(config);
         if let Some(token) = token {
             let path = dir.join("token");
             secret_file(&path, &token.encode());
@@ -102,6 +107,24 @@ impl AgentProcess {
     /// Everything it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the process takes signals");
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub fn ended(mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.code();
+            }
+            assert!(started.elapsed() < WAIT_MAX, "the agent does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// `kill -9`.

@@ -195,18 +195,21 @@ impl CaProcess {
 
     /// The same, with more in its environment.
     pub fn start_with<const N: usize>(data_dir: &Path, port: u16, env: [(&str, OsString); N]) -> Self {
+        let mut command = Command::new(binary("mintage-ca"));
+        command.arg("serve").arg("--data-dir").arg(data_dir);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]).envs(env);
+        Self::launch(data_dir, command)
+    }
+
+    /// Runs this command, which serves `data_dir`, and waits until it does.
+    pub fn launch(data_dir: &Path, mut command: Command) -> Self {
         let log = data_dir.with_extension("log");
         let file = std::fs::File::options()
             .create(true)
             .append(true)
             .open(&log)
             .expect("a log file");
-        let child = Command::new(binary("mintage-ca"))
-            .arg("serve")
-            .arg("--data-dir")
-            .arg(data_dir)
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .envs(env)
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file.try_clone().expect("a second handle"))
@@ -246,6 +249,29 @@ impl CaProcess {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Everything it has logged, in this life and former ones.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data_dir.with_extension("log")).unwrap_or_default()
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the process takes signals");
+    }
+
+    /// Waits until `done` says so of its log.
+    pub fn wait_for(&mut self, what: &str, mut done: impl FnMut(&str) -> bool) {
+        let started = Instant::now();
+        while !done(&self.log()) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("mintage-ca ended with {status} before {what}:\n{}", self.log());
+            }
+            assert!(started.elapsed() < START_MAX, "{what} did not come:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// `kill -9`.
