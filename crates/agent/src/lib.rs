@@ -33,6 +33,7 @@ mod workload;
 mod write;
 
 pub mod limits;
+pub mod roles;
 pub mod rotation;
 
 pub use agent::{Agent, AgentHandle};

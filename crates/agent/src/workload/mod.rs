@@ -3,6 +3,7 @@
 mod api;
 mod bind;
 mod caller;
+mod gate;
 mod local;
 mod serve;
 mod view;

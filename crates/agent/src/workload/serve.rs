@@ -29,6 +29,7 @@ use super::{
     api::{Api, require_header},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
+    gate::GateLayer,
     local::Local,
 };
 use crate::{
@@ -81,6 +82,7 @@ pub(crate) fn serve(
         .concurrency_limit_per_connection(STREAMS_PER_CONNECTION_MAX as usize)
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_max_header_list_size(u32::try_from(LOCAL_REQUEST_BYTES_MAX).unwrap_or(u32::MAX))
+        .layer(GateLayer(shared.metrics.clone()))
         .add_service(tonic::service::interceptor::InterceptedService::new(
             api,
             require_header,

@@ -1,0 +1,176 @@
+//! The agent's socket against its role table: every RPC that there is, called by the agent's own user and by another, is
+//! answered as the table says.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+
+use mintage_agent::roles::{Role, allowed, role_of};
+use mintage_tests::kit::{
+    agent::AgentProcess,
+    ca::{CaProcess, make, token},
+    client::admin,
+};
+use prost::bytes::Buf;
+use tokio::time::timeout;
+use tonic::{
+    Code, Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+    transport::Channel,
+};
+
+/// Longest wait for an answer; the machine may be busy.
+const SOON: Duration = Duration::from_secs(30);
+/// Where the run as another user finds the socket.
+const SOCKET: &str = "MINTAGE_TEST_AGENT_SOCKET";
+/// A user that has nothing to do with the agent (nobody).
+const OTHER_UID: u32 = 65_534;
+
+/// Sends nothing and ignores what comes.
+struct Blank;
+
+impl Codec for Blank {
+    type Encode = ();
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Blank {
+    type Item = ();
+    type Error = Status;
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl Decoder for Blank {
+    type Item = ();
+    type Error = Status;
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        from.advance(from.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// Calls an RPC with an empty message, as a workload does; `Ok` once the server has begun to answer it.
+async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::try_from(path.to_owned()).unwrap();
+    let mut request = Request::new(());
+    request
+        .metadata_mut()
+        .insert("workload.spiffe.io", "true".parse().unwrap());
+    let answer = timeout(SOON, grpc.server_streaming(request, path, Blank)).await;
+    answer.expect("an answer in time").map(|_| ())
+}
+
+/// Every path there is or could be.
+fn paths() -> Vec<String> {
+    let known: Vec<String> = mintage_proto::every_rpc()
+        .iter()
+        .map(mintage_proto::Rpc::path)
+        .collect();
+    assert!(known.len() > 30, "{known:?}");
+    let health = ["Check", "List", "Watch"].map(|method| format!("/grpc.health.v1.Health/{method}"));
+    let unknown = ["/mintage.v1.AgentLocal/Nothing", "/SpiffeWorkloadAPI/Nothing", "/"];
+    known
+        .into_iter()
+        .chain(health)
+        .chain(unknown.map(str::to_owned))
+        .collect()
+}
+
+/// Calls everything in a role, and returns what was not answered as the table says.
+async fn wrong(socket: &Path, role: Role) -> Vec<String> {
+    let channel = admin(socket).await.unwrap();
+    let mut wrong = Vec::new();
+    for path in paths() {
+        let outcome = call(&channel, &path).await;
+        let status = outcome.as_ref().err();
+        let code = status.map(Status::code);
+        let by_table = status.is_some_and(|status| status.message().contains("may not call"));
+        // The JWT profile has rows, and handlers that say that it is not served.
+        let unserved = status.is_some_and(|status| status.message().contains("X.509 profile only"));
+        let right = match allowed(&path) {
+            None => code == Some(Code::Unimplemented) && !unserved,
+            Some(roles) if !roles.contains(&role) => code == Some(Code::PermissionDenied) && by_table,
+            Some(_) if path.contains("JWT") => unserved,
+            // Whoever has no identity is refused by the handler, with its reason.
+            Some(_) => !by_table && !matches!(code, Some(Code::Unimplemented | Code::Internal | Code::InvalidArgument)),
+        };
+        if !right {
+            wrong.push(format!("{role:?} {path}: {outcome:?}"));
+        }
+    }
+    wrong
+}
+
+/// An agent with its socket open to every user of the node.
+fn serving(folder: &Path) -> (CaProcess, AgentProcess) {
+    let data = folder.join("ca");
+    make(&data);
+    let ca = CaProcess::start(&data, 0);
+    let file = folder.join("agent.toml");
+    let (dir, socket) = (folder.join("agent"), folder.join("run/agent.sock"));
+    std::fs::write(&file, format!("data_dir = {dir:?}\nsocket = {socket:?}\n")).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let token = runtime.block_on(token(&ca.admin_socket(), "n1"));
+    let mut agent = AgentProcess::start(folder, &file, Some(&token));
+    agent.wait_for("the socket", || socket.exists().then_some(()));
+    let log = folder.join("agent.log");
+    agent.wait_for("the stream", || {
+        std::fs::read_to_string(&log)
+            .is_ok_and(|log| log.contains("connected to the CA"))
+            .then_some(())
+    });
+    (ca, agent)
+}
+
+#[test]
+fn every_rpc_is_answered_as_the_role_table_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, agent) = serving(folder.path());
+    let socket = folder.path().join("run/agent.sock");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    assert_eq!(role_of(own, own), Role::Operator);
+    let found = runtime.block_on(wrong(&socket, Role::Operator));
+    assert!(found.is_empty(), "{}", found.join("\n"));
+
+    // Only root can become another user; elsewhere this half proves nothing.
+    if own == 0 {
+        let program = std::env::current_exe().unwrap();
+        let copy = folder.path().join("as_another_user");
+        std::fs::copy(program, &copy).unwrap();
+        let output = Command::new(copy)
+            .args(["--ignored", "--exact", "what_another_user_is_answered"])
+            .env(SOCKET, &socket)
+            .uid(OTHER_UID)
+            .gid(OTHER_UID)
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    }
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+#[tokio::test]
+#[ignore = "the test above runs it as another user"]
+async fn what_another_user_is_answered() {
+    let socket = std::env::var_os(SOCKET).expect("the test above names the socket");
+    assert_eq!(rustix::process::geteuid().as_raw(), OTHER_UID);
+    let found = wrong(Path::new(&socket), Role::Workload).await;
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
