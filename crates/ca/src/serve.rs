@@ -268,7 +268,8 @@ fn server(
 ) -> tonic::transport::server::Server<tower::layer::util::Stack<GateLayer, tower::layer::util::Identity>> {
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        // The HTTP/2 library refuses a list that is as large as this number, so it is the first that is too large.
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX + 1)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
