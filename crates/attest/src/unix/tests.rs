@@ -42,6 +42,7 @@ fn child_process() {
             // A new program under another user, with the same process number and start time.
             panic!("{}", Command::new("sleep").arg("60").uid(4321).exec());
         }
+        "reuse" => eprintln!("told: {}", reused()),
         "observe" => {
             let stdin = std::io::stdin();
             let observed = |policy| {
@@ -56,6 +57,29 @@ fn child_process() {
         }
         other => panic!("no role {other}"),
     }
+}
+
+/// Gives the number of a peer that died to another process, and attests again over the peer's socket. Numbers can only be
+/// chosen in a process namespace of one's own.
+fn reused() -> String {
+    let mut first = peer("wait");
+    let seen = first.attest().unwrap();
+    let pid = first.child.id();
+    first.end();
+    for _ in 0..100 {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let mut second = Command::new("sleep").arg("60").spawn().unwrap();
+        let found = (second.id() == pid).then(|| {
+            let alive = Path::new(&format!("/proc/{pid}/exe")).exists();
+            format!("alive {alive}, same {}, {}", seen.still_same(), first.refusal())
+        });
+        second.kill().unwrap();
+        second.wait().unwrap();
+        if let Some(found) = found {
+            return found;
+        }
+    }
+    panic!("{pid} was never given again");
 }
 
 /// A connected child, killed and reaped on drop.
@@ -219,6 +243,25 @@ fn a_peer_that_ended_but_was_not_reaped_gets_nothing() {
     assert!(!seen.still_same());
     assert!(peer.attest().is_err());
     peer.end();
+}
+
+#[test]
+fn a_peers_number_given_to_another_process_gets_nothing() {
+    let namespace = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let status = Command::new("unshare").args(namespace).arg("true").status();
+    if !able(status.is_ok_and(|status| status.success()), "a namespace of its own") {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(namespace)
+        .arg(own_exe())
+        .args(CHILD_TEST)
+        .arg("--nocapture");
+    let output = command.env(ROLE, "reuse").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("told: alive true, same false, "), "{text}");
+    assert!(text.contains("has ended"), "{text}");
 }
 
 #[test]
