@@ -236,6 +236,34 @@ fn after_a_sleep_past_every_lifetime_it_asks_at_once() {
 }
 
 #[test]
+fn without_a_ca_for_two_lifetimes_it_serves_until_expiry_wakes_seldom_and_asks_once_it_is_back() {
+    for ttl in [60, 600, 86_400].map(secs) {
+        let (mut state, actions) = holding(ttl, Jitter(0)).step(Event::Offline, START, Jitter(0));
+        assert_eq!(actions, []);
+        let (mut now, back) = (START, later(START, ttl * 2));
+        let (mut wakes, mut lapses) = (0, Vec::new());
+        while now.boot < back.boot {
+            let wake = state.wake_at(now).unwrap_or(back.boot).max(now.boot + MILLI);
+            now = later(now, wake - now.boot);
+            let (next, actions) = state.step(Event::Tick, now, Jitter(u16::MAX));
+            state = next;
+            wakes += 1;
+            assert!(!actions.contains(&Action::Ask), "{ttl:?}: asked of nobody");
+            lapses.extend(actions.contains(&Action::Lapsed).then_some(now.boot - START.boot));
+            assert_eq!(
+                state.serving(now),
+                now.boot - START.boot < ttl,
+                "{ttl:?}: {:?}",
+                now.boot
+            );
+        }
+        assert_eq!(lapses, [ttl], "told once, at the very end");
+        assert!(wakes <= 4, "{ttl:?}: woken {wakes} times with nothing to do");
+        assert_eq!(state.step(Event::Online, now, Jitter(0)).1, [Action::Ask]);
+    }
+}
+
+#[test]
 fn restored_certificate_counts_its_age_by_its_dates() {
     let dates = Event::Restored {
         not_before: START.wall.minus(secs(230)),
