@@ -4,7 +4,7 @@
 //! Callers wait in the kernel's backlog before the last descriptors are gone: those are for the ledger and the people who
 //! run the CA. Each handshake runs in its own task under a deadline, and is over when the caller has begun to speak
 //! HTTP/2; callers that have not finished one are counted in all and by source. A finished connection carries its
-//! [`Peer`] into every request.
+//! [`Peer`] into every request, and is closed when it sends frames without end.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mintage_attest::rejoin::EXPORTER_LABEL;
@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     descriptors,
+    flood::FrameMeter,
     health::{Health, Trouble},
     limits::{
         ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, ACCEPTED_QUEUE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
@@ -47,6 +48,8 @@ const NO_ROOM: &str = "no file descriptors are left for new connections; they wa
 /// A finished connection.
 pub(crate) struct Accepted {
     stream: Watched<Prefaced<TlsStream<TcpStream>>>,
+    frames: FrameMeter,
+    metrics: Arc<Metrics>,
     peer: Peer,
     _connection: OwnedSemaphorePermit,
 }
@@ -158,6 +161,8 @@ impl Acceptor {
                     let _ = finished
                         .send(Ok(Accepted {
                             stream,
+                            frames: FrameMeter::new(Instant::now()),
+                            metrics: self.metrics.clone(),
                             peer,
                             _connection: connection,
                         }))
@@ -280,7 +285,14 @@ impl Connected for Accepted {
 
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        let before = buf.filled().len();
+        std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        if !this.frames.passes(&buf.filled()[before..], Instant::now()) {
+            this.metrics.refused_connection("flood");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of frames")));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -20,6 +20,7 @@ mod drawn;
 mod entries;
 mod error;
 mod fleet;
+mod flood;
 mod gate;
 mod health;
 mod http;
