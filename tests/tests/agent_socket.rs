@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+use std::{os::unix::net::UnixStream, path::Path, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use mintage_agent::roles::{Role, allowed, role_of};
 use mintage_tests::kit::{
     agent::AgentProcess,
@@ -12,18 +13,20 @@ use mintage_tests::kit::{
     client::admin,
 };
 use prost::bytes::Buf;
+use rustix::{
+    process::{Gid, Uid},
+    thread::{set_thread_res_gid, set_thread_res_uid},
+};
 use tokio::time::timeout;
 use tonic::{
     Code, Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::http::uri::PathAndQuery,
-    transport::Channel,
+    transport::{Channel, Endpoint},
 };
 
 /// Longest wait for an answer; the machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
-/// Where the run as another user finds the socket.
-const SOCKET: &str = "MINTAGE_TEST_AGENT_SOCKET";
 /// A user that has nothing to do with the agent (nobody).
 const OTHER_UID: u32 = 65_534;
 
@@ -90,11 +93,10 @@ fn paths() -> Vec<String> {
 }
 
 /// Calls everything in a role, and returns what was not answered as the table says.
-async fn wrong(socket: &Path, role: Role) -> Vec<String> {
-    let channel = admin(socket).await.unwrap();
+async fn wrong(channel: &Channel, role: Role) -> Vec<String> {
     let mut wrong = Vec::new();
     for path in paths() {
-        let outcome = call(&channel, &path).await;
+        let outcome = call(channel, &path).await;
         let status = outcome.as_ref().err();
         let code = status.map(Status::code);
         let by_table = status.is_some_and(|status| status.message().contains("may not call"));
@@ -112,6 +114,34 @@ async fn wrong(socket: &Path, role: Role) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// A connection whose other end the kernel names to the agent as this user. Only the thread that connects becomes it, and
+/// that thread ends.
+fn connected_as(uid: u32, socket: &Path) -> UnixStream {
+    let socket = socket.to_path_buf();
+    let connecting = std::thread::spawn(move || {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        UnixStream::connect(socket).unwrap()
+    });
+    connecting.join().unwrap()
+}
+
+/// A channel over a connection that stands already.
+async fn over(stream: UnixStream) -> Channel {
+    stream.set_nonblocking(true).unwrap();
+    let mut once = Some(stream);
+    let connect = tower::service_fn(move |_| {
+        let stream = once.take();
+        async move {
+            let stream = stream.ok_or_else(|| std::io::Error::other("the connection has ended"))?;
+            tokio::net::UnixStream::from_std(stream).map(TokioIo::new)
+        }
+    });
+    let endpoint = Endpoint::from_static("http://mintage.invalid");
+    endpoint.connect_with_connector(connect).await.unwrap()
 }
 
 /// An agent with its socket open to every user of the node.
@@ -143,34 +173,15 @@ fn every_rpc_is_answered_as_the_role_table_says() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let own = rustix::process::geteuid().as_raw();
     assert_eq!(role_of(own, own), Role::Operator);
-    let found = runtime.block_on(wrong(&socket, Role::Operator));
+    let found = runtime.block_on(async { wrong(&admin(&socket).await.unwrap(), Role::Operator).await });
     assert!(found.is_empty(), "{}", found.join("\n"));
 
     // Only root can become another user; elsewhere this half proves nothing.
     if own == 0 {
-        let program = std::env::current_exe().unwrap();
-        let copy = folder.path().join("as_another_user");
-        std::fs::copy(program, &copy).unwrap();
-        let output = Command::new(copy)
-            .args(["--ignored", "--exact", "what_another_user_is_answered"])
-            .env(SOCKET, &socket)
-            .uid(OTHER_UID)
-            .gid(OTHER_UID)
-            .current_dir("/")
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        let stream = connected_as(OTHER_UID, &socket);
+        let found = runtime.block_on(async { wrong(&over(stream).await, Role::Workload).await });
+        assert!(found.is_empty(), "{}", found.join("\n"));
     }
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));
-}
-
-#[tokio::test]
-#[ignore = "the test above runs it as another user"]
-async fn what_another_user_is_answered() {
-    let socket = std::env::var_os(SOCKET).expect("the test above names the socket");
-    assert_eq!(rustix::process::geteuid().as_raw(), OTHER_UID);
-    let found = wrong(Path::new(&socket), Role::Workload).await;
-    assert!(found.is_empty(), "{}", found.join("\n"));
 }
