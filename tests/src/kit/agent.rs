@@ -99,6 +99,13 @@ impl AgentProcess {
         }
     }
 
+    /// Holds that it has not ended by itself.
+    pub fn runs(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("the agent ended with {status}:\n{}", self.log());
+        }
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
