@@ -14,6 +14,11 @@ use crate::{
     printed::{notice, object, shell_word},
 };
 
+/// Batches of small values are made on one thread and dropped on another, which the system's allocator is slow at: see
+/// the load bench.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of wrong usage and of whatever fails on this machine.
 const LOCAL: u8 = 1;
 
