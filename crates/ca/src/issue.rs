@@ -126,8 +126,11 @@ fn give_back(desk: &Arc<Desk>, last: Option<u64>, held: Vec<(u64, Reservation)>,
 
 /// The part that costs CPU, off the event loop; how many batches at once is limited.
 async fn decide_and_sign(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<Vec<Ask>>, open: &[usize]) -> Vec<Round> {
-    // The semaphore is never closed; were it, signing would go on without the limit.
-    let _turn = desk.signing.acquire().await.ok();
+    let _turn = {
+        let _queued = desk.commits.more_to_come();
+        // The semaphore is never closed; were it, signing would go on without the limit.
+        desk.signing.acquire().await.ok()
+    };
     let work = {
         let (desk, speaker, asks, open) = (desk.clone(), speaker.clone(), asks.clone(), open.to_vec());
         move || batch(&desk, &speaker, open.iter().map(|at| &asks[*at]))

@@ -1,8 +1,9 @@
 //! Group commit: one thread takes whatever waits, appends it as one group, and wakes each submission once.
 //!
-//! There is no timer. While one group is being flushed the next one gathers, so a lone caller waits for one flush and
-//! a busy ledger makes large groups by itself. The committer decides nothing and signs nothing; it is the only maker
-//! of [`Receipt`]s, and makes them only after the journal has answered.
+//! While one group is being flushed the next one gathers, so a lone caller waits for one flush. A group is kept open for
+//! more only while callers have said that they queue for their turn ([`Commits::more_to_come`]): what waits then would
+//! wait anyway, and a flush costs the same for one record and for hundreds. The committer decides nothing and signs
+//! nothing; it is the only maker of [`Receipt`]s, and makes them only after the journal has answered.
 
 use std::{
     collections::VecDeque,
@@ -11,6 +12,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -18,7 +20,9 @@ use tokio::sync::oneshot;
 use crate::{
     LedgerError,
     journal::{AppendError, Journal},
-    limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX},
+    limits::{
+        GROUP_BYTES_MAX, GROUP_RECORDS_ENOUGH, GROUP_RECORDS_MAX, GROUP_WAIT_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX,
+    },
     origin::Origin,
     receipt::Receipt,
     record::EncodedRecord,
@@ -35,6 +39,8 @@ pub struct CommitterLimits {
     pub queue_records: usize,
     /// Record bytes that may wait.
     pub queue_bytes: usize,
+    /// Longest time a group is kept open for what was announced.
+    pub group_wait: Duration,
 }
 
 impl Default for CommitterLimits {
@@ -44,6 +50,7 @@ impl Default for CommitterLimits {
             group_bytes: GROUP_BYTES_MAX,
             queue_records: QUEUE_RECORDS_MAX,
             queue_bytes: QUEUE_BYTES_MAX,
+            group_wait: GROUP_WAIT_MAX,
         }
     }
 }
@@ -111,6 +118,17 @@ struct Queue {
     records: usize,
     bytes: usize,
     closed: bool,
+    /// Submissions that were announced.
+    coming: usize,
+    /// The committer keeps a group open for them.
+    kept_open: bool,
+}
+
+impl Queue {
+    /// True while it pays to keep a group open.
+    fn gathers(&self) -> bool {
+        self.coming > 0 && self.records < GROUP_RECORDS_ENOUGH && !self.closed
+    }
 }
 
 #[derive(Debug)]
@@ -260,7 +278,7 @@ impl Commits {
         queue.records += count;
         queue.bytes += bytes;
         queue.waiting.push_back(Submission { records, bytes, reply });
-        let wake = queue.waiting.len() == 1;
+        let wake = queue.waiting.len() == 1 || queue.kept_open && !queue.gathers();
         drop(queue);
         // A queue that was not empty has already woken the committer, or keeps it from sleeping.
         if wake {
@@ -269,6 +287,15 @@ impl Commits {
         CommitTicket {
             answer: Answer::Waiting(receiver),
             count,
+        }
+    }
+
+    /// Says that records will be submitted soon, by somebody who queues for the turn to make them. Dropped when the turn
+    /// has come: a group is not kept open for what is being made, only because the callers are queueing anyway.
+    pub fn more_to_come(&self) -> MoreToCome {
+        self.shared.lock().coming += 1;
+        MoreToCome {
+            shared: Arc::clone(&self.shared),
         }
     }
 
@@ -286,6 +313,24 @@ impl Commits {
             moved: counters.moved.load(Ordering::Relaxed),
             busy: counters.busy.load(Ordering::Relaxed),
             no_space: counters.no_space.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// An announcement; see [`Commits::more_to_come`].
+#[derive(Debug)]
+pub struct MoreToCome {
+    shared: Arc<Shared>,
+}
+
+impl Drop for MoreToCome {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.coming = queue.coming.saturating_sub(1);
+        let wake = queue.kept_open && !queue.gathers();
+        drop(queue);
+        if wake {
+            self.shared.filled.notify_one();
         }
     }
 }
@@ -328,6 +373,7 @@ fn take(shared: &Shared, journal: &dyn Journal) -> Option<Vec<Submission>> {
         }
         queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
     }
+    let mut queue = keep_open(shared, queue);
     let (mut taken, mut records, mut bytes) = (Vec::with_capacity(queue.waiting.len()), 0, 0);
     while let Some(next) = queue.waiting.front() {
         let fits = records + next.records.len() <= shared.limits.group_records
@@ -344,6 +390,22 @@ fn take(shared: &Shared, journal: &dyn Journal) -> Option<Vec<Submission>> {
     queue.records -= records;
     queue.bytes -= bytes;
     Some(taken)
+}
+
+/// Waits for more, where more was announced, until there is enough or the time is over.
+fn keep_open<'a>(shared: &'a Shared, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    let begun = Instant::now();
+    queue.kept_open = true;
+    while queue.gathers() {
+        let left = shared.limits.group_wait.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        let waited = shared.filled.wait_timeout(queue, left);
+        (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    }
+    queue.kept_open = false;
+    queue
 }
 
 /// What became of one record of a submission: its place in the group, or why it has none.

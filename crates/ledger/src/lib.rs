@@ -109,7 +109,7 @@ pub mod limits;
 pub mod wire;
 
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};
-pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits};
+pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits, MoreToCome};
 pub use disk::{Disk, DiskFile, LocalDisk};
 pub use error::LedgerError;
 pub use file::{FileJournal, OpenOptions, Recovered};

@@ -1,9 +1,17 @@
 //! Every limit of the ledger, each with its reason.
 
+use std::time::Duration;
+
 /// Largest encoded record in bytes: entry bundles carry a 16-bit length (C2SP tlog-tiles), and 4 KB are left for growth.
 pub const RECORD_BYTES_MAX: usize = 60 * 1024;
 /// Records of one group: at 1 KB each a group is half a megabyte, one write that a disk takes in about a millisecond.
 pub const GROUP_RECORDS_MAX: usize = 512;
+/// Records with which a group is no longer kept open for more that was announced: past it a flush costs each of them less
+/// than a microsecond.
+pub const GROUP_RECORDS_ENOUGH: usize = 256;
+/// Longest time a group is kept open for more that was announced: a tenth of what callers wait for their turn when there
+/// are so many.
+pub const GROUP_WAIT_MAX: Duration = Duration::from_millis(10);
 /// Record bytes of one group: bounds the time between two commits and the memory of the write buffer.
 pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Records that may wait for the committer: 16 whole groups, about 20 ms of work on a good disk.

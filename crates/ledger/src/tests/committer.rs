@@ -3,13 +3,15 @@
 use std::{
     sync::{Arc, Barrier, atomic::Ordering},
     thread,
+    time::Duration,
 };
 
 use mintage_identity::RequestId;
 
 use super::kit::{Fault, Faulty, Place, contents, group, issue, options};
 use crate::{
-    Body, CommitError, Commits, Committer, CommitterLimits, EncodedRecord, FileJournal, Journal, Kind, Record, samples,
+    Body, CommitError, CommitTicket, Commits, Committer, CommitterLimits, EncodedRecord, FileJournal, Journal, Kind,
+    Record, limits::GROUP_RECORDS_ENOUGH, samples,
 };
 
 fn start(journal: FileJournal) -> (Arc<FileJournal>, Committer, Commits) {
@@ -251,4 +253,53 @@ fn an_awaited_ticket_gives_the_same_answer() {
     assert_eq!(receipt.index(), 1);
     assert!(matches!(Record::decode(issue(1).bytes()).unwrap().body, Body::Issue(_)));
     assert_eq!(receipt.time(), issue(1).time());
+}
+
+/// A committer that keeps groups open this long.
+fn patient(place: &Place, group_wait: Duration) -> (Committer, Commits) {
+    let limits = CommitterLimits {
+        group_wait,
+        ..CommitterLimits::default()
+    };
+    Committer::start(Arc::new(place.create(options())), limits).unwrap()
+}
+
+fn submit(commits: &Commits, seed: u64) -> CommitTicket {
+    commits.submit(vec![(decided(Kind::Issue, seed, u64::MAX), u64::MAX)])
+}
+
+#[test]
+fn a_group_is_kept_open_for_what_was_announced() {
+    const FOR_EVER: Duration = Duration::from_secs(600);
+    let place = Place::new();
+    let (committer, commits) = patient(&place, FOR_EVER);
+    let announced = [commits.more_to_come(), commits.more_to_come()];
+    let tickets = [1, 2].map(|seed| submit(&commits, seed));
+    // The last turn has come: whoever waits goes on at once, and in one group.
+    drop(announced);
+    for ticket in tickets {
+        assert!(ticket.wait()[0].is_ok());
+    }
+    assert_eq!(commits.stats().groups, 1);
+    // With nothing announced, each is committed as it comes.
+    for seed in [3, 4] {
+        assert!(submit(&commits, seed).wait()[0].is_ok());
+    }
+    assert_eq!(commits.stats().groups, 3);
+    // Enough for a group does not wait for more, and a stop does not either.
+    let _never = commits.more_to_come();
+    let enough = (0..GROUP_RECORDS_ENOUGH as u64).map(|seed| (decided(Kind::Issue, 5 + seed, u64::MAX), u64::MAX));
+    assert!(commits.submit(enough.collect()).wait().iter().all(Result::is_ok));
+    let last = submit(&commits, 4096);
+    committer.stop();
+    assert!(last.wait()[0].is_ok());
+}
+
+#[test]
+fn an_announcement_that_never_comes_true_delays_a_group_and_no_more() {
+    let place = Place::new();
+    let (committer, commits) = patient(&place, Duration::from_millis(1));
+    let _never = commits.more_to_come();
+    assert!(submit(&commits, 1).wait()[0].is_ok());
+    committer.stop();
 }
