@@ -1,29 +1,42 @@
-//! What is being issued right now: serials and keys that are taken but not yet in the index, so that two issuances at
-//! the same instant cannot share either.
+//! What is being issued right now: serials, keys and requests that are taken but not yet in the index, so that two
+//! issuances at the same instant cannot share any of them.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use mintage_identity::{Serial, SpiffeId, SpkiHash};
+use foldhash::fast::RandomState;
+use mintage_identity::{AgentName, RequestId, Serial, SpiffeId, SpkiHash};
 
 /// The reservations; shared by every issuance of this process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InFlight(Arc<Mutex<Taken>>);
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Taken {
-    serials: HashSet<Serial>,
-    /// Key to the identity it is being issued for, and how often.
-    keys: HashMap<SpkiHash, (SpiffeId, usize)>,
+/// Whose request, and its id.
+pub(crate) type Request = (AgentName, RequestId);
+
+/// What one issuance takes.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) serial: Serial,
+    pub(crate) key: SpkiHash,
+    /// None where the CA asks for itself.
+    pub(crate) request: Option<Request>,
 }
 
-/// One issuance's serial and key; given back when dropped, which must be after the index holds the record.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Taken {
+    serials: HashSet<Serial, RandomState>,
+    /// Key to the identity it is being issued for, and how often.
+    keys: HashMap<SpkiHash, (SpiffeId, usize), RandomState>,
+    requests: HashSet<Request, RandomState>,
+}
+
+/// One issuance's claim; given back when dropped, which must be after the index holds the record.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    serial: Serial,
-    key: SpkiHash,
+    claim: Claim,
     flight: InFlight,
 }
 
@@ -36,36 +49,34 @@ pub(crate) enum Conflict {
     Key(SpiffeId),
     /// The key is being issued for the same identity, and each certificate needs a key of its own.
     Busy,
+    /// The request is being answered, for whatever key.
+    Request,
 }
 
 impl InFlight {
-    /// Takes the serial and the key for `id`. With `rotate_keys` a key that is taken is refused to everyone: the index
+    /// Takes what the claim names, for `id`. With `rotate_keys` a key that is taken is refused to everyone: the index
     /// does not know of its certificate yet and could not tell that this is the second one. Without, the same identity
-    /// may take it again.
-    pub(crate) fn reserve(
-        &self,
-        serial: Serial,
-        key: SpkiHash,
-        id: &SpiffeId,
-        rotate_keys: bool,
-    ) -> Result<Reservation, Conflict> {
+    /// may take it again. A request is taken once in any case: what its first answer is, the index cannot tell yet.
+    pub(crate) fn reserve(&self, claim: Claim, id: &SpiffeId, rotate_keys: bool) -> Result<Reservation, Conflict> {
         let mut taken = self.taken();
-        if taken.serials.contains(&serial) {
+        if taken.serials.contains(&claim.serial) {
             return Err(Conflict::Serial);
         }
-        match taken.keys.get_mut(&key) {
+        match taken.keys.get(&claim.key) {
             Some((holder, _)) if holder != id => return Err(Conflict::Key(holder.clone())),
             Some(_) if rotate_keys => return Err(Conflict::Busy),
-            Some((_, count)) => *count += 1,
-            None => {
-                taken.keys.insert(key, (id.clone(), 1));
-            }
+            _ => {}
         }
-        taken.serials.insert(serial);
+        if let Some(request) = &claim.request
+            && !taken.requests.insert(request.clone())
+        {
+            return Err(Conflict::Request);
+        }
+        taken.keys.entry(claim.key).or_insert_with(|| (id.clone(), 0)).1 += 1;
+        taken.serials.insert(claim.serial);
         drop(taken);
         Ok(Reservation {
-            serial,
-            key,
+            claim,
             flight: self.clone(),
         })
     }
@@ -79,18 +90,21 @@ impl InFlight {
 impl Reservation {
     /// The serial taken.
     pub(crate) fn serial(&self) -> &Serial {
-        &self.serial
+        &self.claim.serial
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut taken = self.flight.taken();
-        taken.serials.remove(&self.serial);
-        if let Some((_, count)) = taken.keys.get_mut(&self.key) {
+        taken.serials.remove(&self.claim.serial);
+        if let Some(request) = &self.claim.request {
+            taken.requests.remove(request);
+        }
+        if let Some((_, count)) = taken.keys.get_mut(&self.claim.key) {
             *count -= 1;
             if *count == 0 {
-                taken.keys.remove(&self.key);
+                taken.keys.remove(&self.claim.key);
             }
         }
     }
@@ -100,23 +114,44 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    fn claim(serial: u8, key: u8) -> Claim {
+        Claim {
+            serial: Serial::from_random([serial; 16]),
+            key: SpkiHash::new([key; 32]),
+            request: None,
+        }
+    }
+
+    fn of(agent: &str, request: u8, claim: Claim) -> Claim {
+        let request = (
+            AgentName::parse(agent).unwrap(),
+            RequestId::from_slice(&[request; 16]).unwrap(),
+        );
+        Claim {
+            request: Some(request),
+            ..claim
+        }
+    }
+
+    fn ids() -> (SpiffeId, SpiffeId) {
+        let id = |path: &str| SpiffeId::parse(&format!("spiffe://td{path}")).unwrap();
+        (id("/web"), id("/db"))
+    }
+
     #[test]
     fn a_key_that_rotates_is_taken_once_even_by_its_own_identity() {
         let flight = InFlight::default();
-        let [one, two, three] = [1, 2, 3].map(|octet| Serial::from_random([octet; 16]));
-        let key = SpkiHash::new([7; 32]);
-        let web = SpiffeId::parse("spiffe://td/web").unwrap();
-        let db = SpiffeId::parse("spiffe://td/db").unwrap();
-        let held = flight.reserve(one, key, &web, true).unwrap();
-        assert_eq!(flight.reserve(two, key, &web, true).unwrap_err(), Conflict::Busy);
+        let (web, db) = ids();
+        let held = flight.reserve(claim(1, 7), &web, true).unwrap();
+        assert_eq!(flight.reserve(claim(2, 7), &web, true).unwrap_err(), Conflict::Busy);
         assert_eq!(
-            flight.reserve(two, key, &db, true).unwrap_err(),
+            flight.reserve(claim(2, 7), &db, true).unwrap_err(),
             Conflict::Key(web.clone())
         );
         // What was refused took nothing: the serial is free, and one return frees the key.
-        let other = flight.reserve(two, SpkiHash::new([8; 32]), &web, true).unwrap();
+        let other = flight.reserve(claim(2, 8), &web, true).unwrap();
         drop(held);
-        let again = flight.reserve(three, key, &db, true).unwrap();
+        let again = flight.reserve(claim(3, 7), &db, true).unwrap();
         drop((other, again));
         assert_eq!(*flight.taken(), Taken::default());
     }
@@ -124,23 +159,34 @@ mod tests {
     #[test]
     fn a_serial_and_a_key_are_taken_once() {
         let flight = InFlight::default();
-        let (one, two) = (Serial::from_random([1; 16]), Serial::from_random([2; 16]));
-        let key = SpkiHash::new([7; 32]);
-        let web = SpiffeId::parse("spiffe://td/web").unwrap();
-        let db = SpiffeId::parse("spiffe://td/db").unwrap();
-        let held = flight.reserve(one, key, &web, false).unwrap();
+        let (web, db) = ids();
+        let held = flight.reserve(claim(1, 7), &web, false).unwrap();
+        assert_eq!(flight.reserve(claim(1, 8), &web, false).unwrap_err(), Conflict::Serial);
         assert_eq!(
-            flight.reserve(one, SpkiHash::new([8; 32]), &web, false).unwrap_err(),
-            Conflict::Serial
-        );
-        assert_eq!(
-            flight.reserve(two, key, &db, false).unwrap_err(),
+            flight.reserve(claim(2, 7), &db, false).unwrap_err(),
             Conflict::Key(web.clone())
         );
-        let again = flight.reserve(two, key, &web, false).unwrap();
+        let again = flight.reserve(claim(2, 7), &web, false).unwrap();
         drop(held);
-        assert!(flight.reserve(one, key, &db, false).is_err());
+        assert!(flight.reserve(claim(1, 7), &db, false).is_err());
         drop(again);
-        assert!(flight.reserve(one, key, &db, false).is_ok());
+        assert!(flight.reserve(claim(1, 7), &db, false).is_ok());
+    }
+
+    #[test]
+    fn a_request_is_taken_once_whatever_its_key() {
+        let flight = InFlight::default();
+        let (web, _) = ids();
+        let held = flight.reserve(of("a", 1, claim(1, 7)), &web, false).unwrap();
+        for key in [7, 8] {
+            let second = flight.reserve(of("a", 1, claim(2, key)), &web, false);
+            assert_eq!(second.unwrap_err(), Conflict::Request);
+        }
+        let other_agent = flight.reserve(of("b", 1, claim(2, 8)), &web, false).unwrap();
+        let other_request = flight.reserve(of("a", 2, claim(3, 9)), &web, false).unwrap();
+        drop(held);
+        let after = flight.reserve(of("a", 1, claim(4, 7)), &web, false).unwrap();
+        drop((other_agent, other_request, after));
+        assert_eq!(*flight.taken(), Taken::default());
     }
 }

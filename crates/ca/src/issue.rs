@@ -25,7 +25,7 @@ use tonic::Code;
 use crate::{
     desk::Desk,
     drawn::Drawn,
-    inflight::{Conflict, Reservation},
+    inflight::{Claim, Conflict, Request, Reservation},
     limits::{DECIDE_ROUNDS_MAX, SERIAL_DRAWS_MAX},
     replay::{Answer, recorded_answer},
     standing,
@@ -212,7 +212,7 @@ fn entitle(desk: &Desk, occasion: &Occasion, ask: &Ask) -> Result<(Grant, Proven
 
 /// May the key carry it? A lost reply that is asked for again ends here.
 ///
-/// Serial and key are taken before the index is read. A reservation is given back only when the index holds its record,
+/// Serial, key and request are taken before the index is read. A reservation is given back only when the index holds its record,
 /// so whoever used this key before is found either in flight or in the index. The other way round, another stream could
 /// take the key, record it and give it back between the two.
 fn clear(
@@ -230,7 +230,8 @@ fn clear(
         drawn,
         ..
     } = occasion;
-    let reservation = reserve(desk, &key, &grant, *now, policy, drawn);
+    let request = (attested.name().clone(), ask.request_id);
+    let reservation = reserve(desk, &key, &grant, Some(request), *now, policy, drawn);
     // Told even where the key is taken: by the same ask on another stream, whose answer stands already.
     if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
         return Err(Round::Recorded(answer));
@@ -302,6 +303,7 @@ pub(crate) fn reserve(
     desk: &Desk,
     key: &ProvenKey,
     grant: &Grant,
+    request: Option<Request>,
     now: UnixTime,
     policy: &IssuancePolicy,
     drawn: &mut Drawn,
@@ -312,15 +314,21 @@ pub(crate) fn reserve(
         if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
             continue;
         }
-        match desk
-            .in_flight
-            .reserve(serial, spki, grant.spiffe_id(), policy.rotate_keys)
-        {
+        let claim = Claim {
+            serial,
+            key: spki,
+            request: request.clone(),
+        };
+        match desk.in_flight.reserve(claim, grant.spiffe_id(), policy.rotate_keys) {
             Ok(reservation) => return Ok(reservation),
             Err(Conflict::Serial) => {}
             Err(Conflict::Busy) => {
                 let text = "a certificate for this public key is being issued right now; ask again in a moment";
                 return Err(Refusal::unavailable("key-in-flight", text));
+            }
+            Err(Conflict::Request) => {
+                let text = "this request is being answered right now; ask again in a moment";
+                return Err(Refusal::unavailable("request-in-flight", text));
             }
             Err(Conflict::Key(holder)) => {
                 let text = format!("this public key is being issued under {holder}; make a new one");
