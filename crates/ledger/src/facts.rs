@@ -30,11 +30,11 @@ fn text(bytes: &[u8]) -> &str {
 
 /// The agent's name in its SPIFFE ID, or nothing.
 pub(crate) fn agent_of(spiffe_id: &str) -> &str {
-    spiffe_id
-        .split_once(AGENT_PATH)
-        .map(|(_, name)| name)
-        .filter(|name| !name.contains('/'))
-        .unwrap_or_default()
+    let path = || {
+        let id = spiffe_id.strip_prefix("spiffe://")?;
+        id[id.find('/')?..].strip_prefix(AGENT_PATH)
+    };
+    path().filter(|name| !name.contains('/')).unwrap_or_default()
 }
 
 /// The little that most followers need of most records.
@@ -186,5 +186,11 @@ mod tests {
         assert_eq!(agent_of("spiffe://dev.test/mintage/agent/web-1"), "web-1");
         assert_eq!(agent_of("spiffe://dev.test/mintage/agent/web-1/x"), "");
         assert_eq!(agent_of("spiffe://dev.test/web"), "");
+        assert_eq!(
+            agent_of("spiffe://dev.test/x/mintage/agent/web-1"),
+            "",
+            "not in the reserved place"
+        );
+        assert_eq!(agent_of("spiffe://dev.test"), "");
     }
 }

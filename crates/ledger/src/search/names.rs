@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
 use mintage_identity::IssuerKeyId;
 
 /// Names as numbers; 0 is the absent name.
 #[derive(Debug)]
 pub(crate) struct Names {
-    by_name: HashMap<Arc<str>, u32>,
+    by_name: HashMap<Arc<str>, u32, RandomState>,
     names: Vec<Arc<str>>,
     issuers: Vec<IssuerKeyId>,
 }
@@ -15,7 +16,7 @@ pub(crate) struct Names {
 impl Default for Names {
     fn default() -> Self {
         Self {
-            by_name: HashMap::new(),
+            by_name: HashMap::default(),
             names: vec![Arc::from("")],
             issuers: Vec::new(),
         }
