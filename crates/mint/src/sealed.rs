@@ -152,7 +152,7 @@ impl Sealed {
             entry: entry.map(|entry| entry.name().as_str().to_owned()).unwrap_or_default(),
             entry_revision: entry.map_or(0, |entry| entry.revision()),
             selectors: entry
-                .map(|entry| entry.selectors().iter().map(ToString::to_string).collect())
+                .map(|entry| entry.selectors().iter().map(|held| held.as_str().to_owned()).collect())
                 .unwrap_or_default(),
             // The CA sees the agent, not the workload: matching selectors is the agent's word.
             selectors_enforced_by_agent: entry.is_some(),

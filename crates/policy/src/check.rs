@@ -106,7 +106,7 @@ fn selectors(entry: &Entry) -> Result<(), EntryError> {
         return Err(EntryError::new("selectors", problem));
     }
     let mut stands = false;
-    for selector in &entry.selectors {
+    for selector in entry.selectors.iter() {
         stands |= known_selector(selector)?.stands_alone;
     }
     if !stands {

@@ -1,6 +1,6 @@
 //! The decision: what the CA itself has proven about an agent, what it wants, and the state, give a Grant or a Denial.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mintage_attest::Attested;
 use mintage_identity::{EntryName, UnixTime};
@@ -117,7 +117,7 @@ fn by_entry(
         entry: Some(GrantedEntry {
             name: name.clone(),
             revision,
-            selectors: entry.selectors().clone(),
+            selectors: Arc::clone(&entry.selectors),
         }),
         agent: Some(agent),
         decided_at: view.control_index(),

@@ -1,6 +1,6 @@
 //! The registration entry: which workload, on which agents, may hold which identity. An `Entry` that exists is valid.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mintage_identity::{AgentPattern, EntryName, Selector, SpiffeId, TrustDomain, Ttl};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,8 @@ pub struct Entry {
     pub(crate) name: EntryName,
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) agents: BTreeSet<AgentPattern>,
-    pub(crate) selectors: BTreeSet<Selector>,
+    /// Shared with every Grant.
+    pub(crate) selectors: Arc<BTreeSet<Selector>>,
     pub(crate) ttl: Ttl,
     pub(crate) dns_names: Vec<String>,
     pub(crate) common_name: Option<String>,
@@ -143,7 +144,7 @@ impl RawEntry {
             name: EntryName::parse(&self.name).map_err(|e| EntryError::new("name", e))?,
             spiffe_id,
             agents: each("agents", &self.agents, AgentPattern::parse)?,
-            selectors: each("selectors", &self.selectors, Selector::parse)?,
+            selectors: Arc::new(each("selectors", &self.selectors, Selector::parse)?),
             ttl: Ttl::from_seconds(seconds).map_err(|e| EntryError::new("ttl", e))?,
             dns_names: self.dns_names.clone(),
             common_name: Some(self.common_name.clone()).filter(|name| !name.is_empty()),

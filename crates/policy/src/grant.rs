@@ -1,6 +1,6 @@
 //! The Grant: everything a certificate may say, decided before a key is looked at. Only this crate can make one.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mintage_identity::{AgentInstance, EntryName, Selector, SpiffeId, Ttl, UnixTime};
 
@@ -31,7 +31,7 @@ impl Profile {
 pub struct GrantedEntry {
     pub(crate) name: EntryName,
     pub(crate) revision: u64,
-    pub(crate) selectors: BTreeSet<Selector>,
+    pub(crate) selectors: Arc<BTreeSet<Selector>>,
 }
 
 impl GrantedEntry {
