@@ -275,6 +275,7 @@ fn server(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(AGENT_MESSAGE_BYTES_MAX as u32)
         .layer(GateLayer { desk: desk.clone() })
 }
 

@@ -72,7 +72,8 @@ pub async fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<(Channel, 
     });
     let endpoint = Endpoint::from_static("http://mintage.invalid")
         .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(16 * 1024 * 1024);
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .max_frame_size(64 * 1024);
     Ok((endpoint.connect_with_connector(connect).await?, exporter))
 }
 

@@ -22,6 +22,8 @@ use crate::limits::{CONNECT_WAIT, HANDSHAKE_WAIT, KEEP_ALIVE_EVERY, KEEP_ALIVE_W
 pub(crate) const ALPN: &[u8] = b"h2";
 /// Receive window of a stream and of the connection: one largest message fits without waiting for the reader.
 const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Largest frame: the answer to a full message of asks in one, instead of a frame and a write for every 16 KB.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
 /// A connection to one address of the CA.
 pub(crate) struct Connection {
@@ -96,6 +98,7 @@ async fn channel_over(tls: TlsStream<TcpStream>) -> Result<Channel, tonic::trans
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .connect_with_connector(connector)
         .await
 }
