@@ -21,7 +21,12 @@ const HOST: &str = "--host";
 
 /// The whole of a bench's `main`: with a folder it is the child, without it does the work and tells how it went.
 pub fn main(child: Option<&Path>, work: impl FnOnce(&Runtime) -> Result<(), Failure>) -> ExitCode {
-    let runtime = Builder::new_multi_thread().enable_all().build();
+    // The CA has the runtime it has as a program; the load takes as little as it can of the cores it shares with the CA.
+    let mut builder = match child {
+        Some(_) => Builder::new_multi_thread(),
+        None => Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build();
     let outcome = runtime.map_err(Failure::from).and_then(|runtime| match child {
         Some(dir) => runtime.block_on(serve(dir)).map_err(|error| error.to_string().into()),
         None => work(&runtime),

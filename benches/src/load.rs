@@ -5,13 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use mintage_proto::v1::{AgentMessage, Ask, Hello, Mint, Refusal, agent_message::Message as Up};
 use mintage_tests::kit::client::Joined;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery};
-use tonic_prost::ProstCodec;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    codec::{Codec, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// A boxed failure.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -90,78 +96,128 @@ fn request() -> Vec<u8> {
         .to_vec()
 }
 
+/// Sends messages that were encoded before the measured part.
+#[derive(Debug, Default)]
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Bytes;
+    type Decode = Answer;
+    type Encoder = Self;
+    type Decoder = ProstDecoder<Answer>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Answer, Answer>::default().decoder()
+    }
+}
+
+impl Encoder for Encoded {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
+        Ok(())
+    }
+}
+
+/// A message of asks; the id of the first names it.
+#[derive(Debug)]
+struct Batch {
+    first: Vec<u8>,
+    message: Bytes,
+}
+
+/// Messages of `batch` asks each, under ids that begin with `number`.
+fn batches(requests: Requests, batch: usize, number: usize) -> Vec<Batch> {
+    let mut id = (number as u128) << 96;
+    let mut ask = |csr: Vec<u8>| {
+        id += 1;
+        Ask {
+            request_id: id.to_be_bytes().to_vec(),
+            entry: "load".to_owned(),
+            csr,
+        }
+    };
+    let mut requests = requests.into_iter();
+    let mut made = Vec::with_capacity(requests.len() / batch);
+    while requests.len() >= batch {
+        let asks: Vec<Ask> = requests.by_ref().take(batch).map(&mut ask).collect();
+        made.push(Batch {
+            first: asks[0].request_id.clone(),
+            message: encoded(Up::Mint(Mint { asks })),
+        });
+    }
+    made
+}
+
+fn encoded(message: Up) -> Bytes {
+    let message = AgentMessage { message: Some(message) };
+    message.encode_to_vec().into()
+}
+
 /// One agent's stream.
 #[derive(Debug)]
 pub struct Driver {
-    up: mpsc::Sender<AgentMessage>,
+    up: mpsc::Sender<Bytes>,
     down: Streaming<Answer>,
-    requests: Requests,
-    next_id: u128,
+    batches: Vec<Batch>,
 }
 
 impl Driver {
-    /// Opens the stream.
+    /// Opens the stream and makes its messages, of `batch` asks each.
     ///
     /// # Errors
     /// When the CA does not take the agent.
-    pub async fn open(agent: &Joined, address: &str, requests: Requests, number: usize) -> Result<Self, Failure> {
+    pub async fn open(
+        agent: &Joined,
+        address: &str,
+        requests: Requests,
+        batch: usize,
+        number: usize,
+    ) -> Result<Self, Failure> {
         let (channel, _) = agent.channel(address).await?;
         let (up, messages) = mpsc::channel(IN_FLIGHT + 1);
         let hello = Hello {
             agent_version: "load".to_owned(),
             ..Hello::default()
         };
-        up.send(AgentMessage {
-            message: Some(Up::Hello(hello)),
-        })
-        .await?;
+        up.send(encoded(Up::Hello(hello))).await?;
         let mut client = Grpc::new(channel).max_decoding_message_size(4 << 20);
         client.ready().await?;
         let path = PathAndQuery::from_static("/mintage.v1.Node/Sync");
-        let codec = ProstCodec::<AgentMessage, Answer>::default();
         let asks = Request::new(ReceiverStream::new(messages));
-        let down = client.streaming(asks, path, codec).await?.into_inner();
+        let down = client.streaming(asks, path, Encoded).await?.into_inner();
         Ok(Self {
             up,
             down,
-            requests,
-            next_id: (number as u128) << 96,
+            batches: batches(requests, batch, number),
         })
     }
 
-    /// Sends a batch; the id of its first ask names it. `None` when the requests are used up.
-    async fn send(&mut self, batch: usize) -> Result<Option<Vec<u8>>, Failure> {
-        if self.requests.len() < batch {
+    /// Sends a message and says which; `None` when they are used up.
+    async fn send(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(batch) = self.batches.pop() else {
             return Ok(None);
-        }
-        let mut asks = Vec::with_capacity(batch);
-        for csr in self.requests.split_off(self.requests.len() - batch) {
-            self.next_id += 1;
-            asks.push(Ask {
-                request_id: self.next_id.to_be_bytes().to_vec(),
-                entry: "load".to_owned(),
-                csr,
-            });
-        }
-        let first = asks[0].request_id.clone();
-        self.up
-            .send(AgentMessage {
-                message: Some(Up::Mint(Mint { asks })),
-            })
-            .await?;
-        Ok(Some(first))
+        };
+        self.up.send(batch.message).await?;
+        Ok(Some(batch.first))
     }
 
-    /// Keeps `in_flight` batches of `batch` asks under way until `end`, and then takes in what is still coming.
+    /// Keeps `in_flight` messages under way until `end`, and then takes in what is still coming.
     ///
     /// # Errors
     /// When the stream ends.
-    pub async fn drive(mut self, batch: usize, in_flight: usize, end: Instant) -> Result<Measured, Failure> {
+    pub async fn drive(mut self, in_flight: usize, end: Instant) -> Result<Measured, Failure> {
         let mut measured = Measured::default();
         let mut open: HashMap<Vec<u8>, Instant> = HashMap::new();
         loop {
             while open.len() < in_flight && Instant::now() < end {
-                match self.send(batch).await? {
+                match self.send().await? {
                     Some(id) => _ = open.insert(id, Instant::now()),
                     None => break,
                 }

@@ -113,8 +113,8 @@ async fn run(options: &Options) -> Result<(), Failure> {
 async fn idle(host: &Host, mut requests: Vec<Vec<u8>>) -> Result<f64, Failure> {
     requests.truncate(IDLE_ASKS);
     let agent = join(&ca::token(&host.admin_socket(), "idle").await).await?;
-    let driver = Driver::open(&agent, &host.address, requests, 0xffff).await?;
-    let mut measured = driver.drive(1, 1, Instant::now() + Duration::from_secs(10)).await?;
+    let driver = Driver::open(&agent, &host.address, requests, 1, 0xffff).await?;
+    let mut measured = driver.drive(1, Instant::now() + Duration::from_secs(10)).await?;
     Ok(percentile(&mut measured.latencies_ms, 0.5))
 }
 
@@ -122,14 +122,14 @@ async fn load(host: &Host, prepared: Vec<Vec<Vec<u8>>>, seconds: u64) -> Result<
     let mut drivers = Vec::new();
     for (number, requests) in prepared.into_iter().enumerate() {
         let agent = join(&ca::token(&host.admin_socket(), &format!("load-{number}")).await).await?;
-        drivers.push(Driver::open(&agent, &host.address, requests, number).await?);
+        drivers.push(Driver::open(&agent, &host.address, requests, BATCH, number).await?);
     }
     let flushes = host.flushes()?;
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
     let tasks: Vec<_> = drivers
         .into_iter()
-        .map(|driver| tokio::spawn(driver.drive(BATCH, IN_FLIGHT, end)))
+        .map(|driver| tokio::spawn(driver.drive(IN_FLIGHT, end)))
         .collect();
     let mut measured = Vec::new();
     for task in tasks {
