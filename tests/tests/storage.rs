@@ -16,13 +16,10 @@ use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess, domain, entries},
     refusal::{refused, tells},
+    wal::{GROUP_HEAD, RECORD, files, frames, wal},
 };
 use rustix::process::geteuid;
 use tempfile::TempDir;
-
-/// Ledger frames (kind in the top four bits of the length).
-const RECORD: u32 = 0;
-const GROUP_HEAD: u32 = 2;
 
 /// A new authority, and the folder that it goes with.
 fn authority() -> (TempDir, PathBuf) {
@@ -57,85 +54,110 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { &mut folders } else { &mut files }.push(path);
-        }
+/// Holds what both verbs say of what one of them would start.
+#[track_caller]
+fn both(config: &Path, parts: &[&str]) {
+    for verb in ["validate", "serve"] {
+        let mut command = Command::new(binary("mintage-ca"));
+        tells(&refused(command.arg(verb).arg("--config").arg(config)), parts);
     }
-    files
 }
 
-/// The log's one write-ahead file.
-fn wal(dir: &Path) -> PathBuf {
-    let mut files = files(&dir.join("ledger")).into_iter();
-    files
-        .find(|path| path.ends_with("head/00000001.wal"))
-        .expect("a write-ahead file")
-}
-
-/// Kind, place and length of every frame, up to where there is none.
-fn frames(bytes: &[u8]) -> Vec<(u32, usize, usize)> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while let Some(head) = bytes.get(at..at + 8) {
-        let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-        if word == 0 {
-            break;
-        }
-        let len = 8 + (word & 0x0fff_ffff) as usize;
-        found.push((word >> 28, at, len));
-        at += len;
-    }
-    found
+/// A configuration over `dir`, beside it.
+fn configured(dir: &Path, chain: &str) -> PathBuf {
+    let path = dir.with_extension(chain);
+    let text = format!("data_dir = {dir:?}\nlisten = \"127.0.0.1:0\"\n[ca]\nchain = \"{chain}\"\n");
+    fs::write(&path, text).unwrap();
+    path
 }
 
 #[test]
-fn an_unsafe_folder_or_key_file_is_refused_with_its_remedy() {
+fn an_unsafe_folder_is_refused_with_its_remedy() {
     let (_folder, dir) = authority();
-    let key = dir.join("keys/intermediate.key");
-    let kept = dir.join("keys/kept");
-    let both = |parts: &[&str]| {
-        for verb in ["validate", "serve"] {
-            tells(&refusal(verb, &dir, &[]), parts);
+    let config = configured(&dir, "intermediate");
+    // The state is made by the first start.
+    assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
+    for (folder, name) in [(dir.clone(), "ca: "), (dir.join("keys"), "keys: ")] {
+        for unsafe_mode in [0o777, 0o702] {
+            mode(&folder, unsafe_mode);
+            both(&config, &[name, "chmod"]);
         }
-    };
-    mode(&dir, 0o777);
-    both(&["ca: ", "chmod"]);
-    mode(&dir, 0o700);
-    mode(&dir.join("keys"), 0o777);
-    both(&["keys: ", "chmod"]);
-    mode(&dir.join("keys"), 0o700);
-    mode(&key, 0o644);
-    both(&["intermediate.key: ", "chmod 600"]);
-    mode(&key, 0o600);
-    fs::rename(&key, &kept).unwrap();
-    symlink("kept", &key).unwrap();
-    both(&["intermediate.key: ", "symbolic link"]);
-    fs::remove_file(&key).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-    both(&["intermediate.key: ", "named pipe"]);
-    fs::remove_file(&key).unwrap();
-    both(&["intermediate.key: ", "open"]);
-    if geteuid().is_root() {
-        fs::copy(&kept, &key).unwrap();
-        chown(&key, Some(12345), None).unwrap();
-        both(&["intermediate.key: ", "uid 12345", "chown"]);
-        fs::remove_file(&key).unwrap();
-        chown(&dir, Some(12345), None).unwrap();
-        both(&["ca: ", "uid 12345"]);
-        chown(&dir, Some(0), None).unwrap();
-    } else {
-        println!("skipped: files of another user, for want of root");
+        mode(&folder, 0o700);
     }
-    // Another authority's key does not fit this one's certificate.
+    for (folder, name) in [(dir.join("ledger"), "ledger"), (dir.join("state"), "state")] {
+        mode(&folder, 0o777);
+        tells(&refusal("serve", &dir, &[]), &[name, "chmod"]);
+        mode(&folder, 0o700);
+    }
+    if geteuid().is_root() {
+        for (folder, name) in [
+            (dir.clone(), "ca: "),
+            (dir.join("keys"), "keys: "),
+            (dir.join("ledger"), "ledger"),
+            (dir.join("state"), "state"),
+        ] {
+            chown(&folder, Some(12345), None).unwrap();
+            tells(&refusal("serve", &dir, &[]), &[name, "12345", "chown"]);
+            chown(&folder, Some(0), None).unwrap();
+        }
+    } else {
+        println!("skipped: folders of another user, for want of root");
+    }
+    assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
+}
+
+#[test]
+fn each_unsafe_key_file_is_refused_with_its_remedy() {
+    let (_folder, dir) = authority();
     let (_other, stranger) = authority();
-    fs::copy(stranger.join("keys/intermediate.key"), &key).unwrap();
-    both(&["key"]);
-    fs::rename(&kept, &key).unwrap();
+    for (name, chain) in [
+        ("intermediate.key", "intermediate"),
+        ("log.key", "intermediate"),
+        ("revocation.key", "intermediate"),
+        // Read only where the root signs leaves itself.
+        ("root.key", "root"),
+    ] {
+        let config = configured(&dir, chain);
+        let key = dir.join("keys").join(name);
+        let kept = dir.join("keys/kept");
+        let at = format!("{name}: ");
+        let refuses = |parts: &[&str]| both(&config, &[[at.as_str()].as_slice(), parts].concat());
+        for unsafe_mode in [0o644, 0o640, 0o602] {
+            mode(&key, unsafe_mode);
+            refuses(&["chmod 600"]);
+        }
+        mode(&key, 0o600);
+        fs::rename(&key, &kept).unwrap();
+        symlink("kept", &key).unwrap();
+        refuses(&["symbolic link"]);
+        fs::remove_file(&key).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        refuses(&["named pipe"]);
+        fs::remove_file(&key).unwrap();
+        refuses(&["open"]);
+        fs::create_dir(&key).unwrap();
+        refuses(&["directory"]);
+        fs::remove_dir(&key).unwrap();
+        if geteuid().is_root() {
+            fs::copy(&kept, &key).unwrap();
+            chown(&key, Some(12345), None).unwrap();
+            refuses(&["uid 12345", "chown"]);
+            fs::remove_file(&key).unwrap();
+        } else {
+            println!("skipped: files of another user, for want of root");
+        }
+        fs::write(&key, "no key\n").unwrap();
+        mode(&key, 0o600);
+        both(&config, &[name, "no PKCS#8 private key"]);
+        // Another authority's: only the ledger tells what its own log and revocation keys are.
+        fs::copy(stranger.join("keys").join(name), &key).unwrap();
+        let mut serve = Command::new(binary("mintage-ca"));
+        tells(
+            &refused(serve.arg("serve").arg("--config").arg(&config)),
+            &["key", "not the one"],
+        );
+        fs::rename(&kept, &key).unwrap();
+    }
     assert_eq!(CaProcess::start(&dir, 0).stop(), Some(0));
 }
 
@@ -266,20 +288,14 @@ async fn a_ledger_cut_or_changed_is_refused_and_named() {
     let wal = wal(&dir);
     let whole = fs::read(&wal).unwrap();
     let frames = frames(&whole);
-    let heads: Vec<usize> = frames
-        .iter()
-        .filter(|(kind, ..)| *kind == GROUP_HEAD)
-        .map(|(_, at, _)| *at)
-        .collect();
+    let of_kind = |kind| frames.iter().filter(move |frame| frame.kind == kind);
+    let heads: Vec<usize> = of_kind(GROUP_HEAD).map(|frame| frame.at).collect();
     assert!(heads.len() > 4, "{frames:?}");
-    let all = frames.iter().filter(|(kind, ..)| *kind == RECORD).count();
+    let all = of_kind(RECORD).count();
     // Whole groups are missing from the end: the file shorter, or as if they had never been written.
     let ledger = dir.join("ledger").display().to_string();
     for at in [*heads.last().unwrap(), heads[heads.len() / 2], heads[1]] {
-        let have = frames
-            .iter()
-            .filter(|(kind, place, _)| *kind == RECORD && *place < at)
-            .count();
+        let have = of_kind(RECORD).filter(|frame| frame.at < at).count();
         let mut zeroed = whole.clone();
         zeroed[at..].fill(0);
         for cut in [&whole[..at], &zeroed] {
@@ -296,8 +312,7 @@ async fn a_ledger_cut_or_changed_is_refused_and_named() {
         }
     }
     // One bit of a record in the middle.
-    let records: Vec<_> = frames.iter().filter(|(kind, ..)| *kind == RECORD).collect();
-    let (_, at, len) = records[records.len() / 2];
+    let (at, len) = of_kind(RECORD).nth(all / 2).map(|frame| (frame.at, frame.len)).unwrap();
     let mut flipped = whole.clone();
     flipped[at + len / 2] ^= 0x10;
     fs::write(&wal, &flipped).unwrap();
@@ -306,7 +321,7 @@ async fn a_ledger_cut_or_changed_is_refused_and_named() {
         &["00000001.wal", "damaged at byte", "restore"],
     );
     // A record taken out, with those behind it moved up.
-    let without = [&whole[..*at], &whole[at + len..]].concat();
+    let without = [&whole[..at], &whole[at + len..]].concat();
     fs::write(&wal, &without).unwrap();
     tells(&refusal("serve", &dir, &[]), &["00000001.wal", "restore"]);
     fs::write(&wal, &whole).unwrap();
