@@ -91,6 +91,7 @@ async fn ready(State(page): State<Page>) -> impl IntoResponse {
         "schema_version": 1,
         "ready": reasons.is_empty(),
         "reasons": reasons,
+        "problems": status.problems(),
         "connected": status.connected,
         "deliveries": status.deliveries.len(),
         "revocation_sequence": status.revocation_sequence,

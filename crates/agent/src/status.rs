@@ -65,15 +65,29 @@ impl AgentStatus {
             reasons.extend(self.disconnected_because.clone());
         }
         for delivery in self.deliveries.iter().filter(|delivery| !delivery.serving) {
-            let directory = delivery
-                .directory
-                .as_deref()
-                .map(|d| d.display().to_string())
-                .unwrap_or_default();
-            let problem = delivery.problem.as_deref().unwrap_or("no certificate yet");
-            reasons.push(format!("{} in {directory}: {problem}", delivery.entry));
+            reasons.push(delivery.told(delivery.problem.as_deref().unwrap_or("no certificate yet")));
         }
         reasons
+    }
+
+    /// What went wrong last and is not mended, though what is in place may serve for a while yet: what to look at before
+    /// it becomes a reason.
+    pub fn problems(&self) -> Vec<String> {
+        let connection = self.disconnected_because.clone().filter(|_| !self.connected);
+        let deliveries = self.deliveries.iter();
+        let deliveries = deliveries.filter_map(|delivery| Some(delivery.told(delivery.problem.as_deref()?)));
+        connection.into_iter().chain(deliveries).collect()
+    }
+}
+
+impl HeldStatus {
+    /// A problem with the place it is about.
+    fn told(&self, problem: &str) -> String {
+        let directory = self
+            .directory
+            .as_deref()
+            .map(|directory| directory.display().to_string());
+        format!("{} in {}: {problem}", self.entry, directory.unwrap_or_default())
     }
 }
 
@@ -106,8 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_ca_is_no_reason_while_everything_is_served() {
-        assert!(status().not_ready_because().is_empty());
+    fn what_goes_wrong_is_told_and_is_no_reason_while_everything_is_served() {
+        let mut status = status();
+        assert!(status.not_ready_because().is_empty());
+        assert_eq!(status.problems(), ["refused", "web in /run/web: deliver: disk full"]);
+        status.connected = true;
+        status.deliveries[0].problem = None;
+        assert!(status.problems().is_empty());
     }
 
     #[test]
