@@ -270,6 +270,28 @@ async fn one_key_twice_in_one_message_is_one_certificate_and_one_ask_for_later()
     ca.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_id_for_two_keys_in_one_message_is_one_certificate() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let first = ask("web");
+    let second = Ask {
+        csr: key_and_csr().1,
+        ..first.clone()
+    };
+    stream.ask(vec![first.clone(), second.clone()]).await.unwrap();
+    let results = stream.minted().await.unwrap();
+    assert_eq!((code(&results[0]), code(&results[1])), ("", "request-in-flight"));
+    assert!(results[1].refusal.as_ref().unwrap().retry);
+    // Once the first is recorded, the request is told to be used up.
+    assert_eq!(code(&stream.ask_one(second).await.unwrap()), "request-id-reused");
+    assert_eq!(stream.ask_one(first).await.unwrap().leaf, results[0].leaf);
+    assert_eq!(issued(ca.ca.admin_socket(), "web").await.len(), 1);
+    ca.stop().await;
+}
+
 /// Asks until there is an answer that is no invitation to ask again; how often it was invited, and the answer.
 async fn ask_until_answered(stream: &mut Stream, ask: &Ask) -> (usize, MintResult) {
     let mut again = 0;
