@@ -11,17 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mintage_identity::Serial;
 use mintage_ledger::verify;
-use mintage_proto::v1::MintResult;
+use mintage_proto::v1::{
+    ListAgentsRequest, MintResult, RevokeRequest, SearchRequest, ledger_client::LedgerClient,
+    revocation_client::RevocationClient, revoke_request::Target,
+};
+use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess, entries, serving_address},
-    client::join,
+    client::{admin, join, registry},
     refusal::{refused, tells},
-    stream::{Stream, ask, code},
+    stream::{Stream, ask},
 };
 use rustix::process::geteuid;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// Longest wait for a program to serve, and for a freed disk to be noticed.
 const SOON: Duration = Duration::from_secs(60);
@@ -201,6 +206,66 @@ async fn exhaust(stream: &mut Stream) -> Vec<MintResult> {
     released
 }
 
+async fn revoke(socket: &Path, target: Target) -> Result<(), Status> {
+    let request = RevokeRequest {
+        target: Some(target),
+        reason: "key-compromise".to_owned(),
+        ..RevokeRequest::default()
+    };
+    let channel = admin(socket).await.expect("the admin socket answers");
+    RevocationClient::new(channel).revoke(request).await.map(|_| ())
+}
+
+/// The state of a certificate, as the CA tells it: `live` or `revoked`.
+async fn state_of(socket: &Path, serial: &Serial) -> String {
+    let request = SearchRequest {
+        serial: serial.to_string(),
+        ..SearchRequest::default()
+    };
+    let channel = admin(socket).await.expect("the admin socket answers");
+    let found = LedgerClient::new(channel)
+        .search(request)
+        .await
+        .expect("reading goes on");
+    found.into_inner().records.remove(0).state
+}
+
+/// Holds that an order was carried out, or was refused for want of space.
+fn is_done(outcome: Result<(), Status>) -> bool {
+    let Err(status) = outcome else { return true };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("space"), "{status:?}");
+    false
+}
+
+/// Revokes and bans on the full disk. Small records may find room where a large one did not, and then the order stands; a
+/// revocation that is refused is not done at all, and not for this process alone either, which would forget it. Of the two
+/// records of a ban the first bars the agent: where only the second has no room, more is barred than was said and not less.
+/// Returns whether n2 is banned with all that it obtained.
+async fn control_is_done_or_refused(socket: &Path, released: &[MintResult]) -> bool {
+    let mut refused = 0;
+    for result in released {
+        let serial = *LeafInfo::parse(&result.leaf).unwrap().serial();
+        let done = is_done(revoke(socket, Target::Serial(serial.to_string())).await);
+        assert_eq!(
+            state_of(socket, &serial).await,
+            if done { "revoked" } else { "live" },
+            "{serial}"
+        );
+        refused = if done { 0 } else { refused + 1 };
+        if refused == 3 {
+            break;
+        }
+    }
+    assert_eq!(refused, 3, "a full disk takes no end of records");
+    let done = is_done(revoke(socket, Target::Agent("n2".to_owned())).await);
+    let agents = registry(socket).await.list_agents(ListAgentsRequest::default()).await;
+    let agents = agents.unwrap().into_inner().agents;
+    let n2 = agents.iter().find(|agent| agent.name == "n2").unwrap();
+    assert!(n2.status == "banned" || !done && n2.status == "active", "{n2:?}");
+    done
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
     let folder = tempfile::tempdir().unwrap();
@@ -210,10 +275,13 @@ async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
     ca::entry(&cramped.socket(), "web", "/web").await;
     let agent = join(&ca::token(&cramped.socket(), "n1").await).await.unwrap();
     let mut stream = Stream::open(&agent, &cramped.address).await.unwrap();
-    assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
+    join(&ca::token(&cramped.socket(), "n2").await).await.unwrap();
+    let first = stream.ask_one(ask("web")).await.unwrap();
+    let serial = *LeafInfo::parse(&first.leaf).unwrap().serial();
     cramped.fill();
     let mut released = exhaust(&mut stream).await;
     assert_eq!(entries(&cramped.socket()).await, 1, "reading goes on");
+    let banned = control_is_done_or_refused(&cramped.socket(), &released).await;
     cramped.free();
     let started = Instant::now();
     let again = loop {
@@ -225,6 +293,20 @@ async fn a_full_disk_refuses_asks_and_freeing_it_is_all_it_takes() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     released.push(again);
+    // Such orders are carried out now.
+    revoke(&cramped.socket(), Target::Serial(serial.to_string()))
+        .await
+        .unwrap();
+    assert_eq!(state_of(&cramped.socket(), &serial).await, "revoked");
+    for (agent, done) in [("n2", banned), ("n1", false)] {
+        if !done {
+            revoke(&cramped.socket(), Target::Agent(agent.to_owned()))
+                .await
+                .unwrap();
+        }
+    }
+    let ended = tokio::time::timeout(SOON, async { while stream.minted().await.is_ok() {} });
+    ended.await.expect("the banned agent's stream ends");
     // The ledger holds every certificate that was let go.
     let mut held = BTreeMap::new();
     verify(&cramped.disk.join("ca/ledger"), None, &mut Leaves(&mut held)).expect("the ledger is whole");
