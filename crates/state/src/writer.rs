@@ -127,7 +127,9 @@ fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
                 Ok(()) => {
                     let mut pending = shared.pending();
                     pending.durable = view.applied();
-                    pending.problem = None;
+                    if !pending.given_up {
+                        pending.problem = None;
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the state's store could not be written; it is tried again");
@@ -189,13 +191,15 @@ fn give_back(
     error: &StateError,
 ) {
     let mut pending = shared.pending();
-    pending.problem = Some(error.to_string());
-    if !pending.given_up {
-        for (key, value) in writes {
-            pending.writes.entry(key).or_insert(value);
-        }
-        pending.target.get_or_insert(target);
+    // Given up while this round ran: nothing is kept any more, and that is the problem to tell.
+    if pending.given_up {
+        return;
     }
+    pending.problem = Some(error.to_string());
+    for (key, value) in writes {
+        pending.writes.entry(key).or_insert(value);
+    }
+    pending.target.get_or_insert(target);
 }
 
 #[cfg(test)]
@@ -204,6 +208,25 @@ mod tests {
 
     use super::*;
     use crate::store::Found;
+
+    #[test]
+    fn a_round_that_ends_after_the_store_was_given_up_changes_nothing() {
+        let given_up = Pending {
+            given_up: true,
+            problem: Some("given up".into()),
+            ..Pending::default()
+        };
+        let shared = Shared {
+            pending: Mutex::new(given_up),
+            wake: Condvar::new(),
+        };
+        let view = Arc::new(View::new(&TrustDomain::parse("dev.test").unwrap()));
+        let writes = BTreeMap::from([(Key::Bundle, None)]);
+        give_back(&shared, writes, (view, [0; 32]), &StateError::Stopped);
+        let pending = shared.pending();
+        assert!(pending.writes.is_empty() && pending.target.is_none());
+        assert_eq!(pending.problem.as_deref(), Some("given up"));
+    }
 
     #[test]
     fn a_store_that_fails_for_long_is_given_up_and_memory_stays_bounded() {
