@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
@@ -394,16 +394,11 @@ fn take(shared: &Shared, journal: &dyn Journal) -> Option<Vec<Submission>> {
 
 /// Waits for more, where more was announced, until there is enough or the time is over.
 fn keep_open<'a>(shared: &'a Shared, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-    let begun = Instant::now();
     queue.kept_open = true;
-    while queue.gathers() {
-        let left = shared.limits.group_wait.saturating_sub(begun.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        let waited = shared.filled.wait_timeout(queue, left);
-        (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-    }
+    let waited = shared
+        .filled
+        .wait_timeout_while(queue, shared.limits.group_wait, |queue| queue.gathers());
+    let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
     queue.kept_open = false;
     queue
 }
