@@ -4,14 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{COUNTED_FRAMES_BURST, COUNTED_FRAMES_PER_SECOND};
+use crate::limits::{CALLS_BURST, CALLS_PER_SECOND, CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_SECOND};
 
 /// Octets before the first frame: the client's connection preface.
 const PREFACE_OCTETS: usize = 24;
 /// Octets of a frame's head: length, type, flags, stream (RFC 9113, section 4.1).
 const HEAD_OCTETS: usize = 9;
-/// Types of frames that go on with a stream, or grant room for its answer; all others are counted.
+/// Types of frames that go on with a stream, or grant room for its answer, are not counted here.
 const DATA: u8 = 0;
+/// A new call, which is counted as such; all other types are control frames.
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
@@ -23,9 +25,44 @@ pub(crate) struct FrameMeter {
     have: usize,
     /// Octets that pass before the next head.
     skip: usize,
-    /// Frames that may still come, as of `at`.
+    calls: Allowance,
+    control: Allowance,
+}
+
+/// A number that may come at once, and so many more every second.
+struct Allowance {
+    burst: u32,
+    per_second: u64,
+    /// What is left of it, as of `at`.
     left: u32,
     at: Instant,
+}
+
+impl Allowance {
+    fn new(burst: u32, per_second: u64, now: Instant) -> Self {
+        Self {
+            burst,
+            per_second,
+            left: burst,
+            at: now,
+        }
+    }
+
+    fn takes_one(&mut self, now: Instant) -> bool {
+        if self.left == 0 {
+            let seconds = now.saturating_duration_since(self.at).as_secs();
+            let earned = seconds.saturating_mul(self.per_second);
+            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.burst);
+            self.at += Duration::from_secs(seconds);
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 impl FrameMeter {
@@ -34,8 +71,8 @@ impl FrameMeter {
             head: [0; HEAD_OCTETS],
             have: 0,
             skip: PREFACE_OCTETS,
-            left: COUNTED_FRAMES_BURST,
-            at: now,
+            calls: Allowance::new(CALLS_BURST, CALLS_PER_SECOND, now),
+            control: Allowance::new(CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_SECOND, now),
         }
     }
 
@@ -65,21 +102,10 @@ impl FrameMeter {
     }
 
     fn affords(&mut self, kind: u8, now: Instant) -> bool {
-        if matches!(kind, DATA | RST_STREAM | GOAWAY | WINDOW_UPDATE | CONTINUATION) {
-            return true;
-        }
-        if self.left == 0 {
-            let seconds = now.saturating_duration_since(self.at).as_secs();
-            let earned = seconds.saturating_mul(COUNTED_FRAMES_PER_SECOND);
-            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(COUNTED_FRAMES_BURST);
-            self.at += Duration::from_secs(seconds);
-        }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
+        match kind {
+            DATA | RST_STREAM | GOAWAY | WINDOW_UPDATE | CONTINUATION => true,
+            HEADERS => self.calls.takes_one(now),
+            _ => self.control.takes_one(now),
         }
     }
 }
@@ -88,7 +114,6 @@ impl FrameMeter {
 mod tests {
     use super::*;
 
-    const HEADERS: u8 = 1;
     const PING: u8 = 6;
 
     fn frame(kind: u8, payload: usize) -> Vec<u8> {
@@ -104,11 +129,16 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_one_frame_more_is_a_flood() {
-        let (now, burst) = (Instant::now(), COUNTED_FRAMES_BURST as usize);
-        assert!(metered(now).passes(&frame(PING, 8).repeat(burst), now));
-        for kind in [HEADERS, PING, 4, 2, 0xbb] {
+        let (now, burst) = (Instant::now(), CONTROL_FRAMES_BURST as usize);
+        for kind in [PING, 4, 2, 0xbb] {
+            assert!(metered(now).passes(&frame(kind, 8).repeat(burst), now), "{kind}");
             assert!(!metered(now).passes(&frame(kind, 8).repeat(burst + 1), now), "{kind}");
         }
+        // Calls have an allowance of their own.
+        let mut meter = metered(now);
+        assert!(meter.passes(&frame(HEADERS, 8).repeat(CALLS_BURST as usize), now));
+        assert!(meter.passes(&frame(PING, 8), now));
+        assert!(!meter.passes(&frame(HEADERS, 8), now));
         // However the octets are cut.
         let mut meter = metered(now);
         let octets = frame(PING, 8).repeat(burst);
@@ -130,7 +160,7 @@ mod tests {
                 assert!(meter.passes(&frame(kind, 4).repeat(10_000), now));
             }
         }
-        assert!(meter.passes(&frame(PING, 8).repeat(COUNTED_FRAMES_BURST as usize), now));
+        assert!(meter.passes(&frame(PING, 8).repeat(CONTROL_FRAMES_BURST as usize), now));
         assert!(!meter.passes(&frame(PING, 8), now));
     }
 
@@ -144,7 +174,7 @@ mod tests {
         }
         // Silence earns no more than one burst.
         now += Duration::from_secs(1_000_000);
-        let burst = COUNTED_FRAMES_BURST as usize;
+        let burst = CONTROL_FRAMES_BURST as usize;
         let ping = frame(PING, 8);
         let passed = (0..4 * burst).take_while(|_| meter.passes(&ping, now)).count();
         assert!((burst..=2 * burst).contains(&passed), "{passed}");

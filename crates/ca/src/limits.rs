@@ -24,11 +24,15 @@ pub(crate) const ACCEPTED_QUEUE: usize = 64;
 pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of one header list (RFC 9113, section 6.5.2).
 pub(crate) const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-/// Frames beside the content of streams (new streams, PING, SETTINGS, PRIORITY) that a connection may send at once:
-/// clients that measure their line send a ping for each round trip while data flows, some hundreds in all.
-pub(crate) const COUNTED_FRAMES_BURST: u32 = 1_000;
+/// Frames that belong to no call (PING, SETTINGS, PRIORITY) that a connection may send at once: clients that measure their
+/// line send a ping for each round trip while data flows, some hundreds in all.
+pub(crate) const CONTROL_FRAMES_BURST: u32 = 1_000;
 /// Such frames that a connection may send every second after that; a keepalive is one in ten seconds or fewer.
-pub(crate) const COUNTED_FRAMES_PER_SECOND: u64 = 50;
+pub(crate) const CONTROL_FRAMES_PER_SECOND: u64 = 50;
+/// Calls that a connection may begin at once: an auditor who reads the log record by record makes many.
+pub(crate) const CALLS_BURST: u32 = 4_000;
+/// Calls that a connection may begin every second after that: a tenth of what one core answers.
+pub(crate) const CALLS_PER_SECOND: u64 = 1_000;
 /// Streams reset by the peer that wait to be accepted (rapid reset) before the connection is closed.
 pub(crate) const PENDING_RESETS_MAX: usize = 20;
 /// Batches that are signed beside one for each core, so that no core waits while a finished batch is handed on.
