@@ -204,7 +204,8 @@ fn run_serve(options: Serve) -> Result<u8, Failure> {
     let code = runtime.block_on(async move {
         let hangups = Hangups::receive()?;
         let ca = Ca::start(config, Deps::system()).await?;
-        ca.run_until_signal(hangups, file.as_deref().map(|file| (file, read))).await
+        ca.run_until_signal(hangups, file.as_deref().map(|file| (file, read)))
+            .await
     })?;
     Ok(code)
 }
