@@ -292,6 +292,23 @@ async fn one_request_id_for_two_keys_in_one_message_is_one_certificate() {
     ca.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_never_hears_of_its_renewals_is_not_locked_out() {
+    let ca = TestCa::start().await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let address = ca.ca.address().to_string();
+    let mut renewed = BTreeSet::new();
+    // Each connection is made with the first certificate, as by an agent that was killed before it stored the answer.
+    for round in 0..6 {
+        let mut stream = Stream::open(&agent, &address).await.unwrap();
+        let result = stream.ask_one(ask("")).await.unwrap();
+        assert_eq!(code(&result), "", "round {round}");
+        renewed.insert(*LeafInfo::parse(&result.leaf).unwrap().serial());
+    }
+    assert_eq!(renewed.len(), 6);
+    ca.stop().await;
+}
+
 /// Asks until there is an answer that is no invitation to ask again; how often it was invited, and the answer.
 async fn ask_until_answered(stream: &mut Stream, ask: &Ask) -> (usize, MintResult) {
     let mut again = 0;

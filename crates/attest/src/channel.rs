@@ -43,15 +43,15 @@ pub struct AgentStanding {
     pub evicted: bool,
     /// The last certificate made for it.
     pub current: AgentCertificate,
-    /// The one before, as long as the agent may not have received the last one. Anything older is superseded.
-    pub previous: Option<AgentCertificate>,
+    /// Earlier ones that count: the agent may not have received the last one. Any other is superseded.
+    pub earlier: Vec<AgentCertificate>,
 }
 
 impl AgentStanding {
     /// Whether one of the certificates that count has this serial and this key.
     pub(crate) fn accepts(&self, serial: &Serial, spki: &SpkiHash) -> Result<(), Superseded> {
         let mut of_serial = std::iter::once(&self.current)
-            .chain(&self.previous)
+            .chain(&self.earlier)
             .filter(|certificate| certificate.serial == *serial)
             .peekable();
         if of_serial.peek().is_none() {
@@ -164,7 +164,7 @@ mod tests {
             banned: false,
             evicted: false,
             current: certificate(2),
-            previous: Some(certificate(1)),
+            earlier: vec![certificate(1)],
         }
     }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_current_and_the_previous_certificate_speak_for_the_agent() {
+    fn the_current_and_an_earlier_certificate_speak_for_the_agent() {
         for n in [1, 2] {
             let attested = verify_session(&session(n), Some(&standing()), NOW).unwrap();
             assert_eq!(attested.agent(), &id());
@@ -208,11 +208,11 @@ mod tests {
         };
         let renewed = AgentStanding {
             current: certificate(3),
-            previous: Some(certificate(2)),
+            earlier: vec![certificate(2)],
             ..standing()
         };
         let settled = AgentStanding {
-            previous: None,
+            earlier: Vec::new(),
             ..standing()
         };
         assert_eq!(code(&session(2), Some(&banned), NOW), "session_banned");

@@ -48,8 +48,8 @@ pub(crate) struct Ask {
 pub(crate) enum Speaker {
     /// By its channel; proven anew for each decision.
     Session(Arc<AgentSession>),
-    /// Just now, by a token or by its last key.
-    Proven(Arc<Attested>),
+    /// Just now: by a token, or by the key of the certificate with this serial.
+    Proven(Arc<Attested>, Option<Serial>),
 }
 
 /// An ask whose certificate is signed and waits to be recorded.
@@ -278,7 +278,7 @@ fn record(
 
 fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>, Refusal> {
     match speaker {
-        Speaker::Proven(attested) => Ok(attested.clone()),
+        Speaker::Proven(attested, _) => Ok(attested.clone()),
         Speaker::Session(session) => {
             let standing = standing::of_agent(view, &session.id);
             Ok(Arc::new(verify_session(session, standing.as_ref(), now)?))
@@ -289,7 +289,7 @@ fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>,
 fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
     let serial = match speaker {
         Speaker::Session(session) => Some(session.serial),
-        Speaker::Proven(_) => None,
+        Speaker::Proven(_, shown) => *shown,
     };
     Actor::Agent {
         id: attested.agent().clone(),

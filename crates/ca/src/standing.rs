@@ -25,7 +25,7 @@ pub(crate) fn of_agent(view: &View, id: &SpiffeId) -> Option<AgentStanding> {
         banned: agent.status == AgentStatus::Banned,
         evicted: agent.status == AgentStatus::Evicted,
         current: certificate(agent.current.as_ref()?),
-        previous: agent.previous.as_ref().map(certificate),
+        earlier: agent.earlier.iter().map(certificate).collect(),
     })
 }
 

@@ -101,7 +101,7 @@ fn attested(now: UnixTime) -> Attested {
         banned: false,
         evicted: false,
         current,
-        previous: None,
+        earlier: Vec::new(),
     };
     verify_session(&session, Some(&standing), now).unwrap()
 }

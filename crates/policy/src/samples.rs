@@ -54,7 +54,7 @@ pub(crate) fn attested(name: &str, instance: u64, at: UnixTime) -> Attested {
         banned: false,
         evicted: false,
         current: AgentCertificate { serial, spki },
-        previous: None,
+        earlier: Vec::new(),
     };
     verify_session(&session, Some(&standing), at).unwrap()
 }

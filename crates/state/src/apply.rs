@@ -313,10 +313,12 @@ impl View {
         let Some(agent) = self.agents.get_mut(&name).filter(|agent| agent.id == id) else {
             return;
         };
-        if let Actor::Agent { instance, .. } = actor
-            && *instance != agent.instance
-        {
-            return;
+        let mut shown = None;
+        if let Actor::Agent { instance, serial, .. } = actor {
+            if *instance != agent.instance {
+                return;
+            }
+            shown = *serial;
         }
         let certificate = AgentCertificate {
             serial: facts.serial,
@@ -326,7 +328,12 @@ impl View {
             not_after: facts.not_after,
             index,
         };
-        agent.previous = agent.current.replace(certificate);
+        if let Some(former) = agent.current.replace(certificate) {
+            agent
+                .earlier
+                .retain(|earlier| Some(earlier.serial) == shown && earlier.serial != former.serial);
+            agent.earlier.push(former);
+        }
     }
 
     fn ca_event(&mut self, index: u64, event: &wire::CaEvent, folds: &mut Vec<Fold>) -> Result<(), Ignored> {
@@ -476,7 +483,7 @@ fn new_agent(index: u64, time: UnixTime, attest: &wire::AgentAttest, view: &View
         joined_at: time,
         attested_at: time,
         current: None,
-        previous: None,
+        earlier: Vec::new(),
     })
 }
 

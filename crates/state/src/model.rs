@@ -86,8 +86,10 @@ pub struct AgentRecord {
     pub attested_at: UnixTime,
     /// The last certificate made for this life.
     pub current: Option<AgentCertificate>,
-    /// The one before it: good until the agent has shown the last one. Any older one is superseded.
-    pub previous: Option<AgentCertificate>,
+    /// Those that count beside it, oldest first: the one the agent showed when it asked for the last one, and the one made
+    /// just before the last. An agent that lost the answer still speaks by the former, however often it loses one; an
+    /// agent that asks over an old stream may hold the latter already. Any other is superseded.
+    pub earlier: Vec<AgentCertificate>,
 }
 
 /// A join token that was made and not withdrawn.

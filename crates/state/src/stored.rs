@@ -62,8 +62,8 @@ struct StoredAgent {
     attested_ms: i64,
     #[prost(message, optional, tag = "10")]
     current: Option<StoredCertificate>,
-    #[prost(message, optional, tag = "11")]
-    previous: Option<StoredCertificate>,
+    #[prost(message, repeated, tag = "11")]
+    earlier: Vec<StoredCertificate>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -212,7 +212,7 @@ pub(crate) fn agent_bytes(agent: &AgentRecord) -> Vec<u8> {
         joined_ms: agent.joined_at.millis(),
         attested_ms: agent.attested_at.millis(),
         current: agent.current.as_ref().map(certificate_message),
-        previous: agent.previous.as_ref().map(certificate_message),
+        earlier: agent.earlier.iter().map(certificate_message).collect(),
     }
     .encode_to_vec()
 }
@@ -235,7 +235,7 @@ pub(crate) fn agent(bytes: &[u8]) -> Result<AgentRecord, Unreadable> {
         joined_at: UnixTime::from_millis(stored.joined_ms),
         attested_at: UnixTime::from_millis(stored.attested_ms),
         current: stored.current.as_ref().map(certificate).transpose()?,
-        previous: stored.previous.as_ref().map(certificate).transpose()?,
+        earlier: stored.earlier.iter().map(certificate).collect::<Result<_, _>>()?,
     })
 }
 

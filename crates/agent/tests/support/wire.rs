@@ -315,7 +315,7 @@ impl Node for Service {
                 serial: *current.serial(),
                 spki: current.spki_sha256(),
             },
-            previous: None,
+            earlier: Vec::new(),
         };
         let hash: SpkiHash = spki_sha256(&spki);
         rejoin::verify(&last, &request.signature, &exporter, &hash, Some(&standing), wall()).map_err(|_| refused())?;

@@ -69,7 +69,7 @@ fn standing(spki_der: &[u8]) -> AgentStanding {
             serial: last(spki_der).serial,
             spki: spki_hash(spki_der),
         },
-        previous: None,
+        earlier: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mintage_attest::{AttestError, Attested, JoinVerdict, TokenHash, join_token, rejoin};
-use mintage_identity::{AgentInstance, RequestId, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentInstance, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Actor, Attestation};
 use mintage_mint::{ProvenKey, prove_possession};
 use mintage_policy::{Want, check_key_for};
@@ -73,7 +73,13 @@ impl NodeService {
     }
 
     /// Issues the agent's first certificate and answers with everything it needs to go on.
-    async fn welcome(&self, attested: Attested, id: RequestId, csr: Vec<u8>) -> Result<AttestResponse, Refusal> {
+    async fn welcome(
+        &self,
+        attested: Attested,
+        shown: Option<Serial>,
+        id: RequestId,
+        csr: Vec<u8>,
+    ) -> Result<AttestResponse, Refusal> {
         let instance = attested.instance();
         let kind = attested.kind();
         let agent = attested.agent().clone();
@@ -82,7 +88,7 @@ impl NodeService {
             want: Want::AgentItself,
             csr,
         };
-        let speaker = Speaker::Proven(Arc::new(attested));
+        let speaker = Speaker::Proven(Arc::new(attested), shown);
         // In a task of its own: a caller that hangs up must not give its key back while the record is under way.
         let desk = self.desk.clone();
         let issued = tokio::spawn(async move { issue(&desk, &speaker, &Arc::new(vec![ask])).await.pop() });
@@ -110,7 +116,7 @@ impl NodeService {
         let presented = TokenHash::of_presented(&request.secret);
         // A former instance of this key, such as after a lost reply, is found inside: the state knows the bound key.
         let attested = self.consume(&presented, &key, id).await?;
-        self.welcome(attested, id, request.csr).await
+        self.welcome(attested, None, id, request.csr).await
     }
 
     /// Verifies the token and records its use together with the key; the first record in the ledger wins.
@@ -229,7 +235,7 @@ impl NodeService {
             request_id: Some(id),
         };
         let (attested, _) = command(desk, &origin, check).await?;
-        self.welcome(attested, id, request.csr).await
+        self.welcome(attested, Some(last.serial), id, request.csr).await
     }
 }
 

@@ -117,7 +117,7 @@ pub fn resolve(
             let own = view
                 .agent(name)
                 .into_iter()
-                .flat_map(|agent| agent.current.iter().chain(&agent.previous));
+                .flat_map(|agent| agent.current.iter().chain(&agent.earlier));
             let own = own
                 .filter(|certificate| certificate.not_after > now)
                 .map(|certificate| RevokedSerial {

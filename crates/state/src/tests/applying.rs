@@ -1,6 +1,6 @@
 //! What each record does to the view, and what it must not do.
 
-use mintage_identity::{AgentInstance, AgentName, EntryName, IssuerKeyId, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentInstance, AgentName, EntryName, IssuerKeyId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Body, Record, wire};
 use mintage_policy::{AgentStatus, EntryView, Floor, KeyView};
 
@@ -202,6 +202,27 @@ fn an_agent_comes_back_only_as_itself_and_only_while_it_may_act() {
     );
 }
 
+fn serials(certificates: &[crate::AgentCertificate]) -> Vec<Serial> {
+    certificates.iter().map(|certificate| certificate.serial).collect()
+}
+
+#[test]
+fn an_agent_that_loses_answers_keeps_the_certificate_it_shows() {
+    let start = [
+        record(1, token(7, "n1", 600)),
+        record(2, consume(7, "n1", 1)),
+        agent_issue(3, "n1", 2, 1),
+    ];
+    let by = |seconds, shown, n| agent_issue_by(Some(serial(shown)), seconds, "n1", 2, n);
+    let after = |issues: Vec<Record>| serials(&agent(&view_of(start.iter().cloned().chain(issues)), "n1").earlier);
+    // However often: the one it holds, and the one it may hold.
+    let lost = vec![by(4, 1, 2), by(5, 1, 3), by(6, 1, 4)];
+    assert_eq!(after(lost.clone()), [serial(1), serial(3)]);
+    // Shown the last one, the rest is superseded; a stranger's serial keeps nothing.
+    assert_eq!(after([lost.clone(), vec![by(7, 4, 5)]].concat()), [serial(4)]);
+    assert_eq!(after([lost, vec![by(7, 9, 5)]].concat()), [serial(4)]);
+}
+
 #[test]
 fn the_agents_last_two_certificates_are_known_and_older_ones_superseded() {
     let start = [record(1, token(7, "n1", 600)), record(2, consume(7, "n1", 1))];
@@ -219,7 +240,7 @@ fn the_agents_last_two_certificates_are_known_and_older_ones_superseded() {
     let n1 = agent(&view, "n1");
     let of = |certificate: &Option<crate::AgentCertificate>| certificate.as_ref().map(|c| (c.serial, c.index));
     assert_eq!(of(&n1.current), Some((serial(3), 5)));
-    assert_eq!(of(&n1.previous), Some((serial(2), 4)));
+    assert_eq!(serials(&n1.earlier), [serial(2)]);
     assert_eq!(
         n1.current.as_ref().unwrap().not_after.seconds() - n1.current.as_ref().unwrap().not_before.seconds(),
         3_600

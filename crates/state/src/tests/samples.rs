@@ -168,6 +168,11 @@ pub(super) fn serial(n: u8) -> Serial {
 
 /// A certificate for `agent` itself, asked for by the agent's instance.
 pub(super) fn agent_issue(seconds: i64, agent: &str, instance: u64, n: u8) -> Record {
+    agent_issue_by(None, seconds, agent, instance, n)
+}
+
+/// As [`agent_issue`], asked for with the certificate of this serial.
+pub(super) fn agent_issue_by(shown: Option<Serial>, seconds: i64, agent: &str, instance: u64, n: u8) -> Record {
     let body = Body::Issue(wire::Issue {
         spiffe_id: agent_id(agent).to_string(),
         ttl_seconds: 3_600,
@@ -180,7 +185,7 @@ pub(super) fn agent_issue(seconds: i64, agent: &str, instance: u64, n: u8) -> Re
     let actor = Actor::Agent {
         id: agent_id(agent),
         instance: AgentInstance(instance),
-        serial: None,
+        serial: shown,
     };
     Record {
         actor,
