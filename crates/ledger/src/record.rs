@@ -119,11 +119,7 @@ impl Record {
         let (kind, restricting, time) = (self.kind(), self.is_restricting(), self.time);
         let message = self.into_wire();
         let len = message.encoded_len();
-        if len > RECORD_BYTES_MAX {
-            return Err(LedgerError::Record(format!(
-                "{kind} takes {len} bytes, the limit is {RECORD_BYTES_MAX}; split it or use fewer selectors"
-            )));
-        }
+        check_len(kind, len)?;
         check(&message).map_err(LedgerError::Record)?;
         // Straight into the allocation that is shared from here on; a vector would be copied into one.
         let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
@@ -258,6 +254,18 @@ impl Actor {
 }
 
 impl EncodedRecord {
+    /// Bytes that were encoded as a record of this kind, which restricts nothing.
+    pub(crate) fn of(bytes: &[u8], kind: Kind, time: UnixTime) -> Result<Self, LedgerError> {
+        check_len(kind, bytes.len())?;
+        Ok(Self {
+            leaf_hash: leaf_hash(bytes),
+            bytes: bytes.into(),
+            kind,
+            restricting: false,
+            time,
+        })
+    }
+
     /// The bytes of the leaf.
     pub(crate) fn bytes(&self) -> &Arc<[u8]> {
         &self.bytes
@@ -293,6 +301,22 @@ fn octets<const N: usize>(field: &str, from: &[u8]) -> Result<[u8; N], LedgerErr
     <[u8; N]>::try_from(from).map_err(|_| LedgerError::Decode(format!("{field} has {} octets, not {N}", from.len())))
 }
 
+fn check_len(kind: Kind, len: usize) -> Result<(), LedgerError> {
+    if len > RECORD_BYTES_MAX {
+        return Err(LedgerError::Record(format!(
+            "{kind} takes {len} bytes, the limit is {RECORD_BYTES_MAX}; split it or use fewer selectors"
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_replica(id: &str) -> Result<(), String> {
+    if id.is_empty() || id.len() > TEXT_BYTES_MAX {
+        return Err(format!("replica id must have 1 to {TEXT_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
 fn check(message: &wire::Record) -> Result<(), String> {
     if message.version != RECORD_VERSION {
         return Err(format!(
@@ -300,9 +324,7 @@ fn check(message: &wire::Record) -> Result<(), String> {
             message.version
         ));
     }
-    if message.replica_id.is_empty() || message.replica_id.len() > TEXT_BYTES_MAX {
-        return Err(format!("replica id must have 1 to {TEXT_BYTES_MAX} bytes"));
-    }
+    check_replica(&message.replica_id)?;
     if let Some(wire::actor::Who::Admin(admin)) = message.actor.as_ref().and_then(|actor| actor.who.as_ref())
         && (admin.name.len() > TEXT_BYTES_MAX || admin.address.len() > TEXT_BYTES_MAX)
     {

@@ -3,10 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use mintage_identity::{IssuerKeyId, ReplicaName, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
-use mintage_ledger::{
-    Actor, Attestation, EncodedRecord, Hash, Receipt, Record,
-    wire::{Issue, record::Body},
-};
+use mintage_ledger::{Actor, EncodedRecord, Hash, IssueRecord, Receipt};
 use mintage_policy::Profile;
 
 use crate::{MintError, Prepared};
@@ -146,36 +143,27 @@ impl Sealed {
     /// [`MintError::Record`] when the record is over the ledger's limits.
     pub fn seal(self, context: RecordContext) -> Result<(AwaitingReceipt, EncodedRecord), MintError> {
         let grant = &self.prepared.grant;
-        let entry = grant.entry();
-        let issue = Issue {
-            spiffe_id: grant.spiffe_id().as_str().to_owned(),
-            entry: entry.map(|entry| entry.name().as_str().to_owned()).unwrap_or_default(),
-            entry_revision: entry.map_or(0, |entry| entry.revision()),
-            selectors: entry
-                .map(|entry| entry.selectors().iter().map(|held| held.as_str().to_owned()).collect())
-                .unwrap_or_default(),
+        let entry = grant.entry().map(|entry| {
             // The CA sees the agent, not the workload: matching selectors is the agent's word.
-            selectors_enforced_by_agent: entry.is_some(),
-            rule: grant.rule().to_owned(),
-            ttl_seconds: grant.ttl_seconds(),
-            issuer_key_id: self.facts.issuer.as_bytes().to_vec(),
-            certificate_der: self.facts.leaf_der.clone(),
-            profile: wire_profile(grant.profile()).into(),
-        };
-        let attestation = grant.agent().map(|agent| Attestation {
-            kind: agent.attestation_kind().to_owned(),
-            evidence: *agent.evidence(),
-            proven_at: agent.proven_at(),
+            let selectors = entry.selectors().iter().map(|selector| selector.as_str());
+            (entry.name().as_str(), entry.revision(), selectors.collect())
         });
-        let record = Record {
+        let agent = grant.agent();
+        let record = IssueRecord {
             time: context.time,
-            salt: context.salt,
-            actor: context.actor,
-            attestation,
-            request_id: context.request_id,
-            replica: context.replica.as_str().to_owned(),
+            salt: &context.salt,
+            actor: &context.actor,
+            attestation: agent.map(|agent| (agent.attestation_kind(), agent.evidence(), agent.proven_at())),
+            request_id: context.request_id.as_ref(),
+            replica: context.replica.as_str(),
             control_seen: grant.decided_at(),
-            body: Body::Issue(issue),
+            spiffe_id: grant.spiffe_id().as_str(),
+            entry,
+            rule: grant.rule(),
+            ttl_seconds: grant.ttl_seconds(),
+            issuer: &self.facts.issuer,
+            certificate_der: &self.facts.leaf_der,
+            profile: wire_profile(grant.profile()),
         };
         let record = record.encode()?;
         let leaf_hash = record.leaf_hash();
