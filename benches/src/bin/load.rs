@@ -21,6 +21,11 @@ const IDLE_ASKS: usize = 200;
 /// Requests made for each second and agent group of the measured time: more than the floor can use.
 const REQUESTS_PER_SECOND: usize = 30_000;
 
+/// Time of each of the two measurements of the floor.
+const FLOOR_TIME: Duration = Duration::from_millis(1500);
+/// Proofs for both: more than two fast cores verify in that time; more cores end a little earlier.
+const FLOOR_PROOFS: usize = 100_000;
+
 #[derive(Parser)]
 struct Options {
     /// Agents, each with one stream.
@@ -74,13 +79,15 @@ async fn run(options: &Options) -> Result<(), Failure> {
     let idle_rss_mb = host.rss_mb();
     ca::entry(&host.admin_socket(), "load", "/load").await;
     let each = REQUESTS_PER_SECOND * usize::try_from(seconds)? / options.agents;
-    let mut prepared = requests(options.agents + 1, each.max(IDLE_ASKS));
-    let idle_p50_ms = idle(&host, prepared.pop().unwrap_or_default()).await?;
-    let before = floor::measure(Duration::from_millis(1500));
+    let prepared = requests(options.agents, each);
+    let proofs = floor::proofs(&requests(1, FLOOR_PROOFS).concat())?;
+    let (first, second) = proofs.split_at(FLOOR_PROOFS / 2);
+    let idle_p50_ms = idle(&host, requests(1, IDLE_ASKS).concat()).await?;
+    let before = floor::measure(FLOOR_TIME, first);
     let spent = host.cpu_seconds();
     let (measured, fsyncs_per_s) = load(&host, prepared, seconds).await?;
     let spent = host.cpu_seconds() - spent;
-    let after = floor::measure(Duration::from_millis(1500));
+    let after = floor::measure(FLOOR_TIME, second);
     let floor = f64::midpoint(before.certs_per_s, after.certs_per_s);
     let mut latencies: Vec<f64> = measured.iter().flat_map(|one| one.latencies_ms.clone()).collect();
     let certificates: u64 = measured.iter().map(|one| one.certificates).sum();
