@@ -140,6 +140,9 @@ async fn octets_that_no_header_may_have_end_their_stream_or_connection_alone() {
 /// Bytes of one header list.
 const HEADER_LIST_BYTES_MAX: usize = 16 * 1024;
 
+/// Headers of this size on top of the others.
+type Shape<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_list_of_exactly_the_limit_is_served_and_one_byte_more_is_refused() {
     let ca = TestCa::start().await;
@@ -154,7 +157,7 @@ async fn a_header_list_of_exactly_the_limit_is_served_and_one_byte_more_is_refus
         [literal(b"x", b"").repeat(count - 1), literal(b"x", &vec![b'v'; rest])].concat()
     };
     let mut wire = Wire::open(&ca).await;
-    let shapes: [(&str, &dyn Fn(usize) -> Vec<u8>); 2] = [("one", &filled), ("many", &many)];
+    let shapes: [(&str, Shape<'_>); 2] = [("one", &filled), ("many", &many)];
     let mut streams = (1..).step_by(2);
     for (what, of_size) in shapes {
         for (size, end) in [

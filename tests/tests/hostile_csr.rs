@@ -105,7 +105,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("compressed point", p256(&compressed), ""),
         (
             "another's public key",
-            requester.with_key(&Requester::new().spki()),
+            requester.with_key(Requester::new().spki()),
             "possession",
         ),
     ]
