@@ -9,7 +9,7 @@ use mintage_ledger::{Commits, Journal, Tree, Vkey};
 use mintage_mint::{Issuer, KeyPolicy};
 use mintage_policy::{Grant, IssuancePolicy};
 use mintage_revocation::{Query, Verdict};
-use mintage_state::State;
+use mintage_state::{State, View};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -75,7 +75,7 @@ impl Desk {
 
     /// True when the revoked set says anything but Good of a certificate that is about to be made: its serial is drawn
     /// again, so that no verifier ever takes it for a revoked one.
-    pub(crate) fn is_struck(&self, grant: &Grant, serial: &Serial, key: &SpkiHash, now: UnixTime) -> bool {
+    pub(crate) fn is_struck(&self, view: &View, grant: &Grant, serial: &Serial, key: &SpkiHash, now: UnixTime) -> bool {
         let query = Query {
             issuer: self.issuer.key_id(),
             serial,
@@ -84,7 +84,7 @@ impl Desk {
             spiffe_id: Some(grant.spiffe_id()),
             spki_sha256: *key,
         };
-        self.state.view().revoked().check(&query) != Verdict::Good
+        view.revoked().check(&query) != Verdict::Good
     }
 
     /// Waits until state and index have applied the record at `index`, so that what follows sees it.

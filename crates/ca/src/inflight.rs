@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,10 +12,15 @@ use mintage_identity::{AgentName, RequestId, Serial, SpiffeId, SpkiHash};
 
 /// The reservations; shared by every issuance of this process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct InFlight(Arc<Mutex<Taken>>);
+pub(crate) struct InFlight {
+    taken: Arc<Mutex<Taken>>,
+    tags: RandomState,
+}
 
-/// Whose request, and its id.
-pub(crate) type Request = (AgentName, RequestId);
+/// Whose request and its id, as a tag under a secret of this process. Two that share one, which happens to one pair in
+/// 2^64, cost one of them a second ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Request(u64);
 
 /// What one issuance takes.
 #[derive(Debug)]
@@ -54,6 +60,11 @@ pub(crate) enum Conflict {
 }
 
 impl InFlight {
+    /// The tag of an agent's request.
+    pub(crate) fn request(&self, agent: &AgentName, id: &RequestId) -> Request {
+        Request(self.tags.hash_one((agent, id)))
+    }
+
     /// Takes what the claim names, for `id`. With `rotate_keys` a key that is taken is refused to everyone: the index
     /// does not know of its certificate yet and could not tell that this is the second one. Without, the same identity
     /// may take it again. A request is taken once in any case: what its first answer is, the index cannot tell yet.
@@ -68,7 +79,7 @@ impl InFlight {
             _ => {}
         }
         if let Some(request) = &claim.request
-            && !taken.requests.insert(request.clone())
+            && !taken.requests.insert(*request)
         {
             return Err(Conflict::Request);
         }
@@ -83,7 +94,7 @@ impl InFlight {
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // The sets are whole after every statement; a panic elsewhere does not spoil them.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,13 +133,10 @@ mod tests {
         }
     }
 
-    fn of(agent: &str, request: u8, claim: Claim) -> Claim {
-        let request = (
-            AgentName::parse(agent).unwrap(),
-            RequestId::from_slice(&[request; 16]).unwrap(),
-        );
+    fn of(flight: &InFlight, agent: &str, request: u8, claim: Claim) -> Claim {
+        let id = RequestId::from_slice(&[request; 16]).unwrap();
         Claim {
-            request: Some(request),
+            request: Some(flight.request(&AgentName::parse(agent).unwrap(), &id)),
             ..claim
         }
     }
@@ -177,15 +185,15 @@ mod tests {
     fn a_request_is_taken_once_whatever_its_key() {
         let flight = InFlight::default();
         let (web, _) = ids();
-        let held = flight.reserve(of("a", 1, claim(1, 7)), &web, false).unwrap();
+        let held = flight.reserve(of(&flight, "a", 1, claim(1, 7)), &web, false).unwrap();
         for key in [7, 8] {
-            let second = flight.reserve(of("a", 1, claim(2, key)), &web, false);
+            let second = flight.reserve(of(&flight, "a", 1, claim(2, key)), &web, false);
             assert_eq!(second.unwrap_err(), Conflict::Request);
         }
-        let other_agent = flight.reserve(of("b", 1, claim(2, 8)), &web, false).unwrap();
-        let other_request = flight.reserve(of("a", 2, claim(3, 9)), &web, false).unwrap();
+        let other_agent = flight.reserve(of(&flight, "b", 1, claim(2, 8)), &web, false).unwrap();
+        let other_request = flight.reserve(of(&flight, "a", 2, claim(3, 9)), &web, false).unwrap();
         drop(held);
-        let after = flight.reserve(of("a", 1, claim(4, 7)), &web, false).unwrap();
+        let after = flight.reserve(of(&flight, "a", 1, claim(4, 7)), &web, false).unwrap();
         drop((other_agent, other_request, after));
         assert_eq!(*flight.taken(), Taken::default());
     }

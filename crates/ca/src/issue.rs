@@ -18,7 +18,7 @@ use mintage_attest::{AgentSession, Attested, channel::verify_session};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
 use mintage_mint::{AwaitingReceipt, Issued, Prepared, ProvenKey, RecordContext, Sealed, prepare, prove_possession};
-use mintage_policy::{Grant, IssuancePolicy, Want, check_key, check_key_for, decide};
+use mintage_policy::{Grant, IssuancePolicy, Want, check_holders, check_key_for, decide};
 use mintage_state::View;
 use tonic::Code;
 
@@ -230,15 +230,15 @@ fn clear(
         drawn,
         ..
     } = occasion;
-    let request = (attested.name().clone(), ask.request_id);
-    let reservation = reserve(desk, &key, &grant, Some(request), *now, policy, drawn);
+    let request = desk.in_flight.request(attested.name(), &ask.request_id);
+    let reservation = reserve(desk, (view, policy, *now), &key, &grant, Some(request), drawn);
     // Told even where the key is taken: by the same ask on another stream, whose answer stands already.
     if let Some(answer) = recorded_answer(desk, attested.name(), &ask.request_id, &key, *now)? {
         return Err(Round::Recorded(answer));
     }
     let reservation = reservation?;
     let holders = desk.index.holders_of(&key.spki_sha256(), *now);
-    check_key(&grant, &key.spki_sha256(), &**view, &holders, policy)?;
+    check_holders(&grant, &key.spki_sha256(), &holders, policy)?;
     Ok((grant, key, reservation))
 }
 
@@ -301,23 +301,22 @@ fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
 /// Draws a serial that no live certificate has, that the revoked set does not speak of, and that nobody is using now.
 pub(crate) fn reserve(
     desk: &Desk,
+    (view, policy, now): (&View, &IssuancePolicy, UnixTime),
     key: &ProvenKey,
     grant: &Grant,
     request: Option<Request>,
-    now: UnixTime,
-    policy: &IssuancePolicy,
     drawn: &mut Drawn,
 ) -> Result<Reservation, Refusal> {
     let spki = key.spki_sha256();
     for _ in 0..SERIAL_DRAWS_MAX {
         let serial = Serial::from_random(drawn.next()?);
-        if desk.index.is_live(&serial, now) || desk.is_struck(grant, &serial, &spki, now) {
+        if desk.index.is_live(&serial, now) || desk.is_struck(view, grant, &serial, &spki, now) {
             continue;
         }
         let claim = Claim {
             serial,
             key: spki,
-            request: request.clone(),
+            request,
         };
         match desk.in_flight.reserve(claim, grant.spiffe_id(), policy.rotate_keys) {
             Ok(reservation) => return Ok(reservation),

@@ -71,10 +71,11 @@ async fn issue(desk: &Arc<Desk>, pkcs8: &[u8]) -> Result<Issued, Refusal> {
     let ttl = Ttl::from_seconds(LIFETIME_SECONDS).unwrap_or(Ttl::DEFAULT);
     for _ in 0..DECIDE_ROUNDS_MAX {
         let now = desk.clock.now()?;
-        let grant = grant_replica(&desk.domain, &desk.replica, ttl, &*desk.state.view(), now)?;
+        let view = desk.state.view();
+        let grant = grant_replica(&desk.domain, &desk.replica, ttl, &*view, now)?;
         let key = ProvenKey::of_private_key(pkcs8)?;
         let mut drawn = Drawn::new(desk.random_source, RANDOM_OCTETS_PER_ASK);
-        let reservation = reserve(desk, &key, &grant, None, now, &desk.policy(), &mut drawn)?;
+        let reservation = reserve(desk, (&view, &desk.policy(), now), &key, &grant, None, &mut drawn)?;
         let sealed = prepare(grant, key, *reservation.serial(), now, &desk.issuer)?.sign(&desk.issuer)?;
         let seen = sealed.decided_at();
         let (awaiting, record) = sealed.seal(RecordContext {

@@ -32,13 +32,16 @@ pub fn check_key_for<'a>(
     if view.key_of_ca(key) {
         return refuse("key-of-ca", format!("public key {key} is the CA's own"));
     }
+    held_by(id, key, holders)
+}
+
+/// Whether `id` is among the holders, who must all be `id`.
+fn held_by<'a>(id: &SpiffeId, key: &SpkiHash, holders: impl IntoIterator<Item = &'a SpiffeId>) -> Result<bool, Denial> {
     let mut reused = false;
     for holder in holders.into_iter().take(KEY_HOLDERS_MAX) {
         if holder != id {
-            return refuse(
-                "key-under-other-id",
-                format!("public key {key} is live under {holder}; make a new one"),
-            );
+            let why = format!("public key {key} is live under {holder}; make a new one");
+            return Err(Denial::new(DenialKind::PermissionDenied, "key-under-other-id", why));
         }
         reused = true;
     }
@@ -56,7 +59,21 @@ pub fn check_key<'a>(
     holders: impl IntoIterator<Item = &'a SpiffeId>,
     policy: &IssuancePolicy,
 ) -> Result<(), Denial> {
-    let reused = check_key_for(grant.spiffe_id(), key, view, holders)?;
+    check_key_for(grant.spiffe_id(), key, view, [])?;
+    check_holders(grant, key, holders, policy)
+}
+
+/// The second half of [`check_key`], for a caller that has asked the same view about the key itself already.
+///
+/// # Errors
+/// As [`check_key`].
+pub fn check_holders<'a>(
+    grant: &Grant,
+    key: &SpkiHash,
+    holders: impl IntoIterator<Item = &'a SpiffeId>,
+    policy: &IssuancePolicy,
+) -> Result<(), Denial> {
+    let reused = held_by(grant.spiffe_id(), key, holders)?;
     // Whoever joins again with the token its key is bound to has lost the reply; it is told the same once more.
     if reused && policy.rotate_keys && grant.attestation_kind() != "join_token" {
         let why = format!(
