@@ -13,11 +13,11 @@ use std::{
 
 use mintage_agent::rotation::BACKDATE;
 use mintage_identity::Serial;
-use mintage_proto::v1::{ApplyEntriesRequest, DeleteEntryRequest, Entry, RenewAgentRequest};
+use mintage_proto::v1::{DeleteEntryRequest, Entry, RenewAgentRequest};
 use mintage_svid::{LeafInfo, key_matches, pem};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
-    ca::{CaProcess, domain, entry, make, token},
+    ca::{CaProcess, apply, domain, entry, make, token},
     client::registry,
     peers::peer,
 };
@@ -217,12 +217,8 @@ async fn apply_web(ca: &CaProcess, ttl_seconds: i64, dns_names: &[&str]) {
         dns_names: dns_names.iter().map(|name| (*name).to_owned()).collect(),
         ..Entry::default()
     };
-    let request = ApplyEntriesRequest {
-        entries: vec![web],
-        ..ApplyEntriesRequest::default()
-    };
-    let mut registry = registry(&ca.admin_socket()).await;
-    registry.apply_entries(request).await.expect("the entry is applied");
+    let applied = apply(&ca.admin_socket(), vec![web]).await;
+    applied.expect("the entry is applied");
 }
 
 /// The times a message was logged.

@@ -3,77 +3,35 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{os::unix::net::UnixStream, path::Path};
 
 use hyper_util::rt::TokioIo;
 use mintage_agent::roles::{Role, allowed, role_of};
 use mintage_tests::kit::{
     agent::AgentProcess,
+    blank::call,
     ca::{CaProcess, make, token},
     client::admin,
 };
-use prost::bytes::Buf;
 use rustix::{
     process::{Gid, Uid},
     thread::{set_thread_res_gid, set_thread_res_uid},
 };
-use tokio::time::timeout;
 use tonic::{
     Code, Request, Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
 
-/// Longest wait for an answer; the machine may be busy.
-const SOON: Duration = Duration::from_secs(30);
 /// A user that has nothing to do with the agent (nobody).
 const OTHER_UID: u32 = 65_534;
 
-/// Sends nothing and ignores what comes.
-struct Blank;
-
-impl Codec for Blank {
-    type Encode = ();
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Blank {
-    type Item = ();
-    type Error = Status;
-    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        Ok(())
-    }
-}
-
-impl Decoder for Blank {
-    type Item = ();
-    type Error = Status;
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        from.advance(from.remaining());
-        Ok(Some(()))
-    }
-}
-
-/// Calls an RPC with an empty message, as a workload does; `Ok` once the server has begun to answer it.
-async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready().await.unwrap();
-    let path = PathAndQuery::try_from(path.to_owned()).unwrap();
+/// As a workload calls.
+fn request() -> Request<()> {
     let mut request = Request::new(());
     request
         .metadata_mut()
         .insert("workload.spiffe.io", "true".parse().unwrap());
-    let answer = timeout(SOON, grpc.server_streaming(request, path, Blank)).await;
-    answer.expect("an answer in time").map(|_| ())
+    request
 }
 
 /// Every path there is or could be.
@@ -96,7 +54,7 @@ fn paths() -> Vec<String> {
 async fn wrong(channel: &Channel, role: Role) -> Vec<String> {
     let mut wrong = Vec::new();
     for path in paths() {
-        let outcome = call(channel, &path).await;
+        let outcome = call(channel, &path, request()).await;
         let status = outcome.as_ref().err();
         let code = status.map(Status::code);
         let by_table = status.is_some_and(|status| status.message().contains("may not call"));

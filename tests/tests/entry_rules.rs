@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
-use mintage_proto::v1::{ApplyEntriesRequest, ApplyEntriesResponse, Entry, ListEntriesRequest};
-use mintage_tests::kit::{bins::binary, ca::TestCa, client::registry};
-use tonic::{Code, Status};
+use mintage_proto::v1::{Entry, ListEntriesRequest};
+use mintage_tests::kit::{
+    bins::binary,
+    ca::{TestCa, apply},
+    client::registry,
+};
+use tonic::Code;
 
 const DIGEST: &str = "unix:sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
@@ -19,15 +23,6 @@ fn entry(name: &str, selectors: &[&str]) -> Entry {
         selectors: selectors.iter().map(|text| (*text).to_owned()).collect(),
         ..Entry::default()
     }
-}
-
-async fn apply(socket: &Path, entries: Vec<Entry>) -> Result<ApplyEntriesResponse, Status> {
-    let request = ApplyEntriesRequest {
-        entries,
-        ..ApplyEntriesRequest::default()
-    };
-    let applied = registry(socket).await.apply_entries(request).await;
-    applied.map(tonic::Response::into_inner)
 }
 
 /// Selectors that no entry may have, and a part of the reason.

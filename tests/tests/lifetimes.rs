@@ -15,20 +15,19 @@ use mintage_identity::Ttl;
 use mintage_mint::limits::{INTERMEDIATE_LIFETIME, ISSUER_MARGIN};
 use mintage_policy::IssuancePolicy;
 use mintage_proto::v1::{
-    ApplyEntriesRequest, CaStatusRequest, CaStatusResponse, CreateTokenRequest, Entry, ListEntriesRequest,
-    ListTokensRequest, MintResult,
+    CaStatusRequest, CaStatusResponse, CreateTokenRequest, Entry, ListEntriesRequest, ListTokensRequest, MintResult,
 };
 use mintage_svid::{CertInfo, LeafInfo};
 use mintage_tests::kit::{
     bins::binary,
-    ca::{TestCa, config, entry, make_with, token},
+    ca::{TestCa, apply, config, entry, make_with, token},
     client::{join, registry},
     clock::Shifted,
     face::get,
     inventory::records,
     stream::{Stream, ask, code},
 };
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// Longest wait for what should happen at once; the machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -52,14 +51,6 @@ fn wanted(name: &str, ttl_seconds: i64) -> Entry {
         ttl_seconds,
         ..Entry::default()
     }
-}
-
-async fn apply(socket: &Path, entries: Vec<Entry>) -> Result<(), Status> {
-    let request = ApplyEntriesRequest {
-        entries,
-        ..ApplyEntriesRequest::default()
-    };
-    registry(socket).await.apply_entries(request).await.map(|_| ())
 }
 
 async fn status(socket: &Path) -> CaStatusResponse {

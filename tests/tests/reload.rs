@@ -4,13 +4,13 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use mintage_proto::v1::{ApplyEntriesRequest, Entry};
+use mintage_proto::v1::Entry;
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     agent::AgentProcess,
     bins::binary,
-    ca::{CaProcess, make, token},
-    client::{join, registry},
+    ca::{self, CaProcess, make, token},
+    client::join,
 };
 use tonic::{Code, Status};
 
@@ -46,11 +46,7 @@ async fn apply(socket: &Path, ttl_seconds: i64) -> Result<(), Status> {
         ttl_seconds,
         ..Entry::default()
     };
-    let request = ApplyEntriesRequest {
-        entries: vec![entry],
-        ..ApplyEntriesRequest::default()
-    };
-    registry(socket).await.apply_entries(request).await.map(|_| ())
+    ca::apply(socket, vec![entry]).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +132,7 @@ async fn an_agent_takes_over_its_deliveries_and_names_the_rest_at_each_hangup() 
     make(&dir);
     let ca = CaProcess::start(&dir, 0);
     for name in ["web", "db"] {
-        mintage_tests::kit::ca::entry(&ca.admin_socket(), name, &format!("/{name}")).await;
+        ca::entry(&ca.admin_socket(), name, &format!("/{name}")).await;
     }
     let file = mintage_tests::kit::agent::config(folder.path(), &["web"]);
     let token = token(&ca.admin_socket(), "n1").await;

@@ -10,13 +10,13 @@ use std::{
 };
 
 use mintage_proto::v1::{
-    ApplyEntriesRequest, CaStatusRequest, DeleteEntryRequest, Entry, RevokeRequest,
-    revocation_client::RevocationClient, revoke_request::Target,
+    CaStatusRequest, DeleteEntryRequest, Entry, RevokeRequest, revocation_client::RevocationClient,
+    revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     bins::binary,
-    ca::{TestCa, entries},
+    ca::{self, TestCa, entries},
     client::{admin, join, registry},
     csr::{Requester, alternative_names, tlv, uri},
     ids::{Named, good, malformed, not_for_entries, trust_domains},
@@ -145,11 +145,7 @@ async fn apply(socket: &Path, id: &str) -> Result<(), Status> {
         selectors: vec!["unix:uid:1".to_owned()],
         ..Entry::default()
     };
-    let request = ApplyEntriesRequest {
-        entries: vec![entry],
-        ..ApplyEntriesRequest::default()
-    };
-    registry(socket).await.apply_entries(request).await.map(|_| ())
+    ca::apply(socket, vec![entry]).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]

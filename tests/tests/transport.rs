@@ -14,16 +14,14 @@ use mintage_proto::{
     v1::{AttestRequest, BundleRequest, node_client::NodeClient, trust_domain_client::TrustDomainClient},
 };
 use mintage_tests::kit::{
+    blank::call,
     ca::{self, TestCa},
     client::{Joined, admin, anonymous, channel, join, key_and_csr, provider},
     http2::{PING, PREFACE, SETTINGS, frame},
     stream::{Stream, ask, ask_with, code},
 };
 use mintage_verifier::JoinVerifier;
-use prost::{
-    Message as _,
-    bytes::{Buf, BufMut},
-};
+use prost::Message as _;
 use rustls::{
     AlertDescription, ClientConfig, HandshakeKind, SupportedProtocolVersion,
     client::Resumption,
@@ -37,13 +35,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{
-    Code, Request, Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::{self, uri::PathAndQuery},
-    metadata::MetadataKey,
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, codegen::http, metadata::MetadataKey, transport::Channel};
 use tower::Service;
 
 /// Longest wait for what should happen at once; the machine may be busy.
@@ -52,59 +44,6 @@ const SOON: Duration = Duration::from_secs(30);
 const REFUSAL: Duration = Duration::from_secs(1);
 /// The CA's deadline of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Sends zeros and ignores what comes.
-struct Blank {
-    zeros: usize,
-}
-
-impl Blank {
-    fn of(zeros: usize) -> Self {
-        Self { zeros }
-    }
-}
-
-impl Codec for Blank {
-    type Encode = ();
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-    fn encoder(&mut self) -> Self {
-        Self::of(self.zeros)
-    }
-    fn decoder(&mut self) -> Self {
-        Self::of(0)
-    }
-}
-
-impl Encoder for Blank {
-    type Item = ();
-    type Error = Status;
-    fn encode(&mut self, (): (), out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put_bytes(0, self.zeros);
-        Ok(())
-    }
-}
-
-impl Decoder for Blank {
-    type Item = ();
-    type Error = Status;
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        from.advance(from.remaining());
-        Ok(Some(()))
-    }
-}
-
-/// Calls an RPC with an empty message; `Ok` once the server has begun to answer it.
-async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    let path = PathAndQuery::try_from(path.to_owned()).expect("a path");
-    let answer = timeout(SOON, grpc.server_streaming(Request::new(()), path, Blank::of(0))).await;
-    answer.expect("an answer in time").map(|_| ())
-}
-
 /// The CA serves whoever comes now.
 async fn serves(ca: &TestCa) {
     let (channel, _) = anonymous(&ca.token("probe").await).await.expect("a new connection");
@@ -141,7 +80,7 @@ async fn every_rpc_is_refused_to_every_role_without_a_row() {
     let mut wrong = Vec::new();
     for path in paths {
         for (role, channel) in &channels {
-            let outcome = call(channel, &path).await;
+            let outcome = call(channel, &path, Request::new(())).await;
             let code = outcome.as_ref().err().map(Status::code);
             let right = match allowed(&path) {
                 None => code == Some(Code::Unimplemented),
@@ -180,7 +119,9 @@ async fn a_workloads_certificate_opens_no_door_of_an_agent() {
         Code::PermissionDenied
     );
     let (channel, _) = workload.channel(&address).await.unwrap();
-    let refused = call(&channel, "/mintage.v1.Registry/ListEntries").await.unwrap_err();
+    let refused = call(&channel, "/mintage.v1.Registry/ListEntries", Request::new(()))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
     ca.stop().await;

@@ -10,12 +10,13 @@ use std::{
 use mintage_attest::JoinToken;
 use mintage_ca::{Ca, Config, Deps, InitOptions, KeyProtection, init};
 use mintage_identity::{ReplicaName, TrustDomain};
-use mintage_proto::v1::{ApplyEntriesRequest, CreateTokenRequest, Entry, ListEntriesRequest};
+use mintage_proto::v1::{ApplyEntriesRequest, ApplyEntriesResponse, CreateTokenRequest, Entry, ListEntriesRequest};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tonic::{Response, Status};
 
 use super::{bins::binary, client};
 
@@ -140,15 +141,20 @@ pub async fn entry(socket: &Path, name: &str, path: &str) {
         selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
         ..Entry::default()
     };
+    apply(socket, vec![entry]).await.expect("the entry is applied");
+}
+
+/// Applies entries, and removes none.
+///
+/// # Errors
+/// The CA's refusal.
+pub async fn apply(socket: &Path, entries: Vec<Entry>) -> Result<ApplyEntriesResponse, Status> {
     let request = ApplyEntriesRequest {
-        entries: vec![entry],
+        entries,
         ..ApplyEntriesRequest::default()
     };
-    client::registry(socket)
-        .await
-        .apply_entries(request)
-        .await
-        .expect("the entry is applied");
+    let applied = client::registry(socket).await.apply_entries(request).await;
+    applied.map(Response::into_inner)
 }
 
 /// Applies one entry for one agent alone, for a workload that nobody here is.
@@ -161,12 +167,7 @@ pub async fn entry_of(socket: &Path, name: &str, agent: &str) {
         selectors: vec!["unix:uid:1".to_owned()],
         ..Entry::default()
     };
-    let request = ApplyEntriesRequest {
-        entries: vec![entry],
-        ..ApplyEntriesRequest::default()
-    };
-    let applied = client::registry(socket).await.apply_entries(request).await;
-    applied.expect("the entry is applied");
+    apply(socket, vec![entry]).await.expect("the entry is applied");
 }
 
 /// How many entries there are.

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bins;
+pub mod blank;
 pub mod ca;
 pub mod client;
 pub mod clock;
