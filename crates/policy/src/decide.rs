@@ -134,7 +134,10 @@ mod tests {
 
     use super::*;
     use crate::samples::{NOW, agent_id, attested, domain, entry, raw};
-    use crate::{AgentState, DenialKind, Entry, Floor, KeyView, NothingYet, RawEntry, check_key, grant_replica};
+    use crate::{
+        AgentState, DenialKind, Entry, Floor, KeyView, NothingYet, RawEntry, check_holders, check_key_for,
+        grant_replica,
+    };
 
     struct Table {
         entries: BTreeMap<EntryName, (Entry, u64)>,
@@ -371,7 +374,9 @@ mod tests {
         );
         let check = |first: u8, holders: &[&SpiffeId], policy: &IssuancePolicy| {
             let key = SpkiHash::new([first; 32]);
-            check_key(&grant, &key, &table, holders.iter().copied(), policy).map_err(|d| (d.code(), d.kind()))
+            check_key_for(grant.spiffe_id(), &key, &table, [])
+                .and_then(|_| check_holders(&grant, &key, holders.iter().copied(), policy))
+                .map_err(|d| (d.code(), d.kind()))
         };
         assert_eq!(check(1, &[], &policy), Ok(()));
         assert_eq!(

@@ -48,25 +48,11 @@ fn held_by<'a>(id: &SpiffeId, key: &SpkiHash, holders: impl IntoIterator<Item = 
     Ok(reused)
 }
 
-/// Checks the key of a proof of possession against the Grant it is for: what [`check_key_for`] does, and re-use.
+/// Checks who holds the key of a proof of possession against the Grant it is for, re-use included. The key itself was
+/// asked about before, by [`check_key_for`] on the view that the Grant was decided on.
 ///
 /// # Errors
-/// The one thing that failed. Each of them is worth an alert but `key-reused`.
-pub fn check_key<'a>(
-    grant: &Grant,
-    key: &SpkiHash,
-    view: &impl KeyView,
-    holders: impl IntoIterator<Item = &'a SpiffeId>,
-    policy: &IssuancePolicy,
-) -> Result<(), Denial> {
-    check_key_for(grant.spiffe_id(), key, view, [])?;
-    check_holders(grant, key, holders, policy)
-}
-
-/// The second half of [`check_key`], for a caller that has asked the same view about the key itself already.
-///
-/// # Errors
-/// As [`check_key`].
+/// `key-under-other-id`, which is worth an alert, and `key-reused`.
 pub fn check_holders<'a>(
     grant: &Grant,
     key: &SpkiHash,

@@ -27,7 +27,7 @@ pub use entry::{ENTRY_FIELDS, Entry, EntryError, RawEntry};
 pub use explain::{Explanation, Outcome, explain};
 pub use files::{LocatedEntry, load_dir, parse_entries};
 pub use grant::{Denial, DenialKind, Grant, GrantedAgent, GrantedEntry, Profile};
-pub use key::{KeyView, check_holders, check_key, check_key_for};
+pub use key::{KeyView, check_holders, check_key_for};
 pub use plan::{Change, FieldDiff, Plan, plan};
 pub use problem::{TomlProblem, nearest};
 pub use replica::grant_replica;
