@@ -66,34 +66,29 @@ pub fn proofs(requests: &Requests) -> Result<Vec<Proof>, Failure> {
 /// When ring makes no key, or a proof is none.
 pub fn measure(longest: Duration, proofs: &[Proof]) -> Floor {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let started = Instant::now();
-    let ended = std::thread::scope(|scope| {
-        let threads: Vec<_> = proofs
-            .chunks(proofs.len().div_ceil(cores).max(1))
-            .map(|proofs| scope.spawn(|| work(&stop, &done, proofs)))
-            .collect();
-        let end = started + longest;
-        while Instant::now() < end && !threads.iter().any(|thread| thread.is_finished()) {
-            std::thread::sleep(Duration::from_millis(1));
+    let end = started + longest;
+    std::thread::scope(|scope| {
+        for proofs in proofs.chunks(proofs.len().div_ceil(cores).max(1)) {
+            scope.spawn(|| work(end, &over, &done, proofs));
         }
-        stop.store(true, Ordering::Relaxed);
-        started.elapsed()
     });
     Floor {
         cores,
-        certs_per_s: done.load(Ordering::Relaxed) as f64 / ended.as_secs_f64(),
+        certs_per_s: done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64(),
     }
 }
 
-fn work(stop: &AtomicBool, done: &AtomicU64, proofs: &[Proof]) {
+/// Works until the time is over, or the first thread has used up its proofs.
+fn work(end: Instant, over: &AtomicBool, done: &AtomicU64, proofs: &[Proof]) {
     let random = SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).expect("a key");
     let ca = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).expect("a key");
     let mut message = [7u8; MESSAGE_BYTES];
     let mut count = 0u64;
     for proof in proofs {
-        if stop.load(Ordering::Relaxed) {
+        if over.load(Ordering::Relaxed) || Instant::now() >= end {
             break;
         }
         let verified = proof.key.verify(&proof.signed, &proof.signature);
@@ -102,5 +97,6 @@ fn work(stop: &AtomicBool, done: &AtomicU64, proofs: &[Proof]) {
         std::hint::black_box(ca.sign(&random, &message).expect("a signature"));
         count += 1;
     }
+    over.store(true, Ordering::Relaxed);
     done.fetch_add(count, Ordering::Relaxed);
 }
