@@ -106,7 +106,7 @@ pub struct AgentActor {
     /// Ledger index of the record that made this agent instance.
     #[prost(uint64, tag = "2")]
     pub instance: u64,
-    /// Serial of the agent certificate of the channel, big-endian without leading zeros.
+    /// Serial of the agent certificate of the channel, or of the last one at a re-join; big-endian without leading zeros.
     #[prost(bytes = "vec", tag = "3")]
     pub serial: ::prost::alloc::vec::Vec<u8>,
 }

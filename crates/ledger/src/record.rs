@@ -53,7 +53,7 @@ pub enum Actor {
         id: SpiffeId,
         /// Its instance.
         instance: AgentInstance,
-        /// Serial of the channel's certificate; `None` before it has one.
+        /// Serial of the certificate it spoke by: its channel's, or its last one when it joins again; `None` before it has one.
         serial: Option<Serial>,
     },
     /// An administrator, by the credentials of the socket.
