@@ -54,12 +54,39 @@ struct Outcome {
     refusal: Option<Refusal>,
 }
 
+/// The time that counts. What arrives before `from`, while the first messages fill the CA, or after `end`, while the last
+/// ones are taken in, belongs to no rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Its first moment.
+    pub from: Instant,
+    /// Its end, and that of sending.
+    pub end: Instant,
+}
+
+impl Window {
+    /// `length` from `lead` on.
+    pub fn after(lead: Duration, length: Duration) -> Self {
+        let from = Instant::now() + lead;
+        Self {
+            from,
+            end: from + length,
+        }
+    }
+
+    fn holds(self, time: Instant) -> bool {
+        (self.from..self.end).contains(&time)
+    }
+}
+
 /// What one stream measured.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Certificates received.
+    /// Certificates received in the window.
+    pub counted: u64,
+    /// All certificates received.
     pub certificates: u64,
-    /// Time from sending a batch to its answer, in milliseconds.
+    /// Time from sending a batch to its answer, of those answered in the window, in milliseconds.
     pub latencies_ms: Vec<f64>,
     /// The first refusal, if there was one: a bench that measures refusals measures nothing.
     pub refused: Option<String>,
@@ -208,40 +235,54 @@ impl Driver {
         Ok(Some(batch.first))
     }
 
-    /// Keeps `in_flight` messages under way until `end`, and then takes in what is still coming.
+    /// Keeps `in_flight` messages under way until the window ends, and then takes in what is still coming.
     ///
     /// # Errors
     /// When the stream ends.
-    pub async fn drive(mut self, in_flight: usize, end: Instant) -> Result<Measured, Failure> {
+    pub async fn drive(mut self, in_flight: usize, window: Window) -> Result<(Self, Measured), Failure> {
         let mut measured = Measured::default();
         let mut open: HashMap<Vec<u8>, Instant> = HashMap::new();
         loop {
-            while open.len() < in_flight && Instant::now() < end {
+            while open.len() < in_flight && Instant::now() < window.end {
                 match self.send().await? {
                     Some(id) => _ = open.insert(id, Instant::now()),
                     None => break,
                 }
             }
             if open.is_empty() {
-                return Ok(measured);
+                return Ok((self, measured));
             }
             let message = tokio::time::timeout(Duration::from_secs(20), self.down.message()).await??;
             let Some(minted) = message.ok_or("the CA ended the stream")?.minted else {
                 continue;
             };
-            let received = Instant::now();
-            if let Some(sent) = minted
-                .results
-                .first()
-                .and_then(|first| open.remove(&first.request_id[..]))
-            {
-                measured.latencies_ms.push((received - sent).as_secs_f64() * 1e3);
-            }
-            for result in minted.results {
-                // Only what arrives inside the measured time counts.
-                measured.certificates += u64::from(received < end && !result.leaf.is_empty());
-                measured.refused = measured.refused.or(result.refusal.map(|refusal| refusal.message));
-            }
+            measured.take(minted, &mut open, window);
+        }
+    }
+}
+
+impl Measured {
+    /// Adds what another stream measured.
+    pub fn add(&mut self, other: Self) {
+        self.counted += other.counted;
+        self.certificates += other.certificates;
+        self.latencies_ms.extend(other.latencies_ms);
+        self.refused = self.refused.take().or(other.refused);
+    }
+
+    fn take(&mut self, minted: Minted, open: &mut HashMap<Vec<u8>, Instant>, window: Window) {
+        let received = Instant::now();
+        let counts = window.holds(received);
+        let first = minted.results.first();
+        let sent = first.and_then(|first| open.remove(&first.request_id[..]));
+        if let Some(sent) = sent.filter(|_| counts) {
+            self.latencies_ms.push((received - sent).as_secs_f64() * 1e3);
+        }
+        for result in minted.results {
+            let certificate = u64::from(!result.leaf.is_empty());
+            self.certificates += certificate;
+            self.counted += certificate * u64::from(counts);
+            self.refused = self.refused.take().or(result.refusal.map(|refusal| refusal.message));
         }
     }
 }
