@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
-    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, status::Refusal,
+    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation,
+    services::records::RecordStreams, status::Refusal,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -42,6 +43,7 @@ pub(crate) struct Desk {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,
     pub(crate) propagation: Propagation,
+    pub(crate) record_streams: RecordStreams,
     /// The server certificate in use (DER); none before the first.
     pub(crate) own_certificate: ArcSwapOption<Vec<u8>>,
     pub(crate) metrics: Arc<Metrics>,

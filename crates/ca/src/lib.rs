@@ -31,6 +31,7 @@ mod issue;
 mod key_ends;
 mod keys;
 mod limits;
+pub mod line;
 mod listing;
 pub mod logging;
 mod metrics;

@@ -76,3 +76,14 @@ pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 pub(crate) const DENY_RECORD_INTERVAL: Duration = Duration::from_secs(10);
 /// Callers remembered for rate limiting of deny records.
 pub(crate) const DENY_CALLERS_MAX: usize = 4096;
+/// Readers of the ledger's stream at once: each holds three batches, 24 MB in all.
+pub(crate) const RECORD_STREAMS_MAX: usize = 16;
+/// Record bytes of one batch of that stream: half of what any message of the CA may have.
+pub(crate) const RECORD_BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Batches that wait for one reader, so that it is served while the next is read.
+pub(crate) const RECORD_BATCHES_QUEUE: usize = 2;
+/// Records read at once for such a stream: at 1 KB each, one batch.
+pub(crate) const RECORDS_READ_AT_ONCE: u64 = 512;
+/// How long a batch waits for a reader that takes none: a pause of the network fits, a reader that sleeps gives its place
+/// to the next and goes on later where it was.
+pub(crate) const SLOW_READER_WAIT: Duration = Duration::from_secs(10);

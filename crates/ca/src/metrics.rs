@@ -150,7 +150,7 @@ impl Metrics {
         );
         r.register(
             "streams_cut",
-            "Agent streams ended because they did not keep up",
+            "Streams ended because their reader did not keep up",
             self.streams_cut.clone(),
         );
         r.register(

@@ -160,6 +160,7 @@ pub(crate) fn open(
         fleet: Fleet::new(metrics.clone()),
         publisher,
         propagation: Default::default(),
+        record_streams: Default::default(),
         own_certificate: Default::default(),
         metrics,
         health,

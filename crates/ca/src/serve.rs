@@ -174,6 +174,7 @@ impl Ca {
     pub async fn stop(mut self) {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
+        self.desk.record_streams.dismiss();
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use mintage_identity::{IdPrefix, Serial, SpiffeId, UnixTime};
-use mintage_ledger::{Actor, Body, Cursor, Hash, Hit, Kind, Query, Record, Stored};
+use mintage_ledger::{Body, Cursor, Hash, Hit, Kind, Query, Stored};
 use mintage_proto::{
     serial,
     v1::{
         CheckpointRequest, CheckpointResponse, GetRecordRequest, GetRecordResponse, ProofRequest, ProofResponse,
-        RecordSummary, SearchRequest, SearchResponse, get_record_request::Key, ledger_server::Ledger,
+        RecordSummary, RecordsRequest, SearchRequest, SearchResponse, get_record_request::Key, ledger_server::Ledger,
         proof_request::Want,
     },
 };
@@ -17,7 +17,11 @@ use tonic::{Request, Response, Status};
 use crate::{
     certificate_state::{CertificateState, revocations_of},
     desk::Desk,
-    services::page::limit_and_token,
+    line,
+    services::{
+        page::limit_and_token,
+        records::{self, BatchStream},
+    },
     status::Refusal,
 };
 
@@ -26,14 +30,24 @@ const SCANNED_MAX: usize = 20_000;
 
 pub(crate) struct LedgerService(pub(crate) Arc<Desk>);
 
-fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
-    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
+/// The ledger is there and does not give what was asked for.
+pub(crate) fn unreadable(error: impl std::fmt::Display) -> Refusal {
+    Refusal::unavailable("ledger-read", format!("the ledger cannot be read: {error}"))
+}
+
+/// The kinds that are meant by their names.
+pub(crate) fn kinds_of(names: &[String]) -> Result<Vec<Kind>, Refusal> {
     let kind = |name: &String| {
         let known = || Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
         let found = Kind::ALL.iter().copied().find(|kind| kind.name() == name);
         found.ok_or_else(|| Refusal::invalid(format!("kind {name:?} is none of {}", known())))
     };
+    names.iter().map(kind).collect()
+}
+
+fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
     Ok(Query {
         spiffe_id: text(&request.spiffe_id)
             .map(|id| SpiffeId::parse(&id))
@@ -46,7 +60,7 @@ fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
         agent: text(&request.agent),
         entry: text(&request.entry),
         serial: text(&request.serial).map(|text| serial("serial", &text)).transpose()?,
-        kinds: request.kinds.iter().map(kind).collect::<Result<_, _>>()?,
+        kinds: kinds_of(&request.kinds)?,
         since: (request.since_ms != 0).then(|| UnixTime::from_millis(request.since_ms)),
         until: (request.until_ms != 0).then(|| UnixTime::from_millis(request.until_ms)),
         oldest_first: false,
@@ -54,24 +68,20 @@ fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
 }
 
 impl LedgerService {
-    fn unreadable(error: impl std::fmt::Display) -> Refusal {
-        Refusal::unavailable("ledger-read", format!("the ledger cannot be read: {error}"))
-    }
-
     fn stored(&self, index: u64) -> Result<Stored, Refusal> {
-        let found = self.0.journal.read_from(index, 1).map_err(Self::unreadable)?.pop();
+        let found = self.0.journal.read_from(index, 1).map_err(unreadable)?.pop();
         found.ok_or_else(|| Refusal::not_found(format!("the ledger has no record {index}")))
     }
 
     fn index_of(&self, serial_text: &str) -> Result<u64, Refusal> {
         let wanted = serial("serial", serial_text)?;
-        let found = self.0.index.certificate(&wanted).map_err(Self::unreadable)?;
+        let found = self.0.index.certificate(&wanted).map_err(unreadable)?;
         let none = || Refusal::not_found(format!("no certificate with serial {wanted} was issued"));
         found.map(|issued| issued.stored.index()).ok_or_else(none)
     }
 
     fn summary(&self, hit: &Hit) -> Result<RecordSummary, Refusal> {
-        let record = self.stored(hit.index)?.decode().map_err(Self::unreadable)?;
+        let record = self.stored(hit.index)?.decode().map_err(unreadable)?;
         let state = match (&record.body, hit.serial) {
             (Body::Issue(_), Some(_)) => CertificateState::of(&self.0, &record).map_or("", CertificateState::as_str),
             _ => "",
@@ -81,7 +91,7 @@ impl LedgerService {
             index: hit.index,
             time_ms: hit.time.millis(),
             kind: record.kind().name().to_owned(),
-            actor: actor_text(&record.actor),
+            actor: line::actor(&record.actor),
             spiffe_id: text(&hit.spiffe_id),
             entry: text(&hit.entry),
             agent: text(&hit.agent),
@@ -89,7 +99,7 @@ impl LedgerService {
             not_after_ms: hit.not_after.map_or(0, UnixTime::millis),
             state: state.to_owned(),
             request_id: record.request_id.map(|id| id.to_string()).unwrap_or_default(),
-            text: line_of(&record),
+            text: line::what(&record),
         })
     }
 
@@ -125,7 +135,7 @@ impl LedgerService {
     }
 
     fn prove(&self, want: Want) -> Result<ProofResponse, Refusal> {
-        let signed = self.0.journal.checkpoint().map_err(Self::unreadable)?;
+        let signed = self.0.journal.checkpoint().map_err(unreadable)?;
         let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
         let hashes = |list: Vec<Hash>| list.iter().map(|hash| hash.as_bytes().to_vec()).collect();
         let index = match want {
@@ -134,12 +144,12 @@ impl LedgerService {
             Want::FromSize(old) => {
                 let beyond = || Refusal::invalid(format!("the last checkpoint has size {size}, which is below {old}"));
                 let old_root = (old <= size).then(|| self.0.tree.root_at(old)).ok_or_else(beyond)?;
-                let old_root = old_root.map_err(Self::unreadable)?;
+                let old_root = old_root.map_err(unreadable)?;
                 let proof = self
                     .0
                     .tree
                     .consistency((old, &old_root), (size, &root))
-                    .map_err(Self::unreadable)?;
+                    .map_err(unreadable)?;
                 let checkpoint = signed.to_string();
                 return Ok(ProofResponse {
                     size,
@@ -156,11 +166,7 @@ impl LedgerService {
             ));
         }
         let leaf = self.stored(index)?.leaf_hash();
-        let proof = self
-            .0
-            .tree
-            .inclusion(index, &leaf, size, &root)
-            .map_err(Self::unreadable)?;
+        let proof = self.0.tree.inclusion(index, &leaf, size, &root).map_err(unreadable)?;
         let leaf_hash = leaf.as_bytes().to_vec();
         Ok(ProofResponse {
             index,
@@ -172,56 +178,14 @@ impl LedgerService {
     }
 }
 
-/// Who caused a record, in one word.
-fn actor_text(actor: &Actor) -> String {
-    match actor {
-        Actor::Agent { id, .. } => id.to_string(),
-        Actor::Admin { uid, .. } => format!("admin uid {uid}"),
-        Actor::Replica { id } => id.to_string(),
-        Actor::Token { hash } => format!("token {}", hex::encode(&hash[..8])),
-        _ => "unknown".to_owned(),
-    }
-}
-
-/// One line for people.
-fn line_of(record: &Record) -> String {
-    match &record.body {
-        Body::Issue(issue) if issue.entry.is_empty() => format!("{} for itself", issue.spiffe_id),
-        Body::Issue(issue) => format!(
-            "{} by entry {} at {}",
-            issue.spiffe_id, issue.entry, issue.entry_revision
-        ),
-        Body::Deny(deny) => format!("{}: {}", deny.code, deny.why),
-        Body::Revoke(revoke) => format!(
-            "{}: {} serials, {} rules",
-            revoke.scope,
-            revoke.serials.len(),
-            revoke.rules.len()
-        ),
-        Body::EntryPut(put) => format!("entry {} -> {}", put.name, put.spiffe_id),
-        Body::EntryDelete(delete) => format!("entry {}", delete.name),
-        Body::TokenCreate(token) => format!("for agent {}", token.agent),
-        Body::TokenConsume(token) => token
-            .attest
-            .as_ref()
-            .map(|a| format!("agent {}", a.name))
-            .unwrap_or_default(),
-        Body::TokenDelete(token) => format!("for agent {}", token.agent),
-        Body::AgentAttest(agent) => format!("agent {} by {}", agent.name, agent.kind),
-        Body::AgentBan(agent) => format!("agent {}: {}", agent.name, agent.reason),
-        Body::AgentEvict(agent) => format!("agent {}: {}", agent.name, agent.reason),
-        Body::CaEvent(event) => format!("{} {}", event.role().as_str_name(), event.event().as_str_name()),
-        Body::BundleChange(bundle) => format!("sequence {}, {} roots", bundle.sequence, bundle.roots_der.len()),
-        Body::AdminEvent(event) => format!("{}: {}", event.action, event.detail),
-        Body::SeenReport(seen) => format!("{} certificates", seen.certificates.len()),
-        Body::WitnessEvent(event) => format!("{} {}", event.witness, event.event),
-        Body::LogOpen(open) => open.origin.clone(),
-        Body::LogClose(close) => close.reason.clone(),
-    }
-}
-
 #[tonic::async_trait]
 impl Ledger for LedgerService {
+    type RecordsStream = BatchStream;
+
+    async fn records(&self, request: Request<RecordsRequest>) -> Result<Response<BatchStream>, Status> {
+        Ok(Response::new(records::open(&self.0, &request.into_inner())?))
+    }
+
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
         let request = request.into_inner();
         let service = Self(self.0.clone());
@@ -238,7 +202,7 @@ impl Ledger for LedgerService {
             None => return Err(Refusal::invalid("name an index or a serial").into()),
         };
         let stored = self.stored(index)?;
-        let record = stored.decode().map_err(Self::unreadable)?;
+        let record = stored.decode().map_err(unreadable)?;
         let query = Query {
             since: Some(record.time),
             until: Some(record.time),
@@ -263,7 +227,7 @@ impl Ledger for LedgerService {
     }
 
     async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
-        let signed = self.0.journal.checkpoint().map_err(Self::unreadable)?;
+        let signed = self.0.journal.checkpoint().map_err(unreadable)?;
         Ok(Response::new(CheckpointResponse {
             note: signed.to_string(),
             vkey: self.0.vkey.to_string(),

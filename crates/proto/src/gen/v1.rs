@@ -208,6 +208,42 @@ pub struct ProofResponse {
     #[prost(bytes = "vec", tag = "5")]
     pub leaf_hash: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordsRequest {
+    /// Index of the first record to look at; at most the size of the log.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// Go on with what is appended later. Without it the stream ends at the last record there is when it begins.
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+    /// By the time of the record; 0 for no bound.
+    #[prost(int64, tag = "3")]
+    pub since_ms: i64,
+    #[prost(int64, tag = "4")]
+    pub until_ms: i64,
+    /// Record kinds such as "issue" or "revoke"; empty for all.
+    #[prost(string, repeated, tag = "5")]
+    pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerRecord {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// The record as it stands in the ledger (mintage.ledger.v1.Record).
+    #[prost(bytes = "vec", tag = "2")]
+    pub record: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub leaf_hash: ::prost::alloc::vec::Vec<u8>,
+}
+/// At most 512 KB of records, in order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<LedgerRecord>,
+    /// Index after the last record that was looked at for this batch.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+}
 /// Generated client implementations.
 pub mod ledger_client {
     #![allow(
@@ -345,6 +381,24 @@ pub mod ledger_client {
                 .insert(GrpcMethod::new("mintage.v1.Ledger", "Proof"));
             self.inner.unary(req, path, codec).await
         }
+        /// Records in order from an index on, as they stand in the ledger, and with `follow` every one that is appended later.
+        /// Ends with Aborted when the reader does not keep up and with Unavailable when the CA stops; either way the reader goes
+        /// on from the `next` of its last batch.
+        pub async fn records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RecordsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::RecordBatch>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Ledger/Records");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Ledger", "Records"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -379,6 +433,17 @@ pub mod ledger_server {
             &self,
             request: tonic::Request<super::ProofRequest>,
         ) -> std::result::Result<tonic::Response<super::ProofResponse>, tonic::Status>;
+        /// Server streaming response type for the Records method.
+        type RecordsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::RecordBatch, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// Records in order from an index on, as they stand in the ledger, and with `follow` every one that is appended later.
+        /// Ends with Aborted when the reader does not keep up and with Unavailable when the CA stops; either way the reader goes
+        /// on from the `next` of its last batch.
+        async fn records(
+            &self,
+            request: tonic::Request<super::RecordsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RecordsStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct LedgerServer<T> {
@@ -558,6 +623,35 @@ pub mod ledger_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Ledger/Records" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecordsSvc<T: Ledger>(pub Arc<T>);
+                    impl<T: Ledger> tonic::server::ServerStreamingService<super::RecordsRequest> for RecordsSvc<T> {
+                        type Response = super::RecordBatch;
+                        type ResponseStream = T::RecordsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RecordsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Ledger>::records(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
