@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     LedgerError,
+    foreign::ForeignCheckpoint,
     note::{NoteSignature, SignedNote, Vkey},
     origin::Origin,
     tree::Hash,
@@ -58,11 +59,16 @@ impl LogKey {
         Vkey::unchecked(origin.as_str(), self.public_key())
     }
 
+    /// The Ed25519 signature of a message.
+    pub(crate) fn sign_octets(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(message).as_ref().to_vec()
+    }
+
     /// Signs a tree head.
     pub fn sign(&self, checkpoint: Checkpoint) -> SignedCheckpoint {
         let vkey = self.vkey(&checkpoint.origin);
         let text = checkpoint.text();
-        let signature = self.0.sign(text.as_bytes()).as_ref().to_vec();
+        let signature = self.sign_octets(text.as_bytes());
         let line = NoteSignature::new(vkey.name(), vkey.id(), signature);
         SignedCheckpoint {
             checkpoint,
@@ -99,24 +105,11 @@ impl Checkpoint {
     }
 
     fn parse(text: &str) -> Result<Self, LedgerError> {
-        let refuse = |problem: &str| LedgerError::format("checkpoint", problem);
-        let mut lines = text.split('\n');
-        let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
-            return Err(refuse("has fewer than three lines"));
-        };
-        let digits = size.bytes().all(|b| b.is_ascii_digit()) && (size == "0" || !size.starts_with('0'));
-        let size = size
-            .parse()
-            .ok()
-            .filter(|_| digits)
-            .ok_or_else(|| refuse("has no plain tree size"))?;
-        let root = STANDARD
-            .decode(root)
-            .map_err(|_| refuse("has a root that is no base64"))?;
+        let read = ForeignCheckpoint::parse(text)?;
         Ok(Self {
-            origin: Origin::parse(origin)?,
-            size,
-            root: Hash::from_slice(&root)?,
+            origin: Origin::parse(read.origin())?,
+            size: read.size(),
+            root: read.root(),
         })
     }
 }

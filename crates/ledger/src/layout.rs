@@ -14,6 +14,7 @@ use crate::{
     limits::POLICY_BYTES_MAX,
     note::Vkey,
     origin::Origin,
+    policy::Policy,
 };
 
 const POLICY: &str = "policy";
@@ -90,30 +91,20 @@ pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
         POLICY_BYTES_MAX as u64,
         "the policy file with the log's verifier keys",
     )?;
-    let refuse = |line: usize, problem: &str| {
-        LedgerError::format("policy file", format!("{}, line {line}: {problem}", path.display()))
-    };
-    let text = String::from_utf8(bytes).map_err(|_| refuse(1, "is not UTF-8"))?;
-    let mut shards: Vec<Shard> = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
-        match (words.next(), words.next()) {
-            (None, _) => {}
-            (Some(word), _) if word.starts_with('#') => {}
-            (Some("log"), Some(key)) => {
-                let shard = Shard::new(ledger, key.parse()?)?;
-                if shards.iter().any(|known| known.origin == shard.origin) {
-                    return Err(refuse(at + 1, "a shard is listed twice"));
-                }
-                shards.push(shard);
-            }
-            // Witnesses and quorum rules are for verifiers; they name no folder.
-            (Some("witness" | "group" | "quorum"), Some(_)) => {}
-            _ => return Err(refuse(at + 1, "is none of log, witness, group and quorum")),
-        }
+    let refuse = |problem: String| LedgerError::format("policy file", format!("{}: {problem}", path.display()));
+    let policy = Policy::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
+    // Witnesses and quorum rules are for verifiers; they name no folder.
+    let shards: Vec<Shard> = policy
+        .logs()
+        .iter()
+        .map(|log| Shard::new(ledger, log.vkey.clone()))
+        .collect::<Result<_, _>>()?;
+    let twice = |at: usize| shards[..at].iter().any(|known| known.origin == shards[at].origin);
+    if let Some(at) = (0..shards.len()).find(|at| twice(*at)) {
+        return Err(refuse(format!("the shard {} is listed twice", shards[at].origin)));
     }
     if shards.is_empty() {
-        return Err(refuse(1, "lists no log"));
+        return Err(refuse("lists no log".into()));
     }
     Ok(shards)
 }

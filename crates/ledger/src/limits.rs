@@ -38,6 +38,12 @@ pub const NOTE_BYTES_MAX: usize = 128 * 1024;
 pub const NOTE_SIGNATURES_MAX: usize = 64;
 /// Largest policy file: a line of 500 bytes for each month of 20 years.
 pub const POLICY_BYTES_MAX: usize = 128 * 1024;
+/// Logs of a policy: the monthly shards of 20 years.
+pub const POLICY_LOGS_MAX: usize = 256;
+/// Witnesses of a policy: as many as can sign one note beside its log (C2SP tlog-policy: at least 32).
+pub const POLICY_WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
+/// Groups of a policy: one for each witness (C2SP tlog-policy: at least 32).
+pub const POLICY_GROUPS_MAX: usize = POLICY_WITNESSES_MAX;
 /// Levels of a tree of 2^64 leaves; no proof has more hashes.
 pub const PROOF_HASHES_MAX: usize = 64;
 /// Records of one chunk of the search index: one future sealed segment.
