@@ -99,6 +99,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod tlog_proof;
 mod tree;
 mod verify;
 mod wal;
@@ -133,5 +134,6 @@ pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
+pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
 pub use verify::{RecordCheck, ShardReport, verify};

@@ -44,6 +44,8 @@ pub const POLICY_LOGS_MAX: usize = 256;
 pub const POLICY_WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
 /// Groups of a policy: one for each witness (C2SP tlog-policy: at least 32).
 pub const POLICY_GROUPS_MAX: usize = POLICY_WITNESSES_MAX;
+/// Largest tlog-proof: the largest note, the largest record in base64, and 64 lines of hashes, rounded up.
+pub const TLOG_PROOF_BYTES_MAX: usize = 256 * 1024;
 /// Levels of a tree of 2^64 leaves; no proof has more hashes.
 pub const PROOF_HASHES_MAX: usize = 64;
 /// Records of one chunk of the search index: one future sealed segment.
