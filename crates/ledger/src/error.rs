@@ -64,6 +64,16 @@ pub enum LedgerError {
         /// What is wrong there.
         problem: String,
     },
+    /// A log's plain folder is not that of a whole log.
+    #[error("{path}{}: {problem}", index.map(|index| format!(" (record {index})")).unwrap_or_default())]
+    Tree {
+        /// The file.
+        path: PathBuf,
+        /// The first record that it makes doubtful, where there is one.
+        index: Option<u64>,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The ledger is older than something that was seen of it.
     #[error(
         "the ledger in {ledger} holds {have} records, up to byte {end} of {file}, but {what} has seen {need}: it was \

@@ -98,6 +98,7 @@ mod samples;
 mod search;
 #[cfg(test)]
 mod tests;
+mod tile_dir;
 mod tiles;
 mod tlog_proof;
 mod tree;
@@ -133,6 +134,7 @@ pub use proof::{HashSource, consistency, inclusion, root_at, verify_consistency,
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
+pub use tile_dir::{LedgerTreeWriter, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};

@@ -8,4 +8,5 @@ mod kit;
 mod power;
 mod search;
 mod store;
+mod tile_dir;
 mod verify;

@@ -1,0 +1,286 @@
+//! Verifying a log, or a whole ledger, in plain folders: every bundle is hashed again, and every tile, the root and the
+//! signature compared. One bundle and one tile of each level are in memory at a time.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use mintage_identity::UnixTime;
+
+use super::{
+    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place, octets_of, spanned,
+    walk::{refuse_extra, refuse_other_logs},
+};
+use crate::{
+    LedgerError,
+    foreign::ForeignCheckpoint,
+    journal::Stored,
+    limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
+    note::{SignedNote, Vkey},
+    origin::Origin,
+    policy::Policy,
+    tiles::{TILE_WIDTH, subtree_root},
+    tree::{Frontier, Hash, leaf_hash},
+    verify::RecordCheck,
+};
+
+/// What a log's folder was found to hold.
+#[derive(Clone, Debug)]
+pub struct TreeReport {
+    /// The log's key; its name is the origin.
+    pub vkey: Vkey,
+    /// What the log signed: size and root are those of the records.
+    pub checkpoint: ForeignCheckpoint,
+    /// The witnesses of the policy that cosigned it, and when.
+    pub witnesses: Vec<(String, UnixTime)>,
+    /// Tiles, all right.
+    pub tiles: u64,
+}
+
+/// Verifies one log's folder, and looks at each of its records in order. Nothing is believed that the policy does not
+/// vouch for, quorum included.
+///
+/// # Errors
+/// The first thing that is wrong, with its file and record index: an altered, missing, longer or shorter file, one that
+/// is too many, another root, a signature.
+pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> Result<TreeReport, LedgerError> {
+    let bytes = read_file(&dir.join(CHECKPOINT), NOTE_BYTES_MAX, None)?;
+    let note = SignedNote::parse(&bytes)?;
+    let checked = policy.check(&note)?;
+    if !checked.quorum {
+        return Err(LedgerError::Signature(format!(
+            "the quorum of the policy is not met: {} of its witnesses cosigned {}",
+            checked.witnesses.len(),
+            checked.log.vkey.name()
+        )));
+    }
+    let size = checked.checkpoint.size();
+    refuse_extra(dir, size)?;
+    let mut pass = Pass {
+        dir,
+        vkey: &checked.log.vkey,
+        tree: Frontier::new(),
+        rows: Vec::new(),
+        tiles: 0,
+    };
+    while pass.tree.size() < size {
+        pass.bundle(size, check)?;
+    }
+    pass.partial()?;
+    if pass.tree.root() != checked.checkpoint.root() {
+        return Err(LedgerError::Forked {
+            size,
+            what: "its checkpoint",
+        });
+    }
+    Ok(TreeReport {
+        tiles: pass.tiles,
+        vkey: checked.log.vkey.clone(),
+        witnesses: checked
+            .witnesses
+            .iter()
+            .map(|(witness, time)| (witness.name.clone(), *time))
+            .collect(),
+        checkpoint: checked.checkpoint,
+    })
+}
+
+/// Verifies every shard of a ledger's folder, oldest first. The keys are those of its own policy file unless the caller
+/// brings a policy: who could write the folder could have replaced the file.
+///
+/// # Errors
+/// As [`verify_tree`]; refuses a policy of other logs, and what the folder holds besides its logs.
+pub fn verify_ledger_tree(
+    dir: &Path,
+    trusted: Option<&Policy>,
+    check: &mut dyn RecordCheck,
+) -> Result<Vec<TreeReport>, LedgerError> {
+    let bytes = read_file(&dir.join(POLICY), POLICY_BYTES_MAX, None)?;
+    let own = Policy::parse(&bytes)?;
+    let lists = |policy: &Policy, key: &Vkey| policy.logs().iter().any(|log| log.vkey == *key);
+    if let Some(trusted) = trusted {
+        if let Some(log) = trusted.logs().iter().find(|log| !lists(&own, &log.vkey)) {
+            let problem = format!("the ledger has no log of the key {}", log.vkey);
+            return Err(LedgerError::Signature(problem));
+        }
+        if let Some(log) = own.logs().iter().find(|log| !lists(trusted, &log.vkey)) {
+            let problem = format!("{} is signed by a key you do not trust", log.vkey.name());
+            return Err(LedgerError::Signature(problem));
+        }
+    }
+    let shards: Vec<Origin> = own
+        .logs()
+        .iter()
+        .map(|log| Origin::parse(log.vkey.name()))
+        .collect::<Result<_, _>>()?;
+    if shards.is_empty() {
+        return Err(LedgerError::format("policy", "lists no log"));
+    }
+    refuse_other_logs(dir, &shards)?;
+    let mut reports = Vec::new();
+    for (shard, log) in shards.iter().zip(own.logs()) {
+        let report = verify_tree(&dir.join(shard.folder()), trusted.unwrap_or(&own), check)?;
+        if report.vkey != log.vkey {
+            let problem = format!("the folder of {shard} holds the log {}", report.vkey.name());
+            return Err(LedgerError::Signature(problem));
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// One reading of a log.
+struct Pass<'a> {
+    dir: &'a Path,
+    vkey: &'a Vkey,
+    tree: Frontier,
+    /// Of each level above the first the tiles that were compared, and the hashes that wait for the next.
+    rows: Vec<(u64, Vec<Hash>)>,
+    tiles: u64,
+}
+
+impl Pass<'_> {
+    /// The next bundle: its records are hashed, compared with their tile, and only then looked at.
+    fn bundle(&mut self, size: u64, check: &mut dyn RecordCheck) -> Result<(), LedgerError> {
+        let first = self.tree.size();
+        let width = (size - first).min(TILE_WIDTH as u64) as usize;
+        let place = Place {
+            kind: Kind::Entries,
+            index: first / TILE_WIDTH as u64,
+            width,
+        };
+        let path = place.path(self.dir);
+        let bytes = read_file(&path, width * (LENGTH_OCTETS + usize::from(u16::MAX)), Some(first))?;
+        let records = split(&path, &bytes, first, width)?;
+        let leaves: Vec<Hash> = records.iter().map(|record| leaf_hash(record)).collect();
+        self.compare(0, place.index, &leaves)?;
+        for (at, (record, leaf)) in records.iter().zip(&leaves).enumerate() {
+            let stored = Stored::new(first + at as u64, (*record).into(), Some(*leaf));
+            let looked = check.record(self.vkey, &stored);
+            looked.map_err(|problem| refused(&path, Some(stored.index()), problem))?;
+            self.tree.push(*leaf);
+        }
+        if width == TILE_WIDTH {
+            self.carry(subtree_root(&leaves))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the root of a full tile to the level above, and compares what that fills.
+    fn carry(&mut self, root: Hash) -> Result<(), LedgerError> {
+        let (mut carried, mut at) = (root, 0);
+        loop {
+            if self.rows.len() == at {
+                self.rows.push((0, Vec::with_capacity(TILE_WIDTH)));
+            }
+            let (index, row) = &mut self.rows[at];
+            row.push(carried);
+            if row.len() < TILE_WIDTH {
+                return Ok(());
+            }
+            let (full, index) = (std::mem::take(row), std::mem::replace(index, *index + 1));
+            self.compare(level_of(at), index, &full)?;
+            carried = subtree_root(&full);
+            at += 1;
+        }
+    }
+
+    /// Compares what is left at the right edge.
+    fn partial(&mut self) -> Result<(), LedgerError> {
+        for (at, (index, row)) in std::mem::take(&mut self.rows).into_iter().enumerate() {
+            if !row.is_empty() {
+                self.compare(level_of(at), index, &row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, level: u8, index: u64, hashes: &[Hash]) -> Result<(), LedgerError> {
+        let place = Place {
+            kind: Kind::Hashes(level),
+            index,
+            width: hashes.len(),
+        };
+        let (path, wanted) = (place.path(self.dir), octets_of(hashes));
+        let below = |at: usize| place.start().saturating_add((at as u64).saturating_mul(spanned(level)));
+        let stored = read_file(&path, wanted.len(), Some(place.start()))?;
+        let differs = stored
+            .chunks(32)
+            .zip(wanted.chunks(32))
+            .position(|(one, two)| one != two);
+        if let Some(at) = differs {
+            return Err(refused(
+                &path,
+                Some(below(at)),
+                "holds another hash than that of the records",
+            ));
+        }
+        if stored.len() != wanted.len() {
+            let problem = format!("has {} bytes, {} are needed", stored.len(), wanted.len());
+            return Err(refused(&path, Some(below(stored.len() / 32)), problem));
+        }
+        self.tiles += 1;
+        Ok(())
+    }
+}
+
+/// The level of a row; the first row is level 1, and there are at most 8.
+fn level_of(at: usize) -> u8 {
+    u8::try_from(at + 1).unwrap_or(u8::MAX)
+}
+
+/// The records of a bundle (C2SP tlog-tiles, log entries).
+fn split<'a>(path: &Path, bytes: &'a [u8], first: u64, width: usize) -> Result<Vec<&'a [u8]>, LedgerError> {
+    let (mut records, mut rest) = (Vec::with_capacity(width), bytes);
+    while records.len() < width {
+        let next = rest.split_first_chunk::<LENGTH_OCTETS>();
+        let record = next.and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))));
+        let Some((record, left)) = record else {
+            let index = first + records.len() as u64;
+            return Err(refused(path, Some(index), "ends within this record"));
+        };
+        records.push(record);
+        rest = left;
+    }
+    match rest.is_empty() {
+        true => Ok(records),
+        false => {
+            let problem = format!("goes on for {} bytes after its last record", rest.len());
+            Err(refused(path, Some(first + width as u64 - 1), problem))
+        }
+    }
+}
+
+fn refused(path: &Path, index: Option<u64>, problem: impl Into<String>) -> LedgerError {
+    LedgerError::Tree {
+        path: path.to_owned(),
+        index,
+        problem: problem.into(),
+    }
+}
+
+/// A file of at most `max` bytes, no link; `index` is the first record that it is about.
+fn read_file(path: &PathBuf, max: usize, index: Option<u64>) -> Result<Vec<u8>, LedgerError> {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(
+            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
+                .bits()
+                .cast_signed(),
+        )
+        .open(path);
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => refused(path, index, "is missing"),
+        _ => LedgerError::io("read", path)(error),
+    })?;
+    let mut bytes = Vec::new();
+    let read = file.take(max as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(LedgerError::io("read", path))?;
+    match bytes.len() > max {
+        true => Err(refused(path, index, format!("has more than {max} bytes"))),
+        false => Ok(bytes),
+    }
+}
