@@ -26,3 +26,18 @@ pub(crate) const CHECKPOINT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const VKEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one written TOML file: half of what one file may have when it is read again.
 pub(crate) const WRITTEN_TOML_BYTES_MAX: usize = 512 * 1024;
+/// Records that `audit tail` begins with at most: each is fetched by a call of its own.
+pub(crate) const TAIL_ROWS_MAX: usize = 1_000;
+/// Records of one batch out of a ledger folder: at 1 KB each a quarter of a megabyte.
+pub(crate) const OFFLINE_BATCH_RECORDS: usize = 256;
+/// Such batches that wait for whoever takes them, so that verification goes on while one is written.
+pub(crate) const OFFLINE_BATCHES_QUEUE: usize = 4;
+/// Octets of an export that are written at once.
+pub(crate) const EXPORT_WRITE_BYTES: usize = 256 * 1024;
+/// Writes that wait for a slow reader of standard output; past it the next one waits, and so does the CA.
+#[cfg(not(test))]
+pub(crate) const LINES_QUEUE: usize = 4;
+/// Records of one identity's history on one screen at most; a search shows more.
+pub(crate) const HISTORY_ROWS_MAX: usize = 1_000;
+/// Revocations looked at for those that name an identity: one page of the CA, the newest.
+pub(crate) const REVOCATIONS_LOOKED_AT: u32 = 1_000;

@@ -104,15 +104,7 @@ impl Output {
     pub(crate) fn list<R: Row>(self, name: &'static str, rows: &[R], next: Option<&str>) -> Result<(), Failure> {
         let text = match self.format {
             Format::Json => json(&Listing { name, rows, next })?,
-            Format::Jsonl => {
-                let lines = rows.iter().map(|row| {
-                    line(&Versioned {
-                        schema_version: SCHEMA_VERSION,
-                        value: row,
-                    })
-                });
-                lines.collect::<Result<String, _>>()?
-            }
+            Format::Jsonl => self.lines(rows)?,
             _ => table(R::HEADER, rows.iter().map(Row::cells)),
         };
         write(&text)?;
@@ -120,6 +112,20 @@ impl Output {
             notice(&format!("there is more: --page {next}"));
         }
         Ok(())
+    }
+
+    /// Rows as JSON, one object a line.
+    ///
+    /// # Errors
+    /// When a row cannot be written as JSON.
+    pub(crate) fn lines<R: Serialize>(self, rows: &[R]) -> Result<String, Failure> {
+        let lines = rows.iter().map(|row| {
+            line(&Versioned {
+                schema_version: SCHEMA_VERSION,
+                value: row,
+            })
+        });
+        lines.collect()
     }
 
     /// Prints one object; `text` makes its form for people.
@@ -189,7 +195,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 /// # Errors
 /// When standard output cannot be written.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
-    match sink::data(text) {
+    match sink::data(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Failure::local(format!("standard output cannot be written: {error}"))),
     }
@@ -201,12 +207,12 @@ pub(crate) fn notice(text: &str) {
 }
 
 #[cfg(not(test))]
-mod sink {
+pub(crate) mod sink {
     use std::io::{self, Write};
 
-    pub(super) fn data(text: &str) -> io::Result<()> {
+    pub(crate) fn data(octets: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        out.write_all(octets).and_then(|()| out.flush())
     }
 
     pub(super) fn notice(line: &str) {
@@ -224,8 +230,8 @@ pub(crate) mod sink {
         static PRINTED: RefCell<(String, String)> = RefCell::default();
     }
 
-    pub(super) fn data(text: &str) -> io::Result<()> {
-        PRINTED.with_borrow_mut(|printed| printed.0.push_str(text));
+    pub(crate) fn data(octets: &[u8]) -> io::Result<()> {
+        PRINTED.with_borrow_mut(|printed| printed.0.push_str(&String::from_utf8_lossy(octets)));
         Ok(())
     }
 

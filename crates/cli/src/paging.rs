@@ -24,6 +24,33 @@ pub(crate) struct Paging {
 pub(crate) type Rows<T> = (Vec<T>, Option<String>);
 
 impl Paging {
+    /// The first `limit` rows.
+    pub(crate) fn at_most(limit: usize) -> Self {
+        Self {
+            limit: Some(limit),
+            page: None,
+        }
+    }
+
+    /// The caller's limit, or `default`.
+    ///
+    /// # Errors
+    /// A limit of 0 or beyond a million.
+    pub(crate) fn limit_or(&self, default: usize) -> Result<usize, Failure> {
+        let limit = self.limit.unwrap_or(default);
+        match (1..=ROWS_MAX).contains(&limit) {
+            true => Ok(limit),
+            false => Err(Failure::local(format!(
+                "--limit {limit} is out of range; allowed are 1 to {ROWS_MAX}"
+            ))),
+        }
+    }
+
+    /// True when it goes on from a page before.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.page.is_some()
+    }
+
     /// Fetches pages until there are `default` rows (or the caller's limit) or no more.
     ///
     /// # Errors
@@ -32,12 +59,7 @@ impl Paging {
     where
         F: AsyncFnMut(Page) -> Result<(Vec<T>, String), Status>,
     {
-        let limit = self.limit.unwrap_or(default);
-        if !(1..=ROWS_MAX).contains(&limit) {
-            return Err(Failure::local(format!(
-                "--limit {limit} is out of range; allowed are 1 to {ROWS_MAX}"
-            )));
-        }
+        let limit = self.limit_or(default)?;
         let mut token = self.page.clone().unwrap_or_default();
         let (mut rows, mut empty) = (Vec::new(), 0);
         loop {

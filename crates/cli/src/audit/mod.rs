@@ -1,10 +1,13 @@
 //! `mintage audit`: the ledger searched, shown, proven and verified.
 
 mod describe;
+mod facts;
 pub(crate) mod offline;
 mod proof;
 pub(crate) mod search;
 mod show;
+mod source;
+mod tail;
 pub(crate) mod verify;
 
 use std::{convert::Infallible, str::FromStr};
@@ -25,6 +28,8 @@ pub(crate) enum Verb {
         #[arg(value_name = "SERIAL|INDEX")]
         record: Key,
     },
+    /// Shows the newest records, a line each, and with -f every one as it is recorded.
+    Tail(tail::TailArgs),
     /// Proves that a record is in the ledger; the proof is verified here before it is printed.
     Proof(proof::ProofArgs),
     /// Verifies a ledger folder offline: every frame, hash, tile and signature, then what the records mean.
@@ -75,6 +80,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Search(search) => search::run(context, &search).await,
         Verb::Show { record } => show::run(context, record).await,
+        Verb::Tail(tail) => tail::run(context, &tail).await,
         Verb::Proof(proof) => proof::run(context, proof).await,
         Verb::Verify(verify) => verify::run(context, &verify),
     }

@@ -4,8 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use mintage_identity::{AgentName, EntryName, IdPrefix, Serial, SpiffeId, UnixTime};
-use mintage_proto::v1::{RecordSummary, SearchRequest};
+use mintage_proto::v1::{RecordSummary, RecordsRequest, SearchRequest};
 
+use super::facts::Placed;
 use crate::{
     cli::Context,
     client::Ca,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Whose records.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct Filter {
     /// About this identity.
     #[arg(long, value_name = "ID")]
@@ -46,6 +47,24 @@ impl Filter {
             ..SearchRequest::default()
         }
     }
+
+    fn is_empty(&self) -> bool {
+        self.spiffe_id.is_none() && self.id_prefix.is_none() && self.agent.is_none() && self.entry.is_none()
+    }
+
+    /// The same conditions, held against a record.
+    fn holds(&self, placed: &Placed, serial: Option<&Serial>) -> bool {
+        if self.is_empty() && serial.is_none() {
+            return true;
+        }
+        let facts = placed.facts();
+        let prefix = |prefix: &IdPrefix| SpiffeId::parse(&facts.spiffe_id).is_ok_and(|id| prefix.matches(&id));
+        self.spiffe_id.as_ref().is_none_or(|id| id.as_str() == facts.spiffe_id)
+            && self.id_prefix.as_ref().is_none_or(prefix)
+            && self.agent.as_ref().is_none_or(|name| name.as_str() == facts.agent)
+            && self.entry.as_ref().is_none_or(|name| name.as_str() == facts.entry)
+            && serial.is_none_or(|serial| facts.leaf.as_ref().is_some_and(|leaf| leaf.serial() == serial))
+    }
 }
 
 /// State of a certificate.
@@ -59,9 +78,9 @@ enum State {
     Revoked,
 }
 
-/// `audit search`.
-#[derive(Args, Debug)]
-pub(crate) struct SearchArgs {
+/// Which records; every condition that is given must hold.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Conditions {
     #[command(flatten)]
     filter: Filter,
     /// The certificate with this serial.
@@ -76,6 +95,13 @@ pub(crate) struct SearchArgs {
     /// Not after this, in the same forms.
     #[arg(long, value_name = "TIME", value_parser = when)]
     until: Option<UnixTime>,
+}
+
+/// `audit search`.
+#[derive(Args, Debug)]
+pub(crate) struct SearchArgs {
+    #[command(flatten)]
+    conditions: Conditions,
     /// Only certificates in these states (repeatable, or separated by commas).
     #[arg(long = "state", value_name = "STATE", value_enum, value_delimiter = ',')]
     states: Vec<State>,
@@ -115,6 +141,42 @@ fn when(text: &str) -> Result<UnixTime, String> {
     )
 }
 
+impl Conditions {
+    /// As a search.
+    pub(super) fn request(&self) -> SearchRequest {
+        SearchRequest {
+            serial: self.serial.as_ref().map(ToString::to_string).unwrap_or_default(),
+            kinds: self.kinds(),
+            since_ms: self.since.map_or(0, UnixTime::millis),
+            until_ms: self.until.map_or(0, UnixTime::millis),
+            ..self.filter.request()
+        }
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.kinds.iter().map(|kind| kind.0.name().to_owned()).collect()
+    }
+
+    /// As a stream of records, which knows kinds and times; the rest is for [`Conditions::hold`].
+    pub(super) fn stream(&self, from: u64, follow: bool) -> RecordsRequest {
+        RecordsRequest {
+            from,
+            follow,
+            since_ms: self.since.map_or(0, UnixTime::millis),
+            until_ms: self.until.map_or(0, UnixTime::millis),
+            kinds: self.kinds(),
+        }
+    }
+
+    /// Whether a record meets all of them.
+    pub(super) fn hold(&self, placed: &Placed) -> bool {
+        let time = placed.time();
+        let in_time = self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time <= until);
+        let of_kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.0 == placed.kind());
+        in_time && of_kind && self.filter.holds(placed, self.serial.as_ref())
+    }
+}
+
 impl SearchArgs {
     fn request(&self) -> SearchRequest {
         let state = |state: &State| match state {
@@ -123,12 +185,8 @@ impl SearchArgs {
             State::Revoked => "revoked",
         };
         SearchRequest {
-            serial: self.serial.as_ref().map(ToString::to_string).unwrap_or_default(),
-            kinds: self.kinds.iter().map(|kind| kind.0.name().to_owned()).collect(),
-            since_ms: self.since.map_or(0, UnixTime::millis),
-            until_ms: self.until.map_or(0, UnixTime::millis),
             states: self.states.iter().map(|named| state(named).to_owned()).collect(),
-            ..self.filter.request()
+            ..self.conditions.request()
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[derive(Serialize)]
-struct Certificate {
+pub(super) struct Certificate {
     serial: String,
     spiffe_id: String,
     dns_names: Vec<String>,
@@ -46,7 +46,7 @@ struct Shown {
 
 impl Certificate {
     /// The certificate of an issue record; `None` for other records.
-    fn of(record: &Record) -> Result<Option<Self>, Failure> {
+    pub(super) fn of(record: &Record) -> Result<Option<Self>, Failure> {
         let Body::Issue(issue) = &record.body else {
             return Ok(None);
         };

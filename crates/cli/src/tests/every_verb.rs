@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 29] = [
+const VERBS: [(&str, Does, &str); 30] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -33,6 +33,7 @@ const VERBS: [(&str, Does, &str); 29] = [
     ("audit proof", Reads, "0"),
     ("audit search", Reads, ""),
     ("audit show", Reads, "0"),
+    ("audit tail", Reads, ""),
     ("audit verify", Reads, ""),
     ("bundle show", Reads, ""),
     ("ca status", Reads, ""),
