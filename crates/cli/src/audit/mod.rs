@@ -1,6 +1,7 @@
 //! `mintage audit`: the ledger searched, shown, proven and verified.
 
 mod describe;
+mod export;
 mod facts;
 pub(crate) mod offline;
 mod proof;
@@ -30,6 +31,8 @@ pub(crate) enum Verb {
     },
     /// Shows the newest records, a line each, and with -f every one as it is recorded.
     Tail(tail::TailArgs),
+    /// Writes records for other programs: as JSON lines, CSV, OCSF or ECS events, or Parquet.
+    Export(export::ExportArgs),
     /// Proves that a record is in the ledger; the proof is verified here before it is printed.
     Proof(proof::ProofArgs),
     /// Verifies a ledger folder offline: every frame, hash, tile and signature, then what the records mean.
@@ -81,6 +84,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Search(search) => search::run(context, &search).await,
         Verb::Show { record } => show::run(context, record).await,
         Verb::Tail(tail) => tail::run(context, &tail).await,
+        Verb::Export(export) => export::run(context, &export).await,
         Verb::Proof(proof) => proof::run(context, proof).await,
         Verb::Verify(verify) => verify::run(context, &verify),
     }

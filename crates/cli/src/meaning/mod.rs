@@ -9,7 +9,7 @@ mod keys;
 mod standing;
 mod strike;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 

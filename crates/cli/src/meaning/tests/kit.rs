@@ -20,33 +20,33 @@ use zeroize::Zeroizing;
 use crate::audit::verify::{Refused, Verified, VerifyArgs, verify};
 
 /// 2026-11-23T21:00:00Z.
-pub(super) const START: i64 = 1_795_467_600;
-pub(super) const WEB: &str = "spiffe://dev.test/web";
-pub(super) const AGENT: &str = "spiffe://dev.test/mintage/agent/n1";
+pub(crate) const START: i64 = 1_795_467_600;
+pub(crate) const WEB: &str = "spiffe://dev.test/web";
+pub(crate) const AGENT: &str = "spiffe://dev.test/mintage/agent/n1";
 
-pub(super) fn domain() -> TrustDomain {
+pub(crate) fn domain() -> TrustDomain {
     TrustDomain::parse("dev.test").unwrap()
 }
 
-pub(super) fn serial(fill: u8) -> Serial {
+pub(crate) fn serial(fill: u8) -> Serial {
     Serial::from_random([fill; 16])
 }
 
 /// A CA whose key the forger holds too.
-pub(super) struct Authority {
-    pub(super) root: Issuer,
-    pub(super) key_id: IssuerKeyId,
-    pub(super) der: Vec<u8>,
+pub(crate) struct Authority {
+    pub(crate) root: Issuer,
+    pub(crate) key_id: IssuerKeyId,
+    pub(crate) der: Vec<u8>,
     signer: rcgen::Issuer<'static, KeyPair>,
-    pub(super) not_after: UnixTime,
+    pub(crate) not_after: UnixTime,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::until(CaDates::intermediate(at(0)))
     }
 
-    pub(super) fn until(dates: CaDates) -> Self {
+    pub(crate) fn until(dates: CaDates) -> Self {
         let root_key = CaKey::generate().unwrap().0;
         let root_der = make_root(&domain(), &root_key, serial(1), CaDates::root(at(0))).unwrap();
         let root = Issuer::load(&domain(), root_key, vec![root_der]).unwrap();
@@ -64,7 +64,7 @@ impl Authority {
     }
 
     /// The events of both keys and the bundle.
-    pub(super) fn bodies(&self) -> Vec<Body> {
+    pub(crate) fn bodies(&self) -> Vec<Body> {
         let root = self.root.info();
         let event = |role: CaRole, id: IssuerKeyId, der: &[u8], end: UnixTime| CaEvent {
             role: role.into(),
@@ -99,7 +99,7 @@ impl Authority {
     }
 
     /// An event about the issuing key.
-    pub(super) fn event(&self, kind: CaEventKind) -> Body {
+    pub(crate) fn event(&self, kind: CaEventKind) -> Body {
         Body::CaEvent(CaEvent {
             event: kind.into(),
             role: CaRole::Intermediate.into(),
@@ -109,7 +109,7 @@ impl Authority {
     }
 
     /// A certificate as `leaf` wants it, whatever that is.
-    pub(super) fn sign(&self, leaf: &Leaf) -> Vec<u8> {
+    pub(crate) fn sign(&self, leaf: &Leaf) -> Vec<u8> {
         let time = |at: UnixTime| OffsetDateTime::from_unix_timestamp(at.seconds()).unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -134,18 +134,18 @@ impl Authority {
 
 /// What a certificate says.
 #[derive(Clone)]
-pub(super) struct Leaf {
-    pub(super) id: String,
-    pub(super) serial: Serial,
-    pub(super) not_before: UnixTime,
-    pub(super) not_after: UnixTime,
-    pub(super) dns_names: Vec<String>,
-    pub(super) common_name: Option<String>,
+pub(crate) struct Leaf {
+    pub(crate) id: String,
+    pub(crate) serial: Serial,
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) common_name: Option<String>,
 }
 
 impl Leaf {
     /// Of `id`, recorded at `second`, valid for ten minutes.
-    pub(super) fn new(id: &str, fill: u8, second: i64) -> Self {
+    pub(crate) fn new(id: &str, fill: u8, second: i64) -> Self {
         Self {
             id: id.to_owned(),
             serial: serial(fill),
@@ -157,11 +157,11 @@ impl Leaf {
     }
 }
 
-pub(super) fn at(second: i64) -> UnixTime {
+pub(crate) fn at(second: i64) -> UnixTime {
     UnixTime::from_seconds(START + second)
 }
 
-pub(super) fn admin() -> Actor {
+pub(crate) fn admin() -> Actor {
     Actor::Admin {
         uid: 0,
         pid: 7,
@@ -170,7 +170,7 @@ pub(super) fn admin() -> Actor {
     }
 }
 
-pub(super) fn agent(instance: u64) -> Actor {
+pub(crate) fn agent(instance: u64) -> Actor {
     Actor::Agent {
         id: SpiffeId::parse(AGENT).unwrap(),
         instance: AgentInstance(instance),
@@ -178,23 +178,23 @@ pub(super) fn agent(instance: u64) -> Actor {
     }
 }
 
-pub(super) fn replica() -> Actor {
+pub(crate) fn replica() -> Actor {
     Actor::Replica {
         id: SpiffeId::replica(&domain(), &ReplicaName::parse("ca-1").unwrap()),
     }
 }
 
 /// A ledger that is being written.
-pub(super) struct Story {
-    pub(super) authority: Authority,
-    pub(super) records: Vec<Record>,
+pub(crate) struct Story {
+    pub(crate) authority: Authority,
+    pub(crate) records: Vec<Record>,
     log: LogKey,
     origin: Origin,
 }
 
 impl Story {
     /// `log.open`, the CA's keys, entry `web`, agent `n1` joined by a token, one certificate for each, one revocation.
-    pub(super) fn honest() -> Self {
+    pub(crate) fn honest() -> Self {
         let mut story = Self::bare(Authority::new());
         story.admin(Body::EntryPut(web_entry()));
         story.admin(Body::TokenCreate(wire::TokenCreate {
@@ -221,7 +221,7 @@ impl Story {
     }
 
     /// `log.open` and the keys of an authority.
-    pub(super) fn bare(authority: Authority) -> Self {
+    pub(crate) fn bare(authority: Authority) -> Self {
         let log = LogKey::generate(&Zeroizing::new([3; 32])).unwrap().0;
         let origin = Origin::new(&domain(), "a1b2", at(0)).unwrap();
         let open = wire::LogOpen {
@@ -243,12 +243,12 @@ impl Story {
     }
 
     /// Index of the last record.
-    pub(super) fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.records.len() as u64 - 1
     }
 
     /// Index of the first record of this kind.
-    pub(super) fn find(&self, kind: &str) -> usize {
+    pub(crate) fn find(&self, kind: &str) -> usize {
         self.records
             .iter()
             .position(|record| record.kind().name() == kind)
@@ -256,7 +256,7 @@ impl Story {
     }
 
     /// Appends a record made at the second of its index, decided on everything before it.
-    pub(super) fn push(&mut self, actor: Actor, body: Body) {
+    pub(crate) fn push(&mut self, actor: Actor, body: Body) {
         let second = self.records.len() as i64;
         let attestation = matches!(actor, Actor::Agent { .. }).then(|| Attestation {
             kind: "svid".into(),
@@ -275,17 +275,17 @@ impl Story {
         });
     }
 
-    pub(super) fn admin(&mut self, body: Body) {
+    pub(crate) fn admin(&mut self, body: Body) {
         self.push(admin(), body);
     }
 
     /// The second of the next record.
-    pub(super) fn second(&self) -> i64 {
+    pub(crate) fn second(&self) -> i64 {
         self.records.len() as i64
     }
 
     /// A certificate of the entry `web`.
-    pub(super) fn web(&mut self, fill: u8, instance: u64) {
+    pub(crate) fn web(&mut self, fill: u8, instance: u64) {
         let leaf = Leaf {
             dns_names: vec!["web.dev.test".into()],
             ..Leaf::new(WEB, fill, self.second())
@@ -294,7 +294,7 @@ impl Story {
         self.push(agent(instance), Body::Issue(issue));
     }
 
-    pub(super) fn issue_web(&self, leaf: &Leaf) -> wire::Issue {
+    pub(crate) fn issue_web(&self, leaf: &Leaf) -> wire::Issue {
         wire::Issue {
             spiffe_id: WEB.into(),
             entry: "web".into(),
@@ -309,14 +309,14 @@ impl Story {
         }
     }
 
-    pub(super) fn agent_certificate(&mut self, fill: u8, instance: u64) {
+    pub(crate) fn agent_certificate(&mut self, fill: u8, instance: u64) {
         let leaf = Leaf::new(AGENT, fill, self.second());
         let issue = self.issue_bare(&leaf, Profile::Agent);
         self.push(agent(instance), Body::Issue(issue));
     }
 
     /// A certificate without entry.
-    pub(super) fn issue_bare(&self, leaf: &Leaf, profile: Profile) -> wire::Issue {
+    pub(crate) fn issue_bare(&self, leaf: &Leaf, profile: Profile) -> wire::Issue {
         wire::Issue {
             spiffe_id: leaf.id.clone(),
             rule: "itself".into(),
@@ -329,7 +329,7 @@ impl Story {
     }
 
     /// The certificate of the issue record at `index`.
-    pub(super) fn leaf(&self, index: u64) -> LeafInfo {
+    pub(crate) fn leaf(&self, index: u64) -> LeafInfo {
         let Body::Issue(issue) = &self.records[index as usize].body else {
             panic!("no issue at {index}")
         };
@@ -337,7 +337,7 @@ impl Story {
     }
 
     /// The serial of the certificate at `index`, as a revocation names it.
-    pub(super) fn struck(&self, index: u64) -> RevokedSerial {
+    pub(crate) fn struck(&self, index: u64) -> RevokedSerial {
         let leaf = self.leaf(index);
         RevokedSerial {
             issuer_key_id: self.authority.key_id.as_bytes().to_vec(),
@@ -346,7 +346,7 @@ impl Story {
         }
     }
 
-    pub(super) fn revoke(&mut self, index: u64) {
+    pub(crate) fn revoke(&mut self, index: u64) {
         let serials = vec![self.struck(index)];
         self.admin(Body::Revoke(wire::Revoke {
             serials,
@@ -356,7 +356,7 @@ impl Story {
         }));
     }
 
-    pub(super) fn revoke_rule(&mut self, target: Target, cut: Option<UnixTime>) {
+    pub(crate) fn revoke_rule(&mut self, target: Target, cut: Option<UnixTime>) {
         let rules = vec![RevocationRule {
             target: Some(target),
             cut_s: cut.map(UnixTime::seconds),
@@ -370,12 +370,12 @@ impl Story {
     }
 
     /// The public key of the certificate at `index`.
-    pub(super) fn spki(&self, index: u64) -> SpkiHash {
+    pub(crate) fn spki(&self, index: u64) -> SpkiHash {
         self.leaf(index).spki_sha256()
     }
 
     /// Changes the issue record at `index`.
-    pub(super) fn change_issue(&mut self, index: u64, change: impl FnOnce(&mut wire::Issue)) {
+    pub(crate) fn change_issue(&mut self, index: u64, change: impl FnOnce(&mut wire::Issue)) {
         let Body::Issue(issue) = &mut self.records[index as usize].body else {
             panic!("no issue at {index}")
         };
@@ -383,7 +383,7 @@ impl Story {
     }
 
     /// Writes the ledger, signs its end, and verifies it.
-    pub(super) fn verify(&self, args: &VerifyArgs) -> Result<Verified, Box<Refused>> {
+    pub(crate) fn verify(&self, args: &VerifyArgs) -> Result<Verified, Box<Refused>> {
         let dir = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
@@ -391,7 +391,7 @@ impl Story {
         verify(dir.path(), args)
     }
 
-    pub(super) fn write(&self, ledger: &std::path::Path) {
+    pub(crate) fn write(&self, ledger: &std::path::Path) {
         let options = OpenOptions {
             reserve_bytes: 4096,
             ..OpenOptions::default()
@@ -416,7 +416,7 @@ impl Story {
     }
 }
 
-pub(super) fn web_entry() -> wire::EntryPut {
+pub(crate) fn web_entry() -> wire::EntryPut {
     wire::EntryPut {
         name: "web".into(),
         spiffe_id: WEB.into(),
@@ -428,7 +428,7 @@ pub(super) fn web_entry() -> wire::EntryPut {
     }
 }
 
-pub(super) fn consume(name: &str, id: &str) -> wire::TokenConsume {
+pub(crate) fn consume(name: &str, id: &str) -> wire::TokenConsume {
     let attest = wire::AgentAttest {
         name: name.into(),
         spiffe_id: id.into(),

@@ -2,7 +2,7 @@
 
 mod control;
 mod issuance;
-mod kit;
+pub(crate) mod kit;
 mod revocations;
 
 use mintage_ledger::Body;
