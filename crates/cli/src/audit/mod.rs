@@ -1,6 +1,7 @@
 //! `mintage audit`: the ledger searched, shown, proven and verified.
 
 mod describe;
+mod diff;
 mod export;
 mod facts;
 pub(crate) mod offline;
@@ -33,6 +34,8 @@ pub(crate) enum Verb {
     Tail(tail::TailArgs),
     /// Writes records for other programs: as JSON lines, CSV, OCSF or ECS events, or Parquet.
     Export(export::ExportArgs),
+    /// Compares two ledgers, each verified as it is read: equal, one a beginning of the other, or forked.
+    Diff(diff::DiffArgs),
     /// Proves that a record is in the ledger; the proof is verified here before it is printed.
     Proof(proof::ProofArgs),
     /// Verifies a ledger folder offline: every frame, hash, tile and signature, then what the records mean.
@@ -85,6 +88,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Show { record } => show::run(context, record).await,
         Verb::Tail(tail) => tail::run(context, &tail).await,
         Verb::Export(export) => export::run(context, &export).await,
+        Verb::Diff(diff) => diff::run(context, &diff).await,
         Verb::Proof(proof) => proof::run(context, proof).await,
         Verb::Verify(verify) => verify::run(context, &verify),
     }

@@ -24,12 +24,13 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 31] = [
+const VERBS: [(&str, Does, &str); 32] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
     ("agent renew", Changes, "connected"),
     ("agent show", Reads, "connected"),
+    ("audit diff", Reads, "DIR/ca DIR/ca"),
     ("audit export", Reads, "--format csv --out DIR/records%.csv"),
     ("audit proof", Reads, "0"),
     ("audit search", Reads, ""),

@@ -1,0 +1,274 @@
+//! `audit diff`: two copies of a ledger side by side, each verified while it is read.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use mintage_ledger::{Hash, Vkey};
+use serde::Serialize;
+
+use super::{
+    offline::{ledger_of, read_vkeys},
+    source::{Leaf, Offline},
+};
+use crate::{
+    cli::Context,
+    failure::Failure,
+    output::{fields, table},
+    text::count,
+};
+
+/// `audit diff`.
+#[derive(Args, Debug)]
+pub(crate) struct DiffArgs {
+    /// The data directory of one CA, or a copy of it.
+    a: PathBuf,
+    /// The other one.
+    b: PathBuf,
+    /// File with the verifier keys you trust for both; without it each folder's own list is taken.
+    #[arg(long, value_name = "FILE")]
+    vkey: Option<PathBuf>,
+}
+
+/// One of the two.
+#[derive(Debug, Serialize)]
+struct Whole {
+    dir: PathBuf,
+    /// Its logs, oldest first.
+    origins: Vec<String>,
+    records: u64,
+    /// Root of the last of them.
+    root: String,
+}
+
+/// Records of one kind that one ledger alone holds.
+#[derive(Debug, Serialize)]
+struct Only {
+    records: u64,
+    first: u64,
+    last: u64,
+}
+
+type ByKind = BTreeMap<&'static str, Only>;
+
+/// How far the two agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Relation {
+    /// Record for record.
+    Equal,
+    /// The first is a beginning of the second.
+    AIsPrefixOfB,
+    /// The second is a beginning of the first.
+    BIsPrefixOfA,
+    /// They begin alike and then each goes its own way: one of them is no honest copy.
+    Forked,
+    /// They have not even the first record in common.
+    Unrelated,
+}
+
+#[derive(Debug, Serialize)]
+struct Difference {
+    relation: Relation,
+    equal: bool,
+    /// Both begin with the same record.
+    same_log: bool,
+    /// Records that both hold at the same places, from the first on.
+    common: u64,
+    /// Where the first difference lies: log and index in it.
+    first_difference: Option<Place>,
+    a: Whole,
+    b: Whole,
+    only_in_a: ByKind,
+    only_in_b: ByKind,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Place {
+    origin: String,
+    index: u64,
+}
+
+/// A ledger that is read.
+struct Side {
+    dir: PathBuf,
+    offline: Offline,
+    waiting: VecDeque<Leaf>,
+    /// What stands after the first difference, by its hash.
+    rest: HashMap<Hash, (&'static str, u64)>,
+}
+
+impl Side {
+    fn open(dir: &Path, keys: Option<Vec<Vkey>>) -> Result<Self, Failure> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            offline: Offline::start(ledger_of(dir)?, keys),
+            waiting: VecDeque::new(),
+            rest: HashMap::new(),
+        })
+    }
+
+    async fn next(&mut self) -> Option<Leaf> {
+        if self.waiting.is_empty() {
+            self.waiting.extend(self.offline.next().await?);
+        }
+        self.waiting.pop_front()
+    }
+
+    fn keep(&mut self, leaf: &Leaf) {
+        let kind = leaf.stored.kind().map_or("unknown", mintage_ledger::Kind::name);
+        self.rest.insert(leaf.hash(), (kind, leaf.index()));
+    }
+
+    async fn keep_rest(&mut self) {
+        while let Some(leaf) = self.next().await {
+            self.keep(&leaf);
+        }
+    }
+
+    /// What it holds in all, once it is proven.
+    async fn whole(self) -> Result<Whole, Failure> {
+        let dir = self.dir;
+        let reports = self.offline.end().await.map_err(|failure| match failure {
+            Failure::No(text) => Failure::No(format!("{}: {text}", dir.display())),
+            other => other,
+        })?;
+        Ok(Whole {
+            origins: reports.iter().map(|report| report.vkey.name().to_owned()).collect(),
+            records: reports.iter().map(|report| report.size).sum(),
+            root: reports
+                .last()
+                .map(|report| hex::encode(report.root.as_bytes()))
+                .unwrap_or_default(),
+            dir,
+        })
+    }
+}
+
+/// The records of `one` that `other` has nowhere.
+fn only(one: &HashMap<Hash, (&'static str, u64)>, other: &HashMap<Hash, (&'static str, u64)>) -> ByKind {
+    let mut kinds = ByKind::new();
+    for (kind, index) in one
+        .iter()
+        .filter(|(hash, _)| !other.contains_key(hash))
+        .map(|(_, found)| *found)
+    {
+        let only = kinds.entry(kind).or_insert(Only {
+            records: 0,
+            first: index,
+            last: index,
+        });
+        only.records += 1;
+        only.first = only.first.min(index);
+        only.last = only.last.max(index);
+    }
+    kinds
+}
+
+/// Reads both to their ends.
+async fn compare(mut a: Side, mut b: Side) -> Result<Difference, Failure> {
+    let (mut common, mut first_difference, mut ended) = (0, None, (false, false));
+    let place = |leaf: &Leaf| Place {
+        origin: leaf.origin.clone(),
+        index: leaf.index(),
+    };
+    loop {
+        let (one, other) = (a.next().await, b.next().await);
+        match (&one, &other) {
+            (Some(one), Some(other)) if one.origin == other.origin && one.hash() == other.hash() => {
+                common += 1;
+                continue;
+            }
+            (None, None) => break,
+            _ => ended = (one.is_none(), other.is_none()),
+        }
+        first_difference = one.as_ref().or(other.as_ref()).map(place);
+        one.iter().for_each(|leaf| a.keep(leaf));
+        other.iter().for_each(|leaf| b.keep(leaf));
+        a.keep_rest().await;
+        b.keep_rest().await;
+        break;
+    }
+    let relation = match (&first_difference, ended) {
+        (None, _) => Relation::Equal,
+        (_, (true, _)) => Relation::AIsPrefixOfB,
+        (_, (_, true)) => Relation::BIsPrefixOfA,
+        _ if common == 0 => Relation::Unrelated,
+        _ => Relation::Forked,
+    };
+    let (only_in_a, only_in_b) = (only(&a.rest, &b.rest), only(&b.rest, &a.rest));
+    Ok(Difference {
+        relation,
+        equal: relation == Relation::Equal,
+        same_log: common > 0,
+        common,
+        first_difference,
+        a: a.whole().await?,
+        b: b.whole().await?,
+        only_in_a,
+        only_in_b,
+    })
+}
+
+impl Difference {
+    /// The answer in one sentence.
+    fn sentence(&self) -> String {
+        let records = |whole: &Whole| count(whole.records, "record", "records");
+        match self.relation {
+            Relation::Equal => format!("equal: {} each, the same in every place", records(&self.a)),
+            Relation::AIsPrefixOfB => format!("A ({}) is a beginning of B ({})", records(&self.a), records(&self.b)),
+            Relation::BIsPrefixOfA => format!("B ({}) is a beginning of A ({})", records(&self.b), records(&self.a)),
+            Relation::Forked => format!(
+                "forked: the first {} are the same, then each goes its own way",
+                count(self.common, "record", "records")
+            ),
+            Relation::Unrelated => "two logs that have nothing in common".to_owned(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let side = |name: &'static str, whole: &Whole| {
+            let text = format!(
+                "{}, {} of {}",
+                whole.dir.display(),
+                whole.records,
+                whole.origins.join(", ")
+            );
+            (name, text)
+        };
+        let place = self.first_difference.as_ref();
+        let place = place.map(|place| format!("record {} of {}", place.index, place.origin));
+        let mut text = format!("{}\n\n", self.sentence());
+        text.push_str(&fields(&[
+            side("A", &self.a),
+            side("B", &self.b),
+            ("first difference", place.unwrap_or_default()),
+        ]));
+        for (name, kinds) in [("A", &self.only_in_a), ("B", &self.only_in_b)] {
+            if kinds.is_empty() {
+                continue;
+            }
+            text.push_str(&format!("\nOnly in {name}\n"));
+            let rows = kinds.iter().map(|(kind, only)| {
+                let numbers = [only.records, only.first, only.last].map(|number| number.to_string());
+                [vec![(*kind).to_owned()], numbers.to_vec()].concat()
+            });
+            text.push_str(&table(&["KIND", "RECORDS", "FIRST", "LAST"], rows));
+        }
+        text
+    }
+}
+
+/// Runs the verb.
+pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<(), Failure> {
+    let keys = args.vkey.as_deref().map(read_vkeys).transpose()?;
+    let (a, b) = (Side::open(&args.a, keys.clone())?, Side::open(&args.b, keys)?);
+    let difference = compare(a, b).await?;
+    context.output.object(&difference, || difference.text())?;
+    match difference.equal {
+        true => Ok(()),
+        false => Err(Failure::No(difference.sentence())),
+    }
+}
