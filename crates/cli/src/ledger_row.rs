@@ -65,15 +65,24 @@ impl Row for RecordRow {
 /// One live certificate.
 #[derive(Serialize)]
 pub(crate) struct CertRow {
-    serial: String,
-    spiffe_id: String,
-    agent: String,
-    entry: String,
+    pub(crate) serial: String,
+    pub(crate) spiffe_id: String,
+    pub(crate) agent: String,
+    /// Instance of that agent, where the record says it.
+    pub(crate) instance: Option<u64>,
+    pub(crate) entry: String,
     issued: Option<String>,
     not_after: Option<String>,
     index: u64,
     #[serde(skip)]
-    times: (i64, i64),
+    pub(crate) times: (i64, i64),
+}
+
+impl CertRow {
+    /// The end of its validity in milliseconds.
+    pub(crate) fn end(&self) -> i64 {
+        self.times.1
+    }
 }
 
 impl From<RecordSummary> for CertRow {
@@ -85,6 +94,7 @@ impl From<RecordSummary> for CertRow {
             serial: summary.serial,
             spiffe_id: summary.spiffe_id,
             agent: summary.agent,
+            instance: (summary.instance != 0).then_some(summary.instance),
             entry: summary.entry,
             index: summary.index,
         }

@@ -10,6 +10,7 @@ mod client;
 mod dev;
 mod entry;
 mod failure;
+mod holder;
 mod interrupt;
 mod ledger_row;
 mod limits;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mintage_identity::{IdPrefix, Serial, SpiffeId, UnixTime};
-use mintage_ledger::{Body, Cursor, Hash, Hit, Kind, Query, Stored};
+use mintage_ledger::{Actor, Body, Cursor, Hash, Hit, Kind, LiveCertificate, LiveQuery, Page, Query, Stored};
 use mintage_proto::{
     serial,
     v1::{
@@ -67,6 +67,37 @@ fn query_of(request: &SearchRequest) -> Result<Query, Refusal> {
     })
 }
 
+/// The same question about live certificates alone, where that is all that is asked.
+fn live_of(request: &SearchRequest, query: &Query) -> Option<LiveQuery> {
+    let only_live = request.states == ["live"] && query.kinds == [Kind::Issue];
+    let any_time = query.since.is_none() && query.until.is_none();
+    (only_live && any_time && query.serial.is_none()).then(|| LiveQuery {
+        spiffe_id: query.spiffe_id.clone(),
+        id_prefix: query.id_prefix.clone(),
+        agent: query.agent.clone(),
+        entry: query.entry.clone(),
+        ..LiveQuery::default()
+    })
+}
+
+fn hit_of(live: LiveCertificate) -> Hit {
+    Hit {
+        index: live.index,
+        kind: Some(Kind::Issue),
+        time: live.not_before,
+        spiffe_id: Some(live.spiffe_id),
+        agent: live.agent,
+        entry: live.entry,
+        serial: Some(live.serial),
+        not_after: Some(live.not_after),
+    }
+}
+
+/// Whether a certificate ends so soon; 0 asks nothing.
+fn ends_until(hit: &Hit, until_ms: i64) -> bool {
+    until_ms == 0 || hit.not_after.is_some_and(|end| end.millis() <= until_ms)
+}
+
 impl LedgerService {
     fn stored(&self, index: u64) -> Result<Stored, Refusal> {
         let found = self.0.journal.read_from(index, 1).map_err(unreadable)?.pop();
@@ -89,7 +120,7 @@ impl LedgerService {
         let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
         Ok(RecordSummary {
             index: hit.index,
-            time_ms: hit.time.millis(),
+            time_ms: record.time.millis(),
             kind: record.kind().name().to_owned(),
             actor: line::actor(&record.actor),
             spiffe_id: text(&hit.spiffe_id),
@@ -100,11 +131,29 @@ impl LedgerService {
             state: state.to_owned(),
             request_id: record.request_id.map(|id| id.to_string()).unwrap_or_default(),
             text: line::what(&record),
+            instance: match &record.actor {
+                Actor::Agent { instance, .. } => instance.0,
+                _ => 0,
+            },
         })
+    }
+
+    /// A page of hits. Certificates that live are found without a look at the many that have ended.
+    fn page(&self, query: &Query, live: Option<&LiveQuery>, from: Option<Cursor>, limit: usize) -> Page<Hit> {
+        let search = self.0.index.search();
+        let Some(live) = live else {
+            return search.query(query, from, limit);
+        };
+        let page = search.live(live, self.0.clock.unguarded(), from, limit);
+        Page {
+            rows: page.rows.into_iter().map(hit_of).collect(),
+            next: page.next,
+        }
     }
 
     fn search_rows(&self, request: &SearchRequest) -> Result<SearchResponse, Refusal> {
         let query = query_of(request)?;
+        let live = live_of(request, &query);
         let (limit, token) = limit_and_token(request.page.as_ref());
         let mut from = match token {
             "" => None,
@@ -117,9 +166,13 @@ impl LedgerService {
         let mut records = Vec::new();
         let mut scanned = 0;
         loop {
-            let page = self.0.index.search().query(&query, from, limit - records.len());
+            let page = self.page(&query, live.as_ref(), from, limit - records.len());
             scanned += page.rows.len();
-            for hit in &page.rows {
+            for hit in page
+                .rows
+                .iter()
+                .filter(|hit| ends_until(hit, request.not_after_until_ms))
+            {
                 let row = self.summary(hit)?;
                 if request.states.is_empty() || request.states.contains(&row.state) {
                     records.push(row);

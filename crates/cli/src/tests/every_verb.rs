@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 32] = [
+const VERBS: [(&str, Does, &str); 33] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -39,6 +39,7 @@ const VERBS: [(&str, Does, &str); 32] = [
     ("audit verify", Reads, ""),
     ("bundle show", Reads, ""),
     ("ca status", Reads, ""),
+    ("cert holder", Reads, "spiffe://dev.test/mintage/ca/ca-1"),
     ("cert list", Reads, ""),
     ("completions", Apart, ""),
     ("dev", Apart, ""),

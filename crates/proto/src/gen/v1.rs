@@ -101,6 +101,9 @@ pub struct SearchRequest {
     pub states: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "10")]
     pub page: ::core::option::Option<Page>,
+    /// Only certificates whose validity ends at this time or before; 0 for all.
+    #[prost(int64, tag = "11")]
+    pub not_after_until_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordSummary {
@@ -130,6 +133,9 @@ pub struct RecordSummary {
     /// One line for people.
     #[prost(string, tag = "12")]
     pub text: ::prost::alloc::string::String,
+    /// Instance of the agent that asked for a certificate; 0 where no agent did.
+    #[prost(uint64, tag = "13")]
+    pub instance: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SearchResponse {
