@@ -272,3 +272,55 @@ pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<(), Failur
         false => Err(Failure::No(difference.sentence())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mintage_ledger::{Body, wire};
+
+    use super::*;
+    use crate::meaning::tests::kit::Story;
+
+    fn written(story: &Story) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        story.write(&dir.path().join("ledger"));
+        dir
+    }
+
+    async fn difference(a: &tempfile::TempDir, b: &tempfile::TempDir) -> Difference {
+        let side = |dir: &tempfile::TempDir| Side::open(dir.path(), None).unwrap();
+        compare(side(a), side(b)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn beginnings_forks_and_strangers_are_told_apart() {
+        let mut story = Story::honest();
+        let (short, size) = (written(&story), story.records.len() as u64);
+        assert_eq!(difference(&short, &written(&story)).await.relation, Relation::Equal);
+        story.admin(Body::EntryDelete(wire::EntryDelete {
+            name: "web".into(),
+            revision: story.find("entry.put") as u64,
+        }));
+        let long = written(&story);
+        let found = difference(&short, &long).await;
+        assert_eq!(
+            (found.relation, found.common, found.same_log),
+            (Relation::AIsPrefixOfB, size, true)
+        );
+        assert_eq!(found.first_difference.as_ref().unwrap().index, size);
+        assert!(found.only_in_a.is_empty() && found.only_in_b["entry.delete"].records == 1);
+        assert!(found.text().contains("Only in B\nKIND"), "{}", found.text());
+        assert_eq!(difference(&long, &short).await.relation, Relation::BIsPrefixOfA);
+
+        let last = story.records.len() - 1;
+        story.records[last].salt = [9; 16];
+        let found = difference(&long, &written(&story)).await;
+        assert_eq!((found.relation, found.common), (Relation::Forked, size));
+        assert_eq!((found.only_in_a.len(), found.only_in_b.len()), (1, 1));
+
+        story.records[0].salt = [9; 16];
+        let found = difference(&long, &written(&story)).await;
+        assert_eq!((found.relation, found.same_log), (Relation::Unrelated, false));
+        // Everything but the two that were changed stands in both, if not in the same log.
+        assert_eq!(found.only_in_a.values().map(|only| only.records).sum::<u64>(), 2);
+    }
+}

@@ -106,7 +106,9 @@ fn text_of(output: Output, rows: &[TailRow]) -> Result<String, Failure> {
 
 /// The size of the log, as far as it is indexed.
 async fn size(ca: &Ca) -> Result<u64, Failure> {
-    let newest = search::fetch(ca, SearchRequest::default(), &Paging::at_most(1), 1).await?.0;
+    let newest = search::fetch(ca, SearchRequest::default(), &Paging::at_most(1), 1)
+        .await?
+        .0;
     Ok(newest.first().map_or(0, |row| row.index + 1))
 }
 
@@ -115,7 +117,9 @@ async fn newest(ca: &Ca, tail: &TailArgs, size: u64) -> Result<Vec<TailRow>, Fai
     if tail.lines == 0 {
         return Ok(Vec::new());
     }
-    let found = search::fetch(ca, tail.conditions.request(), &Paging::at_most(tail.lines), tail.lines).await?.0;
+    let found = search::fetch(ca, tail.conditions.request(), &Paging::at_most(tail.lines), tail.lines)
+        .await?
+        .0;
     let mut rows = Vec::with_capacity(found.len());
     for index in found.iter().rev().map(|row| row.index).filter(|index| *index < size) {
         let (answer, record) = show::fetch(ca, Key::Index(index)).await?;

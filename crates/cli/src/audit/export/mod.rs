@@ -172,13 +172,17 @@ impl Export<'_> {
         if !self.target.is_held_back() {
             // What is printed cannot be taken back: everything is verified once before.
             let (ledger, keys) = (ledger.clone(), keys.clone());
-            let verified = tokio::task::spawn_blocking(move || mintage_ledger::verify(&ledger, keys.as_deref(), &mut ()));
+            let verified =
+                tokio::task::spawn_blocking(move || mintage_ledger::verify(&ledger, keys.as_deref(), &mut ()));
             let verified = verified.await.map_err(Failure::local)?;
             verified.map_err(|error| verdict(&error))?;
         }
         let mut offline = Offline::start(ledger, keys);
         while let Some(leaves) = offline.next().await {
-            let batch = leaves.iter().map(super::source::Leaf::placed).collect::<Result<Vec<_>, _>>()?;
+            let batch = leaves
+                .iter()
+                .map(super::source::Leaf::placed)
+                .collect::<Result<Vec<_>, _>>()?;
             if self.take(&batch).await? == Reader::Left {
                 return Ok(Reader::Left);
             }

@@ -85,93 +85,27 @@ struct Shape {
     entity: (&'static str, String, String),
 }
 
+/// Class, activity, severity, and what is managed.
+type Parts = (
+    Class,
+    (u32, &'static str),
+    (u32, &'static str),
+    (&'static str, String, String),
+);
+
+fn managed(
+    activity: (u32, &'static str),
+    severity: (u32, &'static str),
+    kind: &'static str,
+    name: &str,
+    uid: impl ToString,
+) -> Parts {
+    (ENTITY, activity, severity, (kind, name.to_owned(), uid.to_string()))
+}
+
 impl Shape {
     fn of(placed: &Placed, facts: &Facts) -> Self {
-        let id = |octets: &[u8]| hex::encode(octets);
-        let (class, activity, severity, entity) = match &placed.record.body {
-            Body::Issue(_) => (
-                ENTITY,
-                CREATE,
-                INFORMATIONAL,
-                ("X.509-SVID", facts.spiffe_id.clone(), facts.serial()),
-            ),
-            Body::Deny(_) => (
-                ENTITY,
-                CREATE,
-                LOW,
-                ("X.509-SVID", facts.spiffe_id.clone(), facts.entry.clone()),
-            ),
-            Body::Revoke(revoke) => {
-                let serial = revoke.serials.first().map(|one| id(&one.serial));
-                (
-                    ENTITY,
-                    DISABLE,
-                    MEDIUM,
-                    ("X.509-SVID", revoke.scope.clone(), serial.unwrap_or_default()),
-                )
-            }
-            Body::EntryPut(put) => {
-                let activity = if put.replaces_revision == 0 { CREATE } else { UPDATE };
-                (
-                    ENTITY,
-                    activity,
-                    INFORMATIONAL,
-                    ("registration entry", put.name.clone(), put.spiffe_id.clone()),
-                )
-            }
-            Body::EntryDelete(delete) => (
-                ENTITY,
-                DELETE,
-                INFORMATIONAL,
-                ("registration entry", delete.name.clone(), String::new()),
-            ),
-            Body::TokenCreate(token) => (
-                ENTITY,
-                CREATE,
-                INFORMATIONAL,
-                ("join token", token.agent.clone(), id(&token.token_hash)),
-            ),
-            Body::TokenDelete(token) => (
-                ENTITY,
-                DELETE,
-                INFORMATIONAL,
-                ("join token", token.agent.clone(), id(&token.token_hash)),
-            ),
-            Body::TokenConsume(_) | Body::AgentAttest(_) => (
-                AUTHENTICATION,
-                (1, "Logon"),
-                INFORMATIONAL,
-                ("agent", facts.agent.clone(), facts.spiffe_id.clone()),
-            ),
-            Body::AgentBan(_) => (
-                ENTITY,
-                DISABLE,
-                MEDIUM,
-                ("agent", facts.agent.clone(), facts.instance.to_string()),
-            ),
-            Body::AgentEvict(_) => (
-                ENTITY,
-                UNENROLL,
-                INFORMATIONAL,
-                ("agent", facts.agent.clone(), facts.instance.to_string()),
-            ),
-            Body::CaEvent(event) => {
-                let (activity, severity) = key_event(event.event());
-                (
-                    ENTITY,
-                    activity,
-                    severity,
-                    ("CA key", role_of(event), id(&event.key_id)),
-                )
-            }
-            Body::AdminEvent(event) => (
-                API,
-                (OTHER, "Other"),
-                INFORMATIONAL,
-                ("call", event.action.clone(), String::new()),
-            ),
-            other => log_shape(other),
-        };
+        let (class, activity, severity, entity) = parts(&placed.record.body, facts);
         Self {
             class,
             activity,
@@ -181,37 +115,56 @@ impl Shape {
     }
 }
 
-type Parts = (
-    Class,
-    (u32, &'static str),
-    (u32, &'static str),
-    (&'static str, String, String),
-);
-
-fn log_shape(body: &Body) -> Parts {
-    let entity = |kind, name: String| (kind, name, String::new());
+fn parts(body: &Body, facts: &Facts) -> Parts {
+    let (id, agent) = (|octets: &[u8]| hex::encode(octets), facts.agent.as_str());
     match body {
-        Body::BundleChange(bundle) => {
-            let entity = ("trust bundle", "trust bundle".to_owned(), bundle.sequence.to_string());
-            (ENTITY, UPDATE, MEDIUM, entity)
+        Body::Issue(_) => managed(CREATE, INFORMATIONAL, "X.509-SVID", &facts.spiffe_id, facts.serial()),
+        Body::Deny(_) => managed(CREATE, LOW, "X.509-SVID", &facts.spiffe_id, &facts.entry),
+        Body::Revoke(revoke) => {
+            let serial = revoke.serials.first().map(|one| id(&one.serial)).unwrap_or_default();
+            managed(DISABLE, MEDIUM, "X.509-SVID", &revoke.scope, serial)
+        }
+        Body::EntryPut(put) => {
+            let activity = if put.replaces_revision == 0 { CREATE } else { UPDATE };
+            managed(activity, INFORMATIONAL, "registration entry", &put.name, &put.spiffe_id)
+        }
+        Body::EntryDelete(gone) => managed(DELETE, INFORMATIONAL, "registration entry", &gone.name, ""),
+        Body::TokenCreate(new) => managed(CREATE, INFORMATIONAL, "join token", &new.agent, id(&new.token_hash)),
+        Body::TokenDelete(gone) => managed(DELETE, INFORMATIONAL, "join token", &gone.agent, id(&gone.token_hash)),
+        Body::AgentBan(_) => managed(DISABLE, MEDIUM, "agent", agent, facts.instance),
+        Body::AgentEvict(_) => managed(UNENROLL, INFORMATIONAL, "agent", agent, facts.instance),
+        Body::CaEvent(event) => {
+            let (activity, severity) = key_event(event.event());
+            managed(activity, severity, "CA key", &role_of(event), id(&event.key_id))
+        }
+        Body::TokenConsume(_) | Body::AgentAttest(_) => {
+            let entity = ("agent", agent.to_owned(), facts.spiffe_id.clone());
+            (AUTHENTICATION, (1, "Logon"), INFORMATIONAL, entity)
+        }
+        other => log_parts(other),
+    }
+}
+
+fn log_parts(body: &Body) -> Parts {
+    let log = || ("log", String::new(), String::new());
+    match body {
+        Body::BundleChange(bundle) => managed(UPDATE, MEDIUM, "trust bundle", "trust bundle", bundle.sequence),
+        Body::AdminEvent(event) => {
+            let call = ("call", event.action.clone(), String::new());
+            (API, (OTHER, "Other"), INFORMATIONAL, call)
         }
         Body::SeenReport(report) => {
             let unknown = report.certificates.iter().any(|seen| !seen.known);
             let severity = if unknown { HIGH } else { INFORMATIONAL };
-            (
-                ENTITY,
-                (2, "Read"),
-                severity,
-                entity("X.509-SVID", "certificates in use".into()),
-            )
+            managed((2, "Read"), severity, "X.509-SVID", "certificates in use", "")
         }
         Body::WitnessEvent(event) => {
             let severity = if event.event == "conflict" { HIGH } else { INFORMATIONAL };
-            (ENTITY, UPDATE, severity, entity("witness", event.witness.clone()))
+            managed(UPDATE, severity, "witness", &event.witness, "")
         }
-        Body::LogOpen(_) => (LIFECYCLE, (3, "Start"), INFORMATIONAL, entity("log", String::new())),
-        Body::LogClose(_) => (LIFECYCLE, (4, "Stop"), INFORMATIONAL, entity("log", String::new())),
-        _ => (ENTITY, (0, "Unknown"), INFORMATIONAL, entity("record", "record".into())),
+        Body::LogOpen(_) => (LIFECYCLE, (3, "Start"), INFORMATIONAL, log()),
+        Body::LogClose(_) => (LIFECYCLE, (4, "Stop"), INFORMATIONAL, log()),
+        _ => managed((0, "Unknown"), INFORMATIONAL, "record", "record", ""),
     }
 }
 

@@ -3,7 +3,7 @@
 mod schema;
 
 use mintage_ledger::{
-    Actor, Body, Kind,
+    Body, Kind,
     wire::{self, CaEventKind},
 };
 use serde_json::Value;
@@ -17,21 +17,55 @@ use crate::{
 /// A name that does what names should not.
 const HOSTILE: &str = "=cmd|' /C calc'!A0\r\n\u{1b}[31m\",\u{202e}x";
 
-fn more() -> Vec<(Actor, Body)> {
-    let deny = |spiffe_id: &str, entry: &str| {
-        Body::Deny(wire::Deny {
-            spiffe_id: spiffe_id.into(),
-            entry: entry.into(),
-            code: "entry-unknown".into(),
-            why: HOSTILE.into(),
-            suppressed: 3,
-        })
-    };
-    let ban = |name: &str| wire::AgentBan {
-        name: name.into(),
+fn ban() -> wire::AgentBan {
+    wire::AgentBan {
+        name: "n1".into(),
         instance: 9,
         reason: HOSTILE.into(),
-    };
+    }
+}
+
+fn deny(spiffe_id: &str, entry: &str) -> Body {
+    Body::Deny(wire::Deny {
+        spiffe_id: spiffe_id.into(),
+        entry: entry.into(),
+        code: "entry-unknown".into(),
+        why: HOSTILE.into(),
+        suppressed: 3,
+    })
+}
+
+/// What administrators do.
+fn by_admins() -> Vec<Body> {
+    vec![
+        Body::EntryPut(wire::EntryPut {
+            replaces_revision: 5,
+            owner: HOSTILE.into(),
+            ..web_entry()
+        }),
+        Body::EntryDelete(wire::EntryDelete {
+            name: "web".into(),
+            revision: 5,
+        }),
+        Body::TokenDelete(wire::TokenDelete {
+            token_hash: vec![5; 32],
+            agent: "n1".into(),
+        }),
+        Body::AgentBan(ban()),
+        Body::AgentEvict(wire::AgentEvict {
+            name: "n1".into(),
+            instance: 9,
+            reason: String::new(),
+        }),
+        Body::AdminEvent(wire::AdminEvent {
+            action: "login".into(),
+            detail: HOSTILE.into(),
+        }),
+    ]
+}
+
+/// What agents do and are refused.
+fn by_agents() -> Vec<Body> {
     let seen = wire::SeenCertificate {
         issuer_key_id: vec![1; 32],
         serial: vec![0x4f; 16],
@@ -39,80 +73,35 @@ fn more() -> Vec<(Actor, Body)> {
         seen_at_ms: 1,
         known: false,
     };
-    let attest = wire::AgentAttest {
-        name: "n1".into(),
-        spiffe_id: AGENT.into(),
-        instance_of: 9,
-        kind: "rejoin".into(),
-        evidence_sha256: vec![3; 32],
-        spki_sha256: vec![4; 32],
-        rejoin: true,
-    };
     vec![
-        (agent(9), deny(WEB, "web")),
-        (agent(9), deny("", "")),
-        (
-            admin(),
-            Body::EntryPut(wire::EntryPut {
-                replaces_revision: 5,
-                owner: HOSTILE.into(),
-                ..web_entry()
-            }),
-        ),
-        (
-            admin(),
-            Body::EntryDelete(wire::EntryDelete {
-                name: "web".into(),
-                revision: 5,
-            }),
-        ),
-        (
-            admin(),
-            Body::TokenDelete(wire::TokenDelete {
-                token_hash: vec![5; 32],
-                agent: "n1".into(),
-            }),
-        ),
-        (agent(9), Body::AgentAttest(attest)),
-        (admin(), Body::AgentBan(ban("n1"))),
-        (
-            admin(),
-            Body::AgentEvict(wire::AgentEvict {
-                name: "n1".into(),
-                instance: 9,
-                reason: String::new(),
-            }),
-        ),
-        (
-            admin(),
-            Body::AdminEvent(wire::AdminEvent {
-                action: "login".into(),
-                detail: HOSTILE.into(),
-            }),
-        ),
-        (
-            agent(9),
-            Body::SeenReport(wire::SeenReport {
-                certificates: vec![seen],
-            }),
-        ),
-        (
-            replica(),
-            Body::WitnessEvent(wire::WitnessEvent {
-                witness: "w1".into(),
-                event: "conflict".into(),
-                ..wire::WitnessEvent::default()
-            }),
-        ),
+        deny(WEB, "web"),
+        deny("", ""),
+        Body::AgentAttest(wire::AgentAttest {
+            name: "n1".into(),
+            spiffe_id: AGENT.into(),
+            instance_of: 9,
+            kind: "rejoin".into(),
+            evidence_sha256: vec![3; 32],
+            spki_sha256: vec![4; 32],
+            rejoin: true,
+        }),
+        Body::SeenReport(wire::SeenReport {
+            certificates: vec![seen],
+        }),
     ]
 }
 
 /// Every kind of record there is.
 fn every_kind() -> Vec<Placed> {
     let mut story = Story::honest();
-    for (actor, body) in more() {
-        story.push(actor, body);
-    }
+    by_admins().into_iter().for_each(|body| story.push(admin(), body));
+    by_agents().into_iter().for_each(|body| story.push(agent(9), body));
+    let witness = wire::WitnessEvent {
+        witness: "w1".into(),
+        event: "conflict".into(),
+        ..wire::WitnessEvent::default()
+    };
+    story.push(replica(), Body::WitnessEvent(witness));
     for event in [CaEventKind::Prepare, CaEventKind::Retire, CaEventKind::Taint] {
         let body = story.authority.event(event);
         story.push(replica(), body);
@@ -137,7 +126,13 @@ fn ocsf_events_are_what_the_schema_says() {
         let event = ocsf::event(&placed).unwrap();
         let mut wrong = schema::wrong_ocsf(&schema, &event);
         if let Some(certificate) = event["entity"]["data"].get("certificate") {
-            schema::object(&schema, "certificate", &schema["objects"]["certificate"], certificate, &mut wrong);
+            schema::object(
+                &schema,
+                "certificate",
+                &schema["objects"]["certificate"],
+                certificate,
+                &mut wrong,
+            );
         }
         assert!(wrong.is_empty(), "{}: {wrong:#?}\n{event:#}", placed.kind());
         let failed = placed.kind() == Kind::Deny;
@@ -152,7 +147,10 @@ fn ocsf_events_are_what_the_schema_says() {
 #[test]
 fn the_check_of_ocsf_events_finds_what_is_wrong() {
     let schema = schema::ocsf();
-    let issue = every_kind().into_iter().find(|placed| placed.kind() == Kind::Issue).unwrap();
+    let issue = every_kind()
+        .into_iter()
+        .find(|placed| placed.kind() == Kind::Issue)
+        .unwrap();
     let good = ocsf::event(&issue).unwrap();
     let broken = |pointer: &str, value: Value| {
         let mut event = good.clone();
@@ -198,7 +196,9 @@ fn encoded(form: Form, placed: &[Placed]) -> String {
     let mut encoder = form.encoder().unwrap();
     let mut out = Vec::new();
     encoder.head(&mut out).unwrap();
-    placed.iter().for_each(|placed| encoder.record(placed, &mut out).unwrap());
+    placed
+        .iter()
+        .for_each(|placed| encoder.record(placed, &mut out).unwrap());
     encoder.end(&mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
@@ -225,7 +225,10 @@ fn json_lines_tell_everything_and_csv_is_never_computed() {
     let text = encoded(Form::Jsonl, &placed);
     for (line, placed) in text.lines().zip(&placed) {
         let line: Value = serde_json::from_str(line).unwrap();
-        assert_eq!((&line["index"], &line["schema_version"]), (&placed.index.into(), &1.into()));
+        assert_eq!(
+            (&line["index"], &line["schema_version"]),
+            (&placed.index.into(), &1.into())
+        );
         assert_eq!(line["leaf_hash"], hex::encode(placed.leaf_hash.as_bytes()));
         assert_eq!(line["certificate"].is_object(), placed.kind() == Kind::Issue);
         if let Body::Deny(deny) = &placed.record.body {
@@ -238,9 +241,15 @@ fn json_lines_tell_everything_and_csv_is_never_computed() {
     for line in lines.filter(|line| !line.is_empty()) {
         let cells = cells(line);
         assert_eq!(cells.len(), super::csv::COLUMNS.len(), "{line}");
-        assert!(!cells.iter().any(|cell| cell.starts_with(['=', '+', '-', '@'])), "{line}");
+        assert!(
+            !cells.iter().any(|cell| cell.starts_with(['=', '+', '-', '@'])),
+            "{line}"
+        );
     }
-    assert!(csv.contains("\"'=cmd|' /C calc'!A0\\r\\n\\u{1b}[31m\"\",\\u{202e}x\""), "{csv}");
+    assert!(
+        csv.contains("\"'=cmd|' /C calc'!A0\\r\\n\\u{1b}[31m\"\",\\u{202e}x\""),
+        "{csv}"
+    );
 }
 
 /// The cells of a line, read as RFC 4180 says.
@@ -263,5 +272,8 @@ fn cells(line: &str) -> Vec<String> {
 #[cfg(not(feature = "parquet"))]
 fn parquet_is_refused_with_the_name_of_its_feature() {
     let refused = Form::Parquet.encoder().err().unwrap();
-    assert!(refused.to_string().contains("--features parquet") && refused.code() == 1, "{refused}");
+    assert!(
+        refused.to_string().contains("--features parquet") && refused.code() == 1,
+        "{refused}"
+    );
 }
