@@ -84,7 +84,9 @@ pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
         entries: view.entry_count() as u64,
         agents: view.agent_count() as u64,
         connected_agents: desk.fleet.len() as u64,
-        live_certificates: desk.index.live_count(&LiveQuery::default(), desk.clock.unguarded()),
+        live_certificates: desk
+            .index
+            .live_count_shown(&LiveQuery::default(), desk.clock.unguarded()),
         revocation_sequence: view.revoked().sequence(),
         ready: not_ready_because.is_empty(),
         not_ready_because,

@@ -1,7 +1,7 @@
 //! What became of an issued certificate: live, expired or revoked, and by which records.
 
 use mintage_identity::{IssuerKeyId, Serial, SpiffeId, UnixTime};
-use mintage_ledger::{Body, Kind, Query as RecordQuery, Record, wire};
+use mintage_ledger::{Body, Kind, LedgerError, Query as RecordQuery, Record, wire};
 use mintage_revocation::{Query, Verdict};
 use mintage_svid::LeafInfo;
 
@@ -104,20 +104,20 @@ impl Shown {
 }
 
 /// Ledger indices of the revocations that strike the certificate of this record, newest first.
-pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Vec<u64> {
+pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<u64>, LedgerError> {
     let Some(shown) = Shown::of(record) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let query = RecordQuery {
         kinds: vec![Kind::Revoke],
         since: Some(record.time),
         ..RecordQuery::default()
     };
-    let page = desk.index.search().query(&query, None, REVOCATIONS_SCANNED_MAX);
+    let page = desk.index.search().query(&query, None, REVOCATIONS_SCANNED_MAX)?;
     let strikes = |index: u64| {
         let record = desk.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
         let Body::Revoke(revoke) = record.body else { return None };
         shown.is_struck_by(&revoke).then_some(index)
     };
-    page.rows.iter().filter_map(|row| strikes(row.index)).collect()
+    Ok(page.rows.iter().filter_map(|row| strikes(row.index)).collect())
 }

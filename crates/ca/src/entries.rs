@@ -134,7 +134,7 @@ pub(crate) async fn delete(
             entry: Some(name.to_string()),
             ..LiveQuery::default()
         };
-        let revoked_certificates = desk.index.live_count(&query, desk.clock.unguarded());
+        let revoked_certificates = desk.index.live_count(&query, desk.clock.unguarded())?;
         return Ok(DeleteEntryResponse {
             entry,
             index: 0,

@@ -35,16 +35,14 @@ impl Index {
     }
 
     /// The identities of live certificates on this key.
-    pub(crate) fn holders_of(&self, key: &SpkiHash, now: UnixTime) -> Vec<SpiffeId> {
+    pub(crate) fn holders_of(&self, key: &SpkiHash, now: UnixTime) -> Result<Vec<SpiffeId>, LedgerError> {
         let query = LiveQuery {
             spki_sha256: Some(*key),
             ..LiveQuery::default()
         };
-        let page = self.search.live(&query, now, None, KEY_HOLDERS_MAX);
-        page.rows
-            .iter()
-            .filter_map(|row| SpiffeId::parse(&row.spiffe_id).ok())
-            .collect()
+        let page = self.search.live(&query, now, None, KEY_HOLDERS_MAX)?;
+        let holders = page.rows.iter().filter_map(|row| SpiffeId::parse(&row.spiffe_id).ok());
+        Ok(holders.collect())
     }
 
     /// The record that answered this request of this agent, if its certificate lives.
@@ -58,23 +56,31 @@ impl Index {
     }
 
     /// The live certificates that match.
-    pub(crate) fn live(&self, query: &LiveQuery, now: UnixTime) -> Vec<LiveCertificate> {
+    pub(crate) fn live(&self, query: &LiveQuery, now: UnixTime) -> Result<Vec<LiveCertificate>, LedgerError> {
         self.search.live_all(query, now)
     }
 
     /// How many live certificates match.
-    pub(crate) fn live_count(&self, query: &LiveQuery, now: UnixTime) -> u64 {
-        self.live(query, now).len() as u64
+    pub(crate) fn live_count(&self, query: &LiveQuery, now: UnixTime) -> Result<u64, LedgerError> {
+        Ok(self.live(query, now)?.len() as u64)
+    }
+
+    /// The same for a listing, which is shown without the number when the index cannot be read.
+    pub(crate) fn live_count_shown(&self, query: &LiveQuery, now: UnixTime) -> u64 {
+        self.live_count(query, now).unwrap_or_else(|error| {
+            tracing::error!(%error, "live certificates cannot be counted");
+            0
+        })
     }
 
     /// The serials of every live certificate, to be run through a new revocation filter.
-    pub(crate) fn live_serials(&self, now: UnixTime) -> impl Iterator<Item = LiveSerial> {
-        let live = self.live(&LiveQuery::default(), now).into_iter();
-        live.map(|row| LiveSerial {
+    pub(crate) fn live_serials(&self, now: UnixTime) -> Result<impl Iterator<Item = LiveSerial>, LedgerError> {
+        let live = self.live(&LiveQuery::default(), now)?.into_iter();
+        Ok(live.map(|row| LiveSerial {
             issuer: row.issuer,
             serial: row.serial,
             not_after: row.not_after,
-        })
+        }))
     }
 
     /// Waits until the record at `index` is indexed; `None` when the index follows no longer.

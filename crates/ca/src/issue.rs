@@ -237,7 +237,7 @@ fn clear(
         return Err(Round::Recorded(answer));
     }
     let reservation = reservation?;
-    let holders = desk.index.holders_of(&key.spki_sha256(), *now);
+    let holders = desk.index.holders_of(&key.spki_sha256(), *now).map_err(Refusal::from)?;
     check_holders(&grant, &key.spki_sha256(), &holders, policy)?;
     Ok((grant, key, reservation))
 }

@@ -40,7 +40,7 @@ pub(crate) fn wire_agent(desk: &Desk, agent: &AgentRecord) -> v1::Agent {
             .as_ref()
             .map(|stream| stream.version.clone())
             .unwrap_or_default(),
-        live_certificates: desk.index.live_count(&query, now),
+        live_certificates: desk.index.live_count_shown(&query, now),
         revocation_sequence: connected.map_or(0, |stream| stream.enforced),
     }
 }

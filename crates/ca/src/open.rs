@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use mintage_identity::TrustDomain;
 use mintage_ledger::{
-    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Search, Tree,
+    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Sealer, Search, Tree,
     wire::CaRole,
 };
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
@@ -41,6 +41,7 @@ pub(crate) struct Engine {
     pub(crate) committer: Committer,
     pub(crate) search: Follower,
     pub(crate) integrator: Follower,
+    pub(crate) sealer: Follower,
     pub(crate) _lock: Lock,
 }
 
@@ -127,15 +128,17 @@ pub(crate) fn open(
         return Err(data.problem("its log key is not the one of the ledger: the directory was put together from two"));
     }
     let tree = Arc::new(Tree::new(journal.shard_dir()));
-    let journal: Arc<dyn Journal> = Arc::new(journal);
+    let files = Arc::new(journal);
+    let journal: Arc<dyn Journal> = files.clone();
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
-    let (index, follower) = indexed(&journal)?;
+    let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
-    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now))?;
+    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
     let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
+    let sealer = seal(files, tree.clone())?;
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
         domain: authority.trust_domain,
@@ -172,6 +175,7 @@ pub(crate) fn open(
             committer,
             search: follower,
             integrator,
+            sealer,
             _lock: lock,
         },
     ))
@@ -188,9 +192,21 @@ fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Dur
     )?)
 }
 
-/// Starts the index and waits until it is whole.
-fn indexed(journal: &Arc<dyn Journal>) -> Result<(Index, Follower), CaError> {
-    let search = Search::new();
+/// Starts what seals full segments of the log, and removes the write-ahead files they were in.
+fn seal(journal: Arc<FileJournal>, tree: Arc<Tree>) -> Result<Follower, CaError> {
+    let sealer = Sealer::new(journal.clone(), tree);
+    Ok(Follower::start(
+        "sealer",
+        journal,
+        vec![Box::new(sealer)],
+        Sealer::PACE,
+    )?)
+}
+
+/// Starts the index, which begins with what is sealed, and waits until it is whole.
+fn indexed(files: &Arc<FileJournal>) -> Result<(Index, Follower), CaError> {
+    let search = Search::over(files.segments().clone())?;
+    let journal: Arc<dyn Journal> = files.clone();
     let follower = Follower::start("search", journal.clone(), vec![search.sink()], Duration::ZERO)?;
     let index = Index::new(search, journal.clone());
     wait_for_index(&index, &follower, journal.size())?;

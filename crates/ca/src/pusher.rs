@@ -106,7 +106,9 @@ pub(crate) async fn run(
 
 /// Takes the count of live certificates, which walks through all of them: at the start and once a minute.
 pub(crate) fn count_live(desk: &Desk) {
-    let live = desk.index.live_count(&LiveQuery::default(), desk.clock.unguarded());
+    let live = desk
+        .index
+        .live_count_shown(&LiveQuery::default(), desk.clock.unguarded());
     desk.metrics.live(live);
 }
 
@@ -152,11 +154,11 @@ impl Push<'_> {
         }
         let now = self.desk.clock.unguarded();
         let at = self.desk.clock.clock().monotonic();
-        match self
-            .desk
-            .publisher
-            .advance(self.new.revoked(), self.desk.index.live_serials(now), now)
-        {
+        let live = match self.desk.index.live_serials(now) {
+            Ok(live) => live,
+            Err(problem) => return self.unsigned(&problem),
+        };
+        match self.desk.publisher.advance(self.new.revoked(), live, now) {
             Ok(Some(news)) => {
                 self.desk.health.over(Trouble::Revocation);
                 self.desk.propagation.published(self.desk.publisher.sequence(), at);
@@ -173,14 +175,14 @@ impl Push<'_> {
                 );
             }
             Ok(None) => {}
-            Err(problem) => {
-                error!(error = %problem, "revocation news could not be signed");
-                self.desk.health.trouble(
-                    Trouble::Revocation,
-                    format!("revocation news cannot be signed: {problem}"),
-                );
-            }
+            Err(problem) => self.unsigned(&problem),
         }
+    }
+
+    fn unsigned(&self, problem: &dyn std::fmt::Display) {
+        error!(error = %problem, "revocation news could not be signed");
+        let text = format!("revocation news cannot be signed: {problem}");
+        self.desk.health.trouble(Trouble::Revocation, text);
     }
 
     /// Agents whose instance may no longer speak lose their streams at once.

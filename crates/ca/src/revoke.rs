@@ -30,7 +30,7 @@ pub(crate) struct Struck {
 const SERIALS_SHOWN: usize = 100;
 
 /// The live certificates in a scope.
-fn live_in(desk: &Desk, scope: &Scope) -> Vec<mintage_ledger::LiveCertificate> {
+fn live_in(desk: &Desk, scope: &Scope) -> Result<Vec<mintage_ledger::LiveCertificate>, Refusal> {
     let now = desk.clock.unguarded();
     let all = LiveQuery::default();
     let query = match scope {
@@ -63,20 +63,18 @@ fn live_in(desk: &Desk, scope: &Scope) -> Vec<mintage_ledger::LiveCertificate> {
     match scope {
         Scope::Serial(serial) => {
             // One certificate is looked up by its serial, not searched for among all.
-            let Ok(Some(issued)) = desk.index.certificate(serial) else {
-                return Vec::new();
+            let Some(issued) = desk.index.certificate(serial)? else {
+                return Ok(Vec::new());
             };
             let query = LiveQuery {
                 spki_sha256: Some(issued.facts.spki_sha256),
                 ..LiveQuery::default()
             };
-            desk.index
-                .live(&query, now)
-                .into_iter()
-                .filter(|row| row.serial == *serial)
-                .collect()
+            let mut rows = desk.index.live(&query, now)?;
+            rows.retain(|row| row.serial == *serial);
+            Ok(rows)
         }
-        _ => desk.index.live(&query, now),
+        _ => Ok(desk.index.live(&query, now)?),
     }
 }
 
@@ -104,7 +102,7 @@ pub(crate) struct Order {
 
 /// Drafts the records of an order on one view, beside what it strikes: certificates recorded before `before`, or all.
 fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result<(Vec<Body>, Struck), Refusal> {
-    let mut rows = live_in(desk, &order.scope);
+    let mut rows = live_in(desk, &order.scope)?;
     rows.retain(|row| before.is_none_or(|before| row.index < before));
     let now = desk.clock.now()?;
     let resolved = resolve(view, &order.scope, &rows, order.reason.as_str(), now)?;

@@ -166,7 +166,9 @@ impl Ca {
     /// What keeps a follower of the ledger from following, now.
     fn trouble(&self) -> Option<String> {
         let engine = &self.engine;
-        let followers = engine.search.trouble().or_else(|| engine.integrator.trouble());
+        let followers = [&engine.search, &engine.integrator, &engine.sealer]
+            .into_iter()
+            .find_map(|follower| follower.trouble());
         self.desk.state.trouble().or(followers)
     }
 
@@ -202,12 +204,14 @@ impl Ca {
             committer,
             search,
             integrator,
+            sealer,
             ..
         } = engine;
         let stopped = tokio::task::spawn_blocking(move || {
             committer.stop();
             search.stop();
             integrator.stop();
+            sealer.stop();
             drop(desk);
         });
         if stopped.await.is_err() {

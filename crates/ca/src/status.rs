@@ -1,7 +1,7 @@
 //! The one place that turns refusals into gRPC codes. Reply text and log text differ where a caller must not learn why.
 
 use mintage_attest::AttestError;
-use mintage_ledger::CommitError;
+use mintage_ledger::{CommitError, LedgerError};
 use mintage_mint::{CsrError, MintError};
 use mintage_policy::{Denial, DenialKind};
 use mintage_proto::FieldError;
@@ -115,6 +115,12 @@ impl From<MintError> for Refusal {
 impl From<ClockStepped> for Refusal {
     fn from(error: ClockStepped) -> Self {
         Self::unavailable("clock", error.to_string())
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        Self::unavailable("ledger-read", format!("the ledger cannot be read: {error}"))
     }
 }
 

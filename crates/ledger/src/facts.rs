@@ -63,7 +63,28 @@ impl Outline {
     }
 }
 
+/// A tag that two different requests of two different agents share once in 2^32; the record itself decides. `None` where
+/// there is no request id.
+pub(crate) fn request_tag(agent: &str, id: &[u8]) -> Option<u32> {
+    if id.is_empty() {
+        return None;
+    }
+    // Request ids are chosen by agents, so they are mixed rather than trusted to be random (FNV-1a). The tag is stored.
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = agent.as_bytes().iter().fold(0x811c_9dc5, mix);
+    Some(id.iter().fold(hash, mix).max(1))
+}
+
 impl<'a> Facts<'a> {
+    /// The instance of the agent, for the record at `index`: a record that makes an instance is the instance.
+    pub(crate) fn instance_at(&self, index: u64) -> u64 {
+        let makes = matches!(self.kind, Some(Kind::TokenConsume | Kind::AgentAttest));
+        match self.instance {
+            0 if makes => index,
+            instance => instance,
+        }
+    }
+
     /// Reads a record's bytes; a field that cannot be read is absent.
     pub(crate) fn read(record: &'a [u8]) -> Self {
         let mut facts = Self::default();

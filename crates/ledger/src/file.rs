@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
-    disk::{Disk, LocalDisk, make_dir, read_whole, replace},
+    disk::{Disk, LocalDisk, make_dir, read_whole, remove_if_there, replace},
     journal::{AppendError, Journal, Stored},
     kind::Kind,
     layout::{Lock, Shard, check_ours, read_policy, write_policy},
@@ -24,6 +24,7 @@ use crate::{
     origin::Origin,
     reader::Reader,
     record::{Body, EncodedRecord, Record},
+    seg::{entries::Entries, seal::Segments},
     tree::{Frontier, Hash, sha256},
     wal::WalHeader,
     writer::{Sizes, Writer, begin_file},
@@ -85,6 +86,7 @@ pub struct FileJournal {
     disk: Arc<dyn Disk>,
     writer: Mutex<Writer>,
     reader: Reader,
+    segments: Arc<Segments>,
     size: AtomicU64,
     control_head: AtomicU64,
     changed: watch::Sender<u64>,
@@ -173,12 +175,14 @@ impl FileJournal {
         let Recovery {
             writer,
             spans,
+            sealed,
             checkpoint,
             recovered,
         } = recover(ledger, &shard, &options)?;
         let (size, control_head) = (writer.frontier.size(), writer.control_head);
         Ok(Self {
-            reader: Reader::new(shard.clone(), spans, size),
+            reader: Reader::new(shard.clone(), spans, sealed.entries, size),
+            segments: Arc::new(Segments::new(sealed.indexes)),
             disk: options.disk,
             shard,
             writer: Mutex::new(writer),
@@ -210,6 +214,30 @@ impl FileJournal {
     /// The disk the ledger is on.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// The indexes of the sealed segments, for a search over this journal.
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    pub(crate) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Takes in a segment that was sealed: from now on its records are read from there.
+    pub(crate) fn sealed(&self, entries: Arc<Entries>) -> Result<(), LedgerError> {
+        self.reader.sealed(entries)
+    }
+
+    /// Removes the write-ahead files all of whose records are sealed and lie below the signed checkpoint, so that the next
+    /// start still meets the checkpoint's root on its way. The file that is written always stays.
+    pub(crate) fn release_sealed(&self) -> Result<(), LedgerError> {
+        let signed = self.checkpoint()?.checkpoint().size;
+        for number in self.reader.release(signed) {
+            remove_if_there(&self.shard.wal(number))?;
+        }
+        Ok(())
     }
 
     fn poison(&self, error: AppendError) -> AppendError {

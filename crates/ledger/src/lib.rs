@@ -96,6 +96,7 @@ mod recovery;
 #[cfg(test)]
 mod samples;
 mod search;
+mod seg;
 #[cfg(test)]
 mod tests;
 mod tile_dir;
@@ -134,6 +135,7 @@ pub use proof::{HashSource, consistency, inclusion, root_at, verify_consistency,
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
+pub use seg::seal::{Sealer, Segments};
 pub use tile_dir::{LedgerTreeWriter, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;

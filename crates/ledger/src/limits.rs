@@ -48,8 +48,10 @@ pub const POLICY_GROUPS_MAX: usize = POLICY_WITNESSES_MAX;
 pub const TLOG_PROOF_BYTES_MAX: usize = 256 * 1024;
 /// Levels of a tree of 2^64 leaves; no proof has more hashes.
 pub const PROOF_HASHES_MAX: usize = 64;
-/// Records of one chunk of the search index: one future sealed segment.
+/// Records of one sealed segment, and of one chunk of the search index: 256 tiles of level 0.
 pub const SEGMENT_RECORDS: usize = 65_536;
+/// Full segments that wait unsealed while the log is busy: a quarter of a gigabyte of write-ahead files, which a start has to read.
+pub const UNSEALED_SEGMENTS_MAX: u64 = 4;
 /// Rows that one page of a search returns at most.
 pub const PAGE_ROWS_MAX: usize = 1000;
 /// Records a page looks at before it returns with a cursor: bounds the time a query holds the index, about 20 ms.

@@ -19,8 +19,10 @@ use crate::{
     file::{OpenOptions, Recovered, read_checkpoint},
     kind::Kind,
     layout::Shard,
+    limits::SEGMENT_RECORDS,
     reader::Span,
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, Position, RootAt, Scanned, Visitor, read_header, scan},
+    seg::{Segment, seal},
     tree::{Frontier, Hash, sha256},
     wal::WalHeader,
     writer::{Writer, begin_file},
@@ -30,6 +32,7 @@ use crate::{
 pub(crate) struct Recovery {
     pub(crate) writer: Writer,
     pub(crate) spans: Vec<Span>,
+    pub(crate) sealed: seal::Found,
     pub(crate) checkpoint: SignedCheckpoint,
     pub(crate) recovered: Recovered,
 }
@@ -54,11 +57,11 @@ impl Visitor for Watch {
         Ok(())
     }
 
-    fn root_wanted_at(&self) -> u64 {
-        self.checkpoint.size
+    fn wants_root(&self, size: u64) -> bool {
+        size == self.checkpoint.size
     }
 
-    fn root(&mut self, root: Hash) -> Result<(), LedgerError> {
+    fn root(&mut self, _: u64, root: Hash) -> Result<(), LedgerError> {
         self.checkpoint.compare(root)
     }
 }
@@ -68,7 +71,9 @@ pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Re
     let checkpoint = read_checkpoint(shard)?;
     let signed = checkpoint.checkpoint();
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
-    let heads = read_heads(shard, origin_hash)?;
+    seal::clean(shard)?;
+    let sealed = seal::find(shard, Some(&*options.disk))?;
+    let heads = read_heads(shard, origin_hash, sealed.records())?;
     let mut watch = Watch {
         checkpoint: RootAt {
             size: signed.size,
@@ -77,6 +82,10 @@ pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Re
         },
         last: None,
     };
+    let begin = heads.first().map_or(0, |head| head.header.frontier.size());
+    if signed.size <= begin && begin > 0 {
+        watch.checkpoint.compare(sealed.root_at(signed.size)?)?;
+    }
     // The file in which the checkpoint was signed and all after it; normally the last alone.
     let from = heads
         .iter()
@@ -117,15 +126,23 @@ pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Re
     Ok(Recovery {
         writer,
         spans,
+        sealed,
         checkpoint,
         recovered,
     })
 }
 
-/// Reads the headers of all files and checks that they follow one another.
-pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<Vec<Head>, LedgerError> {
+/// Reads the headers of all files and checks that they follow one another, from at most the end of the `sealed` records on.
+pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32], sealed: u64) -> Result<Vec<Head>, LedgerError> {
     let mut heads: Vec<Head> = Vec::new();
-    for (expected, number) in (1..).zip(shard.wals()?) {
+    let numbers = shard.wals()?;
+    // Files are removed from the front, when their records are sealed.
+    let first = if sealed == 0 {
+        1
+    } else {
+        numbers.first().copied().unwrap_or(1)
+    };
+    for (expected, number) in (first..).zip(numbers) {
         if number != expected {
             return Err(LedgerError::Missing {
                 path: shard.wal(expected),
@@ -142,8 +159,19 @@ pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<Vec<Hea
             problem,
         };
         match heads.last() {
-            None if header.frontier.size() != 0 => {
-                return Err(refuse("the first file does not begin at record 0".into()));
+            None if header.frontier.size() > sealed => {
+                // What was long enough to be sealed is looked for where it would be.
+                let lost_segment = header.frontier.size() - sealed >= SEGMENT_RECORDS as u64;
+                return Err(match lost_segment {
+                    true => LedgerError::Missing {
+                        path: Segment::of(sealed).entries(shard),
+                        detail: "a sealed segment",
+                    },
+                    false => LedgerError::Missing {
+                        path: shard.wal(number - 1),
+                        detail: "a file of the log",
+                    },
+                });
             }
             None => {}
             Some(before) => {

@@ -1,4 +1,4 @@
-//! Reads records by index: recent ones from memory, older ones from the write-ahead files.
+//! Reads records by index: recent ones from memory, older ones from the write-ahead files, the oldest from sealed segments.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +14,7 @@ use crate::{
     layout::Shard,
     limits::{CACHE_BYTES_MAX, CACHE_RECORDS_MAX, POSITION_EVERY, READ_BYTES_MAX, READ_RECORDS_MAX},
     recovery::Position,
+    seg::{Segment, entries::Entries},
     wal::{FrameKind, GroupHead, NoFrame, read_frame},
 };
 
@@ -41,9 +42,19 @@ struct Known {
     recent: VecDeque<Stored>,
     recent_bytes: usize,
     spans: Vec<Span>,
+    sealed: Vec<Arc<Entries>>,
     /// Where the last read from a file ended: the next one usually begins there.
     hint: Option<(u64, Position)>,
     size: u64,
+}
+
+impl Known {
+    /// Index of the first record that is not sealed.
+    fn sealed_end(&self) -> u64 {
+        self.sealed
+            .last()
+            .map_or(0, |last| last.first() + u64::from(last.count()))
+    }
 }
 
 /// The read side of the local files.
@@ -54,11 +65,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(shard: Shard, spans: Vec<Span>, size: u64) -> Self {
+    pub(crate) fn new(shard: Shard, spans: Vec<Span>, sealed: Vec<Arc<Entries>>, size: u64) -> Self {
         Self {
             shard,
             known: Mutex::new(Known {
                 spans,
+                sealed,
                 size,
                 ..Known::default()
             }),
@@ -98,7 +110,44 @@ impl Reader {
         }
     }
 
+    /// Takes in the next sealed segment.
+    pub(crate) fn sealed(&self, entries: Arc<Entries>) -> Result<(), LedgerError> {
+        let mut known = self.lock();
+        let end = known.sealed_end();
+        if entries.first() != end {
+            return Err(LedgerError::Beyond {
+                what: "segment",
+                asked: entries.first(),
+                have: end,
+            });
+        }
+        known.sealed.push(entries);
+        Ok(())
+    }
+
+    /// Forgets the files that are not needed any more, and names them: what follows them begins in a sealed segment and below
+    /// `signed`.
+    pub(crate) fn release(&self, signed: u64) -> Vec<u64> {
+        let mut known = self.lock();
+        let until = known.sealed_end().min(signed.saturating_sub(1));
+        let keep = known
+            .spans
+            .partition_point(|span| span.first() <= until)
+            .saturating_sub(1);
+        known.spans.drain(..keep).map(|span| span.number).collect()
+    }
+
     pub(crate) fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
+        match self.read_open(index, max) {
+            // The file was released in the meantime: its records are sealed by now.
+            Err(LedgerError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.read_open(index, max)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn read_open(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
         let max = max.min(READ_RECORDS_MAX);
         let mut known = self.lock();
         if index >= known.size || max == 0 {
@@ -106,6 +155,15 @@ impl Reader {
         }
         if let Some(recent) = from_memory(&known.recent, index, max) {
             return Ok(recent);
+        }
+        if known.spans.first().is_none_or(|span| index < span.first())
+            && let Some(entries) = known
+                .sealed
+                .get(usize::try_from(Segment::of(index).0).unwrap_or(usize::MAX))
+        {
+            let entries = Arc::clone(entries);
+            drop(known);
+            return entries.read_from(index, max);
         }
         let size = known.size;
         let at = known

@@ -68,11 +68,11 @@ pub(crate) trait Visitor {
     /// Called for each record of a whole group, in order.
     fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError>;
 
-    /// The size at which the visitor wants to know the root.
-    fn root_wanted_at(&self) -> u64;
+    /// True when the visitor wants to know the root at this size.
+    fn wants_root(&self, size: u64) -> bool;
 
-    /// Called with the root at that size, when the scan passes it.
-    fn root(&mut self, root: Hash) -> Result<(), LedgerError>;
+    /// Called with the root at such a size, when the scan passes it.
+    fn root(&mut self, size: u64, root: Hash) -> Result<(), LedgerError>;
 }
 
 /// Compares the tree with a root it had at some size.
@@ -297,11 +297,11 @@ impl<'a> Scan<'a> {
             .then(|| Trailer::read(frame.payload))
             .flatten()
             .ok_or_else(|| bad("a group has no trailer at its end"))?;
-        let (wanted, mut root) = (visitor.root_wanted_at(), None);
+        let mut roots = Vec::new();
         for record in &records {
             frontier.push(record.leaf);
-            if frontier.size() == wanted {
-                root = Some(frontier.root());
+            if visitor.wants_root(frontier.size()) {
+                roots.push((frontier.size(), frontier.root()));
             }
         }
         if trailer.size != frontier.size() || trailer.root != frontier.root() {
@@ -312,7 +312,10 @@ impl<'a> Scan<'a> {
                 "the tree's root is not the one the group was sealed with",
             )));
         }
-        root.map_or(Ok(()), |root| visitor.root(root)).map_err(Fault::Refused)?;
+        let mut known = roots.into_iter();
+        known
+            .try_for_each(|(size, root)| visitor.root(size, root))
+            .map_err(Fault::Refused)?;
         self.visit(at, &records, visitor).map_err(Fault::Refused)?;
         Ok(frontier)
     }

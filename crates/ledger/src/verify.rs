@@ -3,7 +3,7 @@
 //! It takes no lock and writes nothing, so it may run beside a live ledger: what is being written while it reads counts
 //! as an unfinished tail. It says nothing about what records mean; the caller looks at each as it passes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     LedgerError,
@@ -13,10 +13,11 @@ use crate::{
     journal::Stored,
     layout::{Shard, read_policy},
     note::Vkey,
-    open::{check_end, check_whole, read_heads, rolled_back},
-    recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Visitor, scan},
+    open::{Head, check_end, check_whole, read_heads, rolled_back},
+    recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Scanned, Visitor, scan},
+    seg::{Segment, entries::FRAME_RECORDS, seal},
     tiles::{TILE_WIDTH, read_tile, subtree_root, tile_file},
-    tree::{Frontier, Hash, sha256},
+    tree::{Frontier, Hash, empty_root, sha256},
 };
 
 /// What one shard was found to hold.
@@ -85,7 +86,7 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
     // Before the records, because a live ledger goes on.
     let signed = read_checkpoint(shard)?.checkpoint().clone();
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
-    let heads = read_heads(shard, origin_hash)?;
+    let (sealed, heads) = sealed_and_heads(shard, origin_hash)?;
     let mut pass = Pass {
         shard,
         checkpoint: RootAt {
@@ -96,42 +97,16 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
         check,
         tiles: TileCheck::default(),
         path: shard.head(),
+        sealed: (0, empty_root()),
     };
-    let (mut tree, mut last) = (Frontier::new(), None);
-    for (at, head) in heads.iter().enumerate() {
-        pass.path = shard.wal(head.number);
-        let bytes = read_whole(&pass.path, FILE_BYTES_MAX, "a file of the log")?;
-        let expect = Expect {
-            number: head.number,
-            origin_hash,
-        };
-        let path = pass.path.clone();
-        let scanned = scan(&path, &bytes, &expect, &mut pass)?;
-        if scanned.header.frontier != tree {
-            return Err(LedgerError::Corrupt {
-                path,
-                offset: 0,
-                index: tree.size(),
-                problem: "the file does not begin where the one before it ends".into(),
-            });
-        }
-        let next = heads.get(at + 1).map(|next| &next.header);
-        // A live ledger may have begun the next file after the folder was listed.
-        if next.is_some() || !shard.wal(head.number + 1).exists() {
-            check_end(&path, &scanned, next)?;
-        }
-        tree = scanned.frontier.clone();
-        last = Some((path, scanned));
-    }
-    let (path, last) = last.ok_or_else(|| LedgerError::Missing {
-        path: shard.wal(1),
-        detail: "the head of the log",
-    })?;
+    let begin = heads.first().map_or(0, |head| head.header.frontier.size());
+    let before = pass.segments(&sealed, begin)?;
+    let (tree, last) = pass.files(&heads, origin_hash, before)?;
     if !pass.checkpoint.met {
         let what = "the last signed checkpoint";
-        return Err(rolled_back(ledger, &path, &last, what, signed.size));
+        return Err(rolled_back(ledger, &pass.path, &last, what, signed.size));
     }
-    check_whole(&path, &last)?;
+    check_whole(&pass.path, &last)?;
     Ok(ShardReport {
         vkey: shard.vkey.clone(),
         checkpoint: signed,
@@ -143,34 +118,133 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
     })
 }
 
+/// A live ledger may seal a segment and remove files between the two looks: then both are looked at again.
+fn sealed_and_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<(seal::Found, Vec<Head>), LedgerError> {
+    let mut before = None;
+    loop {
+        let sealed = seal::find(shard, None)?;
+        let known = sealed.records();
+        match read_heads(shard, origin_hash, known) {
+            Ok(heads) => return Ok((sealed, heads)),
+            Err(error) if before == Some(known) => return Err(error),
+            Err(_) => before = Some(known),
+        }
+    }
+}
+
 struct Pass<'a> {
     shard: &'a Shard,
     checkpoint: RootAt,
     check: &'a mut dyn RecordCheck,
     tiles: TileCheck,
-    path: std::path::PathBuf,
+    /// The file that is being read.
+    path: PathBuf,
+    /// Records that are sealed, and the root they have there: the files may hold some of them too.
+    sealed: (u64, Hash),
+}
+
+impl Pass<'_> {
+    /// Reads all sealed segments; returns the tree's edge where the files begin.
+    fn segments(&mut self, sealed: &seal::Found, begin: u64) -> Result<Frontier, LedgerError> {
+        let (mut tree, mut at_begin) = (Frontier::new(), Frontier::new());
+        for entries in &sealed.entries {
+            self.path = Segment::of(entries.first()).entries(self.shard);
+            while tree.size() < entries.first() + u64::from(entries.count()) {
+                for stored in entries.read_from(tree.size(), FRAME_RECORDS)? {
+                    let leaf = stored.leaf_hash();
+                    self.look(&stored, 0)?;
+                    self.tiles.leaf(&self.shard.dir, leaf)?;
+                    tree.push(leaf);
+                    if tree.size() == self.checkpoint.size {
+                        self.checkpoint.compare(tree.root())?;
+                    }
+                    if tree.size() == begin {
+                        at_begin = tree.clone();
+                    }
+                }
+            }
+        }
+        sealed.indexes.iter().try_for_each(|index| index.check())?;
+        self.sealed = (tree.size(), tree.root());
+        Ok(at_begin)
+    }
+
+    /// Reads the write-ahead files; returns the whole tree's edge, and the last file.
+    fn files(
+        &mut self,
+        heads: &[Head],
+        origin_hash: [u8; 32],
+        mut tree: Frontier,
+    ) -> Result<(Frontier, Scanned), LedgerError> {
+        let mut last = None;
+        for (at, head) in heads.iter().enumerate() {
+            let path = self.shard.wal(head.number);
+            self.path.clone_from(&path);
+            let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
+            let expect = Expect {
+                number: head.number,
+                origin_hash,
+            };
+            let scanned = scan(&path, &bytes, &expect, self)?;
+            if scanned.header.frontier != tree {
+                return Err(LedgerError::Corrupt {
+                    path,
+                    offset: 0,
+                    index: tree.size(),
+                    problem: "the file does not begin where what is before it ends".into(),
+                });
+            }
+            let next = heads.get(at + 1).map(|next| &next.header);
+            // A live ledger may have begun the next file after the folder was listed.
+            if next.is_some() || !self.shard.wal(head.number + 1).exists() {
+                check_end(&path, &scanned, next)?;
+            }
+            tree = scanned.frontier.clone();
+            last = Some(scanned);
+        }
+        let last = last.ok_or_else(|| LedgerError::Missing {
+            path: self.shard.wal(1),
+            detail: "the head of the log",
+        })?;
+        Ok((tree, last))
+    }
+
+    fn look(&mut self, stored: &Stored, offset: u64) -> Result<(), LedgerError> {
+        let looked = self.check.record(&self.shard.vkey, stored);
+        looked.map_err(|problem| LedgerError::Corrupt {
+            path: self.path.clone(),
+            offset,
+            index: stored.index(),
+            problem,
+        })
+    }
 }
 
 impl Visitor for Pass<'_> {
     fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError> {
+        if index < self.sealed.0 {
+            return Ok(());
+        }
         let stored = Stored::new(index, record.bytes.into(), Some(record.leaf));
-        self.check
-            .record(&self.shard.vkey, &stored)
-            .map_err(|problem| LedgerError::Corrupt {
-                path: self.path.clone(),
-                offset: record.offset,
-                index,
-                problem,
-            })?;
+        self.look(&stored, record.offset)?;
         self.tiles.leaf(&self.shard.dir, record.leaf)
     }
 
-    fn root_wanted_at(&self) -> u64 {
-        self.checkpoint.size
+    fn wants_root(&self, size: u64) -> bool {
+        size == self.checkpoint.size || size == self.sealed.0
     }
 
-    fn root(&mut self, root: Hash) -> Result<(), LedgerError> {
-        self.checkpoint.compare(root)
+    fn root(&mut self, size: u64, root: Hash) -> Result<(), LedgerError> {
+        if size == self.sealed.0 && root != self.sealed.1 {
+            return Err(LedgerError::Forked {
+                size,
+                what: "the sealed segments",
+            });
+        }
+        match size == self.checkpoint.size {
+            true => self.checkpoint.compare(root),
+            false => Ok(()),
+        }
     }
 }
 

@@ -139,16 +139,22 @@ impl LedgerService {
     }
 
     /// A page of hits. Certificates that live are found without a look at the many that have ended.
-    fn page(&self, query: &Query, live: Option<&LiveQuery>, from: Option<Cursor>, limit: usize) -> Page<Hit> {
+    fn page(
+        &self,
+        query: &Query,
+        live: Option<&LiveQuery>,
+        from: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page<Hit>, Refusal> {
         let search = self.0.index.search();
         let Some(live) = live else {
-            return search.query(query, from, limit);
+            return Ok(search.query(query, from, limit)?);
         };
-        let page = search.live(live, self.0.clock.unguarded(), from, limit);
-        Page {
+        let page = search.live(live, self.0.clock.unguarded(), from, limit)?;
+        Ok(Page {
             rows: page.rows.into_iter().map(hit_of).collect(),
             next: page.next,
-        }
+        })
     }
 
     fn search_rows(&self, request: &SearchRequest) -> Result<SearchResponse, Refusal> {
@@ -166,7 +172,7 @@ impl LedgerService {
         let mut records = Vec::new();
         let mut scanned = 0;
         loop {
-            let page = self.page(&query, live.as_ref(), from, limit - records.len());
+            let page = self.page(&query, live.as_ref(), from, limit - records.len())?;
             scanned += page.rows.len();
             for hit in page
                 .rows
@@ -266,6 +272,7 @@ impl Ledger for LedgerService {
             .index
             .search()
             .query(&query, Some(Cursor(index + 1)), 1)
+            .map_err(Refusal::from)?
             .rows
             .pop();
         let hit = hit
@@ -275,7 +282,7 @@ impl Ledger for LedgerService {
             summary: Some(self.summary(&hit)?),
             record: stored.bytes().to_vec(),
             leaf_hash: stored.leaf_hash().as_bytes().to_vec(),
-            revoked_by: revocations_of(&self.0, &record),
+            revoked_by: revocations_of(&self.0, &record).map_err(Refusal::from)?,
         }))
     }
 

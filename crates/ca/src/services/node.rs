@@ -67,7 +67,7 @@ impl NodeService {
 
     /// Refuses before anything is recorded: a token is not used up for a key that no certificate may carry.
     fn check_key(&self, view: &View, agent: &SpiffeId, key: &SpkiHash, now: UnixTime) -> Result<(), Refusal> {
-        let holders = self.desk.index.holders_of(key, now);
+        let holders = self.desk.index.holders_of(key, now)?;
         check_key_for(agent, key, view, &holders)?;
         Ok(())
     }

@@ -181,7 +181,7 @@ impl Registry for RegistryService {
             entry: Some(name.to_string()),
             ..LiveQuery::default()
         };
-        let live_certificates = self.0.index.live_count(&query, self.0.clock.unguarded());
+        let live_certificates = self.0.index.live_count_shown(&query, self.0.clock.unguarded());
         let entry = Some(wire_entry(&standing.entry, standing.revision));
         Ok(Response::new(v1::ShowEntryResponse {
             entry,

@@ -167,7 +167,12 @@ impl Revocation for RevocationService {
             ..Query::default()
         };
         let from = (request.before > 0).then_some(Cursor(request.before));
-        let page = self.0.index.search().query(&query, from, limit as usize);
+        let page = self
+            .0
+            .index
+            .search()
+            .query(&query, from, limit as usize)
+            .map_err(Refusal::from)?;
         let items = page.rows.iter().filter_map(|row| self.item(row.index)).collect();
         Ok(Response::new(ListRevocationsResponse { items }))
     }

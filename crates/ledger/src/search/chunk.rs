@@ -1,21 +1,20 @@
-//! Columns of up to 65,536 records.
+//! Columns of up to 65,536 records in memory: the segment that is being filled, and full ones until they are sealed.
 
-use mintage_identity::{Serial, UnixTime};
+use mintage_identity::{AgentInstance, Serial, UnixTime};
 
-use crate::{leaf_der::LeafFacts, limits::SEGMENT_RECORDS};
-
-/// What is indexed of one record, as numbers.
-pub(super) struct Row {
-    pub(super) kind: u8,
-    pub(super) time_ms: i64,
-    pub(super) identity: u32,
-    pub(super) agent: u32,
-    pub(super) instance: u64,
-    pub(super) entry: u32,
-    pub(super) issuer: u16,
-    pub(super) leaf: Option<LeafFacts>,
-    pub(super) request: u32,
-}
+use super::{
+    names::Names,
+    query::{Hit, LiveCertificate},
+    wanted::{Rows, Wanted},
+};
+use crate::{
+    LedgerError,
+    facts::{Facts, request_tag},
+    kind::Kind,
+    leaf_der::LeafFacts,
+    limits::SEGMENT_RECORDS,
+    seg::index::{Span, serial_key},
+};
 
 /// A column that is searched by value. Once sorted, `order` lists the places by value and then place.
 #[derive(Debug, Default)]
@@ -57,6 +56,7 @@ impl Column {
 #[derive(Debug)]
 pub(super) struct Chunk {
     first: u64,
+    names: Names,
     kinds: Vec<u8>,
     times: Vec<i64>,
     instances: Vec<u64>,
@@ -65,12 +65,12 @@ pub(super) struct Chunk {
     not_after_s: Vec<u32>,
     spki: Vec<[u8; 8]>,
     issuers: Vec<u16>,
-    pub(super) identities: Column,
-    pub(super) agents: Column,
-    pub(super) entries: Column,
-    pub(super) serial_tags: Column,
-    pub(super) spki_tags: Column,
-    pub(super) requests: Column,
+    identities: Column,
+    agents: Column,
+    entries: Column,
+    serial_tags: Column,
+    spki_tags: Column,
+    requests: Column,
     sorted: bool,
     kind_set: u64,
     time_min: i64,
@@ -78,14 +78,20 @@ pub(super) struct Chunk {
     not_after_max: u32,
 }
 
-/// The four octets of a serial that are searched: the last, which are random in serials made here. Never zero.
-pub(super) fn serial_tag(serial: &Serial) -> u32 {
-    let tail = serial.tail();
-    u32::from_be_bytes([tail[8], tail[9], tail[10], tail[11]]).max(1)
+/// What the tables of live certificates need of a record.
+pub(super) struct Pushed {
+    pub(super) time_ms: i64,
+    pub(super) leaf: Option<LeafFacts>,
+    pub(super) request: Option<u32>,
+}
+
+/// The octets of a serial that are searched. Never zero.
+fn serial_tag(serial: &Serial) -> u32 {
+    u32::from_be_bytes(serial_key(serial)).max(1)
 }
 
 /// The four octets of a key hash that are searched. Never zero.
-pub(super) fn spki_tag(hash: &[u8; 32]) -> u32 {
+fn spki_tag(hash: &[u8; 32]) -> u32 {
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]).max(1)
 }
 
@@ -103,6 +109,7 @@ impl Chunk {
     pub(super) fn new(first: u64) -> Self {
         Self {
             first,
+            names: Names::default(),
             kinds: Vec::new(),
             times: Vec::new(),
             instances: Vec::new(),
@@ -125,40 +132,49 @@ impl Chunk {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.kinds.len()
+    /// True when the next record belongs to another chunk.
+    pub(super) fn is_full(&self) -> bool {
+        self.kinds.len() == SEGMENT_RECORDS
     }
 
-    pub(super) fn first(&self) -> u64 {
-        self.first
-    }
-
-    pub(super) fn push(&mut self, row: &Row) {
-        self.kinds.push(row.kind);
-        self.kind_set |= 1 << (row.kind & 63);
-        self.times.push(row.time_ms);
-        self.time_min = self.time_min.min(row.time_ms);
-        self.time_max = self.time_max.max(row.time_ms);
-        self.instances.push(row.instance);
-        self.issuers.push(row.issuer);
-        self.identities.values.push(row.identity);
-        self.agents.values.push(row.agent);
-        self.entries.values.push(row.entry);
-        self.requests.values.push(row.request);
-        let leaf = row.leaf.as_ref();
-        let spki = leaf.map(|leaf| *leaf.spki_sha256.as_bytes());
-        self.serials.push(leaf.map_or([0; 20], |leaf| *leaf.serial.padded()));
+    /// Takes in the record at `index`.
+    pub(super) fn push(&mut self, facts: &Facts<'_>, index: u64) -> Pushed {
+        let leaf = (!facts.certificate.is_empty())
+            .then(|| LeafFacts::read(facts.certificate))
+            .flatten();
+        let kind = facts.kind.map_or(0, |kind| kind as u8);
+        self.kinds.push(kind);
+        self.kind_set |= 1 << (kind & 63);
+        self.times.push(facts.time_ms);
+        self.time_min = self.time_min.min(facts.time_ms);
+        self.time_max = self.time_max.max(facts.time_ms);
+        self.instances.push(facts.instance_at(index));
+        self.issuers.push(self.names.intern_issuer(facts.issuer_key_id));
+        self.identities.values.push(self.names.intern(facts.spiffe_id));
+        self.agents.values.push(self.names.intern(facts.agent));
+        self.entries.values.push(self.names.intern(facts.entry));
+        let request = leaf.and_then(|_| request_tag(facts.agent, facts.request_id));
+        self.requests.values.push(request.unwrap_or(0));
+        let spki = leaf.as_ref().map(|leaf| *leaf.spki_sha256.as_bytes());
+        self.serials
+            .push(leaf.as_ref().map_or([0; 20], |leaf| *leaf.serial.padded()));
         self.serial_tags
             .values
-            .push(leaf.map_or(0, |leaf| serial_tag(&leaf.serial)));
+            .push(leaf.as_ref().map_or(0, |leaf| serial_tag(&leaf.serial)));
         self.spki_tags.values.push(spki.as_ref().map_or(0, spki_tag));
         self.spki.push(spki.as_ref().map_or([0; 8], spki_octets));
-        self.not_before_s.push(leaf.map_or(0, |leaf| seconds(leaf.not_before)));
-        let not_after = leaf.map_or(0, |leaf| seconds(leaf.not_after));
+        self.not_before_s
+            .push(leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_before)));
+        let not_after = leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_after));
         self.not_after_s.push(not_after);
         self.not_after_max = self.not_after_max.max(not_after);
-        if self.len() == SEGMENT_RECORDS {
+        if self.kinds.len() == SEGMENT_RECORDS {
             self.seal();
+        }
+        Pushed {
+            time_ms: facts.time_ms,
+            leaf,
+            request,
         }
     }
 
@@ -186,53 +202,125 @@ impl Chunk {
         self.sorted = true;
     }
 
-    pub(super) fn places(&self, column: &Column, value: u32) -> Vec<u16> {
-        column.places(value, self.sorted)
-    }
-
-    pub(super) fn kind(&self, at: usize) -> u8 {
-        self.kinds.get(at).copied().unwrap_or(0)
-    }
-
-    pub(super) fn has_kinds(&self, wanted: u64) -> bool {
-        self.kind_set & wanted != 0
-    }
-
-    pub(super) fn time_ms(&self, at: usize) -> i64 {
-        self.times.get(at).copied().unwrap_or(0)
-    }
-
-    /// True when a record of the chunk may lie within the times.
-    pub(super) fn overlaps(&self, since: i64, until: i64) -> bool {
-        self.time_max >= since && self.time_min <= until
-    }
-
-    pub(super) fn instance(&self, at: usize) -> u64 {
-        self.instances.get(at).copied().unwrap_or(0)
-    }
-
-    pub(super) fn issuer(&self, at: usize) -> u16 {
-        self.issuers.get(at).copied().unwrap_or(0)
-    }
-
-    pub(super) fn serial(&self, at: usize) -> Option<Serial> {
+    fn serial(&self, at: usize) -> Option<Serial> {
         Serial::from_be_octets(self.serials.get(at)?).ok()
     }
 
-    pub(super) fn has_spki(&self, at: usize, hash: &[u8; 32]) -> bool {
+    fn has_spki(&self, at: usize, hash: &[u8; 32]) -> bool {
         self.spki_tags.get(at) == spki_tag(hash) && self.spki.get(at) == Some(&spki_octets(hash))
     }
 
-    pub(super) fn not_before_s(&self, at: usize) -> i64 {
-        self.not_before_s.get(at).copied().unwrap_or(0).into()
+    /// The places that the most telling condition leaves; `None` when a name or issuer is not here.
+    fn candidates(&self, wanted: &Wanted<'_>) -> Option<Vec<u16>> {
+        let mut narrow = None;
+        for (name, column) in [
+            (wanted.entry, &self.entries),
+            (wanted.agent, &self.agents),
+            (wanted.spiffe_id, &self.identities),
+        ] {
+            if let Some(name) = name {
+                narrow = Some((column, self.names.find(name)?));
+            }
+        }
+        if let Some(tag) = wanted.request {
+            narrow = Some((&self.requests, tag));
+        }
+        if let Some(key) = wanted.key {
+            narrow = Some((&self.spki_tags, spki_tag(key.as_bytes())));
+        }
+        if let Some(serial) = wanted.serial {
+            narrow = Some((&self.serial_tags, serial_tag(serial)));
+        }
+        Some(match narrow {
+            Some((column, value)) => column.places(value, self.sorted),
+            None => (0..=u16::MAX).take(self.kinds.len()).collect(),
+        })
+    }
+}
+
+impl Rows for Chunk {
+    fn first(&self) -> u64 {
+        self.first
     }
 
-    pub(super) fn not_after_s(&self, at: usize) -> i64 {
-        self.not_after_s.get(at).copied().unwrap_or(0).into()
+    fn count(&self) -> usize {
+        self.kinds.len()
     }
 
-    /// True when a certificate of the chunk may still be valid at a time in seconds.
-    pub(super) fn may_be_live(&self, now_s: i64) -> bool {
-        i64::from(self.not_after_max) >= now_s
+    fn span(&self) -> Span {
+        Span {
+            time_min: self.time_min,
+            time_max: self.time_max,
+            not_after_max: self.not_after_max.into(),
+            kind_set: self.kind_set,
+        }
+    }
+
+    fn select(&self, wanted: &Wanted<'_>) -> Result<(Vec<u16>, usize), LedgerError> {
+        let Some(mut places) = self.candidates(wanted) else {
+            return Ok((Vec::new(), 0));
+        };
+        let looked = places.len();
+        let issuer = wanted.issuer.map(|id| self.names.find_issuer(id));
+        let number = |name: Option<&str>| name.and_then(|name| self.names.find(name));
+        let (identity, agent, entry) = (number(wanted.spiffe_id), number(wanted.agent), number(wanted.entry));
+        let below = wanted
+            .prefix
+            .map(|_| self.names.matching(|name| wanted.prefix_fits(name)));
+        let has =
+            |column: &Column, at: usize, number: Option<u32>| number.is_none_or(|number| column.get(at) == number);
+        places.retain(|at| {
+            let at = usize::from(*at);
+            let is_below = |below: &Vec<bool>| below.get(self.identities.get(at) as usize).copied().unwrap_or(false);
+            has(&self.identities, at, identity)
+                && has(&self.agents, at, agent)
+                && has(&self.entries, at, entry)
+                && below.as_ref().is_none_or(is_below)
+                && wanted.kind_and_time_fit(self.kinds[at], self.times[at])
+                && wanted
+                    .live_at
+                    .is_none_or(|now| self.not_after_s[at] != 0 && i64::from(self.not_after_s[at]) >= now)
+                && wanted
+                    .serial
+                    .is_none_or(|serial| self.serial(at).as_ref() == Some(serial))
+                && wanted.key.is_none_or(|key| self.has_spki(at, key.as_bytes()))
+                && wanted.request.is_none_or(|tag| self.requests.get(at) == tag)
+                && wanted.instance.is_none_or(|instance| self.instances[at] == instance)
+                && issuer.is_none_or(|issuer| issuer == Some(self.issuers[at]))
+        });
+        Ok((places, looked))
+    }
+
+    fn hit(&self, at: u16) -> Result<Hit, LedgerError> {
+        let at = usize::from(at);
+        let serial = self.serial(at);
+        Ok(Hit {
+            index: self.first + at as u64,
+            kind: Kind::from_tag(self.kinds[at].into()),
+            time: UnixTime::from_millis(self.times[at]),
+            spiffe_id: self.names.name(self.identities.get(at)),
+            agent: self.names.name(self.agents.get(at)),
+            entry: self.names.name(self.entries.get(at)),
+            not_after: serial.map(|_| UnixTime::from_seconds(self.not_after_s[at].into())),
+            serial,
+        })
+    }
+
+    fn live(&self, at: u16) -> Result<Option<LiveCertificate>, LedgerError> {
+        let at = usize::from(at);
+        let certificate = || {
+            Some(LiveCertificate {
+                index: self.first + at as u64,
+                issuer: self.names.issuer(self.issuers[at])?,
+                serial: self.serial(at)?,
+                not_before: UnixTime::from_seconds(self.not_before_s[at].into()),
+                not_after: UnixTime::from_seconds(self.not_after_s[at].into()),
+                spiffe_id: self.names.name(self.identities.get(at))?,
+                agent: self.names.name(self.agents.get(at)),
+                instance: AgentInstance(self.instances[at]),
+                entry: self.names.name(self.entries.get(at)),
+            })
+        };
+        Ok(certificate())
     }
 }

@@ -6,9 +6,13 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use mintage_identity::UnixTime;
+use mintage_identity::{Serial, UnixTime};
 
-use super::chunk::{Row, serial_tag, spki_tag};
+use super::chunk::Pushed;
+use crate::{
+    LedgerError,
+    seg::index::{Part, SealedIndex, serial_key},
+};
 
 /// Tags of certificates that ended so long ago are forgotten: more than any clock here may be off.
 const FORGET_AFTER_SECONDS: i64 = 900;
@@ -39,14 +43,14 @@ type Ends = HashMap<u32, u32, RandomState>;
 
 impl Hot {
     /// Takes in a record's certificate.
-    pub(super) fn add(&mut self, row: &Row) {
-        let Some(leaf) = &row.leaf else { return };
-        self.latest_s = self.latest_s.max(UnixTime::from_millis(row.time_ms).seconds());
-        let end = u32::try_from(leaf.not_after.seconds().max(0)).unwrap_or(u32::MAX);
+    pub(super) fn add(&mut self, pushed: &Pushed) {
+        self.latest_s = self.latest_s.max(UnixTime::from_millis(pushed.time_ms).seconds());
+        let Some(leaf) = &pushed.leaf else { return };
+        let end = end_of(leaf.not_after.seconds());
         put(&mut self.serials, serial_tag(&leaf.serial), end);
-        put(&mut self.keys, spki_tag(leaf.spki_sha256.as_bytes()), end);
-        if row.request != 0 {
-            put(&mut self.requests, row.request, end);
+        put(&mut self.keys, key_tag(leaf.spki_sha256.as_bytes()), end);
+        if let Some(request) = pushed.request {
+            put(&mut self.requests, request, end);
         }
         if self.serials.len() >= SWEEP_MIN.max(2 * self.swept) {
             let oldest = self.latest_s.saturating_sub(FORGET_AFTER_SECONDS);
@@ -55,6 +59,35 @@ impl Hot {
             }
             self.swept = self.serials.len();
         }
+    }
+
+    /// Takes in what may be live of sealed segments, when there is nothing else yet.
+    pub(super) fn load(&mut self, sealed: &[std::sync::Arc<SealedIndex>]) -> Result<(), LedgerError> {
+        let latest = sealed.iter().map(|index| index.span().time_max).max();
+        self.latest_s = latest.map_or(0, |latest| UnixTime::from_millis(latest).seconds());
+        let oldest = self.latest_s.saturating_sub(FORGET_AFTER_SECONDS);
+        for index in sealed.iter().filter(|index| index.span().not_after_max >= oldest) {
+            let ends = index.numbers(Part::NotAfter)?;
+            let end = |at: u16| {
+                ends.get(usize::from(at))
+                    .map_or(0, |end| index.above(Part::NotAfter, *end))
+            };
+            for (part, table) in [
+                (Part::KeyTable, &mut self.keys),
+                (Part::RequestTable, &mut self.requests),
+            ] {
+                for (at, key) in index.keys(part)?.iter().filter(|(at, _)| end(*at) >= oldest) {
+                    if let Some(first) = key.first_chunk::<4>() {
+                        put(table, tag(*first), end_of(end(*at)));
+                    }
+                }
+            }
+            for (at, serial) in index.serials()?.iter().filter(|(at, _)| end(*at) >= oldest) {
+                put(&mut self.serials, serial_tag(serial), end_of(end(*at)));
+            }
+        }
+        self.swept = self.serials.len();
+        Ok(())
     }
 
     /// True when a live certificate may have the tag; false when none has.
@@ -74,4 +107,21 @@ impl Hot {
 fn put(ends: &mut Ends, tag: u32, end: u32) {
     let known = ends.entry(tag).or_default();
     *known = end.max(*known);
+}
+
+fn end_of(seconds: i64) -> u32 {
+    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
+}
+
+fn tag(first: [u8; 4]) -> u32 {
+    u32::from_be_bytes(first)
+}
+
+pub(super) fn serial_tag(serial: &Serial) -> u32 {
+    tag(serial_key(serial))
+}
+
+/// The tag of a public key's hash.
+pub(super) fn key_tag(hash: &[u8; 32]) -> u32 {
+    tag([hash[0], hash[1], hash[2], hash[3]])
 }

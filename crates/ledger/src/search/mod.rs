@@ -1,17 +1,20 @@
-//! The search index: who got what, when, through whom, from memory, rebuilt from the log at each start.
+//! The search index: who got what, when, through whom.
 //!
-//! It holds columns of small numbers, about 90 bytes for a record, in chunks of 65,536 records. A chunk that is full
-//! never changes again; its columns are sorted once, so that any value is found by a binary search. While a certificate
-//! is live it costs about as much again, for the questions that every issuance asks.
+//! Records since the last sealed segment are in memory, in columns of small numbers, about 90 bytes for a record and about
+//! as much again while its certificate is live, for the questions that every issuance asks. Sealed segments are searched
+//! in place, in their files. At a start only the records behind the last sealed segment are read again.
 
 mod chunk;
 mod hot;
 mod names;
 mod query;
+mod sealed;
+mod wanted;
 
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
 };
 
 use mintage_identity::{IssuerKeyId, RequestId, Serial, UnixTime};
@@ -19,28 +22,30 @@ use tokio::sync::watch;
 
 use crate::{
     LedgerError,
-    facts::{Facts, agent_of},
+    facts::{agent_of, request_tag},
     follow::Sink,
     journal::{Journal, Stored},
     leaf_der::LeafFacts,
-    limits::SEGMENT_RECORDS,
+    seg::{index::SealedIndex, seal::Segments},
 };
 
-use chunk::{Chunk, Row, serial_tag};
-use hot::{Hot, Of};
-use names::Names;
+use chunk::Chunk;
+use hot::{Hot, Of, serial_tag};
+use wanted::{Rows, Wanted};
 
 pub use query::{Cursor, Hit, LiveCertificate, LiveQuery, Page, Query};
 
 /// The index, shared by its writer (a sink) and any number of readers.
 pub struct Search {
     index: RwLock<Index>,
+    segments: Arc<Segments>,
     applied: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Index {
-    names: Names,
+    sealed: Arc<Vec<Arc<SealedIndex>>>,
+    /// Records behind the sealed ones.
     chunks: Vec<Chunk>,
     hot: Hot,
     size: u64,
@@ -56,6 +61,7 @@ impl Default for Search {
     fn default() -> Self {
         Self {
             index: RwLock::default(),
+            segments: Arc::default(),
             applied: watch::Sender::new(0),
         }
     }
@@ -71,9 +77,24 @@ pub struct Issued {
 }
 
 impl Search {
-    /// An empty index.
+    /// An empty index, all of it in memory.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// An index that begins with what is sealed, and lets go of what it holds in memory as more is sealed.
+    ///
+    /// # Errors
+    /// Fails when a sealed index cannot be read.
+    pub fn over(segments: Arc<Segments>) -> Result<Arc<Self>, LedgerError> {
+        let mut index = Index::default();
+        index.adopt(segments.list());
+        index.hot.load(&index.sealed)?;
+        Ok(Arc::new(Self {
+            applied: watch::Sender::new(index.size),
+            index: RwLock::new(index),
+            segments,
+        }))
     }
 
     /// The sink that fills this index; there must be one only.
@@ -109,8 +130,12 @@ impl Search {
         serial: &Serial,
         issuer: Option<&IssuerKeyId>,
     ) -> Result<Option<Issued>, LedgerError> {
-        let candidates = self.read().by_serial(serial, issuer);
-        for index in candidates {
+        let wanted = Wanted {
+            serial: Some(serial),
+            issuer,
+            ..Wanted::anything()
+        };
+        for index in self.places(&wanted)? {
             if let Some(issued) = issued(journal, index)?
                 && issued.facts.serial == *serial
             {
@@ -121,10 +146,23 @@ impl Search {
     }
 
     /// True when a certificate with this serial, of whatever issuer, is live at `now`. Answered from memory, at once
-    /// in the usual case that there is none.
+    /// in the usual case that there is none; true as well when the index cannot be read.
     pub fn is_live(&self, serial: &Serial, now: UnixTime) -> bool {
-        let index = self.read();
-        index.hot.may_be_live(Of::Serial, serial_tag(serial), now) && index.serial_is_live(serial, now)
+        if !self.read().hot.may_be_live(Of::Serial, serial_tag(serial), now) {
+            return false;
+        }
+        let wanted = Wanted {
+            serial: Some(serial),
+            live_at: Some(now.seconds()),
+            ..Wanted::anything()
+        };
+        self.places(&wanted).map_or_else(
+            |error| {
+                tracing::error!(%error, "a serial is taken for used because the index cannot be read");
+                true
+            },
+            |places| !places.is_empty(),
+        )
     }
 
     /// The record that answered request `id` of the agent `agent` (its name or its SPIFFE ID) and whose certificate is
@@ -141,8 +179,19 @@ impl Search {
         now: UnixTime,
     ) -> Result<Option<Issued>, LedgerError> {
         let agent = agent_name(agent);
-        let candidates = self.read().by_request(agent, id, now);
-        for index in candidates {
+        let Some(tag) = request_tag(agent, id.as_bytes()) else {
+            return Ok(None);
+        };
+        if !self.read().hot.may_be_live(Of::Request, tag, now) {
+            return Ok(None);
+        }
+        let wanted = Wanted {
+            request: Some(tag),
+            agent: Some(agent),
+            live_at: Some(now.seconds()),
+            ..Wanted::anything()
+        };
+        for index in self.places(&wanted)? {
             if let Some(issued) = issued(journal, index)?
                 && issued.stored.facts().request_id == id.as_bytes()
                 && issued.stored.facts().agent == agent
@@ -190,47 +239,37 @@ impl Sink for SearchSink {
         self.search.applied.send_replace(size);
         Ok(())
     }
+
+    fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
+        let sealed = self.search.segments.list();
+        // Looked at without the lock that writing takes: mostly there is nothing new.
+        if self.search.read().sealed.len() < sealed.len() {
+            let mut index = self.search.index.write().unwrap_or_else(PoisonError::into_inner);
+            index.adopt(sealed);
+        }
+        Ok(None)
+    }
 }
 
 impl Index {
+    /// Lets go of the chunks that are sealed.
+    fn adopt(&mut self, sealed: Arc<Vec<Arc<SealedIndex>>>) {
+        let end = sealed.last().map_or(0, |last| last.first() + u64::from(last.count()));
+        self.chunks.retain(|chunk| chunk.first() >= end);
+        self.size = self.size.max(end);
+        self.sealed = sealed;
+    }
+
     fn push(&mut self, stored: &Stored) {
-        let facts = stored.facts();
-        let row = self.row(&facts, stored.index());
-        self.hot.add(&row);
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == SEGMENT_RECORDS) {
+        if self.chunks.last().is_none_or(Chunk::is_full) {
             self.chunks.push(Chunk::new(self.size));
         }
         if let Some(chunk) = self.chunks.last_mut() {
-            chunk.push(&row);
+            let pushed = chunk.push(&stored.facts(), self.size);
+            self.hot.add(&pushed);
         }
         self.size += 1;
     }
-
-    fn row(&mut self, facts: &Facts<'_>, index: u64) -> Row {
-        let leaf = (!facts.certificate.is_empty())
-            .then(|| LeafFacts::read(facts.certificate))
-            .flatten();
-        let agent = self.names.intern(facts.agent);
-        Row {
-            kind: facts.kind.map_or(0, |kind| kind as u8),
-            time_ms: facts.time_ms,
-            identity: self.names.intern(facts.spiffe_id),
-            agent,
-            // A record that makes an instance is the instance.
-            instance: match facts.instance {
-                0 if makes_instance(facts) => index,
-                instance => instance,
-            },
-            entry: self.names.intern(facts.entry),
-            issuer: self.names.intern_issuer(facts.issuer_key_id),
-            leaf,
-            request: request_tag(agent, facts.request_id),
-        }
-    }
-}
-
-fn makes_instance(facts: &Facts<'_>) -> bool {
-    matches!(facts.kind, Some(crate::Kind::TokenConsume | crate::Kind::AgentAttest))
 }
 
 /// An agent's name from its name or its SPIFFE ID.
@@ -239,15 +278,4 @@ fn agent_name(text: &str) -> &str {
         "" => text,
         name => name,
     }
-}
-
-/// A tag that two different requests of two different agents share once in 2^32; the record itself decides.
-fn request_tag(agent: u32, id: &[u8]) -> u32 {
-    if id.is_empty() {
-        return 0;
-    }
-    // Request ids are chosen by agents, so they are mixed rather than trusted to be random (FNV-1a).
-    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = agent.to_le_bytes().iter().fold(0x811c_9dc5, mix);
-    id.iter().fold(hash, mix).max(1)
 }

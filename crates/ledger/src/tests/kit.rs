@@ -130,7 +130,7 @@ pub(super) fn campaign(cases: std::ops::Range<usize>, one_in: usize) -> impl Ite
 }
 
 /// The cases of a property whose every case opens a ledger.
-pub(super) fn few_cases() -> proptest::prelude::ProptestConfig {
+pub(crate) fn few_cases() -> proptest::prelude::ProptestConfig {
     let usual = proptest::prelude::ProptestConfig::default();
     proptest::prelude::ProptestConfig {
         cases: usual.cases / 4 + 1,

@@ -4,11 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use mintage_identity::{AgentInstance, IdPrefix, IssuerKeyId, RequestId, SpiffeId, UnixTime};
 use proptest::prelude::*;
+use tempfile::TempDir;
 
 use super::kit::{Place, few_cases, options};
 use crate::{
-    Body, Cursor, Follower, Hit, Journal, Kind, LiveQuery, Query, Record, Search, Stored, facts::agent_of,
-    limits::SEGMENT_RECORDS, samples,
+    Body, Cursor, Follower, Hit, Journal, Kind, LiveQuery, Query, Record, Search, Stored,
+    facts::agent_of,
+    limits::SEGMENT_RECORDS,
+    samples,
+    seg::{
+        index::{IndexWriter, SealedIndex},
+        seal::Segments,
+    },
 };
 
 fn id(text: &str) -> SpiffeId {
@@ -46,10 +53,43 @@ fn indexed(records: &[Record]) -> Arc<Search> {
     search
 }
 
+/// An index whose records up to each of `cuts` are sealed in a segment of their own.
+fn partly_sealed(records: &[Record], cuts: &[usize]) -> (TempDir, Arc<Search>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (stored, mut first, mut indexes) = (stored(records), 0, Vec::new());
+    for cut in cuts {
+        let mut writer = IndexWriter::default();
+        stored[first..*cut].iter().for_each(|stored| writer.push(stored));
+        let path = dir.path().join(format!("{first}.idx"));
+        std::fs::write(&path, writer.finish([1; 32], first as u64)).unwrap();
+        let index = SealedIndex::open(path, [1; 32], first as u64).unwrap();
+        index.check().unwrap();
+        indexes.push(Arc::new(index));
+        first = *cut;
+    }
+    let search = Search::over(Arc::new(Segments::new(indexes))).unwrap();
+    let mut sink = search.sink();
+    assert_eq!(sink.next(), first as u64);
+    for part in stored[first..].chunks(4096) {
+        sink.apply(part[0].index(), part).unwrap();
+    }
+    (dir, search)
+}
+
+/// All in memory, and partly sealed.
+fn forms(records: &[Record]) -> [(TempDir, Arc<Search>); 3] {
+    let count = records.len();
+    [
+        (tempfile::tempdir().unwrap(), indexed(records)),
+        partly_sealed(records, &[count / 3, count / 2]),
+        partly_sealed(records, &[1, count]),
+    ]
+}
+
 fn all(search: &Search, query: &Query, limit: usize) -> Vec<Hit> {
     let (mut rows, mut from): (Vec<Hit>, Option<Cursor>) = (Vec::new(), None);
     loop {
-        let page = search.query(query, from, limit);
+        let page = search.query(query, from, limit).unwrap();
         assert!(page.rows.len() <= limit);
         rows.extend(page.rows);
         match page.next {
@@ -108,14 +148,17 @@ proptest! {
     #[test]
     fn any_query_and_page_size_finds_what_a_filter_finds(query in queries(), limit in 1usize..60) {
         let records = records(600);
-        let search = indexed(&records);
-        let found: Vec<u64> = all(&search, &query, limit).into_iter().map(|hit| hit.index).collect();
         let mut expected: Vec<u64> =
             (0..).zip(&records).filter(|(_, record)| matches(record, &query)).map(|(i, _)| i).collect();
         if !query.oldest_first {
             expected.reverse();
         }
-        prop_assert_eq!(found, expected);
+        let whole = all(&indexed(&records), &query, 1000);
+        for (_dir, search) in forms(&records) {
+            let found = all(&search, &query, limit);
+            prop_assert_eq!(&found, &whole, "every form shows the same");
+            prop_assert_eq!(found.into_iter().map(|hit| hit.index).collect::<Vec<_>>(), expected.clone());
+        }
     }
 }
 
@@ -186,11 +229,13 @@ fn expected_live(records: &[Record], now: UnixTime, fits: impl Fn(&Record, &crat
 #[test]
 fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
     let records = records(600);
-    let search = indexed(&records);
-    for now in [1_000_000, 1_000_500, 1_001_999, 1_002_001] {
+    for ((_dir, search), now) in forms(&records)
+        .iter()
+        .flat_map(|form| [1_000_000, 1_000_500, 1_001_999, 1_002_001].map(|now| (form, now)))
+    {
         let now = UnixTime::from_seconds(now);
         let live = |query: &LiveQuery| -> Vec<u64> {
-            let listed = search.live_all(query, now);
+            let listed = search.live_all(query, now).unwrap();
             listed
                 .iter()
                 .for_each(|certificate| assert!(certificate.not_after >= now));
@@ -254,9 +299,12 @@ fn the_questions_of_an_issuance_are_answered_for_what_is_live_alone() {
             record
         })
         .collect();
-    let search = indexed(&records);
+    let forms = forms(&records);
     let end = |i: u64| UnixTime::from_seconds(1_000_000 + (i as i64 * 211) % 20_000);
-    for now in [1_017_500, 1_018_000, 1_019_000, 1_020_000, 1_000_500] {
+    for ((_dir, search), now) in forms
+        .iter()
+        .flat_map(|form| [1_017_500, 1_018_000, 1_019_000, 1_020_000, 1_000_500].map(|now| (form, now)))
+    {
         let now = UnixTime::from_seconds(now);
         for i in (0..9010).step_by(7) {
             let live = i < 9000 && end(i) >= now;
@@ -265,7 +313,11 @@ fn the_questions_of_an_issuance_are_answered_for_what_is_live_alone() {
                 spki_sha256: Some(samples::spki(i)),
                 ..LiveQuery::default()
             };
-            assert_eq!(search.live_all(&query, now).len(), usize::from(live), "{i} {now:?}");
+            assert_eq!(
+                search.live_all(&query, now).unwrap().len(),
+                usize::from(live),
+                "{i} {now:?}"
+            );
         }
     }
 }

@@ -1,0 +1,87 @@
+//! What a question looks for, and what every part of the index, in memory or sealed, answers.
+
+use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, SpkiHash};
+
+use super::query::{Hit, LiveCertificate};
+use crate::{LedgerError, seg::index::Span};
+
+/// Conditions that must all hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) spiffe_id: Option<&'a str>,
+    pub(super) prefix: Option<&'a IdPrefix>,
+    /// The agent's name.
+    pub(super) agent: Option<&'a str>,
+    pub(super) entry: Option<&'a str>,
+    pub(super) serial: Option<&'a Serial>,
+    pub(super) key: Option<&'a SpkiHash>,
+    pub(super) request: Option<u32>,
+    pub(super) issuer: Option<&'a IssuerKeyId>,
+    pub(super) instance: Option<u64>,
+    /// A bit for each kind.
+    pub(super) kinds: u64,
+    /// Milliseconds.
+    pub(super) since: i64,
+    pub(super) until: i64,
+    /// Only certificates whose validity ends at this second or later.
+    pub(super) live_at: Option<i64>,
+}
+
+impl Wanted<'_> {
+    /// Everything; conditions are put over it.
+    pub(super) fn anything() -> Self {
+        Self {
+            spiffe_id: None,
+            prefix: None,
+            agent: None,
+            entry: None,
+            serial: None,
+            key: None,
+            request: None,
+            issuer: None,
+            instance: None,
+            kinds: u64::MAX,
+            since: i64::MIN,
+            until: i64::MAX,
+            live_at: None,
+        }
+    }
+
+    /// False when no record of such times and kinds can match.
+    pub(super) fn may_be_in(&self, span: &Span) -> bool {
+        span.kind_set & self.kinds != 0
+            && span.overlaps(self.since, self.until)
+            && self.live_at.is_none_or(|now| span.not_after_max >= now)
+    }
+
+    pub(super) fn kind_and_time_fit(&self, kind: u8, time_ms: i64) -> bool {
+        self.kinds & 1 << (kind & 63) != 0 && (self.since..=self.until).contains(&time_ms)
+    }
+
+    /// True when kind or time are asked for.
+    pub(super) fn asks_kind_or_time(&self) -> bool {
+        self.kinds != u64::MAX || self.since != i64::MIN || self.until != i64::MAX
+    }
+
+    pub(super) fn prefix_fits(&self, name: &str) -> bool {
+        self.prefix
+            .is_none_or(|prefix| SpiffeId::parse(name).is_ok_and(|id| prefix.matches(&id)))
+    }
+}
+
+/// A run of consecutive records.
+pub(super) trait Rows {
+    fn first(&self) -> u64;
+
+    fn count(&self) -> usize;
+
+    fn span(&self) -> Span;
+
+    /// The places that match, ascending, and how many were looked at.
+    fn select(&self, wanted: &Wanted<'_>) -> Result<(Vec<u16>, usize), LedgerError>;
+
+    fn hit(&self, at: u16) -> Result<Hit, LedgerError>;
+
+    /// The certificate of a record that holds one.
+    fn live(&self, at: u16) -> Result<Option<LiveCertificate>, LedgerError>;
+}

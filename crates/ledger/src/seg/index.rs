@@ -1,0 +1,548 @@
+//! The search index of a sealed segment: columns, dictionaries and tables that are read in place.
+//!
+//! ```text
+//! label | times of the first and last record i64, i64 (ms) | latest end of validity i64 (s) | set of kinds u64
+//! for each section: offset u64 | length u64 | crc32c u32 | base i64 | width u32
+//! crc32c of all before u32 | sections
+//! ```
+//! Only the head is read when the file is opened. The checksums of the sections are compared by the offline verification;
+//! a certificate that is found here is compared with its record before anybody acts on it.
+
+use std::path::PathBuf;
+
+use mintage_identity::{IssuerKeyId, Serial, SpkiHash};
+
+use super::{
+    Bytes, LABEL_BYTES, Label, Sealed, column,
+    names::{self, NamesWriter},
+    table,
+};
+use crate::{
+    LedgerError,
+    facts::{Facts, request_tag},
+    journal::Stored,
+    leaf_der::LeafFacts,
+};
+
+const MAGIC: [u8; 16] = *b"mintage index 01";
+const SECTIONS: usize = 13;
+const SECTION_BYTES: usize = 8 + 8 + 4 + 8 + 4;
+const HEAD_BYTES: usize = LABEL_BYTES + 4 * 8 + SECTIONS * SECTION_BYTES + 4;
+/// Octets of a public key's hash kept beside its bucket: 38 bits in all tell it from others of a segment.
+const KEY_OCTETS: u32 = 4;
+/// Octets of a request's tag kept beside its bucket: the rest of it.
+const REQUEST_OCTETS: u32 = 3;
+
+/// What a section holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Part {
+    Kinds,
+    Times,
+    NotAfter,
+    NotBefore,
+    Instances,
+    Issuers,
+    Serials,
+    SerialTable,
+    KeyTable,
+    RequestTable,
+    Identities,
+    Agents,
+    Entries,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Section {
+    offset: u64,
+    len: u64,
+    crc: u32,
+    base: i64,
+    width: u32,
+}
+
+/// Times and kinds of a whole segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) time_min: i64,
+    pub(crate) time_max: i64,
+    pub(crate) not_after_max: i64,
+    pub(crate) kind_set: u64,
+}
+
+/// Collects the rows of a segment's index.
+#[derive(Debug, Default)]
+pub(crate) struct IndexWriter {
+    kinds: Vec<u8>,
+    times: Vec<Option<i64>>,
+    not_after: Vec<Option<i64>>,
+    not_before: Vec<Option<i64>>,
+    instances: Vec<[u8; 8]>,
+    issuers: Vec<[u8; 32]>,
+    serials: Vec<Option<Serial>>,
+    keys: Vec<Option<[u8; 32]>>,
+    requests: Vec<Option<[u8; 4]>>,
+    identities: NamesWriter,
+    agents: NamesWriter,
+    entries: NamesWriter,
+}
+
+impl IndexWriter {
+    pub(crate) fn push(&mut self, stored: &Stored) {
+        let facts = Facts::read(stored.bytes());
+        let leaf = facts.leaf();
+        self.kinds.push(facts.kind.map_or(0, |kind| kind as u8));
+        self.times.push(Some(facts.time_ms));
+        self.not_after.push(leaf.map(|leaf| leaf.not_after.seconds()));
+        self.not_before.push(leaf.map(|leaf| leaf.not_before.seconds()));
+        self.instances.push(facts.instance_at(stored.index()).to_le_bytes());
+        let issuer = IssuerKeyId::from_slice(facts.issuer_key_id).map_or([0; 32], |id| *id.as_bytes());
+        self.issuers.push(issuer);
+        self.serials.push(leaf.map(|leaf| leaf.serial));
+        self.keys.push(leaf.map(|leaf| *leaf.spki_sha256.as_bytes()));
+        let request = leaf.and_then(|_| request_tag(facts.agent, facts.request_id));
+        self.requests.push(request.map(u32::to_be_bytes));
+        self.identities.push(facts.spiffe_id);
+        self.agents.push(facts.agent);
+        self.entries.push(facts.entry);
+    }
+
+    /// The whole file.
+    pub(crate) fn finish(self, origin_hash: [u8; 32], first: u64) -> Vec<u8> {
+        let span = Span {
+            time_min: self.times.iter().flatten().copied().min().unwrap_or(0),
+            time_max: self.times.iter().flatten().copied().max().unwrap_or(0),
+            not_after_max: self.not_after.iter().flatten().copied().max().unwrap_or(0),
+            kind_set: self.kinds.iter().fold(0, |set, kind| set | 1 << (kind & 63)),
+        };
+        let count = self.kinds.len() as u32;
+        let octets = self.serials.iter().flatten().map(|serial| serial.octets().len());
+        let width = octets.max().unwrap_or(1);
+        let serials = self.serials.iter().flat_map(|serial| {
+            let padded = serial.map_or([0; 20], |serial| *serial.padded());
+            padded[padded.len() - width..].to_vec()
+        });
+        let tails: Vec<Option<[u8; 4]>> = self
+            .serials
+            .iter()
+            .map(|serial| serial.as_ref().map(serial_key))
+            .collect();
+        let sections: [(Vec<u8>, i64, u32); SECTIONS] = [
+            (self.kinds, 0, 1),
+            column::pack(&self.times),
+            column::pack(&self.not_after),
+            column::pack(&self.not_before),
+            column::dictionary(&self.instances),
+            column::dictionary(&self.issuers),
+            (serials.collect(), 0, width as u32),
+            (table::build(&tails, 0), 0, 0),
+            (table::build(&self.keys, KEY_OCTETS), 0, KEY_OCTETS),
+            (table::build(&self.requests, REQUEST_OCTETS), 0, REQUEST_OCTETS),
+            self.identities.finish(),
+            self.agents.finish(),
+            self.entries.finish(),
+        ];
+        assemble(origin_hash, first, count, span, &sections)
+    }
+}
+
+fn label(origin_hash: [u8; 32], first: u64, count: u32) -> Label {
+    Label {
+        magic: MAGIC,
+        origin_hash,
+        first,
+        count,
+    }
+}
+
+fn assemble(
+    origin_hash: [u8; 32],
+    first: u64,
+    count: u32,
+    span: Span,
+    sections: &[(Vec<u8>, i64, u32); SECTIONS],
+) -> Vec<u8> {
+    let mut file = Vec::with_capacity(HEAD_BYTES + sections.iter().map(|(bytes, ..)| bytes.len()).sum::<usize>());
+    label(origin_hash, first, count).put(&mut file);
+    for number in [span.time_min, span.time_max, span.not_after_max] {
+        file.extend_from_slice(&number.to_le_bytes());
+    }
+    file.extend_from_slice(&span.kind_set.to_le_bytes());
+    let mut offset = HEAD_BYTES as u64;
+    for (bytes, base, width) in sections {
+        file.extend_from_slice(&offset.to_le_bytes());
+        file.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        file.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
+        file.extend_from_slice(&base.to_le_bytes());
+        file.extend_from_slice(&width.to_le_bytes());
+        offset += bytes.len() as u64;
+    }
+    let crc = crc32c::crc32c(&file);
+    file.extend_from_slice(&crc.to_le_bytes());
+    sections.iter().for_each(|(bytes, ..)| file.extend_from_slice(bytes));
+    file
+}
+
+/// The octets of a serial by which it is found: its last, which are random in serials made here.
+pub(crate) fn serial_key(serial: &Serial) -> [u8; 4] {
+    let tail = serial.tail();
+    [tail[8], tail[9], tail[10], tail[11]]
+}
+
+/// A segment's index, read in place.
+#[derive(Debug)]
+pub(crate) struct SealedIndex {
+    sealed: Sealed,
+    count: u32,
+    span: Span,
+    sections: [Section; SECTIONS],
+}
+
+impl SealedIndex {
+    /// Reads the head.
+    pub(crate) fn open(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
+        let sealed = Sealed::open(path, first)?;
+        let head = sealed.read(0, HEAD_BYTES as u64)?;
+        let count = Label::check(&head, &label(origin_hash, first, 0)).map_err(|problem| sealed.corrupt(0, problem))?;
+        let (covered, stored) = head.split_at(HEAD_BYTES - 4);
+        if stored != crc32c::crc32c(covered).to_le_bytes() {
+            return Err(sealed.corrupt(0, "the head's checksum is another"));
+        }
+        let mut rest = Bytes(&covered[LABEL_BYTES..]);
+        let span = Span {
+            time_min: rest.i64().unwrap_or(0),
+            time_max: rest.i64().unwrap_or(0),
+            not_after_max: rest.i64().unwrap_or(0),
+            kind_set: rest.u64().unwrap_or(0),
+        };
+        let mut sections = [Section::default(); SECTIONS];
+        let mut end = HEAD_BYTES as u64;
+        for section in &mut sections {
+            *section = Section {
+                offset: rest.u64().unwrap_or(0),
+                len: rest.u64().unwrap_or(0),
+                crc: rest.u32().unwrap_or(0),
+                base: rest.i64().unwrap_or(0),
+                width: rest.u32().unwrap_or(0),
+            };
+            if section.offset != end || section.width > 32 {
+                return Err(sealed.corrupt(0, "the sections do not follow one another"));
+            }
+            end = end.saturating_add(section.len);
+        }
+        if end != sealed.len {
+            return Err(sealed.corrupt(0, "the file has another length than its head says"));
+        }
+        Ok(Self {
+            sealed,
+            count,
+            span,
+            sections,
+        })
+    }
+
+    /// Compares the checksums of all sections.
+    pub(crate) fn check(&self) -> Result<(), LedgerError> {
+        for section in &self.sections {
+            let bytes = self.sealed.read(section.offset, section.len)?;
+            if crc32c::crc32c(&bytes) != section.crc {
+                return Err(self
+                    .sealed
+                    .corrupt(section.offset, "a section of the index has another checksum"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn first(&self) -> u64 {
+        self.sealed.first
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.sealed.len
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.span
+    }
+
+    fn section(&self, part: Part) -> Section {
+        self.sections[part as usize]
+    }
+
+    fn read(&self, section: Section, from: u64, len: u64) -> Result<Vec<u8>, LedgerError> {
+        match from.checked_add(len).is_some_and(|end| end <= section.len) {
+            true => self.sealed.read(section.offset + from, len),
+            false => Err(self
+                .sealed
+                .corrupt(section.offset, "a section of the index is shorter than it says")),
+        }
+    }
+
+    /// The number that a column holds at a place.
+    pub(crate) fn number(&self, part: Part, at: u16) -> Result<u64, LedgerError> {
+        let section = self.section(part);
+        let width = u64::from(section.width);
+        let bytes = self.read(section, u64::from(at) * width, width)?;
+        Ok(column::get(&bytes))
+    }
+
+    /// All numbers of a column, in order.
+    pub(crate) fn numbers(&self, part: Part) -> Result<Vec<u64>, LedgerError> {
+        let section = self.section(part);
+        let bytes = self.read(section, 0, u64::from(self.count) * u64::from(section.width))?;
+        Ok(bytes
+            .chunks_exact(section.width.max(1) as usize)
+            .map(column::get)
+            .collect())
+    }
+
+    /// A number above the least of a packed column.
+    pub(crate) fn above(&self, part: Part, number: u64) -> i64 {
+        self.section(part).base.wrapping_add(number.cast_signed())
+    }
+
+    /// The value of a packed column at a place.
+    pub(crate) fn value(&self, part: Part, at: u16) -> Result<i64, LedgerError> {
+        Ok(self.above(part, self.number(part, at)?))
+    }
+
+    /// A value of a dictionary of values of `N` octets.
+    fn entry<const N: usize>(&self, part: Part, number: u64) -> Result<[u8; N], LedgerError> {
+        let section = self.section(part);
+        let data = u64::from(self.count) * u64::from(section.width);
+        let bytes = self.read(section, data.saturating_add(number.saturating_mul(N as u64)), N as u64)?;
+        <[u8; N]>::try_from(bytes).map_err(|_| self.sealed.corrupt(section.offset, "a dictionary is cut short"))
+    }
+
+    pub(crate) fn instance(&self, at: u16) -> Result<u64, LedgerError> {
+        self.entry(Part::Instances, self.number(Part::Instances, at)?)
+            .map(u64::from_le_bytes)
+    }
+
+    /// The issuer; `None` for a record without a certificate.
+    pub(crate) fn issuer(&self, at: u16) -> Result<Option<IssuerKeyId>, LedgerError> {
+        let id: [u8; 32] = self.entry(Part::Issuers, self.number(Part::Issuers, at)?)?;
+        Ok((id != [0; 32]).then(|| IssuerKeyId::new(id)))
+    }
+
+    /// The serial; `None` for a record without a certificate.
+    pub(crate) fn serial(&self, at: u16) -> Result<Option<Serial>, LedgerError> {
+        let section = self.section(Part::Serials);
+        let width = u64::from(section.width);
+        let octets = self.read(section, u64::from(at) * width, width)?;
+        let begin = octets.iter().position(|octet| *octet != 0);
+        Ok(begin.and_then(|begin| Serial::from_be_octets(&octets[begin..]).ok()))
+    }
+
+    /// Every serial with its place.
+    pub(crate) fn serials(&self) -> Result<Vec<(u16, Serial)>, LedgerError> {
+        let section = self.section(Part::Serials);
+        let width = u64::from(section.width);
+        let octets = self.read(section, 0, u64::from(self.count) * width)?;
+        let rows = (0..=u16::MAX).zip(octets.chunks_exact(width.max(1) as usize));
+        let serial = |(at, octets): (u16, &[u8])| {
+            let begin = octets.iter().position(|octet| *octet != 0)?;
+            Some((at, Serial::from_be_octets(&octets[begin..]).ok()?))
+        };
+        Ok(rows.filter_map(serial).collect())
+    }
+
+    /// Places with this serial, ascending.
+    pub(crate) fn places_of_serial(&self, serial: &Serial) -> Result<Vec<u16>, LedgerError> {
+        let places = self.lookup(Part::SerialTable, &serial_key(serial))?;
+        let mut found = Vec::new();
+        for place in places {
+            if self.serial(place)?.as_ref() == Some(serial) {
+                found.push(place);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Places of certificates over this key, but for one in 2^38 that is of another.
+    pub(crate) fn places_of_key(&self, key: &SpkiHash) -> Result<Vec<u16>, LedgerError> {
+        self.lookup(Part::KeyTable, key.as_bytes())
+    }
+
+    /// Places of requests with this tag.
+    pub(crate) fn places_of_request(&self, tag: u32) -> Result<Vec<u16>, LedgerError> {
+        self.lookup(Part::RequestTable, &tag.to_be_bytes())
+    }
+
+    fn lookup(&self, part: Part, key: &[u8]) -> Result<Vec<u16>, LedgerError> {
+        let section = self.section(part);
+        let bucket = table::bucket(key) as u64;
+        let bounds = self.read(section, bucket * 4, 8)?;
+        let mut bounds = Bytes(&bounds);
+        let (from, to) = (bounds.u32().unwrap_or(0), bounds.u32().unwrap_or(0));
+        let row = 2 + u64::from(section.width);
+        let len = u64::from(to.saturating_sub(from)) * row;
+        let rows = self.read(section, table::STARTS_BYTES + u64::from(from) * row, len)?;
+        let wanted = table::kept(key, section.width);
+        let places = rows.chunks_exact(row as usize).filter(|row| row[2..] == *wanted);
+        Ok(places.map(|row| column::get(&row[..2]) as u16).collect())
+    }
+
+    /// Every key of a table with its place: the first octets, up to the last that is kept.
+    pub(crate) fn keys(&self, part: Part) -> Result<Vec<(u16, Vec<u8>)>, LedgerError> {
+        let section = self.section(part);
+        let bytes = self.read(section, 0, section.len)?;
+        let (starts, rows) = bytes
+            .split_at_checked(table::STARTS_BYTES as usize)
+            .ok_or_else(|| self.sealed.corrupt(section.offset, "a table is cut short"))?;
+        let row = 2 + section.width as usize;
+        let ends: Vec<usize> = starts
+            .chunks_exact(4)
+            .skip(1)
+            .map(|end| column::get(end) as usize)
+            .collect();
+        let mut bucket = 0;
+        let mut keys = Vec::with_capacity(rows.len() / row);
+        for (at, row) in rows.chunks_exact(row).enumerate() {
+            while ends.get(bucket).is_some_and(|end| *end <= at) {
+                bucket += 1;
+            }
+            keys.push((column::get(&row[..2]) as u16, table::restored(bucket, &row[2..])));
+        }
+        Ok(keys)
+    }
+
+    /// Rows of names `from..to` of a dictionary: hash, end of places, end of text.
+    fn name_rows(&self, part: Part, from: u64, to: u64) -> Result<Vec<(u64, u32, u32)>, LedgerError> {
+        let section = self.section(part);
+        let data = u64::from(self.count) * u64::from(section.width);
+        let bytes = self.read(
+            section,
+            data + from * names::ROW_BYTES,
+            to.saturating_sub(from) * names::ROW_BYTES,
+        )?;
+        let rows = bytes.chunks_exact(names::ROW_BYTES as usize).map(|row| {
+            let mut row = Bytes(row);
+            (row.u64().unwrap_or(0), row.u32().unwrap_or(0), row.u32().unwrap_or(0))
+        });
+        Ok(rows.collect())
+    }
+
+    fn names_count(&self, part: Part) -> u64 {
+        u64::try_from(self.section(part).base)
+            .unwrap_or(0)
+            .min(u64::from(self.count))
+    }
+
+    /// The number of a name, from 1; `None` when no record of the segment has it.
+    pub(crate) fn find(&self, part: Part, name: &str) -> Result<Option<u32>, LedgerError> {
+        let (names, hash) = (self.names_count(part), names::hash_of(name));
+        if names == 0 {
+            return Ok(None);
+        }
+        // Where the hash must be when hashes are spread evenly, give or take three deviations; wider where it is not.
+        let guess = (u128::from(hash) * u128::from(names) >> 64) as u64;
+        let mut slack = names.isqrt() * 2 + 2;
+        let (from, rows) = loop {
+            let (from, to) = (guess.saturating_sub(slack), (guess + slack).min(names));
+            let rows = self.name_rows(part, from, to)?;
+            let below = from == 0 || rows.first().is_some_and(|row| row.0 < hash);
+            let above = to == names || rows.last().is_some_and(|row| row.0 > hash);
+            if below && above {
+                break (from, rows);
+            }
+            slack = slack.saturating_mul(4);
+        };
+        for (at, _) in (from..).zip(&rows).filter(|(_, row)| row.0 == hash) {
+            if self.name(part, at as u32 + 1)?.as_deref() == Some(name) {
+                return Ok(Some(at as u32 + 1));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends of the places and of the text of the name before this one, and of this one.
+    fn bounds(&self, part: Part, number: u32) -> Result<((u32, u32), (u32, u32)), LedgerError> {
+        let at = u64::from(number) - 1;
+        let rows = self.name_rows(part, at.saturating_sub(1), at + 1)?;
+        let before = if at == 0 {
+            (0, 0)
+        } else {
+            rows.first().map_or((0, 0), |row| (row.1, row.2))
+        };
+        Ok((before, rows.last().map_or((0, 0), |row| (row.1, row.2))))
+    }
+
+    /// The name of a number; `None` for 0.
+    pub(crate) fn name(&self, part: Part, number: u32) -> Result<Option<String>, LedgerError> {
+        if number == 0 {
+            return Ok(None);
+        }
+        let section = self.section(part);
+        let ((_, from), (_, to)) = self.bounds(part, number)?;
+        let texts = self.texts_at(part)?;
+        let text = self.read(section, texts + u64::from(from), u64::from(to.saturating_sub(from)))?;
+        let text = String::from_utf8(text).map_err(|_| self.sealed.corrupt(section.offset, "a name is no text"))?;
+        Ok(Some(text))
+    }
+
+    fn texts_at(&self, part: Part) -> Result<u64, LedgerError> {
+        let names = self.names_count(part);
+        let places = match names {
+            0 => 0,
+            _ => self.name_rows(part, names - 1, names)?.last().map_or(0, |row| row.1),
+        };
+        Ok(self.places_at(part) + 2 * u64::from(places))
+    }
+
+    fn places_at(&self, part: Part) -> u64 {
+        let section = self.section(part);
+        u64::from(self.count) * u64::from(section.width) + self.names_count(part) * names::ROW_BYTES
+    }
+
+    /// The places that have the name of this number, ascending.
+    pub(crate) fn places_of_name(&self, part: Part, number: u32) -> Result<Vec<u16>, LedgerError> {
+        let ((from, _), (to, _)) = self.bounds(part, number)?;
+        let len = u64::from(to.saturating_sub(from)) * 2;
+        let bytes = self.read(self.section(part), self.places_at(part) + 2 * u64::from(from), len)?;
+        Ok(bytes.chunks_exact(2).map(|place| column::get(place) as u16).collect())
+    }
+
+    /// Every name, by its number from 1.
+    pub(crate) fn names(&self, part: Part) -> Result<Vec<String>, LedgerError> {
+        let section = self.section(part);
+        let rows = self.name_rows(part, 0, self.names_count(part))?;
+        let texts = self.texts_at(part)?;
+        let all = self.read(section, texts, u64::from(rows.last().map_or(0, |row| row.2)))?;
+        let mut from = 0;
+        let mut names = Vec::with_capacity(rows.len());
+        for (_, _, to) in rows {
+            let text = all
+                .get(from..to as usize)
+                .and_then(|text| std::str::from_utf8(text).ok());
+            names.push(
+                text.ok_or_else(|| self.sealed.corrupt(section.offset, "a name is no text"))?
+                    .to_owned(),
+            );
+            from = to as usize;
+        }
+        Ok(names)
+    }
+}
+
+/// Times that a query compares with.
+impl Span {
+    /// True when a record of the segment may lie within the times.
+    pub(crate) fn overlaps(&self, since: i64, until: i64) -> bool {
+        self.time_max >= since && self.time_min <= until
+    }
+}
+
+impl Facts<'_> {
+    fn leaf(&self) -> Option<LeafFacts> {
+        (!self.certificate.is_empty())
+            .then(|| LeafFacts::read(self.certificate))
+            .flatten()
+    }
+}
