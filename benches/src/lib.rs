@@ -8,3 +8,4 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod floor;
 pub mod host;
 pub mod load;
+pub mod records;

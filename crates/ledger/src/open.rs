@@ -19,7 +19,6 @@ use crate::{
     file::{OpenOptions, Recovered, read_checkpoint},
     kind::Kind,
     layout::Shard,
-    limits::SEGMENT_RECORDS,
     reader::Span,
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, Position, RootAt, Scanned, Visitor, read_header, scan},
     seg::{Segment, seal},
@@ -137,11 +136,7 @@ pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32], sealed: u64) -> R
     let mut heads: Vec<Head> = Vec::new();
     let numbers = shard.wals()?;
     // Files are removed from the front, when their records are sealed.
-    let first = if sealed == 0 {
-        1
-    } else {
-        numbers.first().copied().unwrap_or(1)
-    };
+    let first = numbers.first().copied().unwrap_or(1);
     for (expected, number) in (first..).zip(numbers) {
         if number != expected {
             return Err(LedgerError::Missing {
@@ -160,8 +155,8 @@ pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32], sealed: u64) -> R
         };
         match heads.last() {
             None if header.frontier.size() > sealed => {
-                // What was long enough to be sealed is looked for where it would be.
-                let lost_segment = header.frontier.size() - sealed >= SEGMENT_RECORDS as u64;
+                // What was sealed is looked for where it was.
+                let lost_segment = Segment::of(sealed).index(shard).exists();
                 return Err(match lost_segment {
                     true => LedgerError::Missing {
                         path: Segment::of(sealed).entries(shard),

@@ -32,6 +32,14 @@ impl EntryTable {
 
     pub(crate) fn insert(&mut self, standing: StandingEntry) {
         let name = standing.entry.name().clone();
+        // A new revision mostly keeps agents and identity, and with them its places in the other indexes.
+        if let Some(known) = self.by_name.get_mut(&name)
+            && known.entry.agents() == standing.entry.agents()
+            && known.entry.spiffe_id() == standing.entry.spiffe_id()
+        {
+            *known = standing;
+            return;
+        }
         self.remove(&name);
         for pattern in standing.entry.agents() {
             match pattern {

@@ -28,8 +28,8 @@ const MAGIC: [u8; 16] = *b"mintage index 01";
 const SECTIONS: usize = 13;
 const SECTION_BYTES: usize = 8 + 8 + 4 + 8 + 4;
 const HEAD_BYTES: usize = LABEL_BYTES + 4 * 8 + SECTIONS * SECTION_BYTES + 4;
-/// Octets of a public key's hash kept beside its bucket: 38 bits in all tell it from others of a segment.
-const KEY_OCTETS: u32 = 4;
+/// Octets of a public key's hash kept beside its bucket: with its first these are 56 bits.
+const KEY_OCTETS: u32 = 6;
 /// Octets of a request's tag kept beside its bucket: the rest of it.
 const REQUEST_OCTETS: u32 = 3;
 
@@ -254,6 +254,12 @@ impl SealedIndex {
         Ok(())
     }
 
+    /// The refusal of an index that has other records than its segment.
+    pub(crate) fn other_count(&self, entries: u32) -> LedgerError {
+        let problem = format!("the index is of {} records, the segment has {entries}", self.count);
+        self.sealed.corrupt(0, problem)
+    }
+
     pub(crate) fn first(&self) -> u64 {
         self.sealed.first
     }
@@ -365,7 +371,7 @@ impl SealedIndex {
         Ok(found)
     }
 
-    /// Places of certificates over this key, but for one in 2^38 that is of another.
+    /// Places of certificates over this key, but for one in 2^56 that is of another.
     pub(crate) fn places_of_key(&self, key: &SpkiHash) -> Result<Vec<u16>, LedgerError> {
         self.lookup(Part::KeyTable, key.as_bytes())
     }

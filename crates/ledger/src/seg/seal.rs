@@ -100,8 +100,8 @@ impl Found {
     }
 }
 
-/// Opens the sealed segments of a shard, first to last. An index that is missing or damaged is made again from its entries; without
-/// `disk` nothing is written and it is left out, with all after it.
+/// Opens the sealed segments of a shard, first to last. An index that is missing or damaged is made again from its entries;
+/// without `disk` nothing is written: a missing one is left out, with all after it, and a damaged one is refused.
 pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>) -> Result<Found, LedgerError> {
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
     let mut found = Found {
@@ -133,7 +133,9 @@ pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>) -> Result<Found, Ledg
                 tracing::warn!(segment = segment.0, error = ?outcome.err(), "a segment's index is made again from its records");
                 Some(make_index(shard, disk, &entries)?)
             }
-            (_, None) => None,
+            (Err(LedgerError::Missing { .. }), None) => None,
+            (Err(error), None) => return Err(error),
+            (Ok(index), None) => return Err(index.other_count(entries.count())),
         };
         found.entries.push(Arc::new(entries));
         if found.indexes.len() + 1 == found.entries.len() {
@@ -253,16 +255,16 @@ impl Sink for Sealer {
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
         let size = self.journal.size();
         let grown = size - std::mem::replace(&mut self.seen, size);
+        self.journal.release_sealed()?;
         let unsealed = size - self.journal.segments().records();
         if unsealed < SEGMENT_RECORDS as u64 {
             return Ok(None);
         }
         // Under load the cores belong to those who wait for a certificate, but not without limit.
         let due = grown == 0 || unsealed >= UNSEALED_SEGMENTS_MAX * SEGMENT_RECORDS as u64;
-        if due {
-            self.seal_next()?;
+        if due && self.seal_next()? {
+            self.journal.release_sealed()?;
         }
-        self.journal.release_sealed()?;
         Ok(Some(Self::PACE))
     }
 }

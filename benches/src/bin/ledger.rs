@@ -1,0 +1,356 @@
+//! The ledger: appending against a bare append of the same bytes, verifying, sealing, searching and starting with millions of
+//! records, and rebuilding the state from control records.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use mintage_benches::{
+    host::rss_mb,
+    load::{Failure, percentile},
+    records::{AGENTS, Generator, IDENTITIES, agent, identity},
+};
+use mintage_identity::{AgentName, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_ledger::{
+    Body, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions,
+    Origin, Query, Record, Sealer, Search, Tree, verify, wire,
+};
+use mintage_state::View;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Time of a slice of appending, and of the bare appends beside it.
+const SLICE: Duration = Duration::from_millis(250);
+/// Slices of each kind.
+const SLICES: usize = 8;
+/// Records prepared for appending: more than a fast disk takes in all slices.
+const PREPARED: u64 = 1_200_000;
+/// Records that one group may hold.
+const GROUP: usize = 512;
+/// Control records from which the state is rebuilt.
+const CONTROL: u64 = 200_000;
+/// Questions of each sort.
+const QUESTIONS: u64 = 700;
+/// Rows of a page.
+const PAGE: usize = 50;
+
+#[derive(Parser)]
+struct Options {
+    /// Records of the ledger that is searched and started.
+    #[arg(long, default_value_t = 1_000_000)]
+    records: u64,
+    /// Ten million records.
+    #[arg(long)]
+    full: bool,
+    /// Output format; only json.
+    #[arg(short, default_value = "json")]
+    output: String,
+    /// Keeps the ledger in this folder and uses it again.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    search: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    append_ratio_64: f64,
+    append_ratio_512: f64,
+    records_per_s_512: f64,
+    verify_entries_per_s: f64,
+    verify_whole_s: f64,
+    #[serde(flatten)]
+    searched: Searched,
+    sealed_bytes_per_record: f64,
+    rebuild_per_s: f64,
+    append_bytes_per_record: f64,
+}
+
+/// What the process that only starts and searches measured.
+#[derive(Serialize, Deserialize)]
+struct Searched {
+    search_records: u64,
+    search_p50_ms: f64,
+    search_p99_ms: f64,
+    restart_ms: f64,
+    search_rss_mb: f64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = match &options.search {
+        Some(dir) => search(dir).and_then(|searched| Ok(println!("{}", serde_json::to_string(&searched)?))),
+        None => run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let records = if options.full { 10_000_000 } else { options.records };
+    let folder = tempfile::tempdir()?;
+    let mut generator = Generator::new()?;
+    let (ratio_64, _) = append(&folder.path().join("append-64"), &mut generator, 64)?;
+    let (ratio_512, rate) = append(&folder.path().join("append-512"), &mut generator, 512)?;
+    let rebuild_per_s = rebuild(&folder.path().join("state"), &mut generator)?;
+    let dir = options.keep.clone().unwrap_or_else(|| folder.path().join("large"));
+    if !dir.exists() {
+        fill(&dir, &mut generator, records)?;
+    }
+    let sealed_bytes_per_record = sealed_bytes(&dir)?;
+    let searched = search_in_a_process(&dir)?;
+    let started = Instant::now();
+    let report = verify(&dir, None, &mut ())?;
+    let took = started.elapsed().as_secs_f64();
+    let size = report.first().map_or(0, |shard| shard.size);
+    let report = Report {
+        append_ratio_64: ratio_64,
+        append_ratio_512: ratio_512,
+        records_per_s_512: rate,
+        verify_entries_per_s: size as f64 / took,
+        verify_whole_s: took,
+        searched,
+        sealed_bytes_per_record,
+        rebuild_per_s,
+        append_bytes_per_record: generator.issue(0)?.0.encoded_len() as f64,
+    };
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+fn key() -> Result<LogKey, Failure> {
+    Ok(LogKey::generate(&Zeroizing::new([3; 32]))?.0)
+}
+
+fn domain() -> Result<TrustDomain, Failure> {
+    Ok(TrustDomain::parse("prod.example.org")?)
+}
+
+fn create(dir: &Path) -> Result<Arc<FileJournal>, Failure> {
+    let now = UnixTime::from_seconds(1_767_225_600);
+    let origin = Origin::new(&domain()?, "bench", now)?;
+    let open = wire::LogOpen {
+        origin: origin.to_string(),
+        vkey: key()?.vkey(&origin).to_string(),
+        ..wire::LogOpen::default()
+    };
+    let opening = Record {
+        time: now,
+        salt: [1; 16],
+        actor: mintage_ledger::Actor::Replica {
+            id: SpiffeId::parse("spiffe://prod.example.org/mintage/ca/ca-1")?,
+        },
+        attestation: None,
+        request_id: None,
+        replica: "ca-1".into(),
+        control_seen: 0,
+        body: Body::LogOpen(open),
+    };
+    let journal = FileJournal::create(dir, &origin, &key()?, opening.encode()?, OpenOptions::default())?;
+    Ok(Arc::new(journal))
+}
+
+/// Appends through the committer with so many records waiting, and barely, in turns; the ratio of the medians, and records a second.
+fn append(dir: &Path, generator: &mut Generator, waiting: usize) -> Result<(f64, f64), Failure> {
+    let prepared = if waiting == 64 { PREPARED / 3 } else { PREPARED };
+    let records: Vec<EncodedRecord> = (0..prepared)
+        .map(|at| Ok(generator.issue(at)?.0))
+        .collect::<Result<_, Failure>>()?;
+    let bytes = records.first().map_or(0, EncodedRecord::encoded_len) * waiting;
+    let journal = create(dir)?;
+    let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
+    let mut plain = File::create(dir.with_extension("plain"))?;
+    let group = vec![0x5a; bytes];
+    let mut rest = records.chunks(waiting);
+    let (mut ratios, mut rates) = (Vec::new(), Vec::new());
+    for _ in 0..SLICES {
+        let bare = timed(|| {
+            plain.write_all(&group)?;
+            plain.sync_data()?;
+            Ok(true)
+        })?;
+        let through = timed(|| {
+            let Some(group) = rest.next() else { return Ok(false) };
+            let group = group.iter().map(|record| (record.clone(), 0)).collect();
+            let outcomes = commits.submit(group).wait();
+            outcomes
+                .into_iter()
+                .find_map(Result::err)
+                .map_or(Ok(true), |error| Err(error.into()))
+        })?;
+        ratios.push(through / bare);
+        rates.push(through * waiting as f64);
+    }
+    committer.stop();
+    Ok((percentile(&mut ratios, 0.5), percentile(&mut rates, 0.5)))
+}
+
+/// Calls a second for one slice of time, or until there is nothing more to do.
+fn timed(mut call: impl FnMut() -> Result<bool, Failure>) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let mut calls = 0u64;
+    while started.elapsed() < SLICE && call()? {
+        calls += 1;
+    }
+    Ok(calls as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Control records a second from the ledger into a new view.
+fn rebuild(dir: &Path, generator: &mut Generator) -> Result<f64, Failure> {
+    let journal = create(dir)?;
+    let mut index = 1;
+    while index <= CONTROL {
+        let to = (index + GROUP as u64).min(CONTROL + 1);
+        let group: Vec<EncodedRecord> = (index..to)
+            .map(|at| generator.entry(at))
+            .collect::<Result<_, Failure>>()?;
+        journal.append(&group, u64::MAX).map_err(|error| error.to_string())?;
+        index = to;
+    }
+    let started = Instant::now();
+    let mut view = View::new(&domain()?);
+    while view.applied() < journal.size() {
+        for stored in journal.read_from(view.applied(), GROUP)? {
+            view.apply_stored(&stored)?;
+        }
+    }
+    let took = started.elapsed().as_secs_f64();
+    match view.entry_count() as u64 == IDENTITIES {
+        true => Ok(CONTROL as f64 / took),
+        false => Err("the rebuilt state lacks entries".into()),
+    }
+}
+
+/// Makes a ledger of so many records, with its tree and its sealed segments.
+fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failure> {
+    let journal = create(dir)?;
+    let (tree, shared): (_, Arc<dyn Journal>) = (Arc::new(Tree::new(journal.shard_dir())), journal.clone());
+    let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key()?), Duration::from_secs(1))?;
+    let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::from_millis(5))?;
+    let mut sealer = Sealer::new(journal.clone(), tree);
+    let mut index = 1;
+    while index < records {
+        let to = (index + GROUP as u64).min(records);
+        let group: Vec<EncodedRecord> = (index..to)
+            .map(|at| Ok(generator.issue(at)?.0))
+            .collect::<Result<_, Failure>>()?;
+        journal.append(&group, u64::MAX).map_err(|error| error.to_string())?;
+        index = to;
+        while sealer.seal_next()? {}
+    }
+    follower.stop();
+    while sealer.seal_next()? {}
+    mintage_ledger::Sink::caught_up(&mut sealer)?;
+    Ok(())
+}
+
+/// Bytes of entries and indexes for each sealed record.
+fn sealed_bytes(dir: &Path) -> Result<f64, Failure> {
+    let shard = FileJournal::open(dir, OpenOptions::default())?;
+    let mut bytes = 0;
+    for file in std::fs::read_dir(shard.shard_dir().join("seg"))? {
+        let file = file?;
+        if file.path().extension().is_some_and(|extension| extension != "tiles") {
+            bytes += file.metadata()?.len();
+        }
+    }
+    Ok(bytes as f64 / shard.segments().records() as f64)
+}
+
+fn search_in_a_process(dir: &Path) -> Result<Searched, Failure> {
+    let output = Command::new(std::env::current_exe()?)
+        .arg("--search")
+        .arg(dir)
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Starts from what is on disk, as the CA does, and then asks.
+fn search(dir: &Path) -> Result<Searched, Failure> {
+    let started = Instant::now();
+    let journal = Arc::new(FileJournal::open(dir, OpenOptions::default())?);
+    let shared: Arc<dyn Journal> = journal.clone();
+    let tree = Arc::new(Tree::new(journal.shard_dir()));
+    let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key()?), Duration::from_secs(1))?;
+    let search = Search::over(journal.segments().clone())?;
+    let sinks = [
+        ("tree", Box::new(integrator) as Box<dyn mintage_ledger::Sink>),
+        ("search", search.sink()),
+    ];
+    let followers: Vec<Follower> = sinks
+        .into_iter()
+        .map(|(name, sink)| Ok(Follower::start(name, shared.clone(), vec![sink], Duration::ZERO)?))
+        .collect::<Result<_, Failure>>()?;
+    let size = journal.size();
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(search.watch().wait_for(|applied| *applied >= size))?;
+    let restart_ms = started.elapsed().as_secs_f64() * 1e3;
+    let mut times = Vec::new();
+    for at in 0..QUESTIONS {
+        // Spread over the log and its names by a step that meets them all.
+        let index = 1 + at * 7_919_777 % (size - 1);
+        times.push(ask(&search, &by_identity(at * 31 % IDENTITIES)?)?);
+        times.push(ask(&search, &by_agent(at * 17 % AGENTS)?)?);
+        times.push(ask(&search, &by_serial(&shared, index)?)?);
+    }
+    let searched = Searched {
+        search_records: size,
+        search_p50_ms: percentile(&mut times, 0.5),
+        search_p99_ms: percentile(&mut times, 0.99),
+        restart_ms,
+        search_rss_mb: rss_mb(std::process::id()),
+    };
+    followers.into_iter().for_each(Follower::stop);
+    Ok(searched)
+}
+
+fn ask(search: &Search, query: &Query) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let page = search.query(query, None, PAGE)?;
+    let took = started.elapsed().as_secs_f64() * 1e3;
+    match page.rows.is_empty() {
+        true => Err(format!("nothing was found of {query:?}").into()),
+        false => Ok(took),
+    }
+}
+
+fn by_identity(number: u64) -> Result<Query, Failure> {
+    Ok(Query {
+        spiffe_id: Some(SpiffeId::parse(&identity(number))?),
+        ..Query::default()
+    })
+}
+
+fn by_agent(number: u64) -> Result<Query, Failure> {
+    Ok(Query {
+        agent: Some(AgentName::parse(&agent(number))?.to_string()),
+        ..Query::default()
+    })
+}
+
+fn by_serial(journal: &Arc<dyn Journal>, index: u64) -> Result<Query, Failure> {
+    let stored = journal.read_from(index, 1)?.pop().ok_or("a record is missing")?;
+    let Body::Issue(issue) = stored.decode()?.body else {
+        return Err("a record is no issuance".into());
+    };
+    let facts = mintage_ledger::LeafFacts::read(&issue.certificate_der).ok_or("a certificate cannot be read")?;
+    let serial: Serial = facts.serial;
+    Ok(Query {
+        serial: Some(serial),
+        ..Query::default()
+    })
+}
