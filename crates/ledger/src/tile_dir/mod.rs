@@ -2,6 +2,7 @@
 //! `tile/entries/<N>` with the records, `checkpoint`. Nothing in them is compressed or derived by other rules than the
 //! specification's. A ledger is one such folder for each shard, and the policy file with their keys.
 
+mod file;
 mod read;
 mod walk;
 mod write;

@@ -1,17 +1,14 @@
 //! Verifying a log, or a whole ledger, in plain folders: every bundle is hashed again, and every tile, the root and the
 //! signature compared. One bundle and one tile of each level are in memory at a time.
 
-use std::{
-    fs,
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use mintage_identity::UnixTime;
 
 use super::{
-    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place, octets_of, spanned,
+    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place,
+    file::{read_file, refused, split},
+    octets_of, spanned,
     walk::{refuse_extra, refuse_other_logs},
 };
 use crate::{
@@ -230,57 +227,4 @@ impl Pass<'_> {
 /// The level of a row; the first row is level 1, and there are at most 8.
 fn level_of(at: usize) -> u8 {
     u8::try_from(at + 1).unwrap_or(u8::MAX)
-}
-
-/// The records of a bundle (C2SP tlog-tiles, log entries).
-fn split<'a>(path: &Path, bytes: &'a [u8], first: u64, width: usize) -> Result<Vec<&'a [u8]>, LedgerError> {
-    let (mut records, mut rest) = (Vec::with_capacity(width), bytes);
-    while records.len() < width {
-        let next = rest.split_first_chunk::<LENGTH_OCTETS>();
-        let record = next.and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))));
-        let Some((record, left)) = record else {
-            let index = first + records.len() as u64;
-            return Err(refused(path, Some(index), "ends within this record"));
-        };
-        records.push(record);
-        rest = left;
-    }
-    match rest.is_empty() {
-        true => Ok(records),
-        false => {
-            let problem = format!("goes on for {} bytes after its last record", rest.len());
-            Err(refused(path, Some(first + width as u64 - 1), problem))
-        }
-    }
-}
-
-fn refused(path: &Path, index: Option<u64>, problem: impl Into<String>) -> LedgerError {
-    LedgerError::Tree {
-        path: path.to_owned(),
-        index,
-        problem: problem.into(),
-    }
-}
-
-/// A file of at most `max` bytes, no link; `index` is the first record that it is about.
-fn read_file(path: &PathBuf, max: usize, index: Option<u64>) -> Result<Vec<u8>, LedgerError> {
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(
-            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
-                .bits()
-                .cast_signed(),
-        )
-        .open(path);
-    let file = opened.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => refused(path, index, "is missing"),
-        _ => LedgerError::io("read", path)(error),
-    })?;
-    let mut bytes = Vec::new();
-    let read = file.take(max as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(LedgerError::io("read", path))?;
-    match bytes.len() > max {
-        true => Err(refused(path, index, format!("has more than {max} bytes"))),
-        false => Ok(bytes),
-    }
 }
