@@ -1,15 +1,20 @@
 //! `mintage audit`: the ledger searched, shown, proven and verified.
 
+mod check;
 mod describe;
 mod diff;
 mod export;
+mod export_tiles;
 mod facts;
+mod kept;
 pub(crate) mod offline;
+mod progress;
 mod proof;
 pub(crate) mod search;
 mod show;
 mod source;
 mod tail;
+mod trust;
 pub(crate) mod verify;
 
 use std::{convert::Infallible, str::FromStr};
@@ -36,9 +41,13 @@ pub(crate) enum Verb {
     Export(export::ExportArgs),
     /// Compares two ledgers, each verified as it is read: equal, one a beginning of the other, or forked.
     Diff(diff::DiffArgs),
-    /// Proves that a record is in the ledger; the proof is verified here before it is printed.
+    /// Proves that a record is in the ledger, as a C2SP tlog-proof that is verified here before it is printed.
     Proof(proof::ProofArgs),
-    /// Verifies a ledger folder offline: every frame, hash, tile and signature, then what the records mean.
+    /// Checks a certificate against its proof, offline, with the keys you trust.
+    Check(check::CheckArgs),
+    /// Writes the ledger as a plain C2SP tlog-tiles tree that other verifiers read.
+    ExportTiles(export_tiles::ExportTilesArgs),
+    /// Verifies a ledger or an exported tree offline: every hash, tile and signature, then what the records mean.
     Verify(verify::VerifyArgs),
 }
 
@@ -90,6 +99,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Export(export) => export::run(context, &export).await,
         Verb::Diff(diff) => diff::run(context, &diff).await,
         Verb::Proof(proof) => proof::run(context, proof).await,
+        Verb::Check(check) => check::run(context, &check),
+        Verb::ExportTiles(export) => export_tiles::run(context, &export),
         Verb::Verify(verify) => verify::run(context, &verify),
     }
 }

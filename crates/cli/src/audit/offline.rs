@@ -7,11 +7,11 @@ use std::{
 
 use mintage_identity::Serial;
 use mintage_ledger::{
-    Body, Hash, HashSource, Kind, LeafFacts, LedgerError, RecordCheck, ShardReport, SignedCheckpoint, Stored, Vkey,
-    inclusion, node_hash, verify_inclusion,
+    Body, Hash, HashSource, Kind, LeafFacts, LedgerError, Origin, RecordCheck, SignedCheckpoint, Stored, Vkey,
+    inclusion, limits::NOTE_BYTES_MAX, node_hash, verify_inclusion,
 };
 
-use super::Key;
+use super::{Key, trust::read_bounded};
 use crate::{failure::Failure, limits::VKEY_FILE_BYTES_MAX};
 
 /// The ledger below a data directory.
@@ -180,7 +180,7 @@ pub(crate) fn prove(ledger: &Path, keys: Option<&[Vkey]>, wanted: Key) -> Result
         .iter()
         .find(|shard| shard.vkey.name() == collect.origin)
         .ok_or_else(none)?;
-    let checkpoint = checkpoint_of(ledger, shard)?;
+    let checkpoint = checkpoint_of(ledger, &shard.vkey)?;
     let (size, root) = (checkpoint.checkpoint().size, checkpoint.checkpoint().root);
     if index >= size {
         return Err(Failure::No(format!(
@@ -201,11 +201,14 @@ pub(crate) fn prove(ledger: &Path, keys: Option<&[Vkey]>, wanted: Key) -> Result
 }
 
 /// The signed checkpoint that a verification has just accepted.
-fn checkpoint_of(ledger: &Path, report: &ShardReport) -> Result<SignedCheckpoint, Failure> {
-    let origin = &report.checkpoint.origin;
+///
+/// # Errors
+/// When it is no longer there.
+pub(super) fn checkpoint_of(ledger: &Path, vkey: &Vkey) -> Result<SignedCheckpoint, Failure> {
+    let origin = Origin::parse(vkey.name()).map_err(Failure::local)?;
     let path = ledger.join(origin.id()).join(origin.shard()).join("checkpoint");
-    let octets = fs::read(&path).map_err(|error| Failure::file(&path, error))?;
-    SignedCheckpoint::verify(&octets, &report.vkey).map_err(|error| verdict(&error))
+    let octets = read_bounded(&path, NOTE_BYTES_MAX)?;
+    SignedCheckpoint::verify(&octets, vkey).map_err(|error| verdict(&error))
 }
 
 #[cfg(test)]

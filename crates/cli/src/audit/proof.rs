@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use mintage_ledger::{Hash, LedgerError, SignedCheckpoint, Vkey, leaf_hash, verify_inclusion};
+use mintage_ledger::{Hash, LedgerError, SignedCheckpoint, TlogProof, Vkey, leaf_hash, verify_inclusion};
 use mintage_proto::v1::{CheckpointRequest, ProofRequest, ProofResponse, proof_request::Want};
 use serde::Serialize;
 use tonic::Code;
@@ -19,7 +19,7 @@ use crate::{
     client::Ca,
     failure::Failure,
     limits::{CHECKPOINT_PAUSE, CHECKPOINT_WAIT},
-    output::{Format, Output, notice},
+    output::{Output, notice},
 };
 
 /// `audit proof`.
@@ -49,6 +49,8 @@ struct Shown {
     vkey: String,
     /// The leaf's bytes, so that a stranger can hash them himself.
     record: String,
+    /// All of it in one text, as `audit check` and other programs read it (C2SP tlog-proof).
+    tlog_proof: String,
     verified: bool,
 }
 
@@ -79,15 +81,20 @@ fn print(output: Output, proven: &Proven) -> Result<(), Failure> {
         checkpoint: proven.checkpoint.to_string(),
         vkey: proven.vkey.to_string(),
         record: STANDARD.encode(&proven.record),
+        tlog_proof: tlog_proof(proven).to_string(),
         verified: true,
     };
-    // A proof is for programs whatever was asked for; tables have no form for it.
-    let output = if output.is_table() {
-        Output::new(Format::Json)
-    } else {
-        output
-    };
-    output.object(&shown, String::new)
+    output.object(&shown, || shown.tlog_proof.clone())
+}
+
+/// The proof for whoever has nothing else: the record's bytes travel in it.
+fn tlog_proof(proven: &Proven) -> TlogProof {
+    TlogProof::new(
+        Some(proven.record.clone()),
+        proven.index,
+        proven.hashes.clone(),
+        proven.checkpoint.note().clone(),
+    )
 }
 
 /// Asks the CA for record and proof, and believes neither.

@@ -1,28 +1,43 @@
-//! `audit verify`: a ledger folder held against its own rules, offline. First the form (frames, hashes, tiles, signatures,
-//! all by the ledger crate), and with each record its meaning.
+//! `audit verify`: a ledger held against its own rules, offline, as the CA keeps it or as it was exported. First the form
+//! (frames, hashes, tiles, signatures, all by the ledger crate), and with each record its meaning.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use mintage_identity::Ttl;
-use mintage_ledger::{LedgerError, ShardReport};
+use mintage_ledger::{
+    LedgerError, Policy, RecordCheck, ShardReport, Stored, TreeReport, Vkey, verify_ledger_tree, verify_tree,
+};
 use serde::Serialize;
 
-use super::offline::{ledger_of, read_vkeys, verdict};
+use super::{
+    kept::{Against, Kept},
+    offline::{checkpoint_of, ledger_of, verdict},
+    progress::Watched,
+    trust::{Trust, keys_of},
+};
 use crate::{
     cli::Context,
     failure::Failure,
     meaning::{Meaning, Rules},
-    output::{Format, fields, notice},
+    output::{Format, fields},
     text::count,
 };
 
 /// `audit verify`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct VerifyArgs {
-    /// File with the verifier keys you trust; without it the folder's own list is taken.
+    /// A CA's data directory, or what `audit export-tiles` wrote [default: the data directory].
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
+    /// A checkpoint that you have kept: the log must begin with the records that were signed then.
     #[arg(long, value_name = "FILE")]
-    pub(crate) vkey: Option<PathBuf>,
+    pub(crate) checkpoint: Option<PathBuf>,
     /// Also verifies the signature of every leaf certificate.
     #[arg(long)]
     pub(crate) signatures: bool,
@@ -35,9 +50,12 @@ impl VerifyArgs {
     /// Under the keys of a file, every signature included.
     pub(crate) fn strict(vkey: PathBuf) -> Self {
         Self {
-            vkey: Some(vkey),
+            trust: Trust {
+                vkey: Some(vkey),
+                policy: None,
+            },
             signatures: true,
-            max_ttl: None,
+            ..Self::default()
         }
     }
 }
@@ -55,6 +73,8 @@ pub(crate) struct Shard {
     unfinished_tail: bool,
     tiles: u64,
     tiles_missing: u64,
+    /// Witnesses of the policy that cosigned the checkpoint.
+    witnesses: Vec<String>,
 }
 
 /// What a verification found when everything holds.
@@ -66,6 +86,8 @@ pub(crate) struct Verified {
     certificates: u64,
     signatures_verified: bool,
     keys_given: bool,
+    /// The size of the kept checkpoint that the log begins with.
+    kept_checkpoint: Option<u64>,
 }
 
 /// What it found when something does not.
@@ -90,6 +112,26 @@ impl From<&ShardReport> for Shard {
             unfinished_tail: report.unfinished_tail,
             tiles: report.tiles,
             tiles_missing: report.tiles_missing,
+            witnesses: Vec::new(),
+        }
+    }
+}
+
+impl From<&TreeReport> for Shard {
+    fn from(report: &TreeReport) -> Self {
+        let root = hex::encode(report.checkpoint.root().as_bytes());
+        Self {
+            origin: report.vkey.name().to_owned(),
+            vkey: report.vkey.to_string(),
+            size: report.checkpoint.size(),
+            root: root.clone(),
+            checkpoint_size: report.checkpoint.size(),
+            checkpoint_root: root,
+            unsigned_records: 0,
+            unfinished_tail: false,
+            tiles: report.tiles,
+            tiles_missing: 0,
+            witnesses: report.witnesses.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 }
@@ -111,6 +153,7 @@ impl Verified {
                 ("records", shard.size.to_string()),
                 ("root", shard.root.clone()),
                 ("checkpoint", format!("signed at {}{unsigned}", shard.checkpoint_size)),
+                ("witnesses", shard.witnesses.join(", ")),
                 ("tiles", format!("{} right{missing}", shard.tiles)),
                 (
                     "tail",
@@ -132,39 +175,127 @@ impl Verified {
             true => "with every signature",
             false => "signatures of leaves not looked at: --signatures",
         };
+        let kept = self
+            .kept_checkpoint
+            .map(|size| format!("of {} is its beginning", count(size, "record", "records")));
         text + &fields(&[
+            ("kept checkpoint", kept.unwrap_or_default()),
             ("kinds", kinds.join(", ")),
             ("certificates", format!("{} ({signatures})", self.certificates)),
         ])
     }
 }
 
-/// Verifies the ledger below a data directory.
-pub(crate) fn verify(data_dir: &std::path::Path, verify: &VerifyArgs) -> Result<Verified, Box<Refused>> {
-    let local = |failure| {
-        Box::new(Refused {
-            failure,
-            origin: String::new(),
-            index: None,
-        })
+/// What a folder is, by its files.
+#[derive(Debug)]
+enum Form {
+    /// A ledger as the CA keeps it.
+    Ledger(PathBuf),
+    /// An exported ledger: a policy, and a folder for each log.
+    Tree(PathBuf),
+    /// One log of such a tree.
+    Log(PathBuf),
+}
+
+impl Form {
+    fn of(dir: &Path) -> Result<Self, Failure> {
+        if dir.join("checkpoint").exists() {
+            return Ok(Self::Log(dir.to_owned()));
+        }
+        // A ledger that was ever served has its lock, and a tree never.
+        if dir.join("policy").exists() && !dir.join("lock").exists() {
+            return Ok(Self::Tree(dir.to_owned()));
+        }
+        if dir.join("policy").exists() {
+            return Ok(Self::Ledger(dir.to_owned()));
+        }
+        ledger_of(dir).map(Self::Ledger)
+    }
+
+    fn verify(&self, policy: Option<&Policy>, check: &mut dyn RecordCheck) -> Result<Vec<Shard>, LedgerError> {
+        match self {
+            Self::Ledger(ledger) => {
+                let keys = policy.map(keys_of);
+                let reports = mintage_ledger::verify(ledger, keys.as_deref(), check)?;
+                Ok(reports.iter().map(Into::into).collect())
+            }
+            Self::Tree(dir) => {
+                let reports = verify_ledger_tree(dir, policy, check)?;
+                Ok(reports.iter().map(Into::into).collect())
+            }
+            Self::Log(dir) => {
+                let policy = policy.ok_or_else(|| LedgerError::Signature("a single log brings no key".into()))?;
+                Ok(vec![Shard::from(&verify_tree(dir, policy, check)?)])
+            }
+        }
+    }
+}
+
+/// Everything that looks at a record.
+struct Looks {
+    meaning: Meaning,
+    kept: Option<Kept>,
+}
+
+impl RecordCheck for Looks {
+    fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
+        self.kept.as_mut().map_or(Ok(()), |kept| kept.record(key, stored))?;
+        self.meaning.record(key, stored)
+    }
+}
+
+/// Verifies what is in a folder.
+pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Refused>> {
+    let form = Form::of(dir).map_err(Refused::local)?;
+    let policy = verify.trust.read().map_err(Refused::local)?;
+    if let (Form::Log(log), None) = (&form, &policy) {
+        let problem = "is one log of a tree and brings no key: name it by --vkey FILE or --policy FILE";
+        return Err(Refused::local(Failure::file(log, problem)));
+    }
+    let kept = verify.checkpoint.as_deref().map(Kept::read).transpose();
+    let mut looks = Looks {
+        meaning: Meaning::new(Rules {
+            signatures: verify.signatures,
+            max_ttl: verify.max_ttl,
+        }),
+        kept: kept.map_err(Refused::local)?,
     };
-    let ledger = ledger_of(data_dir).map_err(local)?;
-    let keys = verify.vkey.as_deref().map(read_vkeys).transpose().map_err(local)?;
-    let rules = Rules {
-        signatures: verify.signatures,
-        max_ttl: verify.max_ttl,
-    };
-    let mut meaning = Meaning::new(rules);
-    let reports = mintage_ledger::verify(&ledger, keys.as_deref(), &mut meaning);
-    let reports = reports.map_err(|error| Box::new(Refused::of(&error, &meaning)))?;
+    let verified = form.verify(policy.as_ref(), &mut Watched::new(&mut looks));
+    let mut shards = verified.map_err(|error| Box::new(Refused::of(&error, &looks.meaning)))?;
+    if let (Form::Ledger(ledger), Some(policy)) = (&form, &policy) {
+        for shard in &mut shards {
+            witnessed(ledger, policy, shard).map_err(Refused::local)?;
+        }
+    }
+    let kept = looks.kept.as_ref().map(Kept::holds).transpose();
     Ok(Verified {
         proven: true,
-        shards: reports.iter().map(Into::into).collect(),
-        certificates: meaning.certificates(),
-        records: meaning.into_counts(),
+        shards,
+        kept_checkpoint: kept.map_err(|against| Box::new(Refused::against(against, &looks.meaning)))?,
+        certificates: looks.meaning.certificates(),
+        records: looks.meaning.into_counts(),
         signatures_verified: verify.signatures,
-        keys_given: keys.is_some(),
+        keys_given: policy.is_some(),
     })
+}
+
+/// Holds the quorum of the policy against the checkpoint of a CA's ledger, and notes who cosigned it.
+fn witnessed(ledger: &Path, policy: &Policy, shard: &mut Shard) -> Result<(), Failure> {
+    let signed = checkpoint_of(ledger, &shard.vkey.parse().map_err(Failure::local)?)?;
+    let checked = policy.check(signed.note()).map_err(|error| verdict(&error))?;
+    shard.witnesses = checked
+        .witnesses
+        .iter()
+        .map(|(witness, _)| witness.name.clone())
+        .collect();
+    match checked.quorum {
+        true => Ok(()),
+        false => Err(Failure::No(format!(
+            "not proven: the quorum of the policy is not met: {} of its witnesses cosigned {}",
+            shard.witnesses.len(),
+            shard.origin
+        ))),
+    }
 }
 
 /// Why a ledger is not proven, or could not be looked at.
@@ -176,6 +307,22 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
+    fn local(failure: Failure) -> Box<Self> {
+        Box::new(Self {
+            failure,
+            origin: String::new(),
+            index: None,
+        })
+    }
+
+    fn against((problem, index): Against, meaning: &Meaning) -> Self {
+        Self {
+            failure: Failure::No(format!("not proven: {problem}")),
+            origin: meaning.origin().to_owned(),
+            index,
+        }
+    }
+
     fn of(error: &LedgerError, meaning: &Meaning) -> Self {
         // A record that offends is told as such: its bytes are whole.
         if let Some((index, problem)) = meaning.offence() {
@@ -188,6 +335,7 @@ impl Refused {
         }
         let index = match error {
             LedgerError::Corrupt { index, .. } => Some(*index),
+            LedgerError::Tree { index, .. } => *index,
             LedgerError::RolledBack { have, .. } => Some(*have),
             LedgerError::Forked { size, .. } => Some(size.saturating_sub(1)),
             _ => None,
@@ -202,10 +350,9 @@ impl Refused {
 
 /// Runs the verb.
 pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
-    if args.vkey.is_none() {
-        notice("the keys are the folder's own word: bring the one that `mintage-ca init` printed by --vkey FILE");
-    }
-    match verify(&context.data_dir(), args) {
+    args.trust.read_or_say()?;
+    let dir = args.dir.clone().unwrap_or_else(|| context.data_dir());
+    match verify(&dir, args) {
         Ok(verified) => context.output.object(&verified, || verified.text()),
         Err(refused) => {
             let Refused { failure, origin, index } = *refused;

@@ -24,14 +24,20 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 33] = [
+const VERBS: [(&str, Does, &str); 35] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
     ("agent renew", Changes, "connected"),
     ("agent show", Reads, "connected"),
+    (
+        "audit check",
+        Reads,
+        "--certificate DIR/cert.pem --proof DIR/proof --vkey DIR/vkey",
+    ),
     ("audit diff", Reads, "DIR/ca DIR/ca"),
     ("audit export", Reads, "--format csv --out DIR/records%.csv"),
+    ("audit export-tiles", Apart, ""),
     ("audit proof", Reads, "0"),
     ("audit search", Reads, ""),
     ("audit show", Reads, "0"),
@@ -142,6 +148,7 @@ fn furnished(running: &Running) -> ([String; 3], AgentHandle) {
     for name in (0..3).flat_map(|n| [format!("banned{n}"), format!("evicted{n}")]) {
         left(running, &joined(running, &name));
     }
+    offline_audit::proven(running);
     let token = |n| {
         let made = running.json(0, &format!("token create --agent late{n}"));
         made["id"].as_str().unwrap().to_owned()

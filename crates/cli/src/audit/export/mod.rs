@@ -9,7 +9,6 @@ mod csv;
 mod ecs;
 mod jsonl;
 mod ocsf;
-mod progress;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -20,10 +19,11 @@ use clap::{Args, ValueEnum};
 use mintage_ledger::{ShardReport, Vkey};
 use serde::Serialize;
 
-use self::{progress::Progress, target::Target};
+use self::target::Target;
 use super::{
     facts::Placed,
     offline::{ledger_of, read_vkeys, verdict},
+    progress::Progress,
     search::Conditions,
     source::{Live, Offline},
 };

@@ -1,12 +1,16 @@
-//! How far an export has come, on a terminal alone and only when it takes its time.
+//! How far a reading of records has come, on a terminal alone and only when it takes its time.
 
 use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
 
+use mintage_ledger::{RecordCheck, Stored, Vkey};
+
 /// Nothing is told before this, and the line changes no more often than every half of it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Records of a verification between two looks at the clock, a few milliseconds apart.
+const LOOK_EVERY: u64 = 1024;
 
 /// A line on standard error that changes in place.
 pub(super) struct Progress {
@@ -45,5 +49,32 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.over();
+    }
+}
+
+/// Lets another check look at each record and counts them.
+pub(super) struct Watched<'a> {
+    check: &'a mut dyn RecordCheck,
+    records: u64,
+    progress: Progress,
+}
+
+impl<'a> Watched<'a> {
+    pub(super) fn new(check: &'a mut dyn RecordCheck) -> Self {
+        Self {
+            check,
+            records: 0,
+            progress: Progress::start(),
+        }
+    }
+}
+
+impl RecordCheck for Watched<'_> {
+    fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
+        self.records += 1;
+        if self.records.is_multiple_of(LOOK_EVERY) {
+            self.progress.tell(self.records);
+        }
+        self.check.record(key, stored)
     }
 }

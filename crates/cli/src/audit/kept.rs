@@ -1,0 +1,102 @@
+//! A checkpoint that an auditor has kept: the log of today must begin with what was signed then. This is what shows a log
+//! that was rolled back, or written anew by who holds its key.
+
+use std::path::Path;
+
+use mintage_ledger::{ForeignCheckpoint, Frontier, RecordCheck, SignedNote, Stored, Vkey, limits::NOTE_BYTES_MAX};
+
+use super::trust::read_bounded;
+use crate::failure::Failure;
+
+/// The kept checkpoint, held against the records as they pass by.
+#[derive(Debug)]
+pub(super) struct Kept {
+    note: SignedNote,
+    checkpoint: ForeignCheckpoint,
+    tree: Frontier,
+    /// The key of the log that it names, when the log is there.
+    key: Option<Vkey>,
+    root_met: Option<bool>,
+}
+
+/// How it does not hold: the text, and the first record that it makes doubtful.
+pub(super) type Against = (String, Option<u64>);
+
+impl Kept {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no checkpoint.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let octets = read_bounded(path, NOTE_BYTES_MAX)?;
+        let wrong = |error| Failure::file(path, error);
+        let note = SignedNote::parse(&octets).map_err(wrong)?;
+        let checkpoint = ForeignCheckpoint::parse(note.text()).map_err(wrong)?;
+        Ok(Self {
+            note,
+            checkpoint,
+            tree: Frontier::new(),
+            key: None,
+            root_met: None,
+        })
+    }
+
+    /// Its size, when the log that was read begins with it.
+    ///
+    /// # Errors
+    /// When it is of another log or key, over more records than there are, or over others.
+    pub(super) fn holds(&self) -> Result<u64, Against> {
+        let (origin, size) = (self.checkpoint.origin(), self.checkpoint.size());
+        let Some(key) = &self.key else {
+            return Err((
+                format!("the kept checkpoint is of {origin}, which is no log here"),
+                None,
+            ));
+        };
+        if let Err(error) = self.note.verify(key) {
+            return Err((
+                format!("the kept checkpoint is not signed by the key of {origin}: {error}"),
+                None,
+            ));
+        }
+        match self.root_met {
+            Some(true) => Ok(size),
+            Some(false) => Err((
+                format!(
+                    "the first {size} records of {origin} are not those of the kept checkpoint: the log was forked"
+                ),
+                size.checked_sub(1),
+            )),
+            None => Err((
+                format!(
+                    "{origin} has {} records, and the kept checkpoint was signed over {size}: the log was rolled back",
+                    self.tree.size()
+                ),
+                Some(self.tree.size()),
+            )),
+        }
+    }
+
+    fn compare(&mut self) {
+        if self.tree.size() == self.checkpoint.size() {
+            self.root_met = Some(self.tree.root() == self.checkpoint.root());
+        }
+    }
+}
+
+impl RecordCheck for Kept {
+    fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
+        if key.name() != self.checkpoint.origin() {
+            return Ok(());
+        }
+        if self.key.is_none() {
+            self.key = Some(key.clone());
+            self.compare();
+        }
+        if self.root_met.is_none() {
+            self.tree.push(stored.leaf_hash());
+            self.compare();
+        }
+        Ok(())
+    }
+}
