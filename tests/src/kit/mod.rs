@@ -18,4 +18,5 @@ pub mod power;
 pub mod promises;
 pub mod refusal;
 pub mod stream;
+pub mod verifiers;
 pub mod wal;

@@ -17,12 +17,19 @@ pub fn peer(command: &str) -> Option<PathBuf> {
     let found = std::env::split_paths(&path)
         .map(|folder| folder.join(command))
         .find(|path| path.is_file());
-    if found.is_none() {
-        let strict = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!strict, "{command} is not installed");
-        println!("missing peer: {command}; this test proves nothing here");
-    }
-    found
+    found.or_else(|| missing(command, "it is not installed"))
+}
+
+/// None: something of a test's outside is not to be had, which is said.
+///
+/// # Panics
+///
+/// Under `CI=true` instead.
+pub fn missing<T>(what: &str, why: &str) -> Option<T> {
+    let strict = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!strict, "{what}: {why}");
+    println!("missing peer: {what}: {why}; this test proves nothing here");
+    None
 }
 
 fn listed(command: &str) -> bool {
