@@ -33,7 +33,7 @@ impl Verifier {
         let program = scratch.join("verify-go");
         let mut build = Command::new(peer("go")?);
         build
-            .args(["build", "-trimpath", "-o"])
+            .args(["build", "-trimpath", "-buildvcs=false", "-o"])
             .arg(&program)
             .arg(".")
             .current_dir(sources("go"))
