@@ -145,6 +145,14 @@ impl SignedCheckpoint {
         &self.checkpoint
     }
 
+    /// The same checkpoint with more signature lines, as [`SignedNote::with_lines`] adds them.
+    pub(crate) fn with_lines(&self, lines: &[NoteSignature]) -> Result<Self, LedgerError> {
+        Ok(Self {
+            checkpoint: self.checkpoint.clone(),
+            note: self.note.with_lines(lines.iter().cloned())?,
+        })
+    }
+
     /// The signed note, as it is stored and served.
     pub fn note(&self) -> &SignedNote {
         &self.note

@@ -39,6 +39,11 @@ impl CosignerKey {
         &self.0.public
     }
 
+    /// Whether the line says to be of this key.
+    pub(crate) fn is_of(&self, line: &NoteSignature) -> bool {
+        self.0.is_named_by(line.name(), line.id())
+    }
+
     /// The newest time at which this witness cosigned the note; `None` without a line of it.
     ///
     /// # Errors

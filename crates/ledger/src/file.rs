@@ -15,11 +15,12 @@ use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
     disk::{Disk, LocalDisk, make_dir, read_whole, remove_if_there, replace},
+    foreign::ForeignCheckpoint,
     journal::{AppendError, Journal, Stored},
     kind::Kind,
     layout::{Lock, Shard, check_ours, read_policy, write_policy},
     limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, NOTE_BYTES_MAX, RESERVE_BYTES, WAL_BYTES_MAX},
-    note::Vkey,
+    note::{NoteSignature, Vkey},
     open::{Recovery, recover},
     origin::Origin,
     reader::Reader,
@@ -363,8 +364,33 @@ impl Journal for FileJournal {
                 have: self.size(),
             });
         }
+        // The same tree head again keeps the lines that witnesses have added meanwhile.
+        let new = match (head.size == current, new.note().text() == stored.note().text()) {
+            (false, _) => new.clone(),
+            (true, true) => stored.with_lines(new.note().signatures())?,
+            (true, false) => {
+                return Err(LedgerError::Forked {
+                    size: current,
+                    what: "the stored checkpoint",
+                });
+            }
+        };
         replace(&*self.disk, &self.shard.checkpoint(), new.to_string().as_bytes())?;
-        *stored = new.clone();
+        *stored = new;
+        Ok(())
+    }
+
+    fn add_cosignatures(&self, text: &str, lines: &[NoteSignature]) -> Result<(), LedgerError> {
+        let mut stored = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if stored.note().text() != text {
+            let expected = ForeignCheckpoint::parse(text)?.size();
+            let current = stored.checkpoint().size;
+            return Err(LedgerError::CheckpointMoved { current, expected });
+        }
+        let cosigned = stored.with_lines(lines)?;
+        cosigned.note().verify(&self.shard.vkey)?;
+        replace(&*self.disk, &self.shard.checkpoint(), cosigned.to_string().as_bytes())?;
+        *stored = cosigned;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::{
     checkpoint::SignedCheckpoint,
     facts::{Facts, Outline},
     kind::Kind,
+    note::NoteSignature,
     origin::Origin,
     record::EncodedRecord,
     tree::{Hash, leaf_hash},
@@ -140,6 +141,13 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// `CheckpointMoved` when the stored one has another size; refuses a `new` that is smaller than it, larger than the
     /// log or of another origin.
     fn cas_checkpoint(&self, old: u64, new: &SignedCheckpoint) -> Result<(), LedgerError>;
+
+    /// Adds signature lines to the stored checkpoint, durably, when it is still the one with this text; a newer one is
+    /// never replaced. Only lines that the caller has verified are to be added.
+    ///
+    /// # Errors
+    /// `CheckpointMoved` when another checkpoint is stored; refuses more lines than a note may have.
+    fn add_cosignatures(&self, text: &str, lines: &[NoteSignature]) -> Result<(), LedgerError>;
 
     /// Called by the committer when nothing waits: a good moment to make room for the next groups.
     fn idle(&self) {}

@@ -105,6 +105,7 @@ mod tlog_proof;
 mod tree;
 mod verify;
 mod wal;
+mod witness;
 mod writer;
 
 pub mod limits;
@@ -141,3 +142,4 @@ pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
 pub use verify::{RecordCheck, ShardReport, verify};
+pub use witness::{AddCheckpoint, SIZE_CONTENT_TYPE, TreeHead, Verdict, cosignature_in, cosigned, decide, size_in};

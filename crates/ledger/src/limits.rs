@@ -44,6 +44,10 @@ pub const POLICY_LOGS_MAX: usize = 256;
 pub const POLICY_WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
 /// Groups of a policy: one for each witness (C2SP tlog-policy: at least 32).
 pub const POLICY_GROUPS_MAX: usize = POLICY_WITNESSES_MAX;
+/// Hashes of one consistency proof that a witness takes (C2SP tlog-witness, add-checkpoint).
+pub const WITNESS_PROOF_HASHES_MAX: usize = 63;
+/// Largest body of an add-checkpoint request: the old size, 63 lines of 45 octets and the largest note, rounded up.
+pub const ADD_CHECKPOINT_BYTES_MAX: usize = NOTE_BYTES_MAX + 4096;
 /// Largest tlog-proof: the largest note, the largest record in base64, and 64 lines of hashes, rounded up.
 pub const TLOG_PROOF_BYTES_MAX: usize = 256 * 1024;
 /// Levels of a tree of 2^64 leaves; no proof has more hashes.

@@ -14,7 +14,9 @@ use mintage_attest::{
     channel::{AgentCertificate, AgentSession, AgentStanding, verify_session},
 };
 use mintage_identity::{AgentInstance, AgentName, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
-use mintage_ledger::{AppendError, EncodedRecord, Journal, LedgerError, Origin, SignedCheckpoint, Stored};
+use mintage_ledger::{
+    AppendError, EncodedRecord, Journal, LedgerError, NoteSignature, Origin, SignedCheckpoint, Stored,
+};
 use mintage_policy::{AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, RawEntry, Want, decide};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -187,6 +189,10 @@ impl Journal for MemoryJournal {
     }
 
     fn cas_checkpoint(&self, _: u64, _: &SignedCheckpoint) -> Result<(), LedgerError> {
+        Err(LedgerError::Closed)
+    }
+
+    fn add_cosignatures(&self, _: &str, _: &[NoteSignature]) -> Result<(), LedgerError> {
         Err(LedgerError::Closed)
     }
 

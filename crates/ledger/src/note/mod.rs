@@ -50,6 +50,11 @@ impl NoteSignature {
         &self.name
     }
 
+    /// Its key id.
+    pub(crate) fn id(&self) -> [u8; 4] {
+        self.id
+    }
+
     /// The octets after the key id.
     pub(crate) fn octets(&self) -> &[u8] {
         &self.signature
@@ -160,11 +165,15 @@ impl SignedNote {
 impl fmt::Display for SignedNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;
-        for line in &self.signatures {
-            let bytes = [&line.id[..], &line.signature].concat();
-            writeln!(f, "{DASH}{} {}", line.name, STANDARD.encode(bytes))?;
-        }
-        Ok(())
+        self.signatures.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// The line, without its newline.
+impl fmt::Display for NoteSignature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = [&self.id[..], &self.signature].concat();
+        write!(f, "{DASH}{} {}", self.name, STANDARD.encode(bytes))
     }
 }
 

@@ -102,6 +102,11 @@ impl NamedKey {
         Ok(key)
     }
 
+    /// Whether a line with this name and id says to be of this key.
+    pub(crate) fn is_named_by(&self, name: &str, id: [u8; 4]) -> bool {
+        (self.name.as_str(), self.id) == (name, id)
+    }
+
     /// Whether `signature` is this key's over `message`.
     pub(crate) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let public = UnparsedPublicKey::new(&ED25519, self.public);
