@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mintage_identity::{AgentName, SpkiHash, TrustDomain};
-use mintage_ledger::{CommitError, Committer, CommitterLimits, FileJournal, Journal};
+use mintage_ledger::{CommitError, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, Tree};
 
 use super::samples::*;
 use crate::command::{TokenUse, consume_token};
@@ -334,4 +334,60 @@ fn pruning_drops_the_dead_and_changes_no_digest() {
     let digest = state.view().digest();
     drop(state);
     assert_eq!(open(dir.path(), &journal).unwrap().view().digest(), digest);
+}
+
+/// Whoever follows the log, by whatever path its records came, gets the same state and the same tree.
+#[test]
+fn a_second_follower_of_the_same_journal_gets_the_same_state_and_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = new_ledger(dir.path(), "two");
+    let shared = || Arc::clone(&journal) as Arc<dyn Journal>;
+    let state = |name: &str| State::open(&dir.path().join(name), &domain(), shared()).unwrap();
+    let tree = |name: &str| {
+        let tree = Arc::new(Tree::new(&dir.path().join(name)));
+        let sink = Integrator::new(shared(), Arc::clone(&tree), None, Duration::ZERO).unwrap();
+        let follower = Follower::start("tree", shared(), vec![Box::new(sink)], Duration::ZERO).unwrap();
+        (tree, follower)
+    };
+    let (first, (one, one_follows)) = (state("first"), tree("one"));
+    let (committer, commits) = Committer::start(shared(), CommitterLimits::default()).unwrap();
+    // Two writers race; what one decided on an older state is decided again.
+    let writers: Vec<_> = (0..2u8)
+        .map(|writer| {
+            let (commits, journal) = (commits.clone(), Arc::clone(&journal));
+            std::thread::spawn(move || {
+                for round in 0..60u8 {
+                    let name = format!("e{}-{}", writer, round % 7);
+                    let body = match round % 5 {
+                        0 => token(writer * 100 + round, "n1", 600),
+                        1 => workload_issue(round.into(), writer * 100 + round).body,
+                        _ => put(&name, "n1", 300 + u32::from(round), 0),
+                    };
+                    let encoded = record(round.into(), body).encode().unwrap();
+                    while let Err(error) = commits
+                        .submit(vec![(encoded.clone(), journal.control_head())])
+                        .wait()
+                        .remove(0)
+                    {
+                        assert!(matches!(error, CommitError::Moved { .. }), "{error}");
+                    }
+                }
+            })
+        })
+        .collect();
+    // It begins in the middle of it.
+    let (second, (other, other_follows)) = (state("second"), tree("other"));
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    committer.stop();
+    let last = journal.size() - 1;
+    let wait = |state: &State| runtime().block_on(state.wait_applied(last)).unwrap().digest();
+    assert_eq!(wait(&first), wait(&second));
+    one_follows.stop();
+    other_follows.stop();
+    assert_eq!(
+        (one.size(), one.root().unwrap()),
+        (journal.size(), other.root().unwrap())
+    );
+    // And so does one that comes when all is over.
+    assert_eq!(wait(&state("third")), first.view().digest());
 }
