@@ -1,7 +1,7 @@
 //! The real CA killed with `kill -9` at random points, again and again, while agents ask and an administrator revokes:
-//! no certificate without its record, no serial twice, nothing revoked comes back to life.
+//! no certificate without its record and a valid proof of it, no serial twice, nothing revoked comes back to life.
 //!
-//! Seeded: `MINTAGE_SEED` repeats a run's moments of death. Four rounds, forty with `MINTAGE_FULL=1`.
+//! Seeded: `MINTAGE_SEED` repeats a run's moments of death. Thirty rounds, three hundred with `MINTAGE_FULL=1`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ async fn a_ca_killed_at_any_moment_forgets_nothing_it_has_said() {
 
     let mut running = CaProcess::start(&dir, 0);
     let agents = agents(&running.admin_socket()).await;
-    for _ in 0..if full() { 40 } else { 4 } {
+    for _ in 0..if full() { 300 } else { 30 } {
         let before = shared.serials();
         let dies_after = Duration::from_millis(dice.below(1400));
         live(running, &agents, &shared, Some(dies_after)).await;

@@ -7,7 +7,8 @@ use std::{
 
 use mintage_identity::Serial;
 use mintage_ledger::{
-    RecordCheck, ShardReport, Stored, Vkey, verify,
+    Hash, HashSource, LedgerError, RecordCheck, ShardReport, Stored, Vkey, inclusion, node_hash, verify,
+    verify_inclusion,
     wire::{Record, record::Body},
 };
 use mintage_proto::v1::{RecordSummary, SearchRequest, ledger_client::LedgerClient};
@@ -65,17 +66,49 @@ pub async fn compare(socket: &Path, shared: &Shared, before: &BTreeSet<Serial>, 
 /// What the ledger itself holds.
 #[derive(Default)]
 struct Held {
-    issued: BTreeMap<Serial, (u64, [u8; 32])>,
+    issued: BTreeMap<Serial, (u64, Hash)>,
     struck: BTreeSet<Serial>,
+    leaves: Leaves,
+}
+
+/// Every complete subtree over the leaves that were read, level by level.
+#[derive(Default)]
+struct Leaves(Vec<Vec<Hash>>);
+
+impl Leaves {
+    fn push(&mut self, leaf: Hash) {
+        let (mut level, mut hash) = (0, leaf);
+        loop {
+            if self.0.len() == level {
+                self.0.push(Vec::new());
+            }
+            let row = &mut self.0[level];
+            row.push(hash);
+            match row.as_slice() {
+                [.., left, right] if row.len().is_multiple_of(2) => hash = node_hash(left, right),
+                _ => return,
+            }
+            level += 1;
+        }
+    }
+}
+
+impl HashSource for Leaves {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        let row = self.0.get(usize::from(level));
+        let hash = usize::try_from(index).ok().and_then(|index| row?.get(index).copied());
+        hash.ok_or(LedgerError::Proof("a subtree is beyond the leaves that were read"))
+    }
 }
 
 impl RecordCheck for Held {
     fn record(&mut self, _: &Vkey, stored: &Stored) -> Result<(), String> {
         let record = Record::decode(stored.bytes()).map_err(|error| error.to_string())?;
+        self.leaves.push(stored.leaf_hash());
         match record.body {
             Some(Body::Issue(issue)) => {
                 let leaf = LeafInfo::parse(&issue.certificate_der).map_err(|error| error.to_string())?;
-                let at = (stored.index(), *stored.leaf_hash().as_bytes());
+                let at = (stored.index(), stored.leaf_hash());
                 match self.issued.insert(*leaf.serial(), at) {
                     None => Ok(()),
                     Some((first, _)) => Err(format!("serial {} was issued at {first} before", leaf.serial())),
@@ -113,10 +146,13 @@ pub fn verify_offline(ledger: &Path, shared: &Shared) -> Vec<ShardReport> {
                 .get(serial)
                 .unwrap_or_else(|| panic!("{serial} has no record"));
             assert_eq!(
-                (*index, leaf.as_slice()),
+                (*index, leaf.as_bytes().as_slice()),
                 (receipt.index, receipt.leaf_hash.as_slice()),
                 "{serial}"
             );
+            let signed = &reports[0].checkpoint;
+            let path = inclusion(&held.leaves, *index, signed.size).expect("the checkpoint covers what was released");
+            verify_inclusion(leaf, *index, signed.size, &path, &signed.root).expect("the proof is valid");
         }
         assert!(told.revoked.is_subset(&held.struck));
         println!(
