@@ -17,6 +17,7 @@ use crate::{
     disk::{Disk, LocalDisk, make_dir, read_whole, remove_if_there, replace},
     foreign::ForeignCheckpoint,
     journal::{AppendError, Journal, Stored},
+    kept,
     kind::Kind,
     layout::{Lock, Shard, check_ours, read_policy, write_policy},
     limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, NOTE_BYTES_MAX, RESERVE_BYTES, WAL_BYTES_MAX},
@@ -25,7 +26,7 @@ use crate::{
     origin::Origin,
     reader::Reader,
     record::{Body, EncodedRecord, Record},
-    seg::{entries::Entries, seal::Segments},
+    seg::{Segment, entries::Entries, seal::Segments},
     tree::{Frontier, Hash, sha256},
     wal::WalHeader,
     writer::{Sizes, Writer, begin_file},
@@ -180,6 +181,7 @@ impl FileJournal {
             checkpoint,
             recovered,
         } = recover(ledger, &shard, &options)?;
+        kept::keep(&*options.disk, &shard, &checkpoint)?;
         let (size, control_head) = (writer.frontier.size(), writer.control_head);
         Ok(Self {
             reader: Reader::new(shard.clone(), spans, sealed.entries, size),
@@ -376,6 +378,9 @@ impl Journal for FileJournal {
             }
         };
         replace(&*self.disk, &self.shard.checkpoint(), new.to_string().as_bytes())?;
+        if Segment::of(head.size) != Segment::of(current) {
+            kept::keep(&*self.disk, &self.shard, &new)?;
+        }
         *stored = new;
         Ok(())
     }

@@ -50,6 +50,11 @@ impl Shard {
         self.dir.join("checkpoint")
     }
 
+    /// The folder of the checkpoints that are kept, each under its size.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
     /// The numbers of the shard's write-ahead files, ascending.
     pub(crate) fn wals(&self) -> Result<Vec<u64>, LedgerError> {
         let head = self.head();

@@ -81,6 +81,7 @@ mod foreign;
 mod integrate;
 mod issue;
 mod journal;
+mod kept;
 mod kind;
 mod layout;
 mod leaf_der;

@@ -3,7 +3,10 @@
 //! It takes no lock and writes nothing, so it may run beside a live ledger: what is being written while it reads counts
 //! as an unfinished tail. It says nothing about what records mean; the caller looks at each as it passes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     LedgerError,
@@ -11,6 +14,7 @@ use crate::{
     disk::read_whole,
     file::read_checkpoint,
     journal::Stored,
+    kept,
     layout::{Shard, read_policy},
     note::Vkey,
     open::{Head, check_end, check_whole, read_heads, rolled_back},
@@ -87,8 +91,13 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
     let signed = read_checkpoint(shard)?.checkpoint().clone();
     let origin_hash = sha256(shard.origin.as_str().as_bytes());
     let (sealed, heads) = sealed_and_heads(shard, origin_hash)?;
+    let kept = kept::read(shard)?;
     let mut pass = Pass {
         shard,
+        kept: kept
+            .iter()
+            .map(|kept| (kept.checkpoint().size, kept.checkpoint().root))
+            .collect(),
         checkpoint: RootAt {
             size: signed.size,
             root: signed.root,
@@ -105,6 +114,9 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
     if !pass.checkpoint.met {
         let what = "the last signed checkpoint";
         return Err(rolled_back(ledger, &pass.path, &last, what, signed.size));
+    }
+    if let Some((size, _)) = pass.kept.first_key_value() {
+        return Err(rolled_back(ledger, &pass.path, &last, "a kept checkpoint", *size));
     }
     check_whole(&pass.path, &last)?;
     Ok(ShardReport {
@@ -134,6 +146,8 @@ fn sealed_and_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<(seal::Found
 
 struct Pass<'a> {
     shard: &'a Shard,
+    /// Kept checkpoints that were not met yet: size and root.
+    kept: BTreeMap<u64, Hash>,
     checkpoint: RootAt,
     check: &'a mut dyn RecordCheck,
     tiles: TileCheck,
@@ -155,8 +169,8 @@ impl Pass<'_> {
                     self.look(&stored, 0)?;
                     self.tiles.leaf(&self.shard.dir, leaf)?;
                     tree.push(leaf);
-                    if tree.size() == self.checkpoint.size {
-                        self.checkpoint.compare(tree.root())?;
+                    if self.is_promised(tree.size()) {
+                        self.promised(tree.size(), tree.root())?;
                     }
                     if tree.size() == begin {
                         at_begin = tree.clone();
@@ -209,6 +223,24 @@ impl Pass<'_> {
         Ok((tree, last))
     }
 
+    fn is_promised(&self, size: u64) -> bool {
+        size == self.checkpoint.size || self.kept.first_key_value().is_some_and(|(next, _)| *next == size)
+    }
+
+    /// Compares a root with what checkpoints said of it.
+    fn promised(&mut self, size: u64, root: Hash) -> Result<(), LedgerError> {
+        if self.kept.remove(&size).is_some_and(|kept| kept != root) {
+            return Err(LedgerError::Forked {
+                size,
+                what: "a kept checkpoint",
+            });
+        }
+        match size == self.checkpoint.size {
+            true => self.checkpoint.compare(root),
+            false => Ok(()),
+        }
+    }
+
     fn look(&mut self, stored: &Stored, offset: u64) -> Result<(), LedgerError> {
         let looked = self.check.record(&self.shard.vkey, stored);
         looked.map_err(|problem| LedgerError::Corrupt {
@@ -231,7 +263,7 @@ impl Visitor for Pass<'_> {
     }
 
     fn wants_root(&self, size: u64) -> bool {
-        size == self.checkpoint.size || size == self.sealed.0
+        self.is_promised(size) || size == self.sealed.0
     }
 
     fn root(&mut self, size: u64, root: Hash) -> Result<(), LedgerError> {
@@ -241,10 +273,7 @@ impl Visitor for Pass<'_> {
                 what: "the sealed segments",
             });
         }
-        match size == self.checkpoint.size {
-            true => self.checkpoint.compare(root),
-            false => Ok(()),
-        }
+        self.promised(size, root)
     }
 }
 
