@@ -85,7 +85,10 @@ struct Searched {
 fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = match &options.search {
-        Some(dir) => search(dir).and_then(|searched| Ok(println!("{}", serde_json::to_string(&searched)?))),
+        Some(dir) => search(dir).and_then(|searched| {
+            println!("{}", serde_json::to_string(&searched)?);
+            Ok(())
+        }),
         None => run(&options),
     };
     match outcome {

@@ -160,10 +160,13 @@ fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result
     Ok(least.unwrap_or_else(|| (0..=u16::MAX).take(index.count() as usize).collect()))
 }
 
+/// Columns that were read whole.
+type Whole = Vec<(Part, Vec<u64>)>;
+
 /// Numbers of columns, read one by one, or each column at once.
 struct Columns<'a> {
     index: &'a SealedIndex,
-    whole: Option<RefCell<Vec<(Part, Vec<u64>)>>>,
+    whole: Option<RefCell<Whole>>,
 }
 
 impl Columns<'_> {

@@ -189,6 +189,9 @@ pub(crate) fn serial_key(serial: &Serial) -> [u8; 4] {
     [tail[8], tail[9], tail[10], tail[11]]
 }
 
+/// Where the places of a name end, and its text.
+type Ends = (u32, u32);
+
 /// A segment's index, read in place.
 #[derive(Debug)]
 pub(crate) struct SealedIndex {
@@ -448,7 +451,7 @@ impl SealedIndex {
             return Ok(None);
         }
         // Where the hash must be when hashes are spread evenly, give or take three deviations; wider where it is not.
-        let guess = (u128::from(hash) * u128::from(names) >> 64) as u64;
+        let guess = ((u128::from(hash) * u128::from(names)) >> 64) as u64;
         let mut slack = names.isqrt() * 2 + 2;
         let (from, rows) = loop {
             let (from, to) = (guess.saturating_sub(slack), (guess + slack).min(names));
@@ -468,8 +471,8 @@ impl SealedIndex {
         Ok(None)
     }
 
-    /// Ends of the places and of the text of the name before this one, and of this one.
-    fn bounds(&self, part: Part, number: u32) -> Result<((u32, u32), (u32, u32)), LedgerError> {
+    /// Ends of the places and of the text: of the name before this one, and of this one.
+    fn bounds(&self, part: Part, number: u32) -> Result<(Ends, Ends), LedgerError> {
         let at = u64::from(number) - 1;
         let rows = self.name_rows(part, at.saturating_sub(1), at + 1)?;
         let before = if at == 0 {
