@@ -266,7 +266,7 @@ impl Drop for Slot {
 }
 
 /// What counts as one source: an IPv4 address, or an IPv6 /64, since one host may use all of it.
-fn source_of(ip: IpAddr) -> IpAddr {
+pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

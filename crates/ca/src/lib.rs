@@ -50,6 +50,7 @@ mod signals;
 mod standing;
 mod status;
 mod trust;
+pub mod witness;
 
 pub use clock::{Clock, SystemClock};
 pub use config::{ChainMode, Config, ConfigError, LISTEN_DEFAULT, parse_metrics_address};
@@ -61,3 +62,4 @@ pub use mintage_mint::KeyProtection;
 pub use open::check_data_dir;
 pub use serve::Ca;
 pub use signals::Hangups;
+pub use witness::{Witness, WitnessOptions};

@@ -87,3 +87,23 @@ pub(crate) const RECORDS_READ_AT_ONCE: u64 = 512;
 /// How long a batch waits for a reader that takes none: a pause of the network fits, a reader that sleeps gives its place
 /// to the next and goes on later where it was.
 pub(crate) const SLOW_READER_WAIT: Duration = Duration::from_secs(10);
+/// Connections to a witness at once: as many logs as one witness follows keep one each.
+pub(crate) const WITNESS_CONNECTIONS_MAX: usize = 256;
+/// Connections of one source to a witness: a log keeps one, and some wait for their end.
+pub(crate) const WITNESS_CONNECTIONS_PER_SOURCE_MAX: usize = 32;
+/// The head of a request to a witness must come within this, also on a connection that rests between two.
+pub(crate) const WITNESS_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request to a witness must be read and answered within this: one flush of a slow disk, and a body of 132 KB.
+pub(crate) const WITNESS_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection to a witness ends after this, so that none that neither reads nor closes is kept.
+pub(crate) const WITNESS_CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// Requests that a witness checks and stores at once: threads that may wait for its disk.
+pub(crate) const WITNESS_IN_WORK_MAX: usize = 32;
+/// Bytes of a request's head to a witness, and of the buffer it is read into.
+pub(crate) const WITNESS_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines of one request to a witness, or of its answer.
+pub(crate) const WITNESS_HEADERS_MAX: usize = 64;
+/// Warnings of a witness about one log: one each this long.
+pub(crate) const WITNESS_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Bytes of a witness's name, which is a label of its metric.
+pub(crate) const WITNESS_NAME_BYTES_MAX: usize = 128;

@@ -13,7 +13,7 @@ use crate::{
     dev, entry,
     failure::Failure,
     output::{Format, Output, write},
-    revocation, revoke, token,
+    revocation, revoke, token, witness,
 };
 
 /// Where a CA keeps everything unless told otherwise.
@@ -87,6 +87,9 @@ enum Noun {
     /// The CA itself
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// A witness, which cosigns checkpoints of other machines' logs
+    #[command(subcommand)]
+    Witness(witness::Verb),
     /// A CA and an agent in one process on this machine, with a tour of what they do
     Dev(dev::Dev),
     /// Prints the version
@@ -189,6 +192,7 @@ impl Noun {
             Self::Audit(verb) => audit::run(context, verb).await,
             Self::Bundle(verb) => bundle::run(context, verb).await,
             Self::Ca(verb) => ca::run(context, verb).await,
+            Self::Witness(verb) => witness::run(context, verb).await,
             // These three need no connection and were done before.
             Self::Dev(_) | Self::Version | Self::Completions { .. } => Ok(()),
         }

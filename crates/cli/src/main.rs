@@ -24,6 +24,7 @@ mod revoke;
 mod tests;
 mod text;
 mod token;
+mod witness;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,96 @@
+//! A log with as many histories as a test wants, and a folder for a witness of it.
+
+use std::path::PathBuf;
+
+use mintage_identity::{TrustDomain, UnixTime};
+use mintage_ledger::{
+    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, LedgerError, LogKey, Origin, SignedCheckpoint, Vkey,
+    consistency, leaf_hash, node_hash, root_at,
+};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use super::store::{self, Store};
+use crate::{Deps, error::CaError};
+
+pub(crate) const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
+
+/// One history of the log; the log's key signs any of them.
+pub(crate) struct Fork(u8, Origin);
+
+impl HashSource for Fork {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        match level {
+            0 => Ok(leaf_hash(&[&[self.0][..], &index.to_be_bytes()].concat())),
+            _ => Ok(node_hash(
+                &self.node(level - 1, 2 * index)?,
+                &self.node(level - 1, 2 * index + 1)?,
+            )),
+        }
+    }
+}
+
+impl Fork {
+    pub(crate) fn new(seed: u8) -> Self {
+        let domain = TrustDomain::parse("dev.test").unwrap();
+        Self(seed, Origin::new(&domain, "a1b2", NOW).unwrap())
+    }
+
+    fn key() -> LogKey {
+        LogKey::generate(&Zeroizing::new([3; 32])).unwrap().0
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        self.1.as_str()
+    }
+
+    pub(crate) fn vkey(&self) -> Vkey {
+        Self::key().vkey(&self.1)
+    }
+
+    pub(crate) fn signed(&self, size: u64) -> SignedCheckpoint {
+        Self::key().sign(Checkpoint {
+            origin: self.1.clone(),
+            size,
+            root: root_at(self, size).unwrap(),
+        })
+    }
+
+    pub(crate) fn text(&self, size: u64) -> String {
+        self.signed(size).note().text().to_owned()
+    }
+
+    pub(crate) fn request(&self, old: u64, new: u64) -> String {
+        let proof = consistency(self, old, new).unwrap();
+        let request = AddCheckpoint::new(old, proof, self.signed(new).note().clone());
+        request.unwrap().to_string()
+    }
+}
+
+/// A folder for a witness and its policy.
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let policy = format!("log {}\nquorum none\n", Fork::new(0).vkey());
+        std::fs::write(place.policy(), policy).unwrap();
+        place
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.0.path().join("witness")
+    }
+
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.0.path().join("policy")
+    }
+
+    pub(crate) fn init(&self, name: &str) -> CosignerKey {
+        store::init(&self.dir(), name, Deps::system().random).unwrap()
+    }
+
+    pub(super) fn open(&self) -> Result<Store, CaError> {
+        Store::open(&self.dir(), &self.policy())
+    }
+}
