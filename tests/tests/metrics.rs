@@ -18,7 +18,7 @@ use mintage_tests::kit::{
 };
 
 /// Names of the CA's metrics, as they are documented; the last label of each is one that dashboards group by.
-const OF_CA: [&str; 12] = [
+const OF_CA: [&str; 14] = [
     "mintage_issuance_requests_total{profile=,result=,reason=}",
     "mintage_issuance_duration_seconds_bucket{le=}",
     "mintage_attestations_total{attestor=,result=,reason=}",
@@ -29,6 +29,8 @@ const OF_CA: [&str; 12] = [
     "mintage_revocation_propagation_seconds_bucket{le=}",
     "mintage_verifier_checks_total{result=}",
     "mintage_log_tree_size{}",
+    "mintage_log_unwitnessed_seconds{}",
+    "mintage_log_unwitnessed{}",
     "mintage_agents_connected{}",
     "mintage_ready{}",
 ];

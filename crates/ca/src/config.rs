@@ -14,6 +14,11 @@ use mintage_sys::text_file;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::{
+    limits::WITNESSES_MAX,
+    witnessing::{RawWitness, SubmissionPrefix, WitnessPeer, parse_key},
+};
+
 /// Largest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Addresses one join token can carry.
@@ -35,6 +40,8 @@ struct RawConfig {
     ca: RawCa,
     #[serde(default)]
     ledger: RawLedger,
+    #[serde(default)]
+    witness: Vec<RawWitness>,
 }
 
 #[derive(Deserialize, Default)]
@@ -54,6 +61,7 @@ struct RawCa {
 #[serde(deny_unknown_fields)]
 struct RawLedger {
     checkpoint_interval: Option<Spanned<String>>,
+    max_unwitnessed: Option<Spanned<String>>,
 }
 
 /// Which key signs leaves.
@@ -90,6 +98,8 @@ pub struct Config {
     pub(crate) policy: IssuancePolicy,
     pub(crate) strict_csr: bool,
     pub(crate) checkpoint_interval: Duration,
+    pub(crate) witnesses: Vec<WitnessPeer>,
+    pub(crate) max_unwitnessed: Duration,
 }
 
 /// Why a configuration was refused.
@@ -112,6 +122,8 @@ impl Config {
             policy: IssuancePolicy::default(),
             strict_csr: false,
             checkpoint_interval: Duration::from_secs(1),
+            witnesses: Vec::new(),
+            max_unwitnessed: Duration::from_secs(60),
         }
     }
 
@@ -197,6 +209,8 @@ impl Config {
             self.checkpoint_interval != other.checkpoint_interval,
             "ledger.checkpoint_interval",
         );
+        note(self.max_unwitnessed != other.max_unwitnessed, "ledger.max_unwitnessed");
+        note(self.witnesses != other.witnesses, "witness");
         keys
     }
 }
@@ -238,7 +252,30 @@ impl Checker<'_> {
         if let Some(interval) = self.map(raw.ledger.checkpoint_interval, checkpoint_interval)? {
             config.checkpoint_interval = interval;
         }
+        if let Some(longest) = self.map(raw.ledger.max_unwitnessed, max_unwitnessed)? {
+            config.max_unwitnessed = longest;
+        }
+        config.witnesses = self.witnesses(raw.witness)?;
         Ok(config)
+    }
+
+    fn witnesses(&self, list: Vec<RawWitness>) -> Result<Vec<WitnessPeer>, ConfigError> {
+        let mut peers: Vec<WitnessPeer> = Vec::new();
+        for raw in list {
+            let at = raw.vkey.span();
+            let url = SubmissionPrefix::parse(raw.url.get_ref()).map_err(|told| self.at(&raw.url.span(), &told))?;
+            let key = parse_key(raw.vkey.get_ref()).map_err(|told| self.at(&at, &told))?;
+            if peers.iter().any(|known| known.key.name() == key.name()) {
+                let told = format!("witness.vkey: the name {:?} is listed twice", key.name());
+                return Err(self.at(&at, &told));
+            }
+            if peers.len() >= WITNESSES_MAX {
+                let told = format!("witness: at most {WITNESSES_MAX} witnesses are asked");
+                return Err(self.at(&at, &told));
+            }
+            peers.push(WitnessPeer { url, key });
+        }
+        Ok(peers)
     }
 
     fn map<T, E: std::fmt::Display>(
@@ -318,6 +355,17 @@ fn checkpoint_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn max_unwitnessed(text: &str) -> Result<Duration, String> {
+    let longest = parse_duration("ledger.max_unwitnessed", text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    match allowed.contains(&longest) {
+        true => Ok(longest),
+        false => Err(format!(
+            "ledger.max_unwitnessed: {text} is out of range; allowed are 1s to 24h"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +415,44 @@ mod tests {
             );
         }
         assert!(refusal("").contains("data_dir is missing"));
+    }
+
+    #[test]
+    fn witnesses_are_read_and_refused_with_their_line() {
+        let key = |name: &str| mintage_ledger::CosignerKey::new(name, [7; 32]).unwrap().to_string();
+        let one = |url: &str, vkey: &str| format!("[[witness]]\nurl = \"{url}\"\nvkey = \"{vkey}\"\n");
+        let head = "data_dir = \"/x\"\n";
+        let good = one("http://w.example:9480", &key("w1"));
+        let text = format!(
+            "{head}[ledger]\nmax_unwitnessed = \"5s\"\n{good}{}",
+            one("http://w2", &key("w2"))
+        );
+        let config = Config::parse(Path::new("ca.toml"), &text).unwrap();
+        assert_eq!((config.witnesses.len(), config.max_unwitnessed.as_secs()), (2, 5));
+        assert_eq!(
+            Config::for_data_dir("/x").differences_that_need_a_restart(&config),
+            ["data_dir", "ledger.max_unwitnessed", "witness"][1..]
+        );
+        for (more, line, word) in [
+            (one("https://w.example", &key("w1")), 3, "http://"),
+            (one("http://w.example", "w1+00000000+AAAA"), 4, "witness.vkey"),
+            (one("http://w.example", &key("w\u{e4}")), 4, "plain ASCII"),
+            (format!("{good}{good}"), 7, "listed twice"),
+            (format!("{good}key = \"x\"\n"), 5, "unknown"),
+            ("[[witness]]\nurl = \"http://w.example\"\n".to_owned(), 2, "vkey"),
+            ("[ledger]\nmax_unwitnessed = \"10ms\"\n".to_owned(), 3, "range"),
+            (
+                (0..17).map(|n| one("http://w", &key(&format!("w{n}")))).collect(),
+                52,
+                "at most 16",
+            ),
+        ] {
+            let told = refusal(&format!("{head}{more}"));
+            assert!(
+                told.contains(&format!("ca.toml:{line}")) && told.contains(word),
+                "{more:?} -> {told}"
+            );
+        }
     }
 
     #[test]

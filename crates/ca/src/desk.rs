@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::{
     clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation,
-    services::records::RecordStreams, status::Refusal,
+    services::records::RecordStreams, status::Refusal, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -48,6 +48,7 @@ pub(crate) struct Desk {
     pub(crate) own_certificate: ArcSwapOption<Vec<u8>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
+    pub(crate) witnesses: Standing,
     /// Addresses that join tokens carry.
     pub(crate) advertise: Vec<String>,
 }

@@ -79,6 +79,32 @@ pub enum CaError {
     /// TLS could not be configured.
     #[error("tls: {0}")]
     Tls(String),
+    /// A witness has seen more of the log than there is of it here.
+    #[error(
+        "ledger: rolled back: witness {witness} has seen {held} records of this log, the last checkpoint here has {size}; \
+         restore the newer data directory (who is sure of this one takes the [[witness]] out of the configuration, which is \
+         recorded)"
+    )]
+    WitnessAhead {
+        /// The witness's name.
+        witness: String,
+        /// The size it holds.
+        held: u64,
+        /// The size of the stored checkpoint.
+        size: u64,
+    },
+    /// A witness has seen another tree than the log is here.
+    #[error(
+        "ledger: forked: witness {witness} has seen another tree of this log at size {size}; find out which of the two is \
+         true before any CA serves it (who is sure of this one takes the [[witness]] out of the configuration, which is \
+         recorded)"
+    )]
+    WitnessForked {
+        /// The witness's name.
+        witness: String,
+        /// The size at which the trees differ.
+        size: u64,
+    },
     /// The ledger was poisoned while serving; the supervisor shall start the CA anew.
     #[error("the ledger failed and nothing more can be recorded: {0}")]
     Poisoned(String),

@@ -7,7 +7,7 @@ use mintage_verifier::TrustStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{desk::Desk, key_ends};
+use crate::{desk::Desk, key_ends, witnessing};
 
 /// What the face tells of.
 #[derive(Clone)]
@@ -39,7 +39,10 @@ pub(crate) async fn start(address: SocketAddr, face: Face, stop: CancellationTok
 
 async fn ready(State(Face { desk, .. }): State<Face>) -> impl IntoResponse {
     match desk.health.why_not_ready() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
+        None => match desk.witnesses.remark(desk.clock.clock().monotonic()) {
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(remark) => (StatusCode::OK, format!("ready; {remark}\n")),
+        },
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
@@ -47,6 +50,7 @@ async fn ready(State(Face { desk, .. }): State<Face>) -> impl IntoResponse {
 async fn exposition(State(Face { desk, callers }): State<Face>) -> impl IntoResponse {
     desk.measure();
     key_ends::measure(&desk);
+    witnessing::measure(&desk);
     desk.metrics.verified(callers.counters());
     let kind = [(
         "content-type",

@@ -51,6 +51,7 @@ mod standing;
 mod status;
 mod trust;
 pub mod witness;
+mod witnessing;
 
 pub use clock::{Clock, SystemClock};
 pub use config::{ChainMode, Config, ConfigError, LISTEN_DEFAULT, parse_metrics_address};

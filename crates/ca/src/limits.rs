@@ -105,5 +105,25 @@ pub(crate) const WITNESS_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const WITNESS_HEADERS_MAX: usize = 64;
 /// Warnings of a witness about one log: one each this long.
 pub(crate) const WITNESS_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Witnesses of one CA: each costs a task, a connection and a line of the checkpoint.
+pub(crate) const WITNESSES_MAX: usize = 16;
 /// Bytes of a witness's name, which is a label of its metric.
 pub(crate) const WITNESS_NAME_BYTES_MAX: usize = 128;
+/// How long a witness may take to be connected to.
+pub(crate) const WITNESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a witness may take for an answer, its connection included.
+pub(crate) const WITNESS_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a start waits for witnesses before it goes on without those that did not answer.
+pub(crate) const WITNESS_START_WAIT: Duration = Duration::from_secs(2);
+/// How often the stored checkpoint is looked at for witnesses: a tenth of the time between two.
+pub(crate) const WITNESS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Requests in a row for one checkpoint: the first may learn the size that the witness holds, the second is cosigned.
+pub(crate) const WITNESS_ROUNDS_MAX: usize = 3;
+/// Pause after a failed request, doubled up to the maximum while they fail.
+pub(crate) const WITNESS_RETRY_MIN: Duration = Duration::from_millis(200);
+/// Longest pause after a failed request: a witness that is back is used again within this.
+pub(crate) const WITNESS_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Records of one witness that says the same of this log again and again: one each this long.
+pub(crate) const WITNESS_EVENT_INTERVAL: Duration = Duration::from_secs(600);
+/// Pages of witness records that a start looks through for the set that was configured before.
+pub(crate) const WITNESS_EVENT_PAGES_MAX: usize = 100;

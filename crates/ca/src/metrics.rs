@@ -1,6 +1,9 @@
 //! Prometheus metrics of the CA. Labels come from closed sets; a SPIFFE ID or a serial is never one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use mintage_ledger::CommitStats;
 use mintage_verifier::Counters;
@@ -50,6 +53,12 @@ struct Ca {
     ca: &'static str,
 }
 
+/// Which witness, by the name of its key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Witness {
+    witness: String,
+}
+
 /// Seconds, from a cached answer to a stuck disk.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
@@ -77,6 +86,9 @@ pub(crate) struct Metrics {
     streams_cut: Counter,
     accepting: Gauge,
     ready: Gauge,
+    witness_cosigned_size: Family<Witness, Gauge>,
+    log_unwitnessed_seconds: Gauge<f64, AtomicU64>,
+    log_unwitnessed: Gauge,
 }
 
 impl Metrics {
@@ -104,9 +116,13 @@ impl Metrics {
             streams_cut: Counter::default(),
             accepting: Gauge::default(),
             ready: Gauge::default(),
+            witness_cosigned_size: Family::default(),
+            log_unwitnessed_seconds: Gauge::default(),
+            log_unwitnessed: Gauge::default(),
         };
         new.register_issuing(&mut registry);
         new.register_state(&mut registry);
+        new.register_witnesses(&mut registry);
         new.registry = registry;
         new.accepting.set(1);
         new
@@ -204,6 +220,24 @@ impl Metrics {
             "ready",
             "1 while the CA can issue and takes new callers",
             self.ready.clone(),
+        );
+    }
+
+    fn register_witnesses(&self, r: &mut Registry) {
+        r.register(
+            "witness_cosigned_size",
+            "Records that a witness has cosigned since the start",
+            self.witness_cosigned_size.clone(),
+        );
+        r.register(
+            "log_unwitnessed_seconds",
+            "How long something of the ledger has been signed and cosigned by no witness",
+            self.log_unwitnessed_seconds.clone(),
+        );
+        r.register(
+            "log_unwitnessed",
+            "1 while that is longer than ledger.max_unwitnessed",
+            self.log_unwitnessed.clone(),
         );
     }
 
@@ -306,6 +340,20 @@ impl Metrics {
     pub(crate) fn commits(&self, stats: CommitStats) {
         self.log_groups.inner().store(stats.groups, Ordering::Relaxed);
         self.log_records.inner().store(stats.records, Ordering::Relaxed);
+    }
+
+    /// A witness, which is one of the configured few, has cosigned this size.
+    pub(crate) fn cosigned(&self, witness: &str, size: u64) {
+        let label = Witness {
+            witness: witness.to_owned(),
+        };
+        let gauge = self.witness_cosigned_size.get_or_create(&label);
+        gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn unwitnessed(&self, age: Duration, alarm: bool) {
+        self.log_unwitnessed_seconds.set(age.as_secs_f64());
+        self.log_unwitnessed.set(i64::from(alarm));
     }
 
     pub(crate) fn live(&self, certificates: u64) {

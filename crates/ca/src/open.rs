@@ -31,6 +31,7 @@ use crate::{
     limits::SIGNING_AHEAD,
     metrics::Metrics,
     publisher::Publisher,
+    witnessing::Standing,
 };
 
 /// The tree is cheaper in larger rounds; nobody waits for it but the next checkpoint.
@@ -111,22 +112,8 @@ pub(crate) fn open(
     let authority = checked_authority(&data, config)?;
     let lock = data.lock()?;
     let keys = load_keys(&data, &authority.trust_domain, config)?;
-    let options = OpenOptions {
-        applied: State::seen(&data.state())?,
-        ..OpenOptions::default()
-    };
-    let journal = FileJournal::open(&data.ledger(), options)?;
-    let recovered = *journal.recovered();
-    info!(
-        records = recovered.size,
-        clean_stop = recovered.clean_stop,
-        cut = recovered.cut,
-        "ledger open"
-    );
+    let journal = open_ledger(&data, &keys.log)?;
     let vkey = journal.vkey().clone();
-    if vkey.public_key() != &keys.log.public_key() {
-        return Err(data.problem("its log key is not the one of the ledger: the directory was put together from two"));
-    }
     let tree = Arc::new(Tree::new(journal.shard_dir()));
     let files = Arc::new(journal);
     let journal: Arc<dyn Journal> = files.clone();
@@ -167,6 +154,7 @@ pub(crate) fn open(
         own_certificate: Default::default(),
         metrics,
         health,
+        witnesses: Standing::new(config.witnesses.clone(), config.max_unwitnessed),
         advertise: config.advertise.clone(),
     };
     Ok((
@@ -179,6 +167,26 @@ pub(crate) fn open(
             _lock: lock,
         },
     ))
+}
+
+/// Recovers the ledger, which must be the one that the key signs and at least as long as the state has seen it.
+fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
+    let options = OpenOptions {
+        applied: State::seen(&data.state())?,
+        ..OpenOptions::default()
+    };
+    let journal = FileJournal::open(&data.ledger(), options)?;
+    let recovered = *journal.recovered();
+    info!(
+        records = recovered.size,
+        clean_stop = recovered.clean_stop,
+        cut = recovered.cut,
+        "ledger open"
+    );
+    match journal.vkey().public_key() == &key.public_key() {
+        true => Ok(journal),
+        false => Err(data.problem("its log key is not the one of the ledger: the directory was put together from two")),
+    }
 }
 
 /// Starts what grows the tree behind the journal and signs its checkpoints.

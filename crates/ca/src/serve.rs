@@ -43,6 +43,7 @@ use crate::{
         trust::TrustService,
     },
     trust::{PeerTrust, trust_of},
+    witnessing,
 };
 
 /// How long a stop waits for calls under way.
@@ -95,6 +96,8 @@ impl Ca {
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
         };
+        // Before anything is recorded, by this process or for a caller: a log that was rolled back grows no further.
+        witnessing::begin(&starting.desk, &starting.stop, &mut starting.tasks).await?;
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
