@@ -20,3 +20,4 @@ pub mod refusal;
 pub mod stream;
 pub mod verifiers;
 pub mod wal;
+pub mod witness;

@@ -1,0 +1,499 @@
+//! The real CA and the real witness: checkpoints are cosigned, whatever dies; a log that was rolled back or forked is not
+//! served; and a log that nobody witnesses is told of.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use mintage_identity::UnixTime;
+use mintage_ledger::{
+    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, LedgerError, LogKey, Origin, Policy, SignedNote,
+    consistency, leaf_hash, node_hash, root_at,
+};
+use mintage_svid::pem;
+use mintage_tests::kit::{
+    bins::binary,
+    ca::{self, CaProcess},
+    face::{get, metric},
+    refusal::refused,
+    witness::{WitnessHome, WitnessProcess},
+};
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest wait for what should take seconds; the machine may be busy.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A CA's folder with its configuration, and a witness of its log.
+struct Scene {
+    folder: TempDir,
+    witness: WitnessHome,
+    face: SocketAddr,
+}
+
+impl Scene {
+    /// Makes both; the witness runs, and the CA asks it.
+    fn new(max_unwitnessed: &str) -> (Self, WitnessProcess) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        ca::make(&dir);
+        // The CA's own policy names its log; a copy, as a witness would be given one.
+        let policy = folder.path().join("logs");
+        fs::copy(dir.join("ledger/policy"), &policy).unwrap();
+        let mut witness = WitnessHome::make(folder.path(), "w1", &policy);
+        let running = witness.start();
+        let face = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = format!(
+            "data_dir = {:?}\nlisten = \"127.0.0.1:0\"\nmetrics = \"{face}\"\n[ledger]\ncheckpoint_interval = \
+             \"100ms\"\nmax_unwitnessed = \"{max_unwitnessed}\"\n[[witness]]\nurl = \"http://{}\"\nvkey = \"{}\"\n",
+            dir.display().to_string(),
+            witness.address,
+            witness.vkey
+        );
+        fs::write(folder.path().join("ca.toml"), config).unwrap();
+        let scene = Self { folder, witness, face };
+        (scene, running)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.path().join("ca")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(binary("mintage-ca"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.folder.path().join("ca.toml"));
+        command
+    }
+
+    fn serve(&self) -> CaProcess {
+        CaProcess::launch(&self.dir(), self.command())
+    }
+
+    /// The log's lines of the policy, with this witness as the quorum.
+    fn policy(&self) -> Policy {
+        let logs = fs::read_to_string(self.dir().join("ledger/policy")).unwrap();
+        let logs = logs.replace("quorum none", &format!("witness w1 {}\nquorum w1", self.witness.vkey));
+        Policy::parse(logs.as_bytes()).unwrap()
+    }
+
+    fn log_name(&self) -> String {
+        self.policy().logs()[0].vkey.name().to_owned()
+    }
+
+    fn checkpoint(&self) -> SignedNote {
+        let shard: Vec<String> = self.log_name().split('/').map(str::to_owned).collect();
+        let file = self
+            .dir()
+            .join("ledger")
+            .join(&shard[2])
+            .join(&shard[3])
+            .join("checkpoint");
+        SignedNote::parse(&fs::read(file).unwrap()).unwrap()
+    }
+
+    /// Waits until the stored checkpoint has a valid cosignature and at least this size.
+    fn cosigned(&self, least: u64) -> SignedNote {
+        let policy = self.policy();
+        until("a cosigned checkpoint", || {
+            let note = self.checkpoint();
+            let checked = policy.check(&note).unwrap();
+            (checked.quorum && checked.checkpoint.size() >= least).then_some(note)
+        })
+    }
+
+    fn size(&self) -> u64 {
+        self.policy().check(&self.checkpoint()).unwrap().checkpoint.size()
+    }
+
+    /// What the witness holds, out of its own store.
+    fn held(&self) -> Option<SignedNote> {
+        let hash = hex::encode(digest(&SHA256, self.log_name().as_bytes()));
+        let octets = fs::read(self.witness.logs().join(hash)).ok()?;
+        Some(SignedNote::parse(&octets).expect("what is there is whole"))
+    }
+
+    /// The events about witnesses that the log holds, oldest last.
+    fn events(&self) -> Vec<String> {
+        let output = Command::new(binary("mintage"))
+            .arg("--data-dir")
+            .arg(self.dir())
+            .args(["audit", "search", "--kind", "witness.event", "-o", "json"])
+            .output()
+            .unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let records = found["records"].as_array().unwrap();
+        records
+            .iter()
+            .map(|row| row["text"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// Waits for an answer; looks often, for what is looked for may pass.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < SOON, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn copied(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+/// Another history of the log, signed by its own key: whoever holds that can make one.
+struct Fork {
+    seed: u8,
+    key: LogKey,
+    origin: Origin,
+}
+
+impl HashSource for Fork {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        match level {
+            0 => Ok(leaf_hash(&[&[self.seed][..], &index.to_be_bytes()].concat())),
+            _ => Ok(node_hash(
+                &self.node(level - 1, 2 * index)?,
+                &self.node(level - 1, 2 * index + 1)?,
+            )),
+        }
+    }
+}
+
+impl Fork {
+    fn of(scene: &Scene) -> Self {
+        let text = fs::read_to_string(scene.dir().join("keys/log.key")).unwrap();
+        let pkcs8 = pem::decode_private_key(&text).unwrap();
+        Self {
+            seed: 0,
+            key: LogKey::from_pkcs8(&pkcs8).unwrap(),
+            origin: Origin::parse(&scene.log_name()).unwrap(),
+        }
+    }
+
+    /// A log of the test's own, of which there may be several histories.
+    fn new(seed: u8) -> Self {
+        // RFC 8410, section 7: an Ed25519 key in PKCS#8, before its 32 octets.
+        let head = hex::decode("302e020100300506032b657004220420").unwrap();
+        Self {
+            seed,
+            key: LogKey::from_pkcs8(&[&head[..], &[3; 32]].concat()).unwrap(),
+            origin: Origin::parse("dev.test/mintage/a1b2/2026-11").unwrap(),
+        }
+    }
+
+    fn request(&self, old: u64, size: u64) -> String {
+        let signed = self.key.sign(Checkpoint {
+            origin: self.origin.clone(),
+            size,
+            root: root_at(self, size).unwrap(),
+        });
+        let proof = consistency(self, old, size).unwrap();
+        AddCheckpoint::new(old, proof, signed.note().clone())
+            .unwrap()
+            .to_string()
+    }
+
+    /// Asks for a cosignature of the fork, from whatever size the witness holds now. True once it was refused for what it
+    /// is; none of the answers may be a cosignature.
+    async fn refused_by(&self, witness: &WitnessHome) -> bool {
+        let mut old = 0;
+        for _ in 0..20 {
+            match witness.ask(&self.request(old, old + 7)).await {
+                Some((409, size)) => old = size.trim_end().parse().unwrap(),
+                Some((422, _)) => return true,
+                None => return false,
+                // Before it has seen anything, the first tree that it is shown is the log.
+                Some(other) => panic!("a fork was answered with {other:?}"),
+            }
+        }
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checkpoint_is_cosigned_within_seconds_and_a_quorum_holds() {
+    let (scene, witness) = Scene::new("60s");
+    let ca = scene.serve();
+    let note = scene.cosigned(2);
+    let policy = scene.policy();
+    let checked = policy.check(&note).unwrap();
+    let (by, time) = checked.witnesses[0];
+    assert_eq!(by.name, "w1");
+    let key: CosignerKey = scene.witness.vkey.parse().unwrap();
+    assert_eq!(key.time_on(&note).unwrap(), Some(time));
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let age = UnixTime::from_seconds(now.as_secs().try_into().unwrap()).since(time);
+    assert!(age < SOON, "{age:?}");
+
+    // It goes on as the log grows, and the offline audit takes the very file.
+    let before = scene.size();
+    ca::entry(&ca.admin_socket(), "web", "/web").await;
+    let grown = scene.cosigned(before + 1);
+    let size = policy.check(&grown).unwrap().checkpoint.size();
+    let gauge = metric(scene.face, "mintage_witness_cosigned_size{witness=\"w1\"} ").await;
+    assert!(gauge >= size, "{gauge} {size}");
+    let events = scene.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(
+        events[0].starts_with("w1+") && events[0].ends_with(" added"),
+        "{events:?}"
+    );
+    assert_eq!(ca.stop(), Some(0));
+
+    // The same set is not recorded again; one that is asked no more is.
+    let ca = scene.serve();
+    assert_eq!(scene.events().len(), 1);
+    assert_eq!(ca.stop(), Some(0));
+    let file = scene.folder.path().join("ca.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.split("[[witness]]").next().unwrap()).unwrap();
+    let ca = scene.serve();
+    let events = until("the record", || Some(scene.events()).filter(|events| events.len() == 2));
+    assert!(events[0].ends_with(" removed"), "{events:?}");
+    assert_eq!(ca.stop(), Some(0));
+    assert_eq!(witness.stop(), Some(0), "SIGTERM ends a witness well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_is_killed_again_and_again_cosigns_no_fork_and_the_ca_goes_on() {
+    let (mut scene, witness) = Scene::new("60s");
+    let ca = scene.serve();
+    scene.cosigned(2);
+    let fork = Fork::of(&scene);
+    let mut running = witness;
+    let mut seen = Vec::new();
+    for round in 0..12u64 {
+        for n in 0..3 {
+            ca::entry(&ca.admin_socket(), &format!("e{round}-{n}"), &format!("/e{round}-{n}")).await;
+        }
+        // Each time at another place of its work, and gone for another while.
+        tokio::time::sleep(Duration::from_millis(17 * round)).await;
+        running.kill();
+        let held = scene.held().expect("what was cosigned stays");
+        tokio::time::sleep(Duration::from_millis(40 * (round % 4))).await;
+        running = scene.witness.start();
+        seen.extend([held, scene.checkpoint()]);
+        assert!(fork.refused_by(&scene.witness).await);
+    }
+    let last = scene.size();
+    seen.push(scene.cosigned(last));
+    assert!(
+        !ca.log().contains("another tree") && !ca.log().contains("rolled back"),
+        "{}",
+        ca.log()
+    );
+    drop(running);
+    assert_eq!(ca.stop(), Some(0));
+    // Whatever carries a cosignature is a tree on the way to the one that the log holds now.
+    let leaves = leaves(&scene.dir());
+    let key: CosignerKey = scene.witness.vkey.parse().unwrap();
+    let cosigned: Vec<_> = seen
+        .iter()
+        .filter(|note| key.time_on(note).unwrap().is_some())
+        .collect();
+    assert!(cosigned.len() > 10);
+    for note in cosigned {
+        let checkpoint = scene.policy().check(note).unwrap().checkpoint;
+        let root = root_at(&leaves, checkpoint.size()).unwrap();
+        assert_eq!(checkpoint.root(), root, "{note}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_witness_has_answered_it_knows_after_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, fork) = (Fork::new(1), Fork::new(2));
+    let policy = folder.path().join("policy");
+    fs::write(&policy, format!("log {}\nquorum none\n", ours.key.vkey(&ours.origin))).unwrap();
+    let mut witness = WitnessHome::make(folder.path(), "w1", &policy);
+    let mut answered = 0;
+    for round in 0..12u64 {
+        let running = witness.start();
+        // One step after the other, as fast as they are answered, until it dies in the middle of one.
+        let killing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(60 + 13 * round));
+            running.kill();
+        });
+        let mut old = answered;
+        while let Some((status, told)) = witness.ask(&ours.request(old, old + 1)).await {
+            match status {
+                200 => {
+                    old += 1;
+                    answered = old;
+                }
+                // What was stored and not answered is a step further, and never one back.
+                409 => {
+                    old = told.trim_end().parse().unwrap();
+                    assert!(old >= answered, "{answered} was answered, {old} is known");
+                }
+                _ => panic!("{status}: {told}"),
+            }
+        }
+        killing.join().unwrap();
+        let running = witness.start();
+        assert!(fork.refused_by(&witness).await);
+        running.kill();
+    }
+    assert!(answered > 12, "{answered}");
+}
+
+/// The leaf hashes of a whole ledger.
+struct Leaves(Vec<Hash>);
+
+impl HashSource for Leaves {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        match level {
+            0 => Ok(self.0[usize::try_from(index).unwrap()]),
+            _ => Ok(node_hash(
+                &self.node(level - 1, 2 * index)?,
+                &self.node(level - 1, 2 * index + 1)?,
+            )),
+        }
+    }
+}
+
+fn leaves(dir: &Path) -> Leaves {
+    use mintage_ledger::{FileJournal, Journal, OpenOptions};
+    let journal = FileJournal::open(&dir.join("ledger"), OpenOptions::default()).unwrap();
+    let mut leaves = Vec::new();
+    while (leaves.len() as u64) < journal.size() {
+        let read = journal.read_from(leaves.len() as u64, 512).unwrap();
+        leaves.extend(read.iter().map(|stored| stored.leaf_hash()));
+    }
+    Leaves(leaves)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_data_directory_is_not_served_and_neither_is_a_fork() {
+    let (mut scene, witness) = Scene::new("60s");
+    let ca = scene.serve();
+    scene.cosigned(2);
+    assert_eq!(ca.stop(), Some(0));
+    let old = scene.folder.path().join("old");
+    copied(&scene.dir(), &old);
+
+    let ca = scene.serve();
+    let size = scene.size() + 12;
+    for n in 0..12 {
+        ca::entry(&ca.admin_socket(), &format!("e{n}"), &format!("/e{n}")).await;
+    }
+    scene.cosigned(size);
+    assert_eq!(ca.stop(), Some(0));
+    let newer = scene.folder.path().join("newer");
+    fs::rename(scene.dir(), &newer).unwrap();
+    copied(&old, &scene.dir());
+    let told = refused(&mut scene.command());
+    assert!(told.contains("rolled back: witness w1 has seen"), "{told}");
+
+    // With nobody there to tell, it starts with a warning; the witness that comes back raises the alarm.
+    witness.kill();
+    let mut ca = scene.serve();
+    assert!(ca.log().contains("was not compared with this witness"), "{}", ca.log());
+    let witness = scene.witness.start();
+    ca.wait_for("the alarm", |log| log.contains("the log was rolled back"));
+    let alarms = "mintage_alarms_total{reason=\"witness-behind\"} ";
+    assert_eq!(metric(scene.face, alarms).await, 1);
+    let events = until("the record", || {
+        Some(scene.events()).filter(|events| !events.is_empty())
+    });
+    assert!(events.iter().any(|event| event.ends_with(" behind")), "{events:?}");
+
+    // Grown past what the witness has seen, it is a fork and no longer shorter.
+    for n in 0..40 {
+        ca::entry(&ca.admin_socket(), &format!("f{n}"), &format!("/f{n}")).await;
+    }
+    ca.wait_for("the second alarm", |log| log.contains("it was forked or altered"));
+    until("the record", || {
+        scene
+            .events()
+            .iter()
+            .any(|event| event.ends_with(" conflict"))
+            .then_some(())
+    });
+    assert_eq!(ca.stop(), Some(0));
+    let told = refused(&mut scene.command());
+    assert!(told.contains("forked: witness w1 has seen another tree"), "{told}");
+
+    // The newer one is as good as ever.
+    fs::remove_dir_all(scene.dir()).unwrap();
+    fs::rename(&newer, scene.dir()).unwrap();
+    let ca = scene.serve();
+    scene.cosigned(size);
+    assert_eq!(ca.stop(), Some(0));
+    drop(witness);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_proof_is_refused() {
+    let (scene, _witness) = Scene::new("60s");
+    let ca = scene.serve();
+    scene.cosigned(2);
+    assert_eq!(ca.stop(), Some(0));
+    let held = scene.held().unwrap();
+    let size = scene.policy().check(&held).unwrap().checkpoint.size();
+    let fork = Fork::of(&scene);
+    let forged = fork.request(size, size + 9);
+    let (status, why) = scene.witness.ask(&forged).await.unwrap();
+    assert_eq!(status, 422, "{why}");
+    let mut without_proof = AddCheckpoint::parse(forged.as_bytes()).unwrap();
+    without_proof = AddCheckpoint::new(size, Vec::new(), without_proof.note().clone()).unwrap();
+    assert_eq!(scene.witness.ask(&without_proof.to_string()).await.unwrap().0, 422);
+    let (status, told) = scene.witness.ask(&fork.request(size + 1, size + 9)).await.unwrap();
+    assert_eq!((status, told), (409, format!("{size}\n")));
+    assert_eq!(scene.held().unwrap(), held, "nothing changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_witnesses_is_told_of_until_somebody_does() {
+    let (mut scene, witness) = Scene::new("1s");
+    let mut ca = scene.serve();
+    scene.cosigned(2);
+    until_metric(scene.face, 0).await;
+    witness.kill();
+    ca::entry(&ca.admin_socket(), "web", "/web").await;
+    until_metric(scene.face, 1).await;
+    ca.wait_for("the warning", |log| {
+        log.contains("no witness has cosigned what the log holds")
+    });
+    let ready = get(scene.face, "/ready").await;
+    assert!(
+        ready.starts_with("HTTP/1.1 200 ") && ready.contains("ready; unwitnessed: "),
+        "{ready}"
+    );
+    // Nobody waits for a witness.
+    ca::entry(&ca.admin_socket(), "db", "/db").await;
+    let _witness = scene.witness.start();
+    until_metric(scene.face, 0).await;
+    let ready = get(scene.face, "/ready").await;
+    assert!(ready.ends_with("ready\n"), "{ready}");
+    let size = scene.size();
+    scene.cosigned(size);
+    ca.wait_for("the end of it", |log| log.contains("the log is witnessed again"));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+async fn until_metric(face: SocketAddr, wanted: u64) {
+    let begun = Instant::now();
+    while metric(face, "mintage_log_unwitnessed ").await != wanted {
+        assert!(begun.elapsed() < SOON, "mintage_log_unwitnessed is not {wanted}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
