@@ -2,6 +2,7 @@
 //! records, and rebuilding the state from control records.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::Write,
     path::{Path, PathBuf},
@@ -18,8 +19,8 @@ use mintage_benches::{
 };
 use mintage_identity::{AgentName, Serial, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
-    Body, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions,
-    Origin, Query, Record, Sealer, Search, Tree, verify, wire,
+    Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey,
+    OpenOptions, Origin, Query, Record, Sealer, Search, Tree, verify, wire,
 };
 use mintage_state::View;
 use serde::{Deserialize, Serialize};
@@ -183,20 +184,27 @@ fn append(dir: &Path, generator: &mut Generator, waiting: usize) -> Result<(f64,
             plain.sync_data()?;
             Ok(true)
         })?;
+        let mut under_way = VecDeque::new();
         let through = timed(|| {
-            let Some(group) = rest.next() else { return Ok(false) };
-            let group = group.iter().map(|record| (record.clone(), 0)).collect();
-            let outcomes = commits.submit(group).wait();
-            outcomes
-                .into_iter()
-                .find_map(Result::err)
-                .map_or(Ok(true), |error| Err(error.into()))
+            // So many are always waiting while a group of as many is written.
+            while under_way.len() < 2 {
+                let Some(group) = rest.next() else { return Ok(false) };
+                under_way.push_back(commits.submit(group.iter().map(|record| (record.clone(), 0)).collect()));
+            }
+            under_way.pop_front().map_or(Ok(false), durable)
         })?;
+        under_way.into_iter().try_for_each(|ticket| durable(ticket).map(drop))?;
         ratios.push(through / bare);
         rates.push(through * waiting as f64);
     }
     committer.stop();
     Ok((percentile(&mut ratios, 0.5), percentile(&mut rates, 0.5)))
+}
+
+/// Waits until a submission is durable.
+fn durable(ticket: CommitTicket) -> Result<bool, Failure> {
+    let refused = ticket.wait().into_iter().find_map(Result::err);
+    refused.map_or(Ok(true), |error| Err(error.into()))
 }
 
 /// Calls a second for one slice of time, or until there is nothing more to do.
@@ -222,12 +230,7 @@ fn rebuild(dir: &Path, generator: &mut Generator) -> Result<f64, Failure> {
         index = to;
     }
     let started = Instant::now();
-    let mut view = View::new(&domain()?);
-    while view.applied() < journal.size() {
-        for stored in journal.read_from(view.applied(), GROUP)? {
-            view.apply_stored(&stored)?;
-        }
-    }
+    let view = View::of_journal(&domain()?, &*journal)?;
     let took = started.elapsed().as_secs_f64();
     match view.entry_count() as u64 == IDENTITIES {
         true => Ok(CONTROL as f64 / took),
