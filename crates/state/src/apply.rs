@@ -1,6 +1,7 @@
 //! How each record changes the view. Deterministic: the same records in the same order give the same view everywhere,
 //! without a clock, and of two records that exclude each other the first one wins.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, UnixTime};
@@ -19,6 +20,13 @@ use crate::view::{Ignored, View};
 
 /// What a record changed in the store: the name of each object with its new value, or none when it is gone.
 pub(crate) type Writes = Vec<(Key, Option<Vec<u8>>)>;
+
+/// What a view touched since the first record, to be settled at the end of a rebuild.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    touched: BTreeSet<Key>,
+    folds: Writes,
+}
 
 /// The two fields of an issue record that tell whether the state wants it; everything else is skipped unread.
 #[derive(Clone, PartialEq, Message)]
@@ -62,6 +70,58 @@ impl View {
         }
     }
 
+    /// Applies a stored record without saying what to write: what it touched is remembered, to be settled once at the end.
+    pub(crate) fn gather(&mut self, stored: &Stored, gathered: &mut Gathered) -> Result<(), StateError> {
+        let index = stored.index();
+        match stored.kind() {
+            Some(Kind::Issue) if !is_agent_issue(stored.bytes()) => self.pass(index).map(drop),
+            Some(kind) if kind != Kind::Issue && !kind.is_control() => self.pass(index).map(drop),
+            _ => {
+                let record = stored.decode()?;
+                self.expect(index)?;
+                gathered.touched.extend(touched(&record.body));
+                if matches!(record.body, Body::TokenCreate(_)) {
+                    gathered.touched.extend(self.dead_tokens(record.time).map(Key::Token));
+                }
+                let mut folds = Vec::new();
+                if let Err(why) = self.change(index, &record, &mut folds)? {
+                    self.note_ignored(index, why);
+                }
+                self.write_folds(index, &record, folds, &mut gathered.folds);
+                self.passed(index, &record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Accounts for everything that was gathered from the first record on, and says what to write.
+    pub(crate) fn settle(&mut self, gathered: Gathered) -> Writes {
+        let mut writes = gathered.folds;
+        for key in gathered.touched {
+            // A view that began with nothing had nothing of it before.
+            if let Some(value) = self.value_of(&key) {
+                self.account(&key, None, Some(&value));
+                writes.push((key, Some(value)));
+            }
+        }
+        writes
+    }
+
+    fn write_folds(&mut self, index: u64, record: &Record, folds: Vec<Fold>, writes: &mut Writes) {
+        for fold in folds {
+            let (key, value) = (Key::Fold(index), stored::fold_bytes(record.time, &fold));
+            self.account(&key, None, Some(&value));
+            writes.push((key, Some(value)));
+        }
+    }
+
+    fn passed(&mut self, index: u64, record: &Record) {
+        self.applied = index + 1;
+        if record.is_restricting() {
+            self.control_head = index + 1;
+        }
+    }
+
     fn pass(&mut self, index: u64) -> Result<Writes, StateError> {
         self.expect(index)?;
         self.applied = index + 1;
@@ -101,15 +161,8 @@ impl View {
                 writes.push((key, after));
             }
         }
-        for fold in folds {
-            let (key, value) = (Key::Fold(index), stored::fold_bytes(record.time, &fold));
-            self.account(&key, None, Some(&value));
-            writes.push((key, Some(value)));
-        }
-        self.applied = index + 1;
-        if record.is_restricting() {
-            self.control_head = index + 1;
-        }
+        self.write_folds(index, record, folds, &mut writes);
+        self.passed(index, record);
         Ok(writes)
     }
 

@@ -12,6 +12,7 @@ mod follower;
 mod key;
 mod load;
 mod model;
+mod rebuild;
 mod rules;
 mod state;
 mod store;

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use crate::error::StateError;
 use crate::follower::{Shared, ViewSink};
-use crate::limits::READ_RECORDS;
+use crate::limits::{FLUSH_OBJECTS, READ_RECORDS};
+use crate::rebuild::{Rebuilt, rebuild};
 use crate::store::{Found, Mark, Store};
 use crate::view::View;
 use crate::watermark::{self, Seen};
@@ -69,7 +70,7 @@ impl State {
             }
             Found::Nothing(why) => {
                 tracing::warn!(dir = %dir.display(), why, "the state is built from the whole ledger");
-                (View::new(domain), Mark::default())
+                build(domain, &store, &*journal)?
             }
         };
         let (view, mark) = catch_up(dir, (view, mark), &mut store, &*journal)?;
@@ -188,6 +189,23 @@ fn check_against(dir: &Path, mark: Mark, journal: &dyn Journal) -> Result<(), St
     }
 }
 
+/// Makes the view of the whole ledger and writes it. The store's mark is that of the whole view from the first batch on: what a
+/// crash leaves half written has another sum, and is built again.
+fn build(domain: &TrustDomain, store: &Store, journal: &dyn Journal) -> Result<(View, Mark), StateError> {
+    let Rebuilt { view, writes, leaf } = rebuild(domain, journal)?;
+    for batch in writes.chunks(FLUSH_OBJECTS) {
+        store.write(batch.iter().map(|(key, value)| (key, value)), &view, leaf)?;
+    }
+    if writes.is_empty() && view.applied() > 0 {
+        store.write(std::iter::empty(), &view, leaf)?;
+    }
+    let mark = Mark {
+        applied: view.applied(),
+        leaf,
+    };
+    Ok((view, mark))
+}
+
 /// Applies what the view has not seen, writing the store as it goes, and makes the result durable.
 fn catch_up(
     dir: &Path,
@@ -195,7 +213,7 @@ fn catch_up(
     store: &mut Store,
     journal: &dyn Journal,
 ) -> Result<(View, Mark), StateError> {
-    let from = mark.applied;
+    let before = mark.applied;
     while view.applied() < journal.size() {
         let records = journal.read_from(view.applied(), READ_RECORDS)?;
         let Some(last) = records.last() else { break };
@@ -209,11 +227,15 @@ fn catch_up(
         };
         store.write(&writes, &view, mark.leaf)?;
     }
-    if mark.applied > from {
-        store.flush()?;
-        tracing::info!(from, to = mark.applied, "the state has caught up with the ledger");
+    if mark.applied > before {
+        tracing::info!(
+            from = before,
+            to = mark.applied,
+            "the state has caught up with the ledger"
+        );
     }
     if mark.applied > 0 {
+        store.flush()?;
         watermark::write(dir, mark)?;
     }
     Ok((view, mark))

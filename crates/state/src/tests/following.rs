@@ -10,7 +10,7 @@ use mintage_ledger::{CommitError, Committer, CommitterLimits, FileJournal, Follo
 
 use super::samples::*;
 use crate::command::{TokenUse, consume_token};
-use crate::{Ignored, State, StateError, TokenId};
+use crate::{Ignored, State, StateError, TokenId, View};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
@@ -388,6 +388,11 @@ fn a_second_follower_of_the_same_journal_gets_the_same_state_and_root() {
         (one.size(), one.root().unwrap()),
         (journal.size(), other.root().unwrap())
     );
-    // And so does one that comes when all is over.
+    // And so does one that comes when all is over, and one that applies the records one by one.
     assert_eq!(wait(&state("third")), first.view().digest());
+    let mut alone = View::new(&domain());
+    for index in 0..journal.size() {
+        alone.apply_stored(&journal.read_from(index, 1).unwrap()[0]).unwrap();
+    }
+    assert_eq!(alone.digest(), first.view().digest());
 }
