@@ -67,6 +67,20 @@ impl WitnessHome {
 
     /// The first start finds a port, which later ones keep.
     pub fn start(&mut self) -> WitnessProcess {
+        let started = Instant::now();
+        loop {
+            match self.try_start(started) {
+                Ok(process) => return process,
+                // Somebody's connection may have been given the port while it was free.
+                Err(told) if told.contains("Address already in use") && started.elapsed() < START_MAX => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(told) => panic!("{told}"),
+            }
+        }
+    }
+
+    fn try_start(&mut self, started: Instant) -> Result<WitnessProcess, String> {
         let log = self.dir.with_extension("log");
         let file = std::fs::File::options().create(true).append(true).open(&log);
         let file = file.expect("a log file");
@@ -85,15 +99,14 @@ impl WitnessHome {
             .spawn()
             .expect("mintage starts");
         let mut process = WitnessProcess(child);
-        let started = Instant::now();
         loop {
             let log = self.log();
             if let Some(address) = serving_address(&log[from..]) {
                 self.address = address;
-                return process;
+                return Ok(process);
             }
             if let Ok(Some(status)) = process.0.try_wait() {
-                panic!("the witness ended with {status}:\n{log}");
+                return Err(format!("the witness ended with {status}:\n{}", &self.log()[from..]));
             }
             assert!(started.elapsed() < START_MAX, "the witness does not serve:\n{log}");
             std::thread::sleep(Duration::from_millis(5));
