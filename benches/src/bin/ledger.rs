@@ -31,7 +31,7 @@ const SLICE: Duration = Duration::from_millis(250);
 /// Slices of each kind.
 const SLICES: usize = 8;
 /// Records prepared for appending: more than a fast disk takes in all slices.
-const PREPARED: u64 = 1_200_000;
+const PREPARED: u64 = 700_000;
 /// Records that one group may hold.
 const GROUP: usize = 512;
 /// Control records from which the state is rebuilt.
