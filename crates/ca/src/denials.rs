@@ -16,7 +16,7 @@ use tracing::{error, field::display, warn};
 use crate::{
     control::{Origin, note},
     desk::Desk,
-    limits::{DENY_CALLERS_MAX, DENY_RECORD_INTERVAL},
+    limits::{DENY_CALLERS_MAX, DENY_RECORD_INTERVAL, DENY_RECORDS_AT_STOP_MAX},
     standing,
     status::Refusal,
 };
@@ -61,6 +61,25 @@ impl Denials {
                 Some(0)
             }
         }
+    }
+}
+
+impl Denials {
+    /// Takes the counts that no record has told yet, as the last records before a stop: at most as many as one group holds.
+    pub(crate) fn unrecorded(&self) -> Vec<Body> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = seen.iter_mut().filter(|(_, seen)| seen.suppressed > 0);
+        let last = counted.take(DENY_RECORDS_AT_STOP_MAX).map(|((caller, code), seen)| {
+            // The record itself stands for one of them.
+            let suppressed = std::mem::take(&mut seen.suppressed) - 1;
+            Body::Deny(Deny {
+                code: (*code).to_owned(),
+                why: format!("{caller} was refused again; counted until the stop and not recorded each"),
+                suppressed,
+                ..Deny::default()
+            })
+        });
+        last.collect()
     }
 }
 
@@ -162,6 +181,28 @@ mod tests {
             denials.note(&caller, "x", start.plus(DENY_RECORD_INTERVAL * 2)),
             Some(0)
         );
+    }
+
+    #[test]
+    fn what_was_counted_is_told_once_at_a_stop() {
+        let denials = Denials::default();
+        let caller = SpiffeId::parse("spiffe://td/mintage/agent/a").unwrap();
+        let start = UnixTime::from_seconds(1000);
+        for _ in 0..6 {
+            denials.note(&caller, "x", start);
+        }
+        denials.note(&caller, "y", start);
+        let told = denials.unrecorded();
+        let [Body::Deny(deny)] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (deny.code.as_str(), deny.suppressed),
+            ("x", 4),
+            "five, one of which is the record"
+        );
+        assert!(deny.why.contains("/mintage/agent/a"));
+        assert!(denials.unrecorded().is_empty());
     }
 
     #[test]

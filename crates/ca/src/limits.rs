@@ -76,6 +76,8 @@ pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 pub(crate) const DENY_RECORD_INTERVAL: Duration = Duration::from_secs(10);
 /// Callers remembered for rate limiting of deny records.
 pub(crate) const DENY_CALLERS_MAX: usize = 4096;
+/// Deny records that tell at a stop what was only counted: one group of the ledger, with the record of the stop.
+pub(crate) const DENY_RECORDS_AT_STOP_MAX: usize = 500;
 /// Readers of the ledger's stream at once: each holds three batches, 24 MB in all.
 pub(crate) const RECORD_STREAMS_MAX: usize = 16;
 /// Record bytes of one batch of that stream: half of what any message of the CA may have.

@@ -196,9 +196,9 @@ impl Ca {
             let close = mintage_ledger::wire::LogClose {
                 reason: "clean stop".to_owned(),
             };
-            let body = mintage_ledger::Body::LogClose(close);
-            let closed =
-                crate::control::command(&desk, &Origin::replica(&desk), |_| Ok((vec![body.clone()], ()))).await;
+            let mut bodies = desk.denials.unrecorded();
+            bodies.push(mintage_ledger::Body::LogClose(close));
+            let closed = crate::control::command(&desk, &Origin::replica(&desk), |_| Ok((bodies.clone(), ()))).await;
             if let Err(problem) = closed {
                 error!(%problem, "the ledger was not closed cleanly; the next start recovers it");
             }
