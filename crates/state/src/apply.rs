@@ -41,6 +41,15 @@ struct IssueProfile {
     profile: i32,
 }
 
+/// True for what the state wants: control records, and the certificates of agents.
+fn concerns(stored: &Stored) -> bool {
+    match stored.kind() {
+        Some(Kind::Issue) => is_agent_issue(stored.bytes()),
+        Some(kind) => kind.is_control(),
+        None => true,
+    }
+}
+
 impl View {
     /// Applies the record at the place it has in the log.
     ///
@@ -62,36 +71,31 @@ impl View {
     /// Applies a stored record and says what to write. Certificates of workloads are the search index's business and
     /// are not even decoded.
     pub(crate) fn follow(&mut self, stored: &Stored) -> Result<Writes, StateError> {
-        let index = stored.index();
-        match stored.kind() {
-            Some(Kind::Issue) if !is_agent_issue(stored.bytes()) => self.pass(index),
-            Some(kind) if kind != Kind::Issue && !kind.is_control() => self.pass(index),
-            _ => self.step(index, &stored.decode()?),
+        match concerns(stored) {
+            false => self.pass(stored.index()),
+            true => self.step(stored.index(), &stored.decode()?),
         }
     }
 
     /// Applies a stored record without saying what to write: what it touched is remembered, to be settled once at the end.
     pub(crate) fn gather(&mut self, stored: &Stored, gathered: &mut Gathered) -> Result<(), StateError> {
         let index = stored.index();
-        match stored.kind() {
-            Some(Kind::Issue) if !is_agent_issue(stored.bytes()) => self.pass(index).map(drop),
-            Some(kind) if kind != Kind::Issue && !kind.is_control() => self.pass(index).map(drop),
-            _ => {
-                let record = stored.decode()?;
-                self.expect(index)?;
-                gathered.touched.extend(touched(&record.body));
-                if matches!(record.body, Body::TokenCreate(_)) {
-                    gathered.touched.extend(self.dead_tokens(record.time).map(Key::Token));
-                }
-                let mut folds = Vec::new();
-                if let Err(why) = self.change(index, &record, &mut folds)? {
-                    self.note_ignored(index, why);
-                }
-                self.write_folds(index, &record, folds, &mut gathered.folds);
-                self.passed(index, &record);
-                Ok(())
-            }
+        if !concerns(stored) {
+            return self.pass(index).map(drop);
         }
+        let record = stored.decode()?;
+        self.expect(index)?;
+        gathered.touched.extend(touched(&record.body));
+        if matches!(record.body, Body::TokenCreate(_)) {
+            gathered.touched.extend(self.dead_tokens(record.time).map(Key::Token));
+        }
+        let mut folds = Vec::new();
+        if let Err(why) = self.change(index, &record, &mut folds)? {
+            self.note_ignored(index, why);
+        }
+        self.write_folds(index, &record, folds, &mut gathered.folds);
+        self.passed(index, &record);
+        Ok(())
     }
 
     /// Accounts for everything that was gathered from the first record on, and says what to write.
