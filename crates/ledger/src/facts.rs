@@ -3,6 +3,7 @@
 use crate::{
     fields::{Fields, Value},
     kind::Kind,
+    leaf_der::LeafFacts,
 };
 
 /// The indexed properties of one record, borrowed from its bytes. Absent ones are empty.
@@ -76,6 +77,13 @@ pub(crate) fn request_tag(agent: &str, id: &[u8]) -> Option<u32> {
 }
 
 impl<'a> Facts<'a> {
+    /// What the certificate of the record says of itself, where it holds one that can be read.
+    pub(crate) fn leaf(&self) -> Option<LeafFacts> {
+        (!self.certificate.is_empty())
+            .then(|| LeafFacts::read(self.certificate))
+            .flatten()
+    }
+
     /// The instance of the agent, for the record at `index`: a record that makes an instance is the instance.
     pub(crate) fn instance_at(&self, index: u64) -> u64 {
         let makes = matches!(self.kind, Some(Kind::TokenConsume | Kind::AgentAttest));

@@ -139,9 +139,7 @@ impl Chunk {
 
     /// Takes in the record at `index`.
     pub(super) fn push(&mut self, facts: &Facts<'_>, index: u64) -> Pushed {
-        let leaf = (!facts.certificate.is_empty())
-            .then(|| LeafFacts::read(facts.certificate))
-            .flatten();
+        let leaf = facts.leaf();
         let kind = facts.kind.map_or(0, |kind| kind as u8);
         self.kinds.push(kind);
         self.kind_set |= 1 << (kind & 63);

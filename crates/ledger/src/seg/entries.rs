@@ -117,14 +117,8 @@ pub(crate) struct Entries {
 impl Entries {
     /// Reads head and table; the frames are checked as they are read.
     pub(crate) fn open(path: std::path::PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        let sealed = Sealed::open(path, first)?;
-        let head = sealed.read(0, HEAD_BYTES as u64)?;
-        let count = Label::check(&head, &label(origin_hash, first, 0)).map_err(|problem| sealed.corrupt(0, problem))?;
-        let (covered, stored) = head.split_at(HEAD_BYTES - 4);
-        if stored != crc32c::crc32c(covered).to_le_bytes() {
-            return Err(sealed.corrupt(0, "the head's checksum is another"));
-        }
-        let mut rest = Bytes(&covered[LABEL_BYTES..]);
+        let (sealed, count, head) = Sealed::open_head(path, &label(origin_hash, first, 0), HEAD_BYTES)?;
+        let mut rest = Bytes(&head);
         let (frames, table_at) = (rest.u32().unwrap_or(0), rest.u64().unwrap_or(0));
         if frames as usize != (count as usize).div_ceil(FRAME_RECORDS)
             || sealed.len != table_at.saturating_add(u64::from(frames) * ROW_BYTES as u64 + 4)

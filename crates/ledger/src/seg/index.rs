@@ -21,7 +21,6 @@ use crate::{
     LedgerError,
     facts::{Facts, request_tag},
     journal::Stored,
-    leaf_der::LeafFacts,
 };
 
 const MAGIC: [u8; 16] = *b"mintage index 01";
@@ -204,14 +203,8 @@ pub(crate) struct SealedIndex {
 impl SealedIndex {
     /// Reads the head.
     pub(crate) fn open(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        let sealed = Sealed::open(path, first)?;
-        let head = sealed.read(0, HEAD_BYTES as u64)?;
-        let count = Label::check(&head, &label(origin_hash, first, 0)).map_err(|problem| sealed.corrupt(0, problem))?;
-        let (covered, stored) = head.split_at(HEAD_BYTES - 4);
-        if stored != crc32c::crc32c(covered).to_le_bytes() {
-            return Err(sealed.corrupt(0, "the head's checksum is another"));
-        }
-        let mut rest = Bytes(&covered[LABEL_BYTES..]);
+        let (sealed, count, head) = Sealed::open_head(path, &label(origin_hash, first, 0), HEAD_BYTES)?;
+        let mut rest = Bytes(&head);
         let span = Span {
             time_min: rest.i64().unwrap_or(0),
             time_max: rest.i64().unwrap_or(0),
@@ -545,13 +538,5 @@ impl Span {
     /// True when a record of the segment may lie within the times.
     pub(crate) fn overlaps(&self, since: i64, until: i64) -> bool {
         self.time_max >= since && self.time_min <= until
-    }
-}
-
-impl Facts<'_> {
-    fn leaf(&self) -> Option<LeafFacts> {
-        (!self.certificate.is_empty())
-            .then(|| LeafFacts::read(self.certificate))
-            .flatten()
     }
 }

@@ -131,7 +131,7 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    pub(crate) fn open(path: PathBuf, first: u64) -> Result<Self, LedgerError> {
+    fn open(path: PathBuf, first: u64) -> Result<Self, LedgerError> {
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LedgerError::Missing {
                 path: path.clone(),
@@ -146,6 +146,24 @@ impl Sealed {
             file,
             first,
         })
+    }
+
+    /// Opens a file and reads its head of so many bytes, the last four of which are the checksum of the others: the file, the
+    /// number of its records, and the head behind the label.
+    pub(crate) fn open_head(
+        path: PathBuf,
+        expected: &Label,
+        bytes: usize,
+    ) -> Result<(Self, u32, Vec<u8>), LedgerError> {
+        let sealed = Self::open(path, expected.first)?;
+        let mut head = sealed.read(0, bytes as u64)?;
+        let count = Label::check(&head, expected).map_err(|problem| sealed.corrupt(0, problem))?;
+        let stored = head.split_off(bytes.saturating_sub(4));
+        if stored != crc32c::crc32c(&head).to_le_bytes() {
+            return Err(sealed.corrupt(0, "the head's checksum is another"));
+        }
+        head.drain(..LABEL_BYTES);
+        Ok((sealed, count, head))
     }
 
     pub(crate) fn corrupt(&self, offset: u64, problem: impl Into<String>) -> LedgerError {

@@ -1,7 +1,7 @@
 //! Seals segments in the background, and gives back the write-ahead files whose records are sealed.
 //!
-//! Order: entries, index, and the tiles' root compared with the tree's; each durable before the next; only then may
-//! readers use the segment, and only then are write-ahead files removed. A crash at any point leaves the records in at least
+//! Order: the records' root is compared with the tree's; then entries, then index, each durable before the next; only then
+//! may readers use the segment, and only then are write-ahead files removed. A crash at any point leaves the records in at least
 //! one place, and what was left half made is made again.
 
 use std::{
