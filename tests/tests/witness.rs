@@ -13,7 +13,7 @@ use std::{
 
 use mintage_identity::UnixTime;
 use mintage_ledger::{
-    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, LedgerError, LogKey, Origin, Policy, SignedNote,
+    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, Leaves, LedgerError, LogKey, Origin, Policy, SignedNote,
     consistency, leaf_hash, node_hash, root_at,
 };
 use mintage_svid::pem;
@@ -360,30 +360,18 @@ async fn what_a_witness_has_answered_it_knows_after_kill_9() {
     assert!(answered > 12, "{answered}");
 }
 
-/// The leaf hashes of a whole ledger.
-struct Leaves(Vec<Hash>);
-
-impl HashSource for Leaves {
-    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
-        match level {
-            0 => Ok(self.0[usize::try_from(index).unwrap()]),
-            _ => Ok(node_hash(
-                &self.node(level - 1, 2 * index)?,
-                &self.node(level - 1, 2 * index + 1)?,
-            )),
-        }
-    }
-}
-
+/// The leaves of a whole ledger.
 fn leaves(dir: &Path) -> Leaves {
     use mintage_ledger::{FileJournal, Journal, OpenOptions};
     let journal = FileJournal::open(&dir.join("ledger"), OpenOptions::default()).unwrap();
-    let mut leaves = Vec::new();
-    while (leaves.len() as u64) < journal.size() {
-        let read = journal.read_from(leaves.len() as u64, 512).unwrap();
-        leaves.extend(read.iter().map(|stored| stored.leaf_hash()));
+    let (mut leaves, mut read) = (Leaves::default(), 0);
+    while read < journal.size() {
+        for stored in journal.read_from(read, 512).unwrap() {
+            leaves.push(stored.leaf_hash());
+            read += 1;
+        }
     }
-    Leaves(leaves)
+    leaves
 }
 
 #[tokio::test(flavor = "multi_thread")]

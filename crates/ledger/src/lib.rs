@@ -133,7 +133,7 @@ pub use leaf_der::LeafFacts;
 pub use note::{NoteSignature, SignedNote, Vkey};
 pub use origin::Origin;
 pub use policy::{Checked, Policy, PolicyLog, PolicyWitness};
-pub use proof::{HashSource, consistency, inclusion, root_at, verify_consistency, verify_inclusion};
+pub use proof::{HashSource, Leaves, consistency, inclusion, root_at, verify_consistency, verify_inclusion};
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};

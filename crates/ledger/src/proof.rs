@@ -110,6 +110,39 @@ fn range(source: &impl HashSource, low: u64, high: u64) -> Result<Hash, LedgerEr
     Ok(node_hash(&left, &range(source, middle, high)?))
 }
 
+/// Every complete subtree over leaves that are read one after the other, level by level: a tree for proofs, all in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Leaves {
+    levels: Vec<Vec<Hash>>,
+}
+
+impl Leaves {
+    /// Appends a leaf and the subtrees it completes.
+    pub fn push(&mut self, leaf: Hash) {
+        let (mut level, mut hash) = (0, leaf);
+        loop {
+            if self.levels.len() == level {
+                self.levels.push(Vec::new());
+            }
+            let row = &mut self.levels[level];
+            row.push(hash);
+            match row.as_slice() {
+                [.., left, right] if row.len().is_multiple_of(2) => hash = node_hash(left, right),
+                _ => return,
+            }
+            level += 1;
+        }
+    }
+}
+
+impl HashSource for Leaves {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
+        let row = self.levels.get(usize::from(level));
+        let hash = usize::try_from(index).ok().and_then(|index| row?.get(index).copied());
+        hash.ok_or(LedgerError::Proof("a subtree is beyond the leaves that were read"))
+    }
+}
+
 /// Checks that `leaf` is leaf `index` of the tree of `size` leaves with this `root` (RFC 9162 section 2.1.3.2).
 ///
 /// # Errors
@@ -224,11 +257,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{leaf_hash, naive};
+    use crate::tree::{Frontier, leaf_hash, naive};
 
-    struct Leaves(Vec<Hash>);
+    struct Plain(Vec<Hash>);
 
-    impl HashSource for Leaves {
+    impl HashSource for Plain {
         fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
             let width = 1usize << level;
             let low = index as usize * width;
@@ -236,8 +269,8 @@ mod tests {
         }
     }
 
-    fn leaves(count: usize) -> Leaves {
-        Leaves((0..count).map(|i| leaf_hash(&i.to_be_bytes())).collect())
+    fn leaves(count: usize) -> Plain {
+        Plain((0..count).map(|i| leaf_hash(&i.to_be_bytes())).collect())
     }
 
     #[test]
@@ -275,6 +308,23 @@ mod tests {
         assert_eq!(consistency(&tree, 3, 7).unwrap(), [c, d, g, l]);
         assert_eq!(consistency(&tree, 4, 7).unwrap(), [l]);
         assert_eq!(consistency(&tree, 6, 7).unwrap(), [i, j, k]);
+    }
+
+    #[test]
+    fn proofs_of_collected_leaves_verify_at_every_size() {
+        let (mut leaves, mut frontier) = (Leaves::default(), Frontier::new());
+        for size in 1..=70u64 {
+            let leaf = leaf_hash(&size.to_be_bytes());
+            leaves.push(leaf);
+            frontier.push(leaf);
+            assert_eq!(root_at(&leaves, size).unwrap(), frontier.root());
+            for index in 0..size {
+                let leaf = leaf_hash(&(index + 1).to_be_bytes());
+                let path = inclusion(&leaves, index, size).unwrap();
+                verify_inclusion(&leaf, index, size, &path, &frontier.root()).unwrap();
+            }
+        }
+        assert!(leaves.node(0, 70).is_err() && leaves.node(60, 0).is_err());
     }
 
     #[test]

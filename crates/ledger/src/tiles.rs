@@ -46,6 +46,46 @@ pub(crate) fn subtree_root(hashes: &[Hash]) -> Hash {
     row.first().copied().unwrap_or(Hash::new([0; 32]))
 }
 
+/// The rows of hashes of a tree that is walked leaf by leaf: each row that fills is a tile, and its root a hash of the row above.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    levels: Vec<(u64, Vec<Hash>)>,
+}
+
+impl Rows {
+    /// Adds a leaf; `full` is told each tile it fills, lowest first, by level, index and hashes.
+    pub(crate) fn push(
+        &mut self,
+        leaf: Hash,
+        mut full: impl FnMut(u8, u64, &[Hash]) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let (mut carried, mut level) = (leaf, 0u8);
+        loop {
+            let at = usize::from(level);
+            if self.levels.len() == at {
+                self.levels.push((0, Vec::with_capacity(TILE_WIDTH)));
+            }
+            let (index, row) = &mut self.levels[at];
+            row.push(carried);
+            if row.len() < TILE_WIDTH {
+                return Ok(());
+            }
+            full(level, *index, row)?;
+            carried = subtree_root(row);
+            row.clear();
+            *index += 1;
+            level += 1;
+        }
+    }
+
+    /// The row of each level, lowest first, with the index of the tile it is a part of.
+    pub(crate) fn partial(&self) -> impl Iterator<Item = (u8, u64, &[Hash])> {
+        (0..)
+            .zip(&self.levels)
+            .map(|(level, (index, row))| (level, *index, row.as_slice()))
+    }
+}
+
 /// The hashes of the last, partial tile of each level.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Edge {

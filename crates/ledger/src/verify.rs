@@ -20,7 +20,7 @@ use crate::{
     open::{Head, check_end, check_whole, read_heads, rolled_back},
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Scanned, Visitor, scan},
     seg::{Segment, entries::FRAME_RECORDS, seal},
-    tiles::{TILE_WIDTH, read_tile, subtree_root, tile_file},
+    tiles::{Rows, TILE_WIDTH, read_tile, tile_file},
     tree::{Frontier, Hash, empty_root, sha256},
 };
 
@@ -280,34 +280,21 @@ impl Visitor for Pass<'_> {
 /// Makes every full tile again and compares it with the one that is stored.
 #[derive(Debug, Default)]
 struct TileCheck {
-    rows: Vec<(u64, Vec<Hash>)>,
+    rows: Rows,
     right: u64,
     missing: u64,
 }
 
 impl TileCheck {
     fn leaf(&mut self, dir: &Path, leaf: Hash) -> Result<(), LedgerError> {
-        let (mut carried, mut level) = (leaf, 0u8);
-        loop {
-            let at = usize::from(level);
-            if self.rows.len() == at {
-                self.rows.push((0, Vec::with_capacity(TILE_WIDTH)));
+        let (right, missing) = (&mut self.right, &mut self.missing);
+        self.rows.push(leaf, |level, index, row| {
+            match compare(dir, level, index, row)? {
+                true => *right += 1,
+                false => *missing += 1,
             }
-            let (index, row) = &mut self.rows[at];
-            row.push(carried);
-            if row.len() < TILE_WIDTH {
-                return Ok(());
-            }
-            let found = compare(dir, level, *index, row)?;
-            carried = subtree_root(row);
-            row.clear();
-            *index += 1;
-            match found {
-                true => self.right += 1,
-                false => self.missing += 1,
-            }
-            level += 1;
-        }
+            Ok(())
+        })
     }
 }
 

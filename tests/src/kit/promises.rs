@@ -7,8 +7,7 @@ use std::{
 
 use mintage_identity::Serial;
 use mintage_ledger::{
-    Hash, HashSource, LedgerError, RecordCheck, ShardReport, Stored, Vkey, inclusion, node_hash, verify,
-    verify_inclusion,
+    Hash, Leaves, RecordCheck, ShardReport, Stored, Vkey, inclusion, verify, verify_inclusion,
     wire::{Record, record::Body},
 };
 use mintage_proto::v1::{RecordSummary, SearchRequest, ledger_client::LedgerClient};
@@ -69,36 +68,6 @@ struct Held {
     issued: BTreeMap<Serial, (u64, Hash)>,
     struck: BTreeSet<Serial>,
     leaves: Leaves,
-}
-
-/// Every complete subtree over the leaves that were read, level by level.
-#[derive(Default)]
-struct Leaves(Vec<Vec<Hash>>);
-
-impl Leaves {
-    fn push(&mut self, leaf: Hash) {
-        let (mut level, mut hash) = (0, leaf);
-        loop {
-            if self.0.len() == level {
-                self.0.push(Vec::new());
-            }
-            let row = &mut self.0[level];
-            row.push(hash);
-            match row.as_slice() {
-                [.., left, right] if row.len().is_multiple_of(2) => hash = node_hash(left, right),
-                _ => return,
-            }
-            level += 1;
-        }
-    }
-}
-
-impl HashSource for Leaves {
-    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
-        let row = self.0.get(usize::from(level));
-        let hash = usize::try_from(index).ok().and_then(|index| row?.get(index).copied());
-        hash.ok_or(LedgerError::Proof("a subtree is beyond the leaves that were read"))
-    }
 }
 
 impl RecordCheck for Held {

@@ -7,8 +7,8 @@ use std::{
 
 use mintage_identity::Serial;
 use mintage_ledger::{
-    Body, Hash, HashSource, Kind, LeafFacts, LedgerError, Origin, RecordCheck, SignedCheckpoint, Stored, Vkey,
-    inclusion, limits::NOTE_BYTES_MAX, node_hash, verify_inclusion,
+    Body, Hash, Kind, LeafFacts, Leaves, LedgerError, Origin, RecordCheck, SignedCheckpoint, Stored, Vkey, inclusion,
+    limits::NOTE_BYTES_MAX, verify_inclusion,
 };
 
 use super::{Key, trust::read_bounded};
@@ -68,39 +68,6 @@ pub(crate) fn verdict(error: &LedgerError) -> Failure {
             Failure::local(error)
         }
         _ => Failure::No(format!("not proven: {error}")),
-    }
-}
-
-/// Every hash of the tree whose leaves were read, level by level.
-#[derive(Debug, Default)]
-pub(crate) struct Leaves {
-    levels: Vec<Vec<Hash>>,
-}
-
-impl Leaves {
-    /// Appends a leaf and the subtrees it completes.
-    pub(crate) fn push(&mut self, leaf: Hash) {
-        let (mut level, mut hash) = (0, leaf);
-        loop {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
-            }
-            let row = &mut self.levels[level];
-            row.push(hash);
-            match row.as_slice() {
-                [.., left, right] if row.len().is_multiple_of(2) => hash = node_hash(left, right),
-                _ => return,
-            }
-            level += 1;
-        }
-    }
-}
-
-impl HashSource for Leaves {
-    fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
-        let row = self.levels.get(usize::from(level));
-        let hash = usize::try_from(index).ok().and_then(|index| row?.get(index).copied());
-        hash.ok_or(LedgerError::Proof("a subtree is beyond the leaves that were read"))
     }
 }
 
@@ -213,26 +180,7 @@ pub(super) fn checkpoint_of(ledger: &Path, vkey: &Vkey) -> Result<SignedCheckpoi
 
 #[cfg(test)]
 mod tests {
-    use mintage_ledger::{Frontier, leaf_hash, root_at};
-
     use super::*;
-
-    #[test]
-    fn proofs_of_collected_leaves_verify_at_every_size() {
-        let (mut leaves, mut frontier) = (Leaves::default(), Frontier::new());
-        for size in 1..=70u64 {
-            let leaf = leaf_hash(&size.to_be_bytes());
-            leaves.push(leaf);
-            frontier.push(leaf);
-            assert_eq!(root_at(&leaves, size).unwrap(), frontier.root());
-            for index in 0..size {
-                let leaf = leaf_hash(&(index + 1).to_be_bytes());
-                let path = inclusion(&leaves, index, size).unwrap();
-                verify_inclusion(&leaf, index, size, &path, &frontier.root()).unwrap();
-            }
-        }
-        assert!(leaves.node(0, 70).is_err() && leaves.node(60, 0).is_err());
-    }
 
     #[test]
     fn files_of_keys_are_read_with_their_lines() {

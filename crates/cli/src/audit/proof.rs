@@ -157,10 +157,10 @@ fn check(record: Vec<u8>, index: u64, proof: &ProofResponse, key: &Vkey) -> Resu
 #[cfg(test)]
 mod tests {
     use mintage_identity::{TrustDomain, UnixTime};
-    use mintage_ledger::{Checkpoint, Frontier, LogKey, Origin, inclusion};
+    use mintage_ledger::{Checkpoint, Frontier, Leaves, LogKey, Origin, inclusion};
     use zeroize::Zeroizing;
 
-    use super::{super::offline::Leaves, *};
+    use super::*;
 
     fn proof() -> (Vec<u8>, ProofResponse, Vkey) {
         let domain = TrustDomain::parse("dev.test").unwrap();

@@ -19,7 +19,7 @@ use crate::{
     note::{SignedNote, Vkey},
     origin::Origin,
     policy::Policy,
-    tiles::{TILE_WIDTH, subtree_root},
+    tiles::{Rows, TILE_WIDTH, subtree_root},
     tree::{Frontier, Hash, leaf_hash},
     verify::RecordCheck,
 };
@@ -60,7 +60,7 @@ pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> 
         dir,
         vkey: &checked.log.vkey,
         tree: Frontier::new(),
-        rows: Vec::new(),
+        rows: Rows::default(),
         tiles: 0,
     };
     while pass.tree.size() < size {
@@ -135,7 +135,8 @@ struct Pass<'a> {
     vkey: &'a Vkey,
     tree: Frontier,
     /// Of each level above the first the tiles that were compared, and the hashes that wait for the next.
-    rows: Vec<(u64, Vec<Hash>)>,
+    /// From level 1 on: level 0 is compared bundle by bundle.
+    rows: Rows,
     tiles: u64,
 }
 
@@ -166,33 +167,19 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Adds the root of a full tile to the level above, and compares what that fills.
+    /// Adds the root of a full tile of level 0 to the level above, and compares what that fills.
     fn carry(&mut self, root: Hash) -> Result<(), LedgerError> {
-        let (mut carried, mut at) = (root, 0);
-        loop {
-            if self.rows.len() == at {
-                self.rows.push((0, Vec::with_capacity(TILE_WIDTH)));
-            }
-            let (index, row) = &mut self.rows[at];
-            row.push(carried);
-            if row.len() < TILE_WIDTH {
-                return Ok(());
-            }
-            let (full, index) = (std::mem::take(row), std::mem::replace(index, *index + 1));
-            self.compare(level_of(at), index, &full)?;
-            carried = subtree_root(&full);
-            at += 1;
-        }
+        let mut rows = std::mem::take(&mut self.rows);
+        let compared = rows.push(root, |row, index, hashes| self.compare(row + 1, index, hashes));
+        self.rows = rows;
+        compared
     }
 
     /// Compares what is left at the right edge.
     fn partial(&mut self) -> Result<(), LedgerError> {
-        for (at, (index, row)) in std::mem::take(&mut self.rows).into_iter().enumerate() {
-            if !row.is_empty() {
-                self.compare(level_of(at), index, &row)?;
-            }
-        }
-        Ok(())
+        let rows = std::mem::take(&mut self.rows);
+        let mut left = rows.partial().filter(|(_, _, hashes)| !hashes.is_empty());
+        left.try_for_each(|(row, index, hashes)| self.compare(row + 1, index, hashes))
     }
 
     fn compare(&mut self, level: u8, index: u64, hashes: &[Hash]) -> Result<(), LedgerError> {
@@ -222,9 +209,4 @@ impl Pass<'_> {
         self.tiles += 1;
         Ok(())
     }
-}
-
-/// The level of a row; the first row is level 1, and there are at most 8.
-fn level_of(at: usize) -> u8 {
-    u8::try_from(at + 1).unwrap_or(u8::MAX)
 }

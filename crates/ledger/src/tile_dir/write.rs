@@ -18,7 +18,7 @@ use crate::{
     layout::{Shard, read_policy},
     limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
     note::Vkey,
-    tiles::{TILE_WIDTH, subtree_root},
+    tiles::{Rows, TILE_WIDTH},
     tree::{Frontier, Hash},
     verify::RecordCheck,
 };
@@ -31,8 +31,8 @@ pub struct TreeWriter {
     tree: Frontier,
     /// Records that wait for their bundle to be full.
     bundle: Vec<u8>,
-    /// Of each level the tiles that are written, and the hashes that wait for their tile to be full.
-    rows: Vec<(u64, Vec<Hash>)>,
+    /// The hashes that wait for their tile to be full.
+    rows: Rows,
 }
 
 impl TreeWriter {
@@ -50,7 +50,7 @@ impl TreeWriter {
             checkpoint,
             tree: Frontier::new(),
             bundle: Vec::new(),
-            rows: Vec::new(),
+            rows: Rows::default(),
         })
     }
 
@@ -73,30 +73,11 @@ impl TreeWriter {
         self.hash(leaf)
     }
 
-    /// Adds a leaf to its tile, and the root of each tile it fills to the one above.
+    /// Adds a leaf to its tile, and writes the tiles it fills.
     fn hash(&mut self, leaf: Hash) -> Result<(), LedgerError> {
-        let (mut carried, mut level) = (leaf, 0u8);
-        loop {
-            let at = usize::from(level);
-            if self.rows.len() == at {
-                self.rows.push((0, Vec::with_capacity(TILE_WIDTH)));
-            }
-            let (index, row) = &mut self.rows[at];
-            row.push(carried);
-            if row.len() < TILE_WIDTH {
-                return Ok(());
-            }
-            let place = Place {
-                kind: Kind::Hashes(level),
-                index: *index,
-                width: TILE_WIDTH,
-            };
-            write_new(&place.path(&self.dir), &octets_of(row))?;
-            carried = subtree_root(row);
-            row.clear();
-            *index += 1;
-            level += 1;
-        }
+        let dir = &self.dir;
+        self.rows
+            .push(leaf, |level, index, row| write_tile(dir, level, index, row))
     }
 
     fn write_bundle(&mut self, index: u64, width: usize) -> Result<(), LedgerError> {
@@ -133,18 +114,20 @@ impl TreeWriter {
         if !self.bundle.is_empty() {
             self.write_bundle(size / TILE_WIDTH as u64, (size % TILE_WIDTH as u64) as usize)?;
         }
-        for (level, (index, row)) in (0u8..).zip(&self.rows) {
-            let place = Place {
-                kind: Kind::Hashes(level),
-                index: *index,
-                width: row.len(),
-            };
-            if place.width > 0 {
-                write_new(&place.path(&self.dir), &octets_of(row))?;
-            }
+        for (level, index, row) in self.rows.partial().filter(|(_, _, row)| !row.is_empty()) {
+            write_tile(&self.dir, level, index, row)?;
         }
         write_new(&self.dir.join(CHECKPOINT), self.checkpoint.to_string().as_bytes())
     }
+}
+
+fn write_tile(dir: &Path, level: u8, index: u64, row: &[Hash]) -> Result<(), LedgerError> {
+    let place = Place {
+        kind: Kind::Hashes(level),
+        index,
+        width: row.len(),
+    };
+    write_new(&place.path(dir), &octets_of(row))
 }
 
 /// Writes a whole ledger below a folder, as [`crate::verify`] reads it: it is a [`RecordCheck`] that lets every record
