@@ -20,7 +20,7 @@ use mintage_benches::{
 use mintage_identity::{AgentName, Serial, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
     Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey,
-    OpenOptions, Origin, Query, Record, Sealer, Search, Tree, verify, wire,
+    LogKeys, OpenOptions, Origin, Query, Record, Sealer, Search, Trees, verify, wire,
 };
 use mintage_state::View;
 use serde::{Deserialize, Serialize};
@@ -241,10 +241,12 @@ fn rebuild(dir: &Path, generator: &mut Generator) -> Result<f64, Failure> {
 /// Makes a ledger of so many records, with its tree and its sealed segments.
 fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failure> {
     let journal = create(dir)?;
-    let (tree, shared): (_, Arc<dyn Journal>) = (Arc::new(Tree::new(journal.shard_dir())), journal.clone());
-    let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key()?), Duration::from_secs(1))?;
+    let shared: Arc<dyn Journal> = journal.clone();
+    let trees = Trees::new(journal.ledger(), shared.clone());
+    let keys = LogKeys::new(journal.log().origin(), key()?);
+    let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
     let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::from_millis(5))?;
-    let mut sealer = Sealer::new(journal.clone(), tree);
+    let mut sealer = Sealer::new(journal.clone(), trees);
     let mut index = 1;
     while index < records {
         let to = (index + GROUP as u64).min(records);
@@ -265,7 +267,13 @@ fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failu
 fn sealed_bytes(dir: &Path) -> Result<f64, Failure> {
     let shard = FileJournal::open(dir, OpenOptions::default())?;
     let mut bytes = 0;
-    for file in std::fs::read_dir(shard.shard_dir().join("seg"))? {
+    for file in std::fs::read_dir(
+        shard
+            .ledger()
+            .join(shard.log().origin().id())
+            .join(shard.log().origin().shard())
+            .join("seg"),
+    )? {
         let file = file?;
         if file.path().extension().is_some_and(|extension| extension != "tiles") {
             bytes += file.metadata()?.len();
@@ -290,8 +298,9 @@ fn search(dir: &Path) -> Result<Searched, Failure> {
     let started = Instant::now();
     let journal = Arc::new(FileJournal::open(dir, OpenOptions::default())?);
     let shared: Arc<dyn Journal> = journal.clone();
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
-    let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key()?), Duration::from_secs(1))?;
+    let trees = Trees::new(journal.ledger(), shared.clone());
+    let keys = LogKeys::new(journal.log().origin(), key()?);
+    let integrator = Integrator::new(shared.clone(), trees, Some(keys), Duration::from_secs(1))?;
     let search = Search::over(journal.segments().clone())?;
     let sinks = [
         ("tree", Box::new(integrator) as Box<dyn mintage_ledger::Sink>),

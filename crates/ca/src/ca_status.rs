@@ -79,7 +79,7 @@ pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
         replica: desk.replica.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         keys: view.ca_keys().map(wire_key).chain(wire_own(desk)).collect(),
-        ledger_origin: desk.journal.origin().to_string(),
+        ledger_origin: desk.journal.log().origin().to_string(),
         ledger_size: desk.journal.size(),
         entries: view.entry_count() as u64,
         agents: view.agent_count() as u64,

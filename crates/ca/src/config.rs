@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use crate::{
     limits::WITNESSES_MAX,
+    shards::ShardPolicy,
     witnessing::{RawWitness, SubmissionPrefix, WitnessPeer, parse_key},
 };
 
@@ -62,6 +63,8 @@ struct RawCa {
 struct RawLedger {
     checkpoint_interval: Option<Spanned<String>>,
     max_unwitnessed: Option<Spanned<String>>,
+    shards: Option<Spanned<String>>,
+    retain: Option<Spanned<String>>,
 }
 
 /// Which key signs leaves.
@@ -100,6 +103,7 @@ pub struct Config {
     pub(crate) checkpoint_interval: Duration,
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
+    pub(crate) shards: ShardPolicy,
 }
 
 /// Why a configuration was refused.
@@ -124,6 +128,7 @@ impl Config {
             checkpoint_interval: Duration::from_secs(1),
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
+            shards: ShardPolicy::default(),
         }
     }
 
@@ -210,6 +215,8 @@ impl Config {
             "ledger.checkpoint_interval",
         );
         note(self.max_unwitnessed != other.max_unwitnessed, "ledger.max_unwitnessed");
+        note(self.shards.monthly != other.shards.monthly, "ledger.shards");
+        note(self.shards.retain != other.shards.retain, "ledger.retain");
         note(self.witnesses != other.witnesses, "witness");
         keys
     }
@@ -254,6 +261,12 @@ impl Checker<'_> {
         }
         if let Some(longest) = self.map(raw.ledger.max_unwitnessed, max_unwitnessed)? {
             config.max_unwitnessed = longest;
+        }
+        if let Some(monthly) = self.map(raw.ledger.shards, shards_monthly)? {
+            config.shards.monthly = monthly;
+        }
+        if let Some(retain) = self.map(raw.ledger.retain, retain)? {
+            config.shards.retain = retain;
         }
         config.witnesses = self.witnesses(raw.witness)?;
         Ok(config)
@@ -355,6 +368,30 @@ fn checkpoint_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn shards_monthly(text: &str) -> Result<bool, String> {
+    match text {
+        "monthly" => Ok(true),
+        "manual" => Ok(false),
+        other => Err(format!(
+            "ledger.shards: {other:?} is neither \"monthly\" nor \"manual\""
+        )),
+    }
+}
+
+fn retain(text: &str) -> Result<Option<Duration>, String> {
+    if text == "forever" {
+        return Ok(None);
+    }
+    let age = parse_duration("ledger.retain", text).map_err(|error| error.to_string())?;
+    let day = Duration::from_secs(86_400);
+    match (day..=day * 36_525).contains(&age) {
+        true => Ok(Some(age)),
+        false => Err(format!(
+            "ledger.retain: {text} is out of range; allowed are \"forever\" and 24h to 876600h (a hundred years)"
+        )),
+    }
+}
+
 fn max_unwitnessed(text: &str) -> Result<Duration, String> {
     let longest = parse_duration("ledger.max_unwitnessed", text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_secs(1)..=Duration::from_secs(86_400);
@@ -401,6 +438,8 @@ mod tests {
             ("data_dir = \"/x\"\nlisten = \"nowhere\"\n", 2, "address"),
             ("data_dir = \"/x\"\nadvertise = []\n", 2, "advertise"),
             ("data_dir = \"/x\"\n[ca]\nchain = \"leaf\"\n", 3, "intermediate"),
+            ("data_dir = \"/x\"\n[ledger]\nshards = \"daily\"\n", 3, "monthly"),
+            ("data_dir = \"/x\"\n[ledger]\nretain = \"1h\"\n", 3, "forever"),
             ("data_dir = \"/x\"\ntrust_domain = \"Example.org\"\n", 2, "upper-case"),
             (
                 "data_dir = \"/x\"\n[ledger]\ncheckpoint_interval = \"1ms\"\n",

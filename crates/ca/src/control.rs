@@ -108,6 +108,12 @@ pub(crate) fn note(desk: &Desk, origin: &Origin, body: Body) {
     }
 }
 
+/// One record of this origin that restricts nobody.
+pub(crate) fn encode_one(desk: &Desk, origin: &Origin, body: Body) -> Result<EncodedRecord, Refusal> {
+    let mut records = encode(desk, origin, vec![body], 0)?;
+    records.pop().ok_or_else(|| Refusal::bug("a record was lost"))
+}
+
 fn encode(desk: &Desk, origin: &Origin, bodies: Vec<Body>, control_seen: u64) -> Result<Vec<EncodedRecord>, Refusal> {
     let time = desk.clock.now()?;
     let make = |body| {
@@ -140,7 +146,7 @@ async fn append(desk: &Desk, records: Vec<EncodedRecord>, seen: u64) -> Result<A
         let group = group.into_iter().map(|record| (record, seen)).collect();
         for outcome in desk.commits.submit(group).outcomes().await {
             match outcome {
-                Ok(receipt) => last = Some(receipt.index()),
+                Ok(receipt) => last = Some(receipt.position()),
                 // Nothing of this command stands yet: it can be checked again as a whole.
                 Err(CommitError::Moved { control_head }) if last.is_none() => return Ok(Appended::Moved(control_head)),
                 Err(CommitError::Moved { .. }) => {

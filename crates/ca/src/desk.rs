@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mintage_identity::{ReplicaName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
-use mintage_ledger::{Commits, Journal, Tree, Vkey};
+use mintage_ledger::{Commits, Journal, Trees};
 use mintage_mint::{Issuer, KeyPolicy};
 use mintage_policy::{Grant, IssuancePolicy};
 use mintage_revocation::{Query, Verdict};
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::{
     clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation,
-    services::records::RecordStreams, status::Refusal, witnessing::Standing,
+    services::records::RecordStreams, shards::Shards, status::Refusal, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -28,8 +28,8 @@ pub(crate) struct Desk {
     pub(crate) random_source: Random,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) commits: Commits,
-    pub(crate) tree: Arc<Tree>,
-    pub(crate) vkey: Vkey,
+    pub(crate) trees: Arc<Trees>,
+    pub(crate) shards: Shards,
     pub(crate) state: Arc<State>,
     pub(crate) index: Index,
     pub(crate) issuer: Issuer,

@@ -39,7 +39,7 @@ pub enum CaError {
     NoRandom,
     /// A key file cannot be used.
     #[error("key file {0}: {1}")]
-    KeyFile(&'static str, String),
+    KeyFile(String, String),
     /// A certificate or key could not be made.
     #[error("mint: {0}")]
     Mint(#[from] MintError),

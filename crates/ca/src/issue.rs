@@ -376,7 +376,7 @@ async fn commit(
     for (outcome, (at, awaiting, reservation)) in outcomes.into_iter().zip(waiting) {
         match outcome {
             Ok(receipt) => {
-                held.push((receipt.index(), reservation));
+                held.push((receipt.position(), reservation));
                 let released = awaiting.release(receipt).map(|issued| answer_of(desk, issued));
                 answers[at] = Some(released.map_err(Refusal::from));
             }
@@ -402,7 +402,7 @@ fn answer_of(desk: &Desk, issued: Issued) -> Answer {
     desk.metrics.issued(issued.profile().as_str());
     Answer {
         origin: issued.receipt().origin().as_str().to_owned(),
-        index: issued.receipt().index(),
+        index: issued.receipt().leaf_index(),
         leaf_hash: issued.receipt().leaf_hash(),
         leaf: issued.into_leaf_der(),
     }

@@ -4,6 +4,7 @@
 use std::{env, path::Path};
 
 use mintage_identity::TrustDomain;
+use mintage_ledger::Origin;
 use mintage_mint::{
     KeyProtection, decode_key_file, encode_key_file,
     limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN},
@@ -15,6 +16,8 @@ use crate::{desk::Random, error::CaError};
 
 /// Longest key file in bytes: an encrypted P-256 key takes about 500.
 const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
+/// Files that the folder of keys may hold: one for each role, and what cut-short rolls of twenty years leave.
+const KEY_FILES_MAX: usize = 512;
 /// Longest passphrase file in bytes: a passphrase of 1,024 and its line end.
 const PASSPHRASE_FILE_BYTES_MAX: usize = 1026;
 /// Name of the systemd credential (`LoadCredential=`) with the passphrase.
@@ -90,6 +93,57 @@ pub(crate) fn write(
     secret_file::write_new(dir, name.file(), text.as_bytes()).map_err(CaError::Sys)
 }
 
+/// Writes the key of a log that begins, in the place of one that a roll which was cut short has left: that one signed nothing.
+pub(crate) fn replace_log_key(
+    dir: &Dir,
+    log: &Origin,
+    pkcs8: &[u8],
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+    random: Random,
+) -> Result<(), CaError> {
+    let mut octets = [0; 32];
+    random.fill(&mut octets).map_err(|_| CaError::NoRandom)?;
+    let text = encode_key_file(pkcs8, protection, domain, &octets)?;
+    secret_file::replace(dir, &log_key_file(log), text.as_bytes()).map_err(CaError::Sys)
+}
+
+/// Each log but the first, whose key `init` makes, has a key file under its shard's name.
+fn log_key_file(log: &Origin) -> String {
+    format!("log-{}.key", log.shard())
+}
+
+/// Removes the keys of all logs but this one, which must have one of its own.
+pub(crate) fn remove_other_log_keys(dir: &Dir, log: &Origin) -> Result<(), CaError> {
+    let own = log_key_file(log);
+    for name in dir.names(KEY_FILES_MAX).map_err(folder(dir))? {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        let is_log_key = name == KeyName::Log.file() || (name.starts_with("log-") && name.ends_with(".key"));
+        if is_log_key && name != own {
+            dir.remove_file(&name).map_err(folder(dir))?;
+        }
+    }
+    dir.fsync().map_err(folder(dir))
+}
+
+fn folder(dir: &Dir) -> impl FnOnce(std::io::Error) -> CaError + '_ {
+    move |error| CaError::KeyFile(dir.path().display().to_string(), error.to_string())
+}
+
+/// Reads the key of a log back into PKCS#8.
+pub(crate) fn read_log_key(
+    dir: &Dir,
+    log: &Origin,
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let own = log_key_file(log);
+    match dir.entry(&own).map_err(folder(dir))? {
+        Some(_) => read_file(dir, &own, protection, domain),
+        None => read(dir, KeyName::Log, protection, domain),
+    }
+}
+
 /// Reads a key file back into PKCS#8.
 pub(crate) fn read(
     dir: &Dir,
@@ -97,9 +151,19 @@ pub(crate) fn read(
     protection: &KeyProtection,
     domain: &TrustDomain,
 ) -> Result<Zeroizing<Vec<u8>>, CaError> {
-    let octets = secret_file::read_beneath(dir, name.file(), KEY_FILE_BYTES_MAX).map_err(CaError::Sys)?;
-    let text = std::str::from_utf8(&octets).map_err(|_| CaError::KeyFile(name.file(), "it is no text".to_owned()))?;
-    decode_key_file(text, protection, domain).map_err(|error| CaError::KeyFile(name.file(), error.to_string()))
+    read_file(dir, name.file(), protection, domain)
+}
+
+fn read_file(
+    dir: &Dir,
+    file: &str,
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let refused = |why: String| CaError::KeyFile(file.to_owned(), why);
+    let octets = secret_file::read_beneath(dir, file, KEY_FILE_BYTES_MAX).map_err(CaError::Sys)?;
+    let text = std::str::from_utf8(&octets).map_err(|_| refused("it is no text".to_owned()))?;
+    decode_key_file(text, protection, domain).map_err(|error| refused(error.to_string()))
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ mod revoke;
 pub mod roles;
 mod serve;
 mod services;
+mod shards;
 mod signals;
 mod standing;
 mod status;

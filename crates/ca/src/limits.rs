@@ -89,6 +89,12 @@ pub(crate) const RECORDS_READ_AT_ONCE: u64 = 512;
 /// How long a batch waits for a reader that takes none: a pause of the network fits, a reader that sleeps gives its place
 /// to the next and goes on later where it was.
 pub(crate) const SLOW_READER_WAIT: Duration = Duration::from_secs(10);
+/// How often is looked whether a new month has begun: a shard ends within a minute of its month.
+pub(crate) const SHARD_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Bytes of the reason for which a shard is closed: one line in a table.
+pub(crate) const SHARD_NOTE_BYTES_MAX: usize = 256;
+/// How often is looked for shards that are old enough to be given up; they are a month long.
+pub(crate) const RETAIN_LOOK_INTERVAL: Duration = Duration::from_secs(3600);
 /// Connections to a witness at once: as many logs as one witness follows keep one each.
 pub(crate) const WITNESS_CONNECTIONS_MAX: usize = 256;
 /// Connections of one source to a witness: a log keeps one, and some wait for their end.

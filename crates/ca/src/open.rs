@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use mintage_identity::TrustDomain;
 use mintage_ledger::{
-    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Sealer, Search, Tree,
-    wire::CaRole,
+    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, LogKeys, OpenOptions, Sealer,
+    Search, Trees, current_log, wire::CaRole,
 };
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
 use mintage_revocation::{Delegation, RevocationKey};
@@ -31,6 +31,7 @@ use crate::{
     limits::SIGNING_AHEAD,
     metrics::Metrics,
     publisher::Publisher,
+    shards::Shards,
     witnessing::Standing,
 };
 
@@ -94,9 +95,11 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     };
     let issuer = Issuer::load(domain, CaKey::from_pkcs8(&read(name, &protection)?)?, path)?;
     check_not_development(issuer.info(), domain, data)?;
+    let current = current_log(&data.ledger())?;
+    let log = keys::read_log_key(&dir, current.origin(), &protection, domain)?;
     Ok(Keys {
         issuer,
-        log: LogKey::from_pkcs8(&read(KeyName::Log, &protection)?)?,
+        log: LogKey::from_pkcs8(&log)?,
         revocation: RevocationKey::from_pkcs8(&read(KeyName::Revocation, &protection)?)?,
     })
 }
@@ -112,11 +115,10 @@ pub(crate) fn open(
     let authority = checked_authority(&data, config)?;
     let lock = data.lock()?;
     let keys = load_keys(&data, &authority.trust_domain, config)?;
-    let journal = open_ledger(&data, &keys.log)?;
-    let vkey = journal.vkey().clone();
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
-    let files = Arc::new(journal);
+    let files = Arc::new(open_ledger(&data, &keys.log)?);
     let journal: Arc<dyn Journal> = files.clone();
+    let trees = Trees::new(files.ledger(), journal.clone());
+    let log_keys = LogKeys::new(journal.log().origin(), keys.log);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
@@ -124,8 +126,15 @@ pub(crate) fn open(
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
-    let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
-    let sealer = seal(files, tree.clone())?;
+    let integrator = integrate(
+        journal.clone(),
+        trees.clone(),
+        log_keys.clone(),
+        config.checkpoint_interval,
+    )?;
+    let sealer = seal(files.clone(), trees.clone())?;
+    let places = (config.data_dir.clone(), config.passphrase_file.clone());
+    let shards = Shards::new(files, log_keys, places, config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
         domain: authority.trust_domain,
@@ -134,8 +143,8 @@ pub(crate) fn open(
         random_source: deps.random,
         journal,
         commits,
-        tree,
-        vkey,
+        trees,
+        shards,
         state,
         index,
         issuer: keys.issuer,
@@ -183,15 +192,20 @@ fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
         cut = recovered.cut,
         "ledger open"
     );
-    match journal.vkey().public_key() == &key.public_key() {
+    match journal.log().vkey().public_key() == &key.public_key() {
         true => Ok(journal),
         false => Err(data.problem("its log key is not the one of the ledger: the directory was put together from two")),
     }
 }
 
 /// Starts what grows the tree behind the journal and signs its checkpoints.
-fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Duration) -> Result<Follower, CaError> {
-    let integrator = Integrator::new(journal.clone(), tree, Some(key), every)?;
+fn integrate(
+    journal: Arc<dyn Journal>,
+    trees: Arc<Trees>,
+    keys: Arc<LogKeys>,
+    every: Duration,
+) -> Result<Follower, CaError> {
+    let integrator = Integrator::new(journal.clone(), trees, Some(keys), every)?;
     Ok(Follower::start(
         "integrator",
         journal,
@@ -201,8 +215,8 @@ fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Dur
 }
 
 /// Starts what seals full segments of the log, and removes the write-ahead files they were in.
-fn seal(journal: Arc<FileJournal>, tree: Arc<Tree>) -> Result<Follower, CaError> {
-    let sealer = Sealer::new(journal.clone(), tree);
+fn seal(journal: Arc<FileJournal>, trees: Arc<Trees>) -> Result<Follower, CaError> {
+    let sealer = Sealer::new(journal.clone(), trees);
     Ok(Follower::start(
         "sealer",
         journal,

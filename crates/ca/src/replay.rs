@@ -54,10 +54,18 @@ pub(crate) fn recorded_answer(
     if body.issuer_key_id != desk.issuer.key_id().as_bytes() {
         return Ok(None);
     }
+    let position = issued.stored.index();
+    let Some((log, index)) = desk
+        .journal
+        .log_of(position)
+        .and_then(|log| Some((log.clone(), log.leaf_at(position)?)))
+    else {
+        return Ok(None);
+    };
     Ok(Some(Answer {
         leaf: body.certificate_der,
-        origin: desk.journal.origin().as_str().to_owned(),
-        index: issued.stored.index(),
+        origin: log.origin().as_str().to_owned(),
+        index,
         leaf_hash: issued.stored.leaf_hash(),
     }))
 }

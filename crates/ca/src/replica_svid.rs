@@ -87,7 +87,7 @@ async fn issue(desk: &Arc<Desk>, pkcs8: &[u8]) -> Result<Issued, Refusal> {
         })?;
         match desk.commits.submit(vec![(record, seen)]).outcomes().await.pop() {
             Some(Ok(receipt)) => {
-                desk.wait_applied(Some(receipt.index())).await?;
+                desk.wait_applied(Some(receipt.position())).await?;
                 return Ok(awaiting.release(receipt)?);
             }
             Some(Err(CommitError::Moved { control_head })) => {

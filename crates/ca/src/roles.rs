@@ -30,7 +30,10 @@ pub const TABLE: &[Row] = &[
     ("/mintage.v1.Ledger/GetRecord", ADMIN),
     ("/mintage.v1.Ledger/Proof", ADMIN),
     ("/mintage.v1.Ledger/Records", ADMIN),
+    ("/mintage.v1.Ledger/Retain", ADMIN),
+    ("/mintage.v1.Ledger/Roll", ADMIN),
     ("/mintage.v1.Ledger/Search", ADMIN),
+    ("/mintage.v1.Ledger/Shards", ADMIN),
     // The token or the last key is the credential; an agent that has a certificate has no business here.
     ("/mintage.v1.Node/Attest", ANONYMOUS),
     ("/mintage.v1.Node/Rejoin", ANONYMOUS),

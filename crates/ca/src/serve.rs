@@ -42,6 +42,7 @@ use crate::{
         ledger::LedgerService, node::NodeService, registry::RegistryService, revocation::RevocationService,
         trust::TrustService,
     },
+    shards,
     trust::{PeerTrust, trust_of},
     witnessing,
 };
@@ -335,6 +336,7 @@ impl Starting {
             self.stop.clone(),
         ));
         self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),
             peers.clone(),

@@ -23,7 +23,6 @@ use crate::{
     limits::{
         GROUP_BYTES_MAX, GROUP_RECORDS_ENOUGH, GROUP_RECORDS_MAX, GROUP_WAIT_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX,
     },
-    origin::Origin,
     receipt::Receipt,
     record::EncodedRecord,
 };
@@ -350,12 +349,11 @@ impl Drop for CloseAtEnd<'_> {
 
 fn run(shared: &Shared, journal: &dyn Journal) {
     let _close = CloseAtEnd(shared);
-    let origin = Arc::new(journal.origin().clone());
     loop {
         let Some(taken) = take(shared, journal) else {
             return;
         };
-        commit(shared, journal, &origin, taken);
+        commit(shared, journal, taken);
     }
 }
 
@@ -442,7 +440,7 @@ fn gather(taken: &mut [Submission], control_head: u64) -> Group {
     group
 }
 
-fn commit(shared: &Shared, journal: &dyn Journal, origin: &Arc<Origin>, mut taken: Vec<Submission>) {
+fn commit(shared: &Shared, journal: &dyn Journal, mut taken: Vec<Submission>) {
     let mut control_head = journal.control_head();
     let (group, appended) = loop {
         let group = gather(&mut taken, control_head);
@@ -468,6 +466,8 @@ fn commit(shared: &Shared, journal: &dyn Journal, origin: &Arc<Origin>, mut take
     };
     count(shared, &group, refusal.as_ref());
     let first = appended.unwrap_or_default();
+    // A group lies in one log, which may be closed by now.
+    let log = journal.log_of(first).unwrap_or_else(|| journal.log());
     for (submission, places) in taken.into_iter().zip(group.places) {
         let outcomes = submission
             .records
@@ -475,7 +475,7 @@ fn commit(shared: &Shared, journal: &dyn Journal, origin: &Arc<Origin>, mut take
             .zip(places)
             .map(|((record, _), place)| match (place, &refusal) {
                 (Ok(at), None) => Ok(Receipt::new(
-                    Arc::clone(origin),
+                    Arc::clone(&log),
                     first + at as u64,
                     record.leaf_hash(),
                     record.time(),

@@ -125,6 +125,14 @@ pub enum LedgerError {
         /// What there is.
         have: u64,
     },
+    /// The record was given up with its shard.
+    #[error("record {index} was given up with its shard; the first record here is {first}")]
+    Released {
+        /// The record asked for.
+        index: u64,
+        /// The first that there is.
+        first: u64,
+    },
     /// There is no room; nothing was written.
     #[error("no space left for the ledger; free some and it goes on by itself")]
     NoSpace,

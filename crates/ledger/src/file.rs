@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,22 +14,25 @@ use tokio::sync::watch;
 use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
-    disk::{Disk, LocalDisk, make_dir, read_whole, remove_if_there, replace},
+    disk::{Disk, LocalDisk, make_dir, remove_if_there, replace},
     foreign::ForeignCheckpoint,
-    journal::{AppendError, Journal, Stored},
+    journal::{AppendError, Journal, Log, Stored},
     kept,
     kind::Kind,
     layout::{Lock, Shard, check_ours, read_policy, write_policy},
-    limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, NOTE_BYTES_MAX, RESERVE_BYTES, WAL_BYTES_MAX},
+    limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, RESERVE_BYTES, WAL_BYTES_MAX},
     note::{NoteSignature, Vkey},
-    open::{Recovery, recover},
+    open::{Recovery, recover_all},
     origin::Origin,
     reader::Reader,
     record::{Body, EncodedRecord, Record},
+    retain,
+    roll::begin_shard,
     seg::{Segment, entries::Entries, seal::Segments},
-    tree::{Frontier, Hash, sha256},
+    succession,
+    tree::{Frontier, Hash},
     wal::WalHeader,
-    writer::{Sizes, Writer, begin_file},
+    writer::{Sizes, Writer},
 };
 
 /// How a ledger is opened.
@@ -69,11 +72,11 @@ impl OpenOptions {
 /// What opening found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// Durable records.
+    /// Durable records of all logs, those that were given up included.
     pub size: u64,
-    /// Root of the tree at that size.
+    /// Root of the tree of the log that is written.
     pub root: Hash,
-    /// Size of the last signed checkpoint, which is a prefix of the log.
+    /// Size of its last signed checkpoint, which is a prefix of the log.
     pub checkpoint_size: u64,
     /// True when the last record is a `log.close`.
     pub clean_stop: bool,
@@ -81,10 +84,28 @@ pub struct Recovered {
     pub cut: bool,
 }
 
+/// A shard in both its forms, for this crate and for others.
+#[derive(Clone, Debug)]
+struct Named {
+    shard: Arc<Shard>,
+    log: Arc<Log>,
+}
+
+impl Named {
+    fn new(shard: Arc<Shard>) -> Result<Self, LedgerError> {
+        let log = Arc::new(Log::new(shard.vkey.clone(), shard.base)?);
+        Ok(Self { shard, log })
+    }
+}
+
 /// The ledger in local files. Dropping it releases the folder for another process.
 #[derive(Debug)]
 pub struct FileJournal {
-    shard: Shard,
+    ledger: PathBuf,
+    /// Oldest first; the last is the one that is written.
+    shards: RwLock<Vec<Named>>,
+    /// Position of the first record that is kept.
+    first: AtomicU64,
     disk: Arc<dyn Disk>,
     writer: Mutex<Writer>,
     reader: Reader,
@@ -120,32 +141,17 @@ impl FileJournal {
             return Err(LedgerError::Exists(ledger.to_owned()));
         }
         let lock = Lock::take(ledger)?;
-        let shard = Shard::new(ledger, vkey)?;
-        make_dir(&shard.head())?;
+        let shard = Shard::new(ledger, vkey, 0)?;
         let sizes = options.sizes();
         let header = WalHeader {
             number: 1,
             control_head: 0,
             previous_len: 0,
             reserve: sizes.reserve,
-            origin_hash: sha256(origin.as_str().as_bytes()),
+            origin_hash: shard.origin_hash(),
             frontier: Frontier::new(),
         };
-        let frame = header.to_frame();
-        let (file, reserved) = begin_file(&*options.disk, &shard, 1, &frame, sizes.reserve)?;
-        let mut writer = Writer {
-            disk: Arc::clone(&options.disk),
-            shard: shard.clone(),
-            sizes,
-            file,
-            number: 1,
-            at: frame.len() as u64,
-            reserved,
-            first_group: frame.len() as u64,
-            frontier: Frontier::new(),
-            control_head: 0,
-            buffer: Vec::new(),
-        };
+        let mut writer = begin_shard(&options.disk, &shard, &header, sizes)?;
         writer.append(std::slice::from_ref(&opening))?;
         let head = Checkpoint {
             origin: origin.clone(),
@@ -157,7 +163,7 @@ impl FileJournal {
             &shard.checkpoint(),
             key.sign(head).to_string().as_bytes(),
         )?;
-        write_policy(&*options.disk, ledger, std::slice::from_ref(&shard))?;
+        write_policy(&*options.disk, ledger, [&shard])?;
         sync_parents(&*options.disk, ledger, &shard)?;
         drop(writer);
         drop(lock);
@@ -173,21 +179,26 @@ impl FileJournal {
         check_ours(ledger)?;
         let shards = read_policy(ledger)?;
         let lock = Lock::take(ledger)?;
-        let shard = shards.into_iter().next_back().ok_or(LedgerError::Closed)?;
+        let shards: Vec<Arc<Shard>> = shards.into_iter().map(Arc::new).collect();
         let Recovery {
             writer,
             spans,
-            sealed,
+            entries,
+            indexes,
+            first,
             checkpoint,
             recovered,
-        } = recover(ledger, &shard, &options)?;
-        kept::keep(&*options.disk, &shard, &checkpoint)?;
-        let (size, control_head) = (writer.frontier.size(), writer.control_head);
+        } = recover_all(ledger, &shards, &options)?;
+        let current = shards.last().ok_or(LedgerError::Closed)?;
+        kept::keep(&*options.disk, current, &checkpoint)?;
+        let (size, control_head) = (recovered.size, writer.control_head);
         Ok(Self {
-            reader: Reader::new(shard.clone(), spans, sealed.entries, size),
-            segments: Arc::new(Segments::new(sealed.indexes)),
+            ledger: ledger.to_owned(),
+            shards: RwLock::new(shards.into_iter().map(Named::new).collect::<Result<_, _>>()?),
+            first: AtomicU64::new(first),
+            reader: Reader::new(spans, entries, (first, size)),
+            segments: Arc::new(Segments::new(first, indexes)),
             disk: options.disk,
-            shard,
             writer: Mutex::new(writer),
             size: AtomicU64::new(size),
             control_head: AtomicU64::new(control_head),
@@ -204,14 +215,24 @@ impl FileJournal {
         &self.recovered
     }
 
-    /// The key that verifies the shard's checkpoints.
-    pub fn vkey(&self) -> &Vkey {
-        &self.shard.vkey
+    /// The folder of the whole ledger, with one folder for each log below it.
+    pub fn ledger(&self) -> &Path {
+        &self.ledger
     }
 
-    /// The shard's folder, in which tiles are kept beside the checkpoint.
-    pub fn shard_dir(&self) -> &Path {
-        &self.shard.dir
+    /// Every log, oldest first; the last is the one that is written.
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.named().iter().map(|named| named.log.clone()).collect()
+    }
+
+    /// The statements by which each log names the next, oldest first.
+    ///
+    /// # Errors
+    /// Fails when one is missing.
+    pub fn successions(&self) -> Result<Vec<String>, LedgerError> {
+        let shards = self.shards();
+        let later = shards.iter().skip(1);
+        later.map(|shard| succession::read(shard)).collect()
     }
 
     /// The disk the ledger is on.
@@ -224,8 +245,31 @@ impl FileJournal {
         &self.segments
     }
 
-    pub(crate) fn shard(&self) -> &Shard {
-        &self.shard
+    fn named(&self) -> Vec<Named> {
+        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn current(&self) -> Named {
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        // Opening refuses a ledger without one, and none is ever taken away.
+        shards[shards.len() - 1].clone()
+    }
+
+    /// The shard that is written.
+    pub(crate) fn shard(&self) -> Arc<Shard> {
+        self.current().shard
+    }
+
+    pub(crate) fn shards(&self) -> Vec<Arc<Shard>> {
+        self.named().into_iter().map(|named| named.shard).collect()
+    }
+
+    /// The shard that holds a position, and the position behind its last record when it is closed.
+    pub(crate) fn shard_of(&self, position: u64) -> Option<(Arc<Shard>, Option<u64>)> {
+        let shards = self.shards();
+        let after = shards.partition_point(|shard| shard.base <= position);
+        let shard = shards.get(after.checked_sub(1)?)?;
+        Some((shard.clone(), shards.get(after).map(|next| next.base)))
     }
 
     /// Takes in a segment that was sealed: from now on its records are read from there.
@@ -236,11 +280,67 @@ impl FileJournal {
     /// Removes the write-ahead files all of whose records are sealed and lie below the signed checkpoint, so that the next
     /// start still meets the checkpoint's root on its way. The file that is written always stays.
     pub(crate) fn release_sealed(&self) -> Result<(), LedgerError> {
-        let signed = self.checkpoint()?.checkpoint().size;
-        for number in self.reader.release(signed) {
-            remove_if_there(&self.shard.wal(number))?;
+        let checkpoint = self.checkpoint()?;
+        let current = self.current();
+        // Between two logs the next call will do.
+        if checkpoint.checkpoint().origin != current.shard.origin {
+            return Ok(());
+        }
+        for path in self
+            .reader
+            .release(current.log.position_of(checkpoint.checkpoint().size))
+        {
+            remove_if_there(&path)?;
         }
         Ok(())
+    }
+
+    /// Lets readers see a group that is durable.
+    pub(crate) fn published(
+        &self,
+        writer: &Writer,
+        shard: &Shard,
+        (number, offset): (u64, u64),
+        group: impl Iterator<Item = Stored>,
+    ) {
+        self.reader.published(shard, number, offset, group);
+        let size = shard.base + writer.frontier.size();
+        // The control index first: who sees the size sees what came with it.
+        self.control_head.store(writer.control_head, Ordering::Release);
+        self.size.store(size, Ordering::Release);
+        self.changed.send_replace(size);
+    }
+
+    pub(crate) fn append_locked(&self, writer: &mut Writer, group: &[EncodedRecord]) -> Result<u64, AppendError> {
+        let first = writer.shard.base + writer.frontier.size();
+        let place = writer.append(group).map_err(|error| self.poison(error))?;
+        let stored = group
+            .iter()
+            .enumerate()
+            .map(|(at, record)| Stored::new(first + at as u64, Arc::clone(record.bytes()), Some(record.leaf_hash())));
+        self.published(writer, &writer.shard, place, stored);
+        Ok(first)
+    }
+
+    /// Goes on with another shard, whose first checkpoint is `first`.
+    pub(crate) fn begin(&self, shard: Arc<Shard>, first: SignedCheckpoint) -> Result<Arc<Log>, LedgerError> {
+        let named = Named::new(shard)?;
+        let log = named.log.clone();
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shards.write().unwrap_or_else(PoisonError::into_inner).push(named);
+        *checkpoint = first;
+        Ok(log)
+    }
+
+    /// Forgets the records before `first`, which were given up.
+    pub(crate) fn forget(&self, first: u64) {
+        self.first.store(first, Ordering::Release);
+        self.segments.forget(first);
+        self.reader.forget(first);
+    }
+
+    pub(crate) fn poisoned_by(&self, why: String) -> AppendError {
+        self.poison(AppendError::Poisoned(why))
     }
 
     fn poison(&self, error: AppendError) -> AppendError {
@@ -252,14 +352,14 @@ impl FileJournal {
         error
     }
 
-    fn check_poison(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_poison(&self) -> Result<(), AppendError> {
         match self.poison.get() {
             Some(why) => Err(AppendError::Poisoned(why.clone())),
             None => Ok(()),
         }
     }
 
-    fn lock_writer(&self) -> Result<MutexGuard<'_, Writer>, AppendError> {
+    pub(crate) fn lock_writer(&self) -> Result<MutexGuard<'_, Writer>, AppendError> {
         // A panic while writing leaves the disk unknown, as a failed write does.
         self.writer
             .lock()
@@ -268,7 +368,7 @@ impl FileJournal {
 }
 
 /// The first record must say which log it begins, under which key.
-fn check_opening(opening: &EncodedRecord, vkey: &Vkey) -> Result<(), LedgerError> {
+pub(crate) fn check_opening(opening: &EncodedRecord, vkey: &Vkey) -> Result<(), LedgerError> {
     match Record::decode(opening.bytes())?.body {
         Body::LogOpen(open) if open.origin == vkey.name() && open.vkey == vkey.to_string() => Ok(()),
         Body::LogOpen(_) => Err(LedgerError::Record(
@@ -281,8 +381,8 @@ fn check_opening(opening: &EncodedRecord, vkey: &Vkey) -> Result<(), LedgerError
     }
 }
 
-/// Makes the names of a new ledger's folders durable, up to the one that holds it.
-fn sync_parents(disk: &dyn Disk, ledger: &Path, shard: &Shard) -> Result<(), LedgerError> {
+/// Makes the names of a new shard's folders durable, up to the one that holds the ledger.
+pub(crate) fn sync_parents(disk: &dyn Disk, ledger: &Path, shard: &Shard) -> Result<(), LedgerError> {
     let mut dir = shard.head();
     loop {
         disk.sync_dir(&dir).map_err(LedgerError::io("flush", &dir))?;
@@ -299,8 +399,28 @@ fn sync_parents(disk: &dyn Disk, ledger: &Path, shard: &Shard) -> Result<(), Led
 }
 
 impl Journal for FileJournal {
-    fn origin(&self) -> &Origin {
-        &self.shard.origin
+    fn log(&self) -> Arc<Log> {
+        self.current().log
+    }
+
+    fn log_of(&self, position: u64) -> Option<Arc<Log>> {
+        if position < self.first() {
+            return None;
+        }
+        let named = self.named();
+        let after = named.partition_point(|named| named.shard.base <= position);
+        named.get(after.checked_sub(1)?).map(|named| named.log.clone())
+    }
+
+    fn first(&self) -> u64 {
+        self.first.load(Ordering::Acquire)
+    }
+
+    fn snapshot(&self) -> Result<Option<Vec<u8>>, LedgerError> {
+        match self.first() {
+            0 => Ok(None),
+            first => retain::snapshot_at(self, first).map(Some),
+        }
     }
 
     fn append(&self, group: &[EncodedRecord], control_seen: u64) -> Result<u64, AppendError> {
@@ -315,20 +435,7 @@ impl Journal for FileJournal {
                 control_head: writer.control_head,
             });
         }
-        let first = writer.frontier.size();
-        let (number, offset) = writer.append(group).map_err(|error| self.poison(error))?;
-        let stored = group
-            .iter()
-            .enumerate()
-            .map(|(at, record)| Stored::new(first + at as u64, Arc::clone(record.bytes()), Some(record.leaf_hash())));
-        self.reader.published(number, offset, stored);
-        let size = writer.frontier.size();
-        // The control index first: who sees the size sees what came with it.
-        self.control_head.store(writer.control_head, Ordering::Release);
-        self.size.store(size, Ordering::Release);
-        drop(writer);
-        self.changed.send_replace(size);
-        Ok(first)
+        self.append_locked(&mut writer, group)
     }
 
     fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
@@ -351,19 +458,35 @@ impl Journal for FileJournal {
         Ok(self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    fn checkpoint_of(&self, log: &Log) -> Result<SignedCheckpoint, LedgerError> {
+        let checkpoint = self.checkpoint()?;
+        if checkpoint.checkpoint().origin == *log.origin() {
+            return Ok(checkpoint);
+        }
+        let named = self.named();
+        let known = named.iter().find(|named| *named.log == *log);
+        known
+            .ok_or_else(|| LedgerError::Signature(format!("{} is no log of this ledger", log.origin())))?
+            .shard
+            .read_checkpoint()
+    }
+
     fn cas_checkpoint(&self, old: u64, new: &SignedCheckpoint) -> Result<(), LedgerError> {
-        new.note().verify(&self.shard.vkey)?;
         let head = new.checkpoint();
         let mut stored = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = self.shard();
         let current = stored.checkpoint().size;
-        if current != old {
+        // A log that is closed meanwhile has its last checkpoint.
+        if head.origin != shard.origin || current != old {
             return Err(LedgerError::CheckpointMoved { current, expected: old });
         }
-        if head.size < current || head.size > self.size() {
+        new.note().verify(&shard.vkey)?;
+        let size = self.size().saturating_sub(shard.base);
+        if head.size < current || head.size > size {
             return Err(LedgerError::Beyond {
                 what: "checkpoint size",
                 asked: head.size,
-                have: self.size(),
+                have: size,
             });
         }
         // The same tree head again keeps the lines that witnesses have added meanwhile.
@@ -377,9 +500,9 @@ impl Journal for FileJournal {
                 });
             }
         };
-        replace(&*self.disk, &self.shard.checkpoint(), new.to_string().as_bytes())?;
+        replace(&*self.disk, &shard.checkpoint(), new.to_string().as_bytes())?;
         if Segment::of(head.size) != Segment::of(current) {
-            kept::keep(&*self.disk, &self.shard, &new)?;
+            kept::keep(&*self.disk, &shard, &new)?;
         }
         *stored = new;
         Ok(())
@@ -392,9 +515,10 @@ impl Journal for FileJournal {
             let current = stored.checkpoint().size;
             return Err(LedgerError::CheckpointMoved { current, expected });
         }
+        let shard = self.shard();
         let cosigned = stored.with_lines(lines)?;
-        cosigned.note().verify(&self.shard.vkey)?;
-        replace(&*self.disk, &self.shard.checkpoint(), cosigned.to_string().as_bytes())?;
+        cosigned.note().verify(&shard.vkey)?;
+        replace(&*self.disk, &shard.checkpoint(), cosigned.to_string().as_bytes())?;
         *stored = cosigned;
         Ok(())
     }
@@ -412,12 +536,6 @@ impl Journal for FileJournal {
     fn poisoned(&self) -> Option<String> {
         self.poison.get().cloned()
     }
-}
-
-/// Reads the stored checkpoint of a shard and checks its signature.
-pub(crate) fn read_checkpoint(shard: &Shard) -> Result<SignedCheckpoint, LedgerError> {
-    let bytes = read_whole(&shard.checkpoint(), NOTE_BYTES_MAX as u64, "the last signed checkpoint")?;
-    SignedCheckpoint::verify(&bytes, &shard.vkey)
 }
 
 impl From<AppendError> for LedgerError {

@@ -450,6 +450,9 @@ pub struct LogOpen {
     /// SHA-256 of the state snapshot the shard begins with; empty for the first.
     #[prost(bytes = "vec", tag = "4")]
     pub snapshot_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Number of records in all shards before this one: the position of this record in the whole ledger.
+    #[prost(uint64, tag = "5")]
+    pub first_position: u64,
 }
 /// A clean stop.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -8,21 +8,27 @@ use std::{
 
 use crate::{
     LedgerError,
-    checkpoint::{Checkpoint, LogKey},
+    checkpoint::Checkpoint,
     follow::Sink,
-    journal::{Journal, Stored},
+    journal::{Journal, Log, Stored},
+    log_keys::LogKeys,
     tiles::{TILE_WIDTH, Tree},
+    trees::Trees,
 };
 
 /// Shortest time between two checkpoints: one flush a second beside those of the groups.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps a [`Tree`] in step with the journal and, with a key, signs its checkpoints.
+/// Keeps the growing one of the [`Trees`] in step with the journal and, with keys, signs its checkpoints. The final
+/// checkpoint of a log is signed by whoever closes it; here the tree is compared with it.
 #[derive(Debug)]
 pub struct Integrator {
     journal: Arc<dyn Journal>,
+    trees: Arc<Trees>,
+    /// The log that is followed, and its tree.
+    log: Arc<Log>,
     tree: Arc<Tree>,
-    key: Option<LogKey>,
+    keys: Option<Arc<LogKeys>>,
     every: Duration,
     signed: (u64, Instant),
     /// The signed root that the tree must have on its way.
@@ -35,19 +41,19 @@ pub struct Integrator {
 const SEGMENT: u64 = crate::limits::SEGMENT_RECORDS as u64;
 
 impl Integrator {
-    /// Goes on from the tiles below `tree`'s folder, or from the beginning where they are missing. Without a key it
-    /// signs nothing.
+    /// Goes on from the tiles of the log that is written, or from its beginning where they are missing. Without keys it signs
+    /// nothing.
     ///
     /// # Errors
     /// Fails when the stored checkpoint cannot be read.
     pub fn new(
         journal: Arc<dyn Journal>,
-        tree: Arc<Tree>,
-        key: Option<LogKey>,
+        trees: Arc<Trees>,
+        keys: Option<Arc<LogKeys>>,
         every: Duration,
     ) -> Result<Self, LedgerError> {
-        let stored = journal.checkpoint()?;
-        let signed = stored.checkpoint();
+        let (log, tree) = trees.growing();
+        let signed = journal.checkpoint_of(&log)?.checkpoint().clone();
         // All tiles up to the signed size; else the flushed ones alone; else none.
         let mut fallbacks = vec![
             0,
@@ -57,15 +63,46 @@ impl Integrator {
         fallbacks.dedup();
         let mut integrator = Self {
             signed: (signed.size, Instant::now()),
-            pending: Some(signed.clone()),
+            pending: Some(signed),
             fallbacks,
             journal,
+            trees,
+            log,
             tree,
-            key,
+            keys,
             every,
         };
         integrator.begin_again()?;
         Ok(integrator)
+    }
+
+    /// Goes on with the log that follows: the tree of the former is whole now, and must be the one that was closed.
+    fn follow_on(&mut self, next: Arc<Log>) -> Result<(), LedgerError> {
+        let last = self.journal.checkpoint_of(&self.log)?.checkpoint().clone();
+        if self.tree.size() != last.size || self.tree.root()? != last.root {
+            return Err(LedgerError::Forked {
+                size: last.size,
+                what: "the final checkpoint of its log",
+            });
+        }
+        self.tree = self.trees.begin(&next);
+        self.log = next;
+        let begun = self.journal.checkpoint_of(&self.log)?.checkpoint().clone();
+        self.signed = (begun.size, Instant::now());
+        self.pending = Some(begun);
+        self.fallbacks.clear();
+        Ok(())
+    }
+
+    /// Takes in records of the log that is followed.
+    fn integrate(&mut self, records: &[Stored]) -> Result<(), LedgerError> {
+        for record in records {
+            self.tree.push(record.leaf_hash())?;
+            if self.compare_or_begin_again()? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Resumes from the next fallback that there is.
@@ -110,13 +147,15 @@ impl Integrator {
     }
 
     fn sign(&mut self) -> Result<(), LedgerError> {
-        let Some(key) = &self.key else { return Ok(()) };
+        let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(self.log.origin())) else {
+            return Ok(());
+        };
         let size = self.tree.size();
         if size <= self.signed.0 || self.pending.is_some() {
             return Ok(());
         }
         let head = Checkpoint {
-            origin: self.journal.origin().clone(),
+            origin: self.log.origin().clone(),
             size,
             root: self.tree.root()?,
         };
@@ -125,14 +164,19 @@ impl Integrator {
                 self.signed = (size, Instant::now());
                 Ok(())
             }
-            // Another replica signed. It must have signed this very tree.
+            // Another replica signed, or the log was closed. It must have signed this very tree.
             Err(LedgerError::CheckpointMoved { .. }) => self.adopt(),
             Err(error) => Err(error),
         }
     }
 
+    /// How many of the records belong to the log that is followed.
+    fn of_this_log(&self, records: &[Stored]) -> usize {
+        records.partition_point(|stored| self.journal.log_of(stored.index()).is_none_or(|log| log == self.log))
+    }
+
     fn adopt(&mut self) -> Result<(), LedgerError> {
-        let stored = self.journal.checkpoint()?;
+        let stored = self.journal.checkpoint_of(&self.log)?;
         let other = stored.checkpoint();
         if other.size > self.tree.size() {
             self.pending = Some(other.clone());
@@ -153,15 +197,27 @@ impl Sink for Integrator {
     }
 
     fn next(&self) -> u64 {
-        self.tree.size()
+        self.log.position_of(self.tree.size())
     }
 
     fn apply(&mut self, _first: u64, records: &[Stored]) -> Result<(), LedgerError> {
-        for record in records {
-            self.tree.push(record.leaf_hash())?;
-            if self.compare_or_begin_again()? {
+        let mut records = records;
+        while let Some(last) = records.last() {
+            let next = self.next();
+            if let Some(log) = self.journal.log_of(next).filter(|log| *log != self.log) {
+                self.follow_on(log)?;
+            }
+            let ours = match self.journal.log_of(last.index()) {
+                Some(log) if log != self.log => self.of_this_log(records),
+                _ => records.len(),
+            };
+            let (ours, rest) = records.split_at(ours);
+            self.integrate(ours)?;
+            if self.next() != next + ours.len() as u64 {
+                // Begun again: what is missing is asked for anew.
                 return Ok(());
             }
+            records = rest;
         }
         // A busy log is never caught up, so the clock is looked at here too.
         if self.signed.1.elapsed() >= self.every {
@@ -172,7 +228,7 @@ impl Sink for Integrator {
 
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
         let due = self.every.saturating_sub(self.signed.1.elapsed());
-        if self.key.is_none() || self.tree.size() <= self.signed.0 {
+        if self.keys.is_none() || self.tree.size() <= self.signed.0 {
             return Ok(None);
         }
         if due.is_zero() {

@@ -12,11 +12,58 @@ use crate::{
     checkpoint::SignedCheckpoint,
     facts::{Facts, Outline},
     kind::Kind,
-    note::NoteSignature,
+    note::{NoteSignature, Vkey},
     origin::Origin,
     record::EncodedRecord,
     tree::{Hash, leaf_hash},
 };
+
+/// One log of the ledger, a shard: its name, its key, and where its records stand among those of all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    origin: Origin,
+    vkey: Vkey,
+    first: u64,
+}
+
+impl Log {
+    /// The log whose checkpoints `vkey` verifies and whose first record has position `first` in the ledger.
+    ///
+    /// # Errors
+    /// Refuses a key whose name is no origin.
+    pub fn new(vkey: Vkey, first: u64) -> Result<Self, LedgerError> {
+        Ok(Self {
+            origin: Origin::parse(vkey.name())?,
+            vkey,
+            first,
+        })
+    }
+
+    /// The name.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The key that verifies its checkpoints.
+    pub fn vkey(&self) -> &Vkey {
+        &self.vkey
+    }
+
+    /// Position of its first record in the ledger: the number of records in all shards before it.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The leaf index, in this log's tree, of the record at a position of the ledger; `None` for one before this log.
+    pub fn leaf_at(&self, position: u64) -> Option<u64> {
+        position.checked_sub(self.first)
+    }
+
+    /// The position in the ledger of a leaf of this log's tree.
+    pub fn position_of(&self, leaf: u64) -> u64 {
+        self.first.saturating_add(leaf)
+    }
+}
 
 /// A record in its place.
 #[derive(Clone)]
@@ -35,7 +82,7 @@ impl Stored {
         }
     }
 
-    /// The record's place in the log, from 0.
+    /// The record's position in the ledger, counted through all shards, from 0.
     pub fn index(&self) -> u64 {
         self.index
     }
@@ -100,10 +147,28 @@ pub enum AppendError {
     TooLarge,
 }
 
-/// An append-only log of records, with one order.
+/// An append-only ledger of records, with one order. Its logs follow one another: indices here are positions in the whole
+/// ledger, which [`Log`] translates into leaf indices of one log's tree.
 pub trait Journal: Send + Sync + fmt::Debug {
-    /// The origin of the shard that is written.
-    fn origin(&self) -> &Origin;
+    /// The log that is written.
+    fn log(&self) -> Arc<Log>;
+
+    /// The log that holds, or will hold, the record at a position; `None` for positions whose records were given up.
+    fn log_of(&self, position: u64) -> Option<Arc<Log>>;
+
+    /// Position of the first record that can be read: more than 0 when older shards were given up.
+    fn first(&self) -> u64 {
+        0
+    }
+
+    /// The state of everything before [`Journal::first`], as the records after it confirm it by its hash; `None` when
+    /// nothing is before.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read or is not the one that was recorded.
+    fn snapshot(&self) -> Result<Option<Vec<u8>>, LedgerError> {
+        Ok(None)
+    }
 
     /// Appends a group durably and returns the index of its first record. The group is appended whole or not at all,
     /// and only when the control index is still at most `control_seen`. Restricting records inside the group do not
@@ -129,17 +194,23 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// Follows the size.
     fn watch(&self) -> watch::Receiver<u64>;
 
-    /// The last stored checkpoint.
+    /// The last stored checkpoint of the log that is written.
     ///
     /// # Errors
     /// Fails when it cannot be read or does not verify.
     fn checkpoint(&self) -> Result<SignedCheckpoint, LedgerError>;
 
+    /// The last stored checkpoint of a log: for one that is closed its final one.
+    ///
+    /// # Errors
+    /// As [`Journal::checkpoint`]; refuses a log that is none of this ledger.
+    fn checkpoint_of(&self, log: &Log) -> Result<SignedCheckpoint, LedgerError>;
+
     /// Replaces the stored checkpoint of size `old` by `new`, durably.
     ///
     /// # Errors
-    /// `CheckpointMoved` when the stored one has another size; refuses a `new` that is smaller than it, larger than the
-    /// log or of another origin.
+    /// `CheckpointMoved` when the stored one has another size or the log is closed; refuses a `new` that is smaller than the
+    /// stored one, larger than the log or signed by another key.
     fn cas_checkpoint(&self, old: u64, new: &SignedCheckpoint) -> Result<(), LedgerError>;
 
     /// Adds signature lines to the stored checkpoint, durably, when it is still the one with this text; a newer one is

@@ -10,32 +10,71 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     LedgerError,
+    checkpoint::SignedCheckpoint,
     disk::{Disk, read_whole, replace},
-    limits::POLICY_BYTES_MAX,
+    journal::Log,
+    limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
     note::Vkey,
     origin::Origin,
     policy::Policy,
+    tree::sha256,
 };
 
 const POLICY: &str = "policy";
 const LOCK: &str = "lock";
 
-/// One shard: its names, its key and its folder.
+/// One shard: its names, its key, its folder, and where its records stand in the ledger. Inside the crate leaf indices count
+/// from the shard's first record, positions from the ledger's.
 #[derive(Clone, Debug)]
 pub(crate) struct Shard {
     pub(crate) origin: Origin,
     pub(crate) vkey: Vkey,
     pub(crate) dir: PathBuf,
+    /// Position of its first record: the records of all shards before it.
+    pub(crate) base: u64,
 }
 
 impl Shard {
-    pub(crate) fn new(ledger: &Path, vkey: Vkey) -> Result<Self, LedgerError> {
+    pub(crate) fn new(ledger: &Path, vkey: Vkey, base: u64) -> Result<Self, LedgerError> {
         let origin = Origin::parse(vkey.name())?;
         Ok(Self {
             dir: ledger.join(origin.folder()),
             origin,
             vkey,
+            base,
         })
+    }
+
+    /// SHA-256 of the origin line, by which each file says of which shard it is.
+    pub(crate) fn origin_hash(&self) -> [u8; 32] {
+        sha256(self.origin.as_str().as_bytes())
+    }
+
+    /// The state of everything at the shard's birth; the first shard has none.
+    pub(crate) fn snapshot(&self) -> PathBuf {
+        self.dir.join("snapshot")
+    }
+
+    /// The statement by which the key of the shard before names this shard's key; the first shard has none.
+    pub(crate) fn succession(&self) -> PathBuf {
+        self.dir.join("succession")
+    }
+
+    /// The mark of a shard whose records were given up on purpose.
+    pub(crate) fn released(&self) -> PathBuf {
+        self.dir.join("released")
+    }
+
+    /// True when the records were given up on purpose: checkpoints and upper tiles are all there is.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released().exists()
+    }
+
+    /// The last checkpoint that is stored, whose signature is right.
+    pub(crate) fn read_checkpoint(&self) -> Result<SignedCheckpoint, LedgerError> {
+        let path = self.checkpoint();
+        let bytes = read_whole(&path, NOTE_BYTES_MAX as u64, "the last signed checkpoint")?;
+        SignedCheckpoint::verify(&bytes, &self.vkey)
     }
 
     pub(crate) fn head(&self) -> PathBuf {
@@ -88,7 +127,8 @@ fn missing(error: io::Error, path: &Path, detail: &'static str) -> LedgerError {
     }
 }
 
-/// The shards of the policy file (C2SP tlog-policy), oldest first; the last is the one that is written.
+/// The shards of the policy file (C2SP tlog-policy), oldest first; the last is the one that is written. Each begins where the
+/// signed checkpoint of the one before ends.
 pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
     let path = ledger.join(POLICY);
     let bytes = read_whole(
@@ -99,11 +139,14 @@ pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
     let refuse = |problem: String| LedgerError::format("policy file", format!("{}: {problem}", path.display()));
     let policy = Policy::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
     // Witnesses and quorum rules are for verifiers; they name no folder.
-    let shards: Vec<Shard> = policy
-        .logs()
-        .iter()
-        .map(|log| Shard::new(ledger, log.vkey.clone()))
-        .collect::<Result<_, _>>()?;
+    let mut shards: Vec<Shard> = Vec::new();
+    for log in policy.logs() {
+        let base = match shards.last() {
+            None => 0,
+            Some(before) => before.base.saturating_add(before.read_checkpoint()?.checkpoint().size),
+        };
+        shards.push(Shard::new(ledger, log.vkey.clone(), base)?);
+    }
     let twice = |at: usize| shards[..at].iter().any(|known| known.origin == shards[at].origin);
     if let Some(at) = (0..shards.len()).find(|at| twice(*at)) {
         return Err(refuse(format!("the shard {} is listed twice", shards[at].origin)));
@@ -114,8 +157,21 @@ pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
     Ok(shards)
 }
 
+/// The log that is written, by the policy file of a ledger that may be in use.
+///
+/// # Errors
+/// Fails when the policy or a checkpoint is missing, damaged or not signed.
+pub fn current_log(ledger: &Path) -> Result<Log, LedgerError> {
+    let last = read_policy(ledger)?.pop().ok_or(LedgerError::Closed)?;
+    Log::new(last.vkey, last.base)
+}
+
 /// Writes the policy file. Its presence says that the ledger is whole, so it is the last file of a creation.
-pub(crate) fn write_policy(disk: &dyn Disk, ledger: &Path, shards: &[Shard]) -> Result<(), LedgerError> {
+pub(crate) fn write_policy<'a>(
+    disk: &dyn Disk,
+    ledger: &Path,
+    shards: impl IntoIterator<Item = &'a Shard>,
+) -> Result<(), LedgerError> {
     let mut text = String::from("# Logs of this certificate authority, oldest first (C2SP tlog-policy).\n");
     for shard in shards {
         text.push_str(&format!("log {}\n", shard.vkey));

@@ -10,8 +10,8 @@
 //!
 //! use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
 //! use mintage_ledger::{
-//!     Actor, Body, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Origin,
-//!     Record, SignedCheckpoint, Tree, verify, verify_inclusion, wire,
+//!     Actor, Body, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, LogKeys, OpenOptions,
+//!     Origin, Record, SignedCheckpoint, Trees, verify, verify_inclusion, wire,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,9 +40,10 @@
 //!
 //! // At each start: recover it, follow it, commit to it.
 //! let journal = Arc::new(FileJournal::open(&ledger, OpenOptions::default())?);
-//! let tree = Arc::new(Tree::new(journal.shard_dir()));
 //! let shared: Arc<dyn Journal> = journal.clone();
-//! let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key), Duration::from_secs(1))?;
+//! let trees = Trees::new(journal.ledger(), shared.clone());
+//! let keys = LogKeys::new(&origin, key);
+//! let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
 //! let follower = Follower::start("tree", shared.clone(), vec![Box::new(integrator)], Duration::ZERO)?;
 //! let (committer, commits) = Committer::start(shared, CommitterLimits::default())?;
 //! let event = wire::AdminEvent { action: "login".into(), detail: String::new() };
@@ -57,8 +58,9 @@
 //! // Anyone, with nothing but the checkpoint, the path and the key:
 //! let signed = SignedCheckpoint::verify(journal.checkpoint()?.to_string().as_bytes(), &vkey)?;
 //! let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
-//! let path = tree.inclusion(receipt.index(), &receipt.leaf_hash(), size, &root)?;
-//! verify_inclusion(&receipt.leaf_hash(), receipt.index(), size, &path, &root)?;
+//! let (_, tree) = trees.growing();
+//! let path = tree.inclusion(receipt.leaf_index(), &receipt.leaf_hash(), size, &root)?;
+//! verify_inclusion(&receipt.leaf_hash(), receipt.leaf_index(), size, &path, &root)?;
 //!
 //! // Offline, the whole folder.
 //! let report = verify(&ledger, Some(&[vkey]), &mut ())?;
@@ -85,8 +87,10 @@ mod kept;
 mod kind;
 mod layout;
 mod leaf_der;
+mod log_keys;
 mod note;
 mod open;
+mod opening;
 mod origin;
 mod policy;
 mod proof;
@@ -94,16 +98,20 @@ mod reader;
 mod receipt;
 mod record;
 mod recovery;
+mod retain;
+mod roll;
 #[cfg(test)]
 mod samples;
 mod search;
 mod seg;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod tile_dir;
 mod tiles;
 mod tlog_proof;
 mod tree;
+mod trees;
 mod verify;
 mod wal;
 mod witness;
@@ -127,20 +135,27 @@ pub use follow::{Follower, Sink};
 pub use foreign::ForeignCheckpoint;
 pub use integrate::{CHECKPOINT_EVERY, Integrator};
 pub use issue::IssueRecord;
-pub use journal::{AppendError, Journal, Stored};
+pub use journal::{AppendError, Journal, Log, Stored};
 pub use kind::Kind;
+pub use layout::current_log;
 pub use leaf_der::LeafFacts;
+pub use log_keys::LogKeys;
 pub use note::{NoteSignature, SignedNote, Vkey};
+pub use opening::ShardBegin;
 pub use origin::Origin;
 pub use policy::{Checked, Policy, PolicyLog, PolicyWitness};
 pub use proof::{HashSource, Leaves, consistency, inclusion, root_at, verify_consistency, verify_inclusion};
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
+pub use retain::Releasable;
+pub use roll::Roll;
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};
+pub use succession::{Succession, follow};
 pub use tile_dir::{LedgerTreeWriter, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
+pub use trees::Trees;
 pub use verify::{RecordCheck, ShardReport, verify};
 pub use witness::{AddCheckpoint, SIZE_CONTENT_TYPE, TreeHead, Verdict, cosignature_in, cosigned, decide, size_in};

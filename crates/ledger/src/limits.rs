@@ -58,6 +58,8 @@ pub const PROOF_HASHES_MAX: usize = 64;
 pub const SEGMENT_RECORDS: usize = 65_536;
 /// Full segments that wait unsealed while the log is busy: a quarter of a gigabyte of write-ahead files, which a start has to read.
 pub const UNSEALED_SEGMENTS_MAX: u64 = 4;
+/// Largest snapshot of a state: a million entries and agents of 1 KB each, and the revocations of years.
+pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Rows that one page of a search returns at most.
 pub const PAGE_ROWS_MAX: usize = 1000;
 /// Records a page looks at before it returns with a cursor: bounds the time a query holds the index, about 20 ms.

@@ -16,24 +16,130 @@ use crate::{
     checkpoint::SignedCheckpoint,
     disk::{read_whole, remove_if_there},
     facts::Outline,
-    file::{OpenOptions, Recovered, read_checkpoint},
+    file::{OpenOptions, Recovered},
     kind::Kind,
     layout::Shard,
     reader::Span,
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, Position, RootAt, Scanned, Visitor, read_header, scan},
-    seg::{Segment, seal},
-    tree::{Frontier, Hash, sha256},
+    retain,
+    seg::{Segment, entries::Entries, index::SealedIndex, seal},
+    tree::{Frontier, Hash},
     wal::WalHeader,
     writer::{Writer, begin_file},
 };
 
-/// A recovered shard.
+/// A recovered ledger.
 pub(crate) struct Recovery {
     pub(crate) writer: Writer,
     pub(crate) spans: Vec<Span>,
-    pub(crate) sealed: seal::Found,
+    pub(crate) entries: Vec<Arc<Entries>>,
+    pub(crate) indexes: Vec<Arc<SealedIndex>>,
+    /// Position of the first record that is kept.
+    pub(crate) first: u64,
     pub(crate) checkpoint: SignedCheckpoint,
     pub(crate) recovered: Recovered,
+}
+
+/// The recovered shard that is written.
+struct Current {
+    writer: Writer,
+    spans: Vec<Span>,
+    sealed: seal::Found,
+    checkpoint: SignedCheckpoint,
+    recovered: Recovered,
+}
+
+/// Recovers all shards of a ledger that is locked by this process, oldest first.
+pub(crate) fn recover_all(
+    ledger: &Path,
+    shards: &[Arc<Shard>],
+    options: &OpenOptions,
+) -> Result<Recovery, LedgerError> {
+    let (current, closed) = shards.split_last().ok_or(LedgerError::Closed)?;
+    let released = closed.iter().take_while(|shard| shard.is_released()).count();
+    for shard in &closed[..released] {
+        retain::finish(shard, &*options.disk)?;
+    }
+    let first = shards.get(released).map_or(0, |shard| shard.base);
+    let (mut spans, mut entries, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
+    for (shard, next) in closed.iter().zip(&shards[1..]).skip(released) {
+        let (found, files) = recover_closed(ledger, shard, next.base - shard.base, options)?;
+        // Shards are sealed in order, so that what is sealed has no gap.
+        if !spans.is_empty() && !found.entries.is_empty() {
+            return Err(LedgerError::Missing {
+                path: shard.dir.join("seg"),
+                detail: "the sealed segments before those of this shard",
+            });
+        }
+        spans.extend(files);
+        entries.extend(found.entries);
+        indexes.extend(found.indexes);
+    }
+    let found = recover(ledger, current, options)?;
+    spans.extend(found.spans);
+    entries.extend(found.sealed.entries);
+    indexes.extend(found.sealed.indexes);
+    Ok(Recovery {
+        writer: found.writer,
+        spans,
+        entries,
+        indexes,
+        first,
+        checkpoint: found.checkpoint,
+        recovered: found.recovered,
+    })
+}
+
+/// Recovers a closed shard of so many records: what is not sealed yet is read whole, and must lead to the final checkpoint.
+fn recover_closed(
+    ledger: &Path,
+    shard: &Shard,
+    size: u64,
+    options: &OpenOptions,
+) -> Result<(seal::Found, Vec<Span>), LedgerError> {
+    seal::clean(shard)?;
+    let sealed = seal::find(shard, Some(&*options.disk), Some(size))?;
+    if sealed.records() == size {
+        for number in shard.wals().unwrap_or_default() {
+            remove_if_there(&shard.wal(number))?;
+        }
+        return Ok((sealed, Vec::new()));
+    }
+    let last = shard.read_checkpoint()?.checkpoint().clone();
+    let mut watch = Watch::new(last.size, last.root);
+    let heads = read_heads(shard, sealed.records())?;
+    let mut spans = Vec::new();
+    let mut end = None;
+    for (at, head) in heads.iter().enumerate() {
+        let (path, _, scanned) = scan_file(shard, head, heads.get(at + 1), &mut watch)?;
+        spans.push(Span::new(shard, head.number, &scanned.positions));
+        end = Some((path, scanned));
+    }
+    let (path, scanned) = end.ok_or_else(|| no_head(shard))?;
+    let missing = |what, need| rolled_back(ledger, shard, &path, &scanned, what, need);
+    check_seen(&scanned.frontier, &watch.checkpoint, 0, missing)?;
+    Ok((sealed, spans))
+}
+
+fn no_head(shard: &Shard) -> LedgerError {
+    LedgerError::Missing {
+        path: shard.wal(1),
+        detail: "the head of the log",
+    }
+}
+
+/// Reads one file whole.
+fn scan_file(
+    shard: &Shard,
+    head: &Head,
+    next: Option<&Head>,
+    watch: &mut Watch,
+) -> Result<(std::path::PathBuf, Vec<u8>, Scanned), LedgerError> {
+    let path = shard.wal(head.number);
+    let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
+    let scanned = scan(&path, &bytes, &Expect::of(shard, head.number), watch)?;
+    check_end(&path, &scanned, next.map(|next| &next.header))?;
+    Ok((path, bytes, scanned))
 }
 
 /// The header of one file.
@@ -48,6 +154,15 @@ pub(crate) struct Head {
 struct Watch {
     checkpoint: RootAt,
     last: Option<Kind>,
+}
+
+impl Watch {
+    fn new(size: u64, root: Hash) -> Self {
+        Self {
+            checkpoint: RootAt { size, root, met: false },
+            last: None,
+        }
+    }
 }
 
 impl Visitor for Watch {
@@ -65,22 +180,14 @@ impl Visitor for Watch {
     }
 }
 
-/// Recovers a shard that is locked by this process.
-pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Result<Recovery, LedgerError> {
-    let checkpoint = read_checkpoint(shard)?;
+/// Recovers the shard that is written.
+fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Result<Current, LedgerError> {
+    let checkpoint = shard.read_checkpoint()?;
     let signed = checkpoint.checkpoint();
-    let origin_hash = sha256(shard.origin.as_str().as_bytes());
     seal::clean(shard)?;
-    let sealed = seal::find(shard, Some(&*options.disk))?;
-    let heads = read_heads(shard, origin_hash, sealed.records())?;
-    let mut watch = Watch {
-        checkpoint: RootAt {
-            size: signed.size,
-            root: signed.root,
-            met: false,
-        },
-        last: None,
-    };
+    let sealed = seal::find(shard, Some(&*options.disk), None)?;
+    let heads = read_heads(shard, sealed.records())?;
+    let mut watch = Watch::new(signed.size, signed.root);
     let begin = heads.first().map_or(0, |head| head.header.frontier.size());
     if signed.size <= begin && begin > 0 {
         watch.checkpoint.compare(sealed.root_at(signed.size)?)?;
@@ -92,37 +199,23 @@ pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Re
         .unwrap_or(0);
     let mut last = None;
     for (at, head) in heads.iter().enumerate().skip(from) {
-        let path = shard.wal(head.number);
-        let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
-        let expect = Expect {
-            number: head.number,
-            origin_hash,
-        };
-        let scanned = scan(&path, &bytes, &expect, &mut watch)?;
-        let next = heads.get(at + 1);
-        check_end(&path, &scanned, next.map(|next| &next.header))?;
-        last = next.is_none().then_some((bytes, scanned));
+        last = Some(scan_file(shard, head, heads.get(at + 1), &mut watch)?);
     }
-    let Some((bytes, scanned)) = last else {
-        return Err(LedgerError::Missing {
-            path: shard.wal(1),
-            detail: "the head of the log",
-        });
-    };
-    let path = shard.wal(scanned.header.number);
-    let missing = |what, need| rolled_back(ledger, &path, &scanned, what, need);
-    check_seen(&scanned.frontier, &watch.checkpoint, options.applied, missing)?;
+    let (path, bytes, scanned) = last.ok_or_else(|| no_head(shard))?;
+    let missing = |what, need| rolled_back(ledger, shard, &path, &scanned, what, need);
+    let applied = options.applied.saturating_sub(shard.base);
+    check_seen(&scanned.frontier, &watch.checkpoint, applied, missing)?;
     check_whole(&path, &scanned)?;
     let recovered = Recovered {
-        size: scanned.frontier.size(),
+        size: shard.base + scanned.frontier.size(),
         root: scanned.frontier.root(),
         checkpoint_size: signed.size,
         clean_stop: watch.last == Some(Kind::LogClose),
         cut: scanned.ending == Ending::Torn,
     };
-    let spans = spans(&heads, &scanned);
+    let spans = spans(shard, &heads, &scanned);
     let writer = copy(shard, options, &bytes, scanned)?;
-    Ok(Recovery {
+    Ok(Current {
         writer,
         spans,
         sealed,
@@ -132,7 +225,7 @@ pub(crate) fn recover(ledger: &Path, shard: &Shard, options: &OpenOptions) -> Re
 }
 
 /// Reads the headers of all files and checks that they follow one another, from at most the end of the `sealed` records on.
-pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32], sealed: u64) -> Result<Vec<Head>, LedgerError> {
+pub(crate) fn read_heads(shard: &Shard, sealed: u64) -> Result<Vec<Head>, LedgerError> {
     let mut heads: Vec<Head> = Vec::new();
     let numbers = shard.wals()?;
     // Files are removed from the front, when their records are sealed.
@@ -146,7 +239,7 @@ pub(crate) fn read_heads(shard: &Shard, origin_hash: [u8; 32], sealed: u64) -> R
         }
         let path = shard.wal(number);
         let (bytes, len) = read_start(&path)?;
-        let (header, frame_len) = read_header(&path, &bytes, &Expect { number, origin_hash })?;
+        let (header, frame_len) = read_header(&path, &bytes, &Expect::of(shard, number))?;
         let refuse = |problem: String| LedgerError::Corrupt {
             path: path.clone(),
             offset: 0,
@@ -261,14 +354,21 @@ fn check_seen(
 }
 
 /// Says where the last file ends and who has seen more of the log than that.
-pub(crate) fn rolled_back(ledger: &Path, path: &Path, last: &Scanned, what: &'static str, need: u64) -> LedgerError {
+pub(crate) fn rolled_back(
+    ledger: &Path,
+    shard: &Shard,
+    path: &Path,
+    last: &Scanned,
+    what: &'static str,
+    need: u64,
+) -> LedgerError {
     LedgerError::RolledBack {
         ledger: ledger.to_owned(),
         file: path.strip_prefix(ledger).unwrap_or(path).to_owned(),
         end: last.end,
         what,
-        have: last.frontier.size(),
-        need,
+        have: shard.base + last.frontier.size(),
+        need: shard.base + need,
     }
 }
 
@@ -285,19 +385,17 @@ pub(crate) fn check_whole(path: &Path, last: &Scanned) -> Result<(), LedgerError
     })
 }
 
-fn spans(heads: &[Head], last: &Scanned) -> Vec<Span> {
+fn spans(shard: &Shard, heads: &[Head], last: &Scanned) -> Vec<Span> {
+    let begin = |head: &Head| Position {
+        index: head.header.frontier.size(),
+        offset: head.frame_len as u64,
+    };
     let mut spans: Vec<Span> = heads
         .iter()
-        .map(|head| Span {
-            number: head.number,
-            positions: vec![Position {
-                index: head.header.frontier.size(),
-                offset: head.frame_len as u64,
-            }],
-        })
+        .map(|head| Span::new(shard, head.number, &[begin(head)]))
         .collect();
-    if let Some(span) = spans.last_mut() {
-        span.positions.clone_from(&last.positions);
+    if let (Some(span), Some(head)) = (spans.last_mut(), heads.last()) {
+        *span = Span::new(shard, head.number, &last.positions);
     }
     spans
 }

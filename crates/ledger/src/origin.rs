@@ -31,6 +31,22 @@ impl Origin {
         Self::parse(&format!("{trust_domain}{MIDDLE}{id}/{}", month_of(now)))
     }
 
+    /// The shard of `now`'s month of the same ledger.
+    ///
+    /// # Errors
+    /// None for an origin that was read or made.
+    pub fn of_month(&self, now: UnixTime) -> Result<Self, LedgerError> {
+        Self::parse(&format!("{}{}", &self.line[..self.shard_at], month_of(now)))
+    }
+
+    /// A further shard of the same month.
+    ///
+    /// # Errors
+    /// Refuses a number so large that the name has no room for it.
+    pub fn numbered(&self, number: u32) -> Result<Self, LedgerError> {
+        Self::parse(&format!("{}-{number}", &self.line[..self.shard_at + 7]))
+    }
+
     /// Reads an origin line.
     ///
     /// # Errors
@@ -153,6 +169,10 @@ mod tests {
             ("dev.test", "a1b2", "2025-12")
         );
         assert_eq!(origin.folder(), PathBuf::from("a1b2/2025-12"));
+        let next = origin.of_month(UnixTime::from_seconds(1_767_225_600)).unwrap();
+        assert_eq!(next.as_str(), "dev.test/mintage/a1b2/2026-01");
+        let more = next.numbered(2).unwrap().numbered(13).unwrap();
+        assert_eq!(more.shard(), "2026-01-13");
         for bad in [
             "",
             "dev.test",

@@ -1,10 +1,10 @@
-//! Reads records by index: recent ones from memory, older ones from the write-ahead files, the oldest from sealed segments.
+//! Reads records by their position in the ledger: recent ones from memory, older ones from the write-ahead files, the oldest from sealed segments.
 
 use std::{
     collections::VecDeque,
     fs::File,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     layout::Shard,
     limits::{CACHE_BYTES_MAX, CACHE_RECORDS_MAX, POSITION_EVERY, READ_BYTES_MAX, READ_RECORDS_MAX},
     recovery::Position,
-    seg::{Segment, entries::Entries},
+    seg::entries::Entries,
     wal::{FrameKind, GroupHead, NoFrame, read_frame},
 };
 
@@ -23,15 +23,39 @@ const CHUNK_BYTES: usize = 160 * 1024;
 /// Bytes read from a file after that.
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
+/// Which write-ahead file: that of a shard, by the position of its first record, and the file's number in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) base: u64,
+    pub(crate) number: u64,
+}
+
 /// One write-ahead file as the reader knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
-    pub(crate) number: u64,
-    /// Beginnings of groups, ascending; the first is the file's first group.
+    pub(crate) id: FileId,
+    pub(crate) path: PathBuf,
+    /// Beginnings of groups, ascending, by position in the ledger; the first is the file's first group.
     pub(crate) positions: Vec<Position>,
 }
 
 impl Span {
+    /// A file of a shard, whose groups begin at these leaves.
+    pub(crate) fn new(shard: &Shard, number: u64, groups: &[Position]) -> Self {
+        let placed = |group: &Position| Position {
+            index: shard.base.saturating_add(group.index),
+            offset: group.offset,
+        };
+        Self {
+            id: FileId {
+                base: shard.base,
+                number,
+            },
+            path: shard.wal(number),
+            positions: groups.iter().map(placed).collect(),
+        }
+    }
+
     fn first(&self) -> u64 {
         self.positions.first().map_or(0, |position| position.index)
     }
@@ -44,33 +68,39 @@ struct Known {
     spans: Vec<Span>,
     sealed: Vec<Arc<Entries>>,
     /// Where the last read from a file ended: the next one usually begins there.
-    hint: Option<(u64, Position)>,
+    hint: Option<(FileId, Position)>,
+    /// The first record that can be read.
+    first: u64,
     size: u64,
 }
 
 impl Known {
-    /// Index of the first record that is not sealed.
+    /// Position of the first record that is not sealed.
     fn sealed_end(&self) -> u64 {
-        self.sealed
-            .last()
-            .map_or(0, |last| last.first() + u64::from(last.count()))
+        self.sealed.last().map_or(self.first, |last| last.end())
+    }
+
+    /// The sealed segment that holds a record.
+    fn sealed_at(&self, index: u64) -> Option<&Arc<Entries>> {
+        let at = self.sealed.partition_point(|entries| entries.end() <= index);
+        self.sealed.get(at).filter(|entries| entries.first() <= index)
     }
 }
 
 /// The read side of the local files.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    shard: Shard,
     known: Mutex<Known>,
 }
 
 impl Reader {
-    pub(crate) fn new(shard: Shard, spans: Vec<Span>, sealed: Vec<Arc<Entries>>, size: u64) -> Self {
+    /// The records from position `first` to `size`.
+    pub(crate) fn new(spans: Vec<Span>, sealed: Vec<Arc<Entries>>, (first, size): (u64, u64)) -> Self {
         Self {
-            shard,
             known: Mutex::new(Known {
                 spans,
                 sealed,
+                first,
                 size,
                 ..Known::default()
             }),
@@ -82,20 +112,25 @@ impl Reader {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a durable group that begins at `offset` of file `number`.
-    pub(crate) fn published(&self, number: u64, offset: u64, group: impl Iterator<Item = Stored>) {
+    /// Takes in a durable group that begins at `offset` of a file.
+    pub(crate) fn published(&self, shard: &Shard, number: u64, offset: u64, group: impl Iterator<Item = Stored>) {
         let mut known = self.lock();
         let first = known.size;
         let position = Position { index: first, offset };
+        let id = FileId {
+            base: shard.base,
+            number,
+        };
         match known.spans.last_mut() {
-            Some(span) if span.number == number => {
+            Some(span) if span.id == id => {
                 let last = span.positions.last().map_or(0, |position| position.index);
                 if first >= last + POSITION_EVERY {
                     span.positions.push(position);
                 }
             }
             _ => known.spans.push(Span {
-                number,
+                id,
+                path: shard.wal(number),
                 positions: vec![position],
             }),
         }
@@ -126,15 +161,22 @@ impl Reader {
     }
 
     /// Forgets the files that are not needed any more, and names them: what follows them begins in a sealed segment and below
-    /// `signed`.
-    pub(crate) fn release(&self, signed: u64) -> Vec<u64> {
+    /// `signed`, a position too.
+    pub(crate) fn release(&self, signed: u64) -> Vec<PathBuf> {
         let mut known = self.lock();
         let until = known.sealed_end().min(signed.saturating_sub(1));
         let keep = known
             .spans
             .partition_point(|span| span.first() <= until)
             .saturating_sub(1);
-        known.spans.drain(..keep).map(|span| span.number).collect()
+        known.spans.drain(..keep).map(|span| span.path).collect()
+    }
+
+    /// Forgets the segments before `first`: their records were given up.
+    pub(crate) fn forget(&self, first: u64) {
+        let mut known = self.lock();
+        known.sealed.retain(|entries| entries.first() >= first);
+        known.first = known.first.max(first);
     }
 
     pub(crate) fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
@@ -153,13 +195,17 @@ impl Reader {
         if index >= known.size || max == 0 {
             return Ok(Vec::new());
         }
+        if index < known.first {
+            return Err(LedgerError::Released {
+                index,
+                first: known.first,
+            });
+        }
         if let Some(recent) = from_memory(&known.recent, index, max) {
             return Ok(recent);
         }
         if known.spans.first().is_none_or(|span| index < span.first())
-            && let Some(entries) = known
-                .sealed
-                .get(usize::try_from(Segment::of(index).0).unwrap_or(usize::MAX))
+            && let Some(entries) = known.sealed_at(index)
         {
             let entries = Arc::clone(entries);
             drop(known);
@@ -175,7 +221,11 @@ impl Reader {
             asked: index,
             have: size,
         })?;
-        let (number, end) = (span.number, known.spans.get(at + 1).map_or(size, Span::first));
+        let (id, path, end) = (
+            span.id,
+            span.path.clone(),
+            known.spans.get(at + 1).map_or(size, Span::first),
+        );
         let nearest = span
             .positions
             .partition_point(|position| position.index <= index)
@@ -186,14 +236,15 @@ impl Reader {
             .copied()
             .unwrap_or(Position { index: 0, offset: 0 });
         if let Some((hinted, position)) = known.hint
-            && hinted == number
+            && hinted == id
             && (start.index..=index).contains(&position.index)
         {
             start = position;
         }
         drop(known);
         let mut walk = Walk {
-            path: &self.shard.wal(number),
+            path: &path,
+            base: id.base,
             index,
             end: end.min(index.saturating_add(max as u64)),
             out: Vec::new(),
@@ -202,8 +253,8 @@ impl Reader {
         };
         let stopped = walk.run(start)?;
         known = self.lock();
-        known.hint = Some((number, stopped));
-        if let Some(span) = known.spans.get_mut(at).filter(|span| span.number == number) {
+        known.hint = Some((id, stopped));
+        if let Some(span) = known.spans.iter_mut().find(|span| span.id == id) {
             learn(span, &walk.learned);
         }
         Ok(walk.out)
@@ -246,6 +297,8 @@ fn learn(span: &mut Span, learned: &[Position]) {
 /// One pass over a part of a file.
 struct Walk<'a> {
     path: &'a Path,
+    /// Position of the shard's first record: the file counts leaves.
+    base: u64,
     index: u64,
     end: u64,
     out: Vec<Stored>,
@@ -296,11 +349,11 @@ impl Walk<'_> {
             }
             FrameKind::GroupHead => {
                 let head = GroupHead::read(frame.payload).ok_or(NoFrame::Bad)?;
-                if head.first != place.index {
+                if self.base.saturating_add(head.first) != place.index {
                     return Err(NoFrame::Bad);
                 }
                 let last = self.learned.last().map_or(0, |position| position.index);
-                if head.first >= last + POSITION_EVERY {
+                if place.index >= last + POSITION_EVERY {
                     self.learned.push(*place);
                 }
             }

@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use mintage_identity::UnixTime;
 
-use crate::{origin::Origin, tree::Hash};
+use crate::{journal::Log, origin::Origin, tree::Hash};
 
-/// Says that the record with this leaf hash is durable at this index. What is released outside, a certificate above
+/// Says that the record with this leaf hash is durable at this place. What is released outside, a certificate above
 /// all, is released against the receipt of exactly its own record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Receipt {
-    origin: Arc<Origin>,
-    index: u64,
+    log: Arc<Log>,
+    position: u64,
     leaf_hash: Hash,
     time: UnixTime,
 }
 
 impl Receipt {
-    pub(crate) fn new(origin: Arc<Origin>, index: u64, leaf_hash: Hash, time: UnixTime) -> Self {
+    pub(crate) fn new(log: Arc<Log>, position: u64, leaf_hash: Hash, time: UnixTime) -> Self {
         Self {
-            origin,
-            index,
+            log,
+            position,
             leaf_hash,
             time,
         }
@@ -28,12 +28,18 @@ impl Receipt {
 
     /// The shard that holds the record.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        self.log.origin()
     }
 
-    /// The record's place in the shard.
-    pub fn index(&self) -> u64 {
-        self.index
+    /// The record's position in the ledger.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The index of the record's leaf in the shard's tree, by which proofs are asked for.
+    pub fn leaf_index(&self) -> u64 {
+        // A receipt's log is the one that holds its position.
+        self.position.saturating_sub(self.log.first())
     }
 
     /// Hash of the leaf.

@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::{
     LedgerError,
     facts::Outline,
+    layout::Shard,
     limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, POSITION_EVERY, WAL_BYTES_MAX},
     tree::{Frontier, Hash, leaf_hash},
     wal::{FRAME_HEAD, Frame, FrameKind, GroupHead, Trailer, WalHeader, read_frame},
@@ -23,7 +24,7 @@ const GROUP_SPAN_MAX: usize = GROUP_BYTES_MAX + GROUP_RECORDS_MAX * FRAME_HEAD +
 /// No file is longer: the size limit, one group over it and one step of reserved space.
 pub(crate) const FILE_BYTES_MAX: u64 = 2 * WAL_BYTES_MAX;
 
-/// Where a record's group begins in a file.
+/// Where a record's group begins in a file. The index is that of the leaf here, and the ledger's in the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) index: u64,
@@ -65,7 +66,7 @@ pub(crate) struct Found<'a> {
 
 /// What a scan meets on its way.
 pub(crate) trait Visitor {
-    /// Called for each record of a whole group, in order.
+    /// Called for each record of a whole group, in order, with the index of its leaf.
     fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError>;
 
     /// True when the visitor wants to know the root at this size.
@@ -123,6 +124,19 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8], expect: &Expect) -> Result<
 pub(crate) struct Expect {
     pub(crate) number: u64,
     pub(crate) origin_hash: [u8; 32],
+    /// Position of the shard's first record: control indices count all records of the ledger.
+    pub(crate) base: u64,
+}
+
+impl Expect {
+    /// What file `number` of a shard must say.
+    pub(crate) fn of(shard: &Shard, number: u64) -> Self {
+        Self {
+            number,
+            origin_hash: shard.origin_hash(),
+            base: shard.base,
+        }
+    }
 }
 
 /// Reads a whole file.
@@ -141,6 +155,7 @@ pub(crate) fn scan(
     let mut scan = Scan {
         path,
         bytes,
+        base: expect.base,
         usable,
         used: last_nonzero(bytes).map_or(0, |last| last + 1),
         scanned: Scanned {
@@ -167,6 +182,7 @@ pub(crate) fn scan(
 struct Scan<'a> {
     path: &'a Path,
     bytes: &'a [u8],
+    base: u64,
     /// Bytes in whole steps of reserved space: groups lie in these.
     usable: usize,
     /// Bytes up to the last that is not zero.
@@ -331,7 +347,7 @@ impl<'a> Scan<'a> {
         }
         for (index, record) in (first..).zip(records) {
             if Outline::read(record.bytes).restricting {
-                self.scanned.control_head = index + 1;
+                self.scanned.control_head = self.base + index + 1;
             }
             visitor.record(record, index)?;
         }

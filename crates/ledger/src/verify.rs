@@ -12,16 +12,18 @@ use crate::{
     LedgerError,
     checkpoint::Checkpoint,
     disk::read_whole,
-    file::read_checkpoint,
-    journal::Stored,
+    journal::{Log, Stored},
     kept,
     layout::{Shard, read_policy},
     note::Vkey,
     open::{Head, check_end, check_whole, read_heads, rolled_back},
+    opening::{ShardBegin, check_first_record},
     recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Scanned, Visitor, scan},
+    retain,
     seg::{Segment, entries::FRAME_RECORDS, seal},
+    succession,
     tiles::{Rows, TILE_WIDTH, read_tile, tile_file},
-    tree::{Frontier, Hash, empty_root, sha256},
+    tree::{Frontier, Hash},
 };
 
 /// What one shard was found to hold.
@@ -31,6 +33,10 @@ pub struct ShardReport {
     pub vkey: Vkey,
     /// The last signed checkpoint, which is a prefix of the log.
     pub checkpoint: Checkpoint,
+    /// Position of its first record in the ledger.
+    pub first: u64,
+    /// True when its records were given up: checkpoints are all that could be looked at.
+    pub released: bool,
     /// Records, of which those beyond the checkpoint are covered by no signature yet.
     pub size: u64,
     /// Root at that size.
@@ -43,8 +49,16 @@ pub struct ShardReport {
     pub tiles_missing: u64,
 }
 
-/// Looks at the records of a log in order. The text of a refusal is reported with the record's index.
+/// Looks at the records of a ledger in order. The text of a refusal is reported with the record's index.
 pub trait RecordCheck {
+    /// Called before the records of a shard.
+    ///
+    /// # Errors
+    /// What is wrong with how the shard begins, as a clause.
+    fn begin(&mut self, _begin: &ShardBegin<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Called for each record of a shard.
     ///
     /// # Errors
@@ -60,7 +74,8 @@ impl RecordCheck for () {
 }
 
 /// Verifies every shard of the ledger in `ledger`, oldest first. The keys are those of its own policy file unless the
-/// caller brings `keys`: who could write the folder could have replaced the file.
+/// caller brings `keys`: who could write the folder could have replaced the file. A shard is trusted as well when the key of a
+/// trusted one before it named its key.
 ///
 /// # Errors
 /// The first thing that is wrong, with its file, offset and record index.
@@ -71,29 +86,99 @@ pub fn verify(
 ) -> Result<Vec<ShardReport>, LedgerError> {
     let shards = read_policy(ledger)?;
     if let Some(keys) = keys {
-        if let Some(key) = keys.iter().find(|key| !shards.iter().any(|shard| shard.vkey == **key)) {
-            return Err(LedgerError::Signature(format!(
-                "the ledger has no log of the key {key}"
-            )));
-        }
-        if let Some(shard) = shards.iter().find(|shard| !keys.contains(&shard.vkey)) {
+        check_trust(&shards, keys)?;
+    }
+    let mut reports = Vec::new();
+    let mut before: Option<&Shard> = None;
+    for (at, shard) in shards.iter().enumerate() {
+        let is_closed = at + 1 < shards.len();
+        let whole_before = shards[..at].iter().all(Shard::is_released);
+        reports.push(match is_closed && shard.is_released() && whole_before {
+            true => verify_released(shard)?,
+            false => verify_shard(ledger, (shard, is_closed), before, check)?,
+        });
+        before = Some(shard);
+    }
+    Ok(reports)
+}
+
+/// Each shard's key is one of the caller's, or named by the shard before it, whose key is.
+fn check_trust(shards: &[Shard], keys: &[Vkey]) -> Result<(), LedgerError> {
+    if let Some(key) = keys.iter().find(|key| !shards.iter().any(|shard| shard.vkey == **key)) {
+        return Err(LedgerError::Signature(format!(
+            "the ledger has no log of the key {key}"
+        )));
+    }
+    let mut before: Option<&Vkey> = None;
+    for shard in shards {
+        let is_named = || match before {
+            Some(before) => succession::names(shard, before),
+            None => Ok(false),
+        };
+        if !keys.contains(&shard.vkey) && !is_named()? {
             return Err(LedgerError::Signature(format!(
                 "{} is signed by a key you do not trust",
                 shard.origin
             )));
         }
+        before = Some(&shard.vkey);
     }
-    shards.iter().map(|shard| verify_shard(ledger, shard, check)).collect()
+    Ok(())
 }
 
-fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Result<ShardReport, LedgerError> {
+/// Of a shard whose records were given up the checkpoints alone can be looked at.
+fn verify_released(shard: &Shard) -> Result<ShardReport, LedgerError> {
+    let signed = shard.read_checkpoint()?.checkpoint().clone();
+    let beyond = kept::read(shard)?
+        .into_iter()
+        .find(|kept| kept.checkpoint().size > signed.size);
+    if let Some(kept) = beyond {
+        return Err(LedgerError::Beyond {
+            what: "a kept checkpoint",
+            asked: kept.checkpoint().size,
+            have: signed.size,
+        });
+    }
+    Ok(ShardReport {
+        vkey: shard.vkey.clone(),
+        first: shard.base,
+        released: true,
+        size: signed.size,
+        root: signed.root,
+        checkpoint: signed,
+        unfinished_tail: false,
+        tiles: 0,
+        tiles_missing: 0,
+    })
+}
+
+fn verify_shard(
+    ledger: &Path,
+    (shard, is_closed): (&Shard, bool),
+    before: Option<&Shard>,
+    check: &mut dyn RecordCheck,
+) -> Result<ShardReport, LedgerError> {
     // Before the records, because a live ledger goes on.
-    let signed = read_checkpoint(shard)?.checkpoint().clone();
-    let origin_hash = sha256(shard.origin.as_str().as_bytes());
-    let (sealed, heads) = sealed_and_heads(shard, origin_hash)?;
+    let signed = shard.read_checkpoint()?.checkpoint().clone();
+    let closed = is_closed.then_some(signed.size);
+    let (sealed, heads) = sealed_and_heads(shard, closed)?;
     let kept = kept::read(shard)?;
+    let snapshot = before.map(|_| retain::read_snapshot(shard)).transpose()?;
+    let log = Log::new(shard.vkey.clone(), shard.base)?;
+    let begin = ShardBegin {
+        log: &log,
+        snapshot: snapshot.as_deref(),
+    };
+    check.begin(&begin).map_err(|problem| LedgerError::Corrupt {
+        path: shard.snapshot(),
+        offset: 0,
+        index: shard.base,
+        problem,
+    })?;
     let mut pass = Pass {
         shard,
+        before,
+        snapshot: snapshot.as_deref(),
         kept: kept
             .iter()
             .map(|kept| (kept.checkpoint().size, kept.checkpoint().root))
@@ -106,37 +191,38 @@ fn verify_shard(ledger: &Path, shard: &Shard, check: &mut dyn RecordCheck) -> Re
         check,
         tiles: TileCheck::default(),
         path: shard.head(),
-        sealed: (0, empty_root()),
+        sealed: Frontier::new(),
     };
     let begin = heads.first().map_or(0, |head| head.header.frontier.size());
-    let before = pass.segments(&sealed, begin)?;
-    let (tree, last) = pass.files(&heads, origin_hash, before)?;
-    if !pass.checkpoint.met {
-        let what = "the last signed checkpoint";
-        return Err(rolled_back(ledger, &pass.path, &last, what, signed.size));
-    }
-    if let Some((size, _)) = pass.kept.first_key_value() {
-        return Err(rolled_back(ledger, &pass.path, &last, "a kept checkpoint", *size));
-    }
-    check_whole(&pass.path, &last)?;
+    let at_begin = pass.segments(&sealed, begin)?;
+    let (tree, last) = match heads.is_empty() {
+        true => (pass.sealed.clone(), None),
+        false => pass.files(&heads, at_begin)?,
+    };
+    pass.check_promises(ledger, &tree, last.as_ref(), closed)?;
     Ok(ShardReport {
         vkey: shard.vkey.clone(),
+        first: shard.base,
+        released: false,
         checkpoint: signed,
         size: tree.size(),
         root: tree.root(),
-        unfinished_tail: last.ending == Ending::Torn,
+        unfinished_tail: last.is_some_and(|last| last.ending == Ending::Torn),
         tiles: pass.tiles.right,
         tiles_missing: pass.tiles.missing,
     })
 }
 
 /// A live ledger may seal a segment and remove files between the two looks: then both are looked at again.
-fn sealed_and_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<(seal::Found, Vec<Head>), LedgerError> {
+fn sealed_and_heads(shard: &Shard, closed: Option<u64>) -> Result<(seal::Found, Vec<Head>), LedgerError> {
     let mut before = None;
     loop {
-        let sealed = seal::find(shard, None)?;
+        let sealed = seal::find(shard, None, closed)?;
         let known = sealed.records();
-        match read_heads(shard, origin_hash, known) {
+        if Some(known) == closed {
+            return Ok((sealed, Vec::new()));
+        }
+        match read_heads(shard, known) {
             Ok(heads) => return Ok((sealed, heads)),
             Err(error) if before == Some(known) => return Err(error),
             Err(_) => before = Some(known),
@@ -146,6 +232,8 @@ fn sealed_and_heads(shard: &Shard, origin_hash: [u8; 32]) -> Result<(seal::Found
 
 struct Pass<'a> {
     shard: &'a Shard,
+    before: Option<&'a Shard>,
+    snapshot: Option<&'a [u8]>,
     /// Kept checkpoints that were not met yet: size and root.
     kept: BTreeMap<u64, Hash>,
     checkpoint: RootAt,
@@ -153,18 +241,19 @@ struct Pass<'a> {
     tiles: TileCheck,
     /// The file that is being read.
     path: PathBuf,
-    /// Records that are sealed, and the root they have there: the files may hold some of them too.
-    sealed: (u64, Hash),
+    /// The tree of what is sealed: the files may hold some of it too.
+    sealed: Frontier,
 }
 
 impl Pass<'_> {
     /// Reads all sealed segments; returns the tree's edge where the files begin.
     fn segments(&mut self, sealed: &seal::Found, begin: u64) -> Result<Frontier, LedgerError> {
         let (mut tree, mut at_begin) = (Frontier::new(), Frontier::new());
+        let base = self.shard.base;
         for entries in &sealed.entries {
-            self.path = Segment::of(entries.first()).entries(self.shard);
-            while tree.size() < entries.first() + u64::from(entries.count()) {
-                for stored in entries.read_from(tree.size(), FRAME_RECORDS)? {
+            self.path = Segment::of(entries.first() - base).entries(self.shard);
+            while base + tree.size() < entries.end() {
+                for stored in entries.read_from(base + tree.size(), FRAME_RECORDS)? {
                     let leaf = stored.leaf_hash();
                     self.look(&stored, 0)?;
                     self.tiles.leaf(&self.shard.dir, leaf)?;
@@ -179,27 +268,18 @@ impl Pass<'_> {
             }
         }
         sealed.indexes.iter().try_for_each(|index| index.check())?;
-        self.sealed = (tree.size(), tree.root());
+        self.sealed = tree;
         Ok(at_begin)
     }
 
     /// Reads the write-ahead files; returns the whole tree's edge, and the last file.
-    fn files(
-        &mut self,
-        heads: &[Head],
-        origin_hash: [u8; 32],
-        mut tree: Frontier,
-    ) -> Result<(Frontier, Scanned), LedgerError> {
+    fn files(&mut self, heads: &[Head], mut tree: Frontier) -> Result<(Frontier, Option<Scanned>), LedgerError> {
         let mut last = None;
         for (at, head) in heads.iter().enumerate() {
             let path = self.shard.wal(head.number);
             self.path.clone_from(&path);
             let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
-            let expect = Expect {
-                number: head.number,
-                origin_hash,
-            };
-            let scanned = scan(&path, &bytes, &expect, self)?;
+            let scanned = scan(&path, &bytes, &Expect::of(self.shard, head.number), self)?;
             if scanned.header.frontier != tree {
                 return Err(LedgerError::Corrupt {
                     path,
@@ -216,11 +296,43 @@ impl Pass<'_> {
             tree = scanned.frontier.clone();
             last = Some(scanned);
         }
-        let last = last.ok_or_else(|| LedgerError::Missing {
-            path: self.shard.wal(1),
-            detail: "the head of the log",
-        })?;
         Ok((tree, last))
+    }
+
+    /// That all checkpoints were met, and nothing is beyond the final one of a closed shard.
+    fn check_promises(
+        &self,
+        ledger: &Path,
+        tree: &Frontier,
+        last: Option<&Scanned>,
+        closed: Option<u64>,
+    ) -> Result<(), LedgerError> {
+        let missed = match self.checkpoint.met {
+            false => Some(("the last signed checkpoint", self.checkpoint.size)),
+            true => self
+                .kept
+                .first_key_value()
+                .map(|(size, _)| ("a kept checkpoint", *size)),
+        };
+        match (missed, last) {
+            (Some((what, need)), Some(last)) => {
+                return Err(rolled_back(ledger, self.shard, &self.path, last, what, need));
+            }
+            (Some((what, asked)), None) => {
+                let have = tree.size();
+                return Err(LedgerError::Beyond { what, asked, have });
+            }
+            (None, _) => {}
+        }
+        if closed.is_some_and(|size| size != tree.size()) {
+            return Err(LedgerError::Corrupt {
+                path: self.path.clone(),
+                offset: 0,
+                index: self.shard.base + self.checkpoint.size,
+                problem: "the shard is closed, and records follow its final checkpoint".into(),
+            });
+        }
+        last.map_or(Ok(()), |last| check_whole(&self.path, last))
     }
 
     fn is_promised(&self, size: u64) -> bool {
@@ -242,6 +354,9 @@ impl Pass<'_> {
     }
 
     fn look(&mut self, stored: &Stored, offset: u64) -> Result<(), LedgerError> {
+        if stored.index() == self.shard.base {
+            check_first_record(self.shard, self.before, self.snapshot, stored)?;
+        }
         let looked = self.check.record(&self.shard.vkey, stored);
         looked.map_err(|problem| LedgerError::Corrupt {
             path: self.path.clone(),
@@ -254,20 +369,21 @@ impl Pass<'_> {
 
 impl Visitor for Pass<'_> {
     fn record(&mut self, record: &Found<'_>, index: u64) -> Result<(), LedgerError> {
-        if index < self.sealed.0 {
+        if index < self.sealed.size() {
             return Ok(());
         }
-        let stored = Stored::new(index, record.bytes.into(), Some(record.leaf));
+        let position = self.shard.base + index;
+        let stored = Stored::new(position, record.bytes.into(), Some(record.leaf));
         self.look(&stored, record.offset)?;
         self.tiles.leaf(&self.shard.dir, record.leaf)
     }
 
     fn wants_root(&self, size: u64) -> bool {
-        self.is_promised(size) || size == self.sealed.0
+        self.is_promised(size) || size == self.sealed.size()
     }
 
     fn root(&mut self, size: u64, root: Hash) -> Result<(), LedgerError> {
-        if size == self.sealed.0 && root != self.sealed.1 {
+        if size == self.sealed.size() && root != self.sealed.root() {
             return Err(LedgerError::Forked {
                 size,
                 what: "the sealed segments",

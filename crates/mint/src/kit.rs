@@ -15,7 +15,7 @@ use mintage_attest::{
 };
 use mintage_identity::{AgentInstance, AgentName, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::{
-    AppendError, EncodedRecord, Journal, LedgerError, NoteSignature, Origin, SignedCheckpoint, Stored,
+    AppendError, EncodedRecord, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
 };
 use mintage_policy::{AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, RawEntry, Want, decide};
 use tokio::sync::watch;
@@ -137,7 +137,7 @@ impl EntryView for OneEntry {
 /// A journal that forgets, and that can be full.
 #[derive(Debug)]
 pub(crate) struct MemoryJournal {
-    origin: Origin,
+    log: Arc<Log>,
     size: Mutex<u64>,
     pub(crate) full: AtomicBool,
 }
@@ -145,8 +145,9 @@ pub(crate) struct MemoryJournal {
 impl MemoryJournal {
     pub(crate) fn new() -> Arc<Self> {
         let origin = Origin::new(&domain(), "test", NOW).unwrap();
+        let (key, _) = LogKey::generate(&Zeroizing::new([1; 32])).unwrap();
         Arc::new(Self {
-            origin,
+            log: Arc::new(Log::new(key.vkey(&origin), 0).unwrap()),
             size: Mutex::new(0),
             full: AtomicBool::new(false),
         })
@@ -154,8 +155,16 @@ impl MemoryJournal {
 }
 
 impl Journal for MemoryJournal {
-    fn origin(&self) -> &Origin {
-        &self.origin
+    fn log(&self) -> Arc<Log> {
+        self.log.clone()
+    }
+
+    fn log_of(&self, _: u64) -> Option<Arc<Log>> {
+        Some(self.log())
+    }
+
+    fn checkpoint_of(&self, _: &Log) -> Result<SignedCheckpoint, LedgerError> {
+        Err(LedgerError::Closed)
     }
 
     fn append(&self, group: &[EncodedRecord], _: u64) -> Result<u64, AppendError> {

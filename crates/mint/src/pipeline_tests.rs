@@ -88,7 +88,7 @@ fn a_grant_becomes_a_certificate_that_says_exactly_that() {
         (issued.spki_sha256(), issued.profile()),
         (spki_sha256, Profile::Workload)
     );
-    assert_eq!(issued.receipt().index(), 0);
+    assert_eq!(issued.receipt().leaf_index(), 0);
     assert_eq!(issued.chain_below_root(), &svid.chain_der()[1..]);
 }
 

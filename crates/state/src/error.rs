@@ -85,6 +85,12 @@ pub enum StateError {
         /// What sled said.
         problem: String,
     },
+    /// What the ledger keeps in place of older records is no state.
+    #[error("the snapshot is not used: {0}; restore the shard's folder from a backup or a replica")]
+    Snapshot(String),
+    /// No snapshot could be made in time, or the store has failed.
+    #[error("no snapshot of the state was made: {0}; see the log, and try again")]
+    NoSnapshot(String),
     /// The ledger could not be read.
     #[error("the ledger cannot be read: {0}")]
     Ledger(#[from] LedgerError),

@@ -76,8 +76,11 @@ impl Sink for ViewSink {
             }
         }
         let view = Arc::new(self.view.clone());
-        self.shared.views.send_replace(Arc::clone(&view));
-        self.shared.writer.hand_over(writes, view, *last.leaf_hash().as_bytes());
+        // Before it is published: who has seen the view may ask the writer for a snapshot of it.
+        self.shared
+            .writer
+            .hand_over(writes, Arc::clone(&view), *last.leaf_hash().as_bytes());
+        self.shared.views.send_replace(view);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod load;
 mod model;
 mod rebuild;
 mod rules;
+mod snapshot;
 mod state;
 mod store;
 mod stored;

@@ -42,5 +42,7 @@ pub const FLUSH_MARK_EVERY: Duration = Duration::from_secs(10);
 /// Changed objects that may wait for a store that fails; past it the store is given up until the next start, which
 /// replays from where it stopped.
 pub const PENDING_OBJECTS_MAX: usize = 200_000;
+/// Longest wait for a snapshot of the state, during which nothing is appended: a million objects are written and read in less.
+pub const SNAPSHOT_WAIT: Duration = Duration::from_secs(20);
 /// Memory of sled's page cache: the store is read once at start, so the default of 1 GB is of no use.
 pub const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;

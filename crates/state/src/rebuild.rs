@@ -37,6 +37,15 @@ impl View {
     /// # Errors
     /// As [`View::apply_stored`], and when the journal cannot be read.
     pub fn of_journal(domain: &TrustDomain, journal: &dyn Journal) -> Result<Self, StateError> {
-        Ok(rebuild(domain, journal)?.view)
+        let Some(snapshot) = journal.snapshot()? else {
+            return Ok(rebuild(domain, journal)?.view);
+        };
+        let mut view = Self::from_snapshot(domain, &snapshot)?;
+        while view.applied() < journal.size() {
+            for stored in journal.read_from(view.applied(), READ_RECORDS)? {
+                view.apply_stored(&stored)?;
+            }
+        }
+        Ok(view)
     }
 }

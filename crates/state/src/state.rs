@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use crate::error::StateError;
 use crate::follower::{Shared, ViewSink};
-use crate::limits::{FLUSH_OBJECTS, READ_RECORDS};
+use crate::limits::{FLUSH_OBJECTS, READ_RECORDS, SNAPSHOT_WAIT};
 use crate::rebuild::{Rebuilt, rebuild};
+use crate::snapshot;
 use crate::store::{Found, Mark, Store};
 use crate::view::View;
 use crate::watermark::{self, Seen};
@@ -64,9 +65,18 @@ impl State {
         }
         let (mut store, found) = Store::open(dir, domain)?;
         let (view, mark) = match found {
-            Found::Whole(view, mark) => {
+            Found::Whole(view, mark) if mark.applied >= journal.first() => {
                 check_against(dir, mark, &*journal)?;
                 (*view, mark)
+            }
+            Found::Whole(_, mark) => {
+                tracing::warn!(
+                    applied = mark.applied,
+                    first = journal.first(),
+                    "the state is older than what the ledger keeps, and is built again"
+                );
+                store.clear()?;
+                build(domain, &store, &*journal)?
             }
             Found::Nothing(why) => {
                 tracing::warn!(dir = %dir.display(), why, "the state is built from the whole ledger");
@@ -115,6 +125,37 @@ impl State {
                 view.map(|view| Arc::clone(&view)).map_err(|_| StateError::Stopped)
             }
             _ = stopped.wait_for(Option::is_some) => Err(StateError::Stopped),
+        }
+    }
+
+    /// Everything that stands after the first `position` records, which must all be durable in the ledger and none after them:
+    /// what [`View::from_snapshot`] reads. Blocks until the state has applied and written them, for a limited time.
+    ///
+    /// # Errors
+    /// The state does not get there in time, is beyond it, or its store has failed.
+    pub fn snapshot(&self, position: u64) -> Result<Vec<u8>, StateError> {
+        let reached = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(StateError::io("start a runtime for", "a snapshot"))?
+            .block_on(async {
+                let last = position.saturating_sub(1);
+                tokio::time::timeout(SNAPSHOT_WAIT, self.wait_applied(last)).await
+            });
+        let view = reached.map_err(|_| StateError::NoSnapshot("the state lags behind the ledger".into()))??;
+        if view.applied() != position {
+            return Err(StateError::NoSnapshot(format!(
+                "{} records are applied, not {position}",
+                view.applied()
+            )));
+        }
+        let bytes = self.shared.writer.snapshot()?;
+        // Read back before anything relies on it.
+        match View::from_snapshot(view.domain(), &bytes)?.digest() == view.digest() {
+            true => Ok(bytes),
+            false => Err(StateError::NoSnapshot(
+                "the store holds another state than the view".into(),
+            )),
         }
     }
 
@@ -180,6 +221,10 @@ fn check_against(dir: &Path, mark: Mark, journal: &dyn Journal) -> Result<(), St
     let Some(index) = applied.checked_sub(1) else {
         return Ok(());
     };
+    // Records that were given up can be compared no more; what stands for them is checked where it is read.
+    if index < journal.first() {
+        return Ok(());
+    }
     match journal.read_from(index, 1)?.first() {
         Some(stored) if stored.index() == index && *stored.leaf_hash().as_bytes() == mark.leaf => Ok(()),
         _ => Err(StateError::OtherLedger {
@@ -192,6 +237,9 @@ fn check_against(dir: &Path, mark: Mark, journal: &dyn Journal) -> Result<(), St
 /// Makes the view of the whole ledger and writes it. The store's mark is that of the whole view from the first batch on: what a
 /// crash leaves half written has another sum, and is built again.
 fn build(domain: &TrustDomain, store: &Store, journal: &dyn Journal) -> Result<(View, Mark), StateError> {
+    if let Some(bytes) = journal.snapshot()? {
+        return restore(domain, store, &bytes);
+    }
     let Rebuilt { view, writes, leaf } = rebuild(domain, journal)?;
     for batch in writes.chunks(FLUSH_OBJECTS) {
         store.write(batch.iter().map(|(key, value)| (key, value)), &view, leaf)?;
@@ -203,6 +251,20 @@ fn build(domain: &TrustDomain, store: &Store, journal: &dyn Journal) -> Result<(
         applied: view.applied(),
         leaf,
     };
+    Ok((view, mark))
+}
+
+/// Takes up what the ledger keeps in place of older records; what follows is applied by catching up.
+fn restore(domain: &TrustDomain, store: &Store, bytes: &[u8]) -> Result<(View, Mark), StateError> {
+    let (view, objects) = snapshot::decode(domain, bytes)?;
+    // The hash of the last record before it is known to nobody here; it is not compared either.
+    let mark = Mark {
+        applied: view.applied(),
+        leaf: [0; 32],
+    };
+    for batch in objects.chunks(FLUSH_OBJECTS) {
+        store.put(batch, &view, mark.leaf)?;
+    }
     Ok((view, mark))
 }
 

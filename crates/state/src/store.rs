@@ -19,6 +19,7 @@ use crate::error::StateError;
 use crate::key::{Key, META};
 use crate::limits::SLED_CACHE_BYTES;
 use crate::load::view_of;
+use crate::snapshot::Object;
 use crate::view::View;
 use crate::watermark::{self, Seen};
 
@@ -179,11 +180,39 @@ impl Store {
             .map_err(StateError::store("write", &self.folder))
     }
 
+    /// Writes objects as they are, and the mark of the view they lead to.
+    pub(crate) fn put(&self, objects: &[Object], view: &View, leaf: [u8; 32]) -> Result<(), StateError> {
+        let mut batch = sled::Batch::default();
+        for (name, value) in objects {
+            batch.insert(name.as_slice(), value.as_slice());
+        }
+        batch.insert(META_NAME, Meta::of(view, leaf).sealed());
+        self.db
+            .apply_batch(batch)
+            .map_err(StateError::store("write", &self.folder))
+    }
+
+    /// Forgets every object and the mark.
+    pub(crate) fn clear(&self) -> Result<(), StateError> {
+        self.db.clear().map_err(StateError::store("clear", &self.folder))
+    }
+
     /// Writes a mark as another version of this program would.
     #[cfg(test)]
     pub(crate) fn write_meta(&self, meta: Meta) {
         self.db.insert(META_NAME, meta.sealed()).unwrap();
         self.db.flush().unwrap();
+    }
+
+    /// Every object of the view, ordered by name.
+    pub(crate) fn objects(&self) -> Result<Vec<Object>, StateError> {
+        let read = self
+            .db
+            .iter()
+            .filter(|item| !matches!(item, Ok((name, _)) if name.as_ref() == META_NAME));
+        let read = read.map(|item| item.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        read.collect::<Result<_, _>>()
+            .map_err(StateError::store("read", &self.folder))
     }
 
     /// Makes everything written so far durable.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -10,7 +11,8 @@ use std::time::Instant;
 use crate::apply::Writes;
 use crate::error::StateError;
 use crate::key::Key;
-use crate::limits::{FLUSH_EVERY, FLUSH_MARK_EVERY, FLUSH_OBJECTS, PENDING_OBJECTS_MAX};
+use crate::limits::{FLUSH_EVERY, FLUSH_MARK_EVERY, FLUSH_OBJECTS, PENDING_OBJECTS_MAX, SNAPSHOT_WAIT};
+use crate::snapshot;
 use crate::store::{Mark, Store};
 use crate::view::View;
 use crate::watermark;
@@ -26,6 +28,8 @@ struct Pending {
     given_up: bool,
     problem: Option<String>,
     durable: u64,
+    /// Who waits for everything that stands, once nothing waits to be written.
+    wants_snapshot: Option<SyncSender<Result<Vec<u8>, StateError>>>,
 }
 
 /// The thread and what it shares.
@@ -90,6 +94,23 @@ impl Writer {
         }
     }
 
+    /// Writes what waits, and encodes everything that stands then. Waits for the disk, for a limited time.
+    pub(crate) fn snapshot(&self) -> Result<Vec<u8>, StateError> {
+        let (sender, receiver) = sync_channel(1);
+        {
+            let mut pending = self.shared.pending();
+            if pending.given_up || pending.stop {
+                return Err(StateError::NoSnapshot("the store is closed or given up".into()));
+            }
+            pending.wants_snapshot = Some(sender);
+        }
+        self.shared.wake.notify_one();
+        match receiver.recv_timeout(SNAPSHOT_WAIT) {
+            Ok(snapshot) => snapshot,
+            Err(_) => Err(StateError::NoSnapshot(format!("it took over {SNAPSHOT_WAIT:?}"))),
+        }
+    }
+
     /// Number of records whose effect is durable in the store.
     pub(crate) fn durable(&self) -> u64 {
         self.shared.pending().durable
@@ -119,12 +140,20 @@ impl Drop for Writer {
 
 fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
     let mut last = Instant::now();
+    // The view that the store holds, once this thread has written one.
+    let mut written: Option<Arc<View>> = None;
     loop {
-        let (writes, target, stop) = next(shared, last);
+        let Taken {
+            writes,
+            target,
+            stop,
+            wants_snapshot,
+        } = next(shared, last);
         last = Instant::now();
         if let Some((view, leaf)) = target {
             match persist(dir, &mut store, &writes, &view, leaf) {
                 Ok(()) => {
+                    written = Some(view.clone());
                     let mut pending = shared.pending();
                     pending.durable = view.applied();
                     if !pending.given_up {
@@ -137,13 +166,31 @@ fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
                 }
             }
         }
+        if let Some(waiting) = wants_snapshot {
+            // Who waited too long does not want it any more.
+            let _ = waiting.send(encode(&store, written.as_deref(), shared.pending().problem.clone()));
+        }
         if stop {
             return;
         }
     }
 }
 
-type Taken = (BTreeMap<Key, Option<Vec<u8>>>, Option<(Arc<View>, [u8; 32])>, bool);
+/// Everything that stands, out of a store that holds just this view.
+fn encode(store: &Store, view: Option<&View>, problem: Option<String>) -> Result<Vec<u8>, StateError> {
+    match (view, problem) {
+        (Some(view), None) => Ok(snapshot::encode(view, &store.objects()?)),
+        (_, Some(problem)) => Err(StateError::NoSnapshot(problem)),
+        (None, None) => Err(StateError::NoSnapshot("nothing was recorded since the start".into())),
+    }
+}
+
+struct Taken {
+    writes: BTreeMap<Key, Option<Vec<u8>>>,
+    target: Option<(Arc<View>, [u8; 32])>,
+    stop: bool,
+    wants_snapshot: Option<SyncSender<Result<Vec<u8>, StateError>>>,
+}
 
 /// Waits until it is time to write, and takes what there is.
 fn next(shared: &Shared, last: Instant) -> Taken {
@@ -156,8 +203,13 @@ fn next(shared: &Shared, last: Instant) -> Taken {
         };
         let rest = due.map(|due| due.saturating_sub(last.elapsed()));
         let full = pending.writes.len() >= FLUSH_OBJECTS && pending.problem.is_none();
-        if pending.stop || full || rest.is_some_and(|rest| rest.is_zero()) {
-            return (std::mem::take(&mut pending.writes), pending.target.take(), pending.stop);
+        if pending.stop || full || pending.wants_snapshot.is_some() || rest.is_some_and(|rest| rest.is_zero()) {
+            return Taken {
+                writes: std::mem::take(&mut pending.writes),
+                target: pending.target.take(),
+                stop: pending.stop,
+                wants_snapshot: pending.wants_snapshot.take(),
+            };
         }
         let wait = rest.unwrap_or(FLUSH_EVERY);
         let waited = shared.wake.wait_timeout(pending, wait);

@@ -1,4 +1,4 @@
-//! Reading the ledger: search, single records, the checkpoint, and proofs against it. Nothing here writes.
+//! The ledger: search, single records, the checkpoint, proofs against it, and its shards.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use mintage_proto::{
     serial,
     v1::{
         CheckpointRequest, CheckpointResponse, GetRecordRequest, GetRecordResponse, ProofRequest, ProofResponse,
-        RecordSummary, RecordsRequest, SearchRequest, SearchResponse, get_record_request::Key, ledger_server::Ledger,
+        RecordSummary, RecordsRequest, RetainRequest, RetainResponse, RollRequest, RollResponse, SearchRequest,
+        SearchResponse, ShardsRequest, ShardsResponse, get_record_request::Key, ledger_server::Ledger,
         proof_request::Want,
     },
 };
@@ -16,11 +17,13 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     certificate_state::{CertificateState, revocations_of},
+    control::Origin,
     desk::Desk,
     line,
     services::{
         page::limit_and_token,
         records::{self, BatchStream},
+        shards,
     },
     status::Refusal,
 };
@@ -194,21 +197,18 @@ impl LedgerService {
     }
 
     fn prove(&self, want: Want) -> Result<ProofResponse, Refusal> {
-        let signed = self.0.journal.checkpoint().map_err(unreadable)?;
-        let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
         let hashes = |list: Vec<Hash>| list.iter().map(|hash| hash.as_bytes().to_vec()).collect();
         let index = match want {
             Want::Index(index) => index,
             Want::Serial(text) => self.index_of(&text)?,
             Want::FromSize(old) => {
+                let (log, tree) = self.0.trees.growing();
+                let signed = self.0.journal.checkpoint_of(&log).map_err(unreadable)?;
+                let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
                 let beyond = || Refusal::invalid(format!("the last checkpoint has size {size}, which is below {old}"));
-                let old_root = (old <= size).then(|| self.0.tree.root_at(old)).ok_or_else(beyond)?;
+                let old_root = (old <= size).then(|| tree.root_at(old)).ok_or_else(beyond)?;
                 let old_root = old_root.map_err(unreadable)?;
-                let proof = self
-                    .0
-                    .tree
-                    .consistency((old, &old_root), (size, &root))
-                    .map_err(unreadable)?;
+                let proof = tree.consistency((old, &old_root), (size, &root)).map_err(unreadable)?;
                 let checkpoint = signed.to_string();
                 return Ok(ProofResponse {
                     size,
@@ -218,14 +218,20 @@ impl LedgerService {
                 });
             }
         };
+        let leaf = self.stored(index)?.leaf_hash();
+        let gone = || Refusal::not_found(format!("record {index} was given up with its shard"));
+        let log = self.0.journal.log_of(index).ok_or_else(gone)?;
+        let signed = self.0.journal.checkpoint_of(&log).map_err(unreadable)?;
+        let (size, root) = (signed.checkpoint().size, signed.checkpoint().root);
+        let index = log.leaf_at(index).ok_or_else(gone)?;
         if index >= size {
             return Err(Refusal::unavailable(
                 "not-signed-yet",
                 "the record is durable; its checkpoint is signed within a second",
             ));
         }
-        let leaf = self.stored(index)?.leaf_hash();
-        let proof = self.0.tree.inclusion(index, &leaf, size, &root).map_err(unreadable)?;
+        let tree = self.0.trees.of_log(&log).map_err(unreadable)?;
+        let proof = tree.inclusion(index, &leaf, size, &root).map_err(unreadable)?;
         let leaf_hash = leaf.as_bytes().to_vec();
         Ok(ProofResponse {
             index,
@@ -233,6 +239,8 @@ impl LedgerService {
             hashes: hashes(proof),
             checkpoint: signed.to_string(),
             leaf_hash,
+            vkey: log.vkey().to_string(),
+            successions: self.0.shards.files().successions().map_err(unreadable)?,
         })
     }
 }
@@ -290,7 +298,7 @@ impl Ledger for LedgerService {
         let signed = self.0.journal.checkpoint().map_err(unreadable)?;
         Ok(Response::new(CheckpointResponse {
             note: signed.to_string(),
-            vkey: self.0.vkey.to_string(),
+            vkey: self.0.journal.log().vkey().to_string(),
         }))
     }
 
@@ -300,5 +308,22 @@ impl Ledger for LedgerService {
             .want
             .ok_or_else(|| Refusal::invalid("name an index, a serial or a size"))?;
         Ok(Response::new(self.prove(want)?))
+    }
+
+    async fn shards(&self, _: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+        let shards = shards::list(&self.0);
+        Ok(Response::new(ShardsResponse { shards }))
+    }
+
+    async fn roll(&self, request: Request<RollRequest>) -> Result<Response<RollResponse>, Status> {
+        let by = Origin::of(&request)?;
+        Ok(Response::new(shards::roll(&self.0, &by, request.into_inner()).await?))
+    }
+
+    async fn retain(&self, request: Request<RetainRequest>) -> Result<Response<RetainResponse>, Status> {
+        let by = Origin::of(&request)?;
+        Ok(Response::new(
+            shards::retain(&self.0, &by, &request.into_inner()).await?,
+        ))
     }
 }

@@ -6,5 +6,6 @@ pub(crate) mod page;
 pub(crate) mod records;
 pub(crate) mod registry;
 pub(crate) mod revocation;
+pub(crate) mod shards;
 pub(crate) mod sync;
 pub(crate) mod trust;

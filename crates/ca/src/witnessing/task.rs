@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mintage_ledger::{AddCheckpoint, LedgerError, NoteSignature, SignedCheckpoint};
+use mintage_ledger::{AddCheckpoint, LedgerError, NoteSignature, Origin, SignedCheckpoint};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -59,6 +59,8 @@ pub(super) struct Courier {
     desk: Arc<Desk>,
     peer: WitnessPeer,
     client: Client,
+    /// The log that the sizes are of.
+    origin: Option<Origin>,
     /// The size that the witness is taken to hold; it says so itself when that is wrong.
     held: u64,
     /// The last size whose cosignature was added or came too late.
@@ -72,6 +74,7 @@ impl Courier {
             desk,
             client: Client::new(peer.clone()),
             peer,
+            origin: None,
             held: 0,
             done: None,
             told: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Courier {
     /// It has seen more of this log, or another tree of it.
     pub(super) async fn compare(&mut self) -> Result<Started, CaError> {
         let signed = self.desk.journal.checkpoint()?;
+        self.origin = Some(signed.checkpoint().origin.clone());
         let size = signed.checkpoint().size;
         let forked = |at| CaError::WitnessForked {
             witness: self.peer.key.name().to_owned(),
@@ -118,7 +122,7 @@ impl Courier {
             Ok(Answer::Refused(why)) | Err(why) => return Ok(Started::Unknown(why)),
         };
         self.held = held;
-        while self.desk.tree.size() < size {
+        while self.desk.trees.growing().1.size() < size {
             tokio::time::sleep(TREE_LOOK_INTERVAL).await;
         }
         let request = match self.request(&signed).await {
@@ -177,6 +181,11 @@ impl Courier {
             Ok(signed) => signed,
             Err(error) => return Some(Err(error.to_string())),
         };
+        let origin = &signed.checkpoint().origin;
+        if self.origin.as_ref() != Some(origin) {
+            // A log that begins: the witness has seen nothing of it.
+            (self.origin, self.held, self.done) = (Some(origin.clone()), 0, None);
+        }
         if self.done == Some(signed.checkpoint().size) {
             return Some(Ok(()));
         }
@@ -224,11 +233,11 @@ impl Courier {
 
     /// The request that leads from the size the witness holds to this checkpoint.
     async fn request(&self, signed: &SignedCheckpoint) -> Result<AddCheckpoint, String> {
-        let (tree, note, head) = (
-            self.desk.tree.clone(),
-            signed.note().clone(),
-            signed.checkpoint().clone(),
-        );
+        let (log, tree) = self.desk.trees.growing();
+        let (note, head) = (signed.note().clone(), signed.checkpoint().clone());
+        if *log.origin() != head.origin {
+            return Err("the log is being closed; the one after it is asked about next".into());
+        }
         // A witness that holds more says so, whatever it is asked.
         let old = self.held.min(head.size);
         // Tiles are read from files.

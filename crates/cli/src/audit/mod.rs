@@ -11,6 +11,7 @@ pub(crate) mod offline;
 mod progress;
 mod proof;
 pub(crate) mod search;
+mod shards;
 mod show;
 mod source;
 mod tail;
@@ -47,6 +48,12 @@ pub(crate) enum Verb {
     Check(check::CheckArgs),
     /// Writes the ledger as a plain C2SP tlog-tiles tree that other verifiers read.
     ExportTiles(export_tiles::ExportTilesArgs),
+    /// Lists the shards of the ledger: one log after the other, each with a key of its own.
+    Shards,
+    /// Closes the shard that is written and begins the next.
+    Roll(shards::RollArgs),
+    /// Gives up the records of old shards; checkpoints, upper tiles and the state stay.
+    Retain(shards::RetainArgs),
     /// Verifies a ledger or an exported tree offline: every hash, tile and signature, then what the records mean.
     Verify(verify::VerifyArgs),
 }
@@ -101,6 +108,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Proof(proof) => proof::run(context, proof).await,
         Verb::Check(check) => check::run(context, &check),
         Verb::ExportTiles(export) => export_tiles::run(context, &export),
+        Verb::Shards => shards::list(context).await,
+        Verb::Roll(roll) => shards::roll(context, roll).await,
+        Verb::Retain(retain) => shards::retain(context, retain).await,
         Verb::Verify(verify) => verify::run(context, &verify),
     }
 }

@@ -118,6 +118,7 @@ impl RecordCheck for Collect {
 /// A record with everything that proves it.
 #[derive(Debug)]
 pub(crate) struct Proven {
+    /// The leaf's index in the tree of its log.
     pub(crate) index: u64,
     pub(crate) record: Vec<u8>,
     pub(crate) hashes: Vec<Hash>,
@@ -142,16 +143,17 @@ pub(crate) fn prove(ledger: &Path, keys: Option<&[Vkey]>, wanted: Key) -> Result
     };
     let reports = mintage_ledger::verify(ledger, keys, &mut collect).map_err(|error| verdict(&error))?;
     let none = || Failure::No("the ledger holds no such record".into());
-    let (index, record) = collect.found.take().ok_or_else(none)?;
+    let (position, record) = collect.found.take().ok_or_else(none)?;
     let shard = reports
         .iter()
         .find(|shard| shard.vkey.name() == collect.origin)
         .ok_or_else(none)?;
+    let index = position.checked_sub(shard.first).ok_or_else(none)?;
     let checkpoint = checkpoint_of(ledger, &shard.vkey)?;
     let (size, root) = (checkpoint.checkpoint().size, checkpoint.checkpoint().root);
     if index >= size {
         return Err(Failure::No(format!(
-            "record {index} is not covered by the last checkpoint, of {size} records; it is signed within a second"
+            "record {position} is not covered by the last checkpoint, of {size} records; it is signed within a second"
         )));
     }
     let no = |error: LedgerError| verdict(&error);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mintage_ledger::{RecordCheck, Stored, Vkey};
+use mintage_ledger::{RecordCheck, ShardBegin, Stored, Vkey};
 
 /// Nothing is told before this, and the line changes no more often than every half of it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,6 +70,10 @@ impl<'a> Watched<'a> {
 }
 
 impl RecordCheck for Watched<'_> {
+    fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
+        self.check.begin(begin)
+    }
+
     fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
         self.records += 1;
         if self.records.is_multiple_of(LOOK_EVERY) {

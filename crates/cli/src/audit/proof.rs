@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use mintage_ledger::{Hash, LedgerError, SignedCheckpoint, TlogProof, Vkey, leaf_hash, verify_inclusion};
-use mintage_proto::v1::{CheckpointRequest, ProofRequest, ProofResponse, proof_request::Want};
+use mintage_ledger::{Hash, LedgerError, SignedCheckpoint, TlogProof, Vkey, follow, leaf_hash, verify_inclusion};
+use mintage_proto::v1::{ProofRequest, ProofResponse, proof_request::Want};
 use serde::Serialize;
 use tonic::Code;
 
@@ -102,16 +102,18 @@ async fn ask(ca: &Ca, key: Key, keys: Option<&[Vkey]>) -> Result<Proven, Failure
     let (answer, _) = show::fetch(ca, key).await?;
     let index = answer.summary.map_or(0, |summary| summary.index);
     let proof = fetch(ca, index).await?;
-    let own = ca.ledger().checkpoint(CheckpointRequest {}).await?.into_inner().vkey;
-    let own: Vkey = own
+    let own: Vkey = proof
+        .vkey
         .parse()
         .map_err(|error| Failure::Remote(format!("the CA names no verifier key: {error}")))?;
-    let trusted = match keys {
-        Some(keys) => keys.iter().find(|key| **key == own),
-        None => Some(&own),
-    };
-    let key = trusted.ok_or_else(|| Failure::No(format!("not proven: the ledger's key {own} is none you trust")))?;
-    check(answer.record, index, &proof, key).map_err(|error| verdict(&error))
+    // A key that you trust vouches for the logs after its own.
+    let trusted = keys.map(|keys| follow(keys, proof.successions.iter().map(String::as_str)));
+    if trusted.is_some_and(|keys| !keys.contains(&own)) {
+        return Err(Failure::No(format!(
+            "not proven: the log's key {own} is none you trust"
+        )));
+    }
+    check(answer.record, &proof, &own).map_err(|error| verdict(&error))
 }
 
 /// Fetches the proof, waiting for the checkpoint that covers the record.
@@ -131,13 +133,12 @@ async fn fetch(ca: &Ca, index: u64) -> Result<ProofResponse, Failure> {
 }
 
 /// Verifies a proof: signature, size, and the path from the record's own bytes to the signed root.
-fn check(record: Vec<u8>, index: u64, proof: &ProofResponse, key: &Vkey) -> Result<Proven, LedgerError> {
+fn check(record: Vec<u8>, proof: &ProofResponse, key: &Vkey) -> Result<Proven, LedgerError> {
     let checkpoint = SignedCheckpoint::verify(proof.checkpoint.as_bytes(), key)?;
     let (size, root) = (checkpoint.checkpoint().size, checkpoint.checkpoint().root);
-    if proof.index != index || proof.size != size {
-        return Err(LedgerError::Proof(
-            "the proof is of another record or another checkpoint",
-        ));
+    let index = proof.index;
+    if proof.size != size {
+        return Err(LedgerError::Proof("the proof is of another checkpoint"));
     }
     let hashes = proof
         .hashes
@@ -184,6 +185,8 @@ mod tests {
             hashes: hashes.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
             checkpoint: signed.to_string(),
             leaf_hash: leaf_hash(&[9]).as_bytes().to_vec(),
+            vkey: vkey.to_string(),
+            successions: Vec::new(),
         };
         (vec![9], proof, vkey)
     }
@@ -191,24 +194,23 @@ mod tests {
     #[test]
     fn a_proof_is_believed_only_when_every_part_fits() {
         let (record, good, key) = proof();
-        check(record.clone(), 9, &good, &key).unwrap();
-        let refused = |record: &[u8], index: u64, change: &dyn Fn(&mut ProofResponse)| {
+        check(record.clone(), &good, &key).unwrap();
+        let refused = |record: &[u8], change: &dyn Fn(&mut ProofResponse)| {
             let mut bad = good.clone();
             change(&mut bad);
-            assert!(check(record.to_vec(), index, &bad, &key).is_err());
+            assert!(check(record.to_vec(), &bad, &key).is_err());
         };
-        refused(&[8], 9, &|_| {});
-        refused(&record, 8, &|_| {});
-        refused(&record, 8, &|bad| bad.index = 8);
-        refused(&record, 9, &|bad| bad.size = 20);
-        refused(&record, 9, &|bad| bad.hashes[0][0] ^= 1);
-        refused(&record, 9, &|bad| drop(bad.hashes.pop()));
-        refused(&record, 9, &|bad| bad.hashes[1].truncate(31));
-        refused(&record, 9, &|bad| {
+        refused(&[8], &|_| {});
+        refused(&record, &|bad| bad.index = 8);
+        refused(&record, &|bad| bad.size = 20);
+        refused(&record, &|bad| bad.hashes[0][0] ^= 1);
+        refused(&record, &|bad| drop(bad.hashes.pop()));
+        refused(&record, &|bad| bad.hashes[1].truncate(31));
+        refused(&record, &|bad| {
             bad.checkpoint = bad.checkpoint.replace("\n21\n", "\n22\n")
         });
         let other = Vkey::new(key.name(), [9; 32]).unwrap();
-        let error = verdict(&check(record, 9, &good, &other).unwrap_err());
+        let error = verdict(&check(record, &good, &other).unwrap_err());
         assert_eq!(error.code(), 3, "{error}");
     }
 }

@@ -9,7 +9,8 @@ use std::{
 use clap::Args;
 use mintage_identity::Ttl;
 use mintage_ledger::{
-    LedgerError, Policy, RecordCheck, ShardReport, Stored, TreeReport, Vkey, verify_ledger_tree, verify_tree,
+    LedgerError, Policy, RecordCheck, ShardBegin, ShardReport, Stored, TreeReport, Vkey, verify_ledger_tree,
+    verify_tree,
 };
 use serde::Serialize;
 
@@ -65,6 +66,10 @@ impl VerifyArgs {
 pub(crate) struct Shard {
     pub(crate) origin: String,
     vkey: String,
+    /// Index of its first record in the ledger.
+    first: u64,
+    /// True when its records were given up: its checkpoint is all there is.
+    released: bool,
     pub(crate) size: u64,
     pub(crate) root: String,
     checkpoint_size: u64,
@@ -104,6 +109,8 @@ impl From<&ShardReport> for Shard {
         Self {
             origin: report.vkey.name().to_owned(),
             vkey: report.vkey.to_string(),
+            first: report.first,
+            released: report.released,
             size: report.size,
             root: hex::encode(report.root.as_bytes()),
             checkpoint_size: report.checkpoint.size,
@@ -123,6 +130,8 @@ impl From<&TreeReport> for Shard {
         Self {
             origin: report.vkey.name().to_owned(),
             vkey: report.vkey.to_string(),
+            first: report.first,
+            released: report.released,
             size: report.checkpoint.size(),
             root: root.clone(),
             checkpoint_size: report.checkpoint.size(),
@@ -150,7 +159,22 @@ impl Verified {
             };
             text.push_str(&fields(&[
                 ("origin", shard.origin.clone()),
-                ("records", shard.size.to_string()),
+                (
+                    "first record",
+                    if shard.first > 0 {
+                        shard.first.to_string()
+                    } else {
+                        String::new()
+                    },
+                ),
+                (
+                    "records",
+                    if shard.released {
+                        format!("{}, given up", shard.size)
+                    } else {
+                        shard.size.to_string()
+                    },
+                ),
                 ("root", shard.root.clone()),
                 ("checkpoint", format!("signed at {}{unsigned}", shard.checkpoint_size)),
                 ("witnesses", shard.witnesses.join(", ")),
@@ -238,6 +262,10 @@ struct Looks {
 }
 
 impl RecordCheck for Looks {
+    fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
+        self.meaning.begin(begin)
+    }
+
     fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
         self.kept.as_mut().map_or(Ok(()), |kept| kept.record(key, stored))?;
         self.meaning.record(key, stored)
@@ -281,7 +309,10 @@ pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Re
 
 /// Holds the quorum of the policy against the checkpoint of a CA's ledger, and notes who cosigned it.
 fn witnessed(ledger: &Path, policy: &Policy, shard: &mut Shard) -> Result<(), Failure> {
-    let signed = checkpoint_of(ledger, &shard.vkey.parse().map_err(Failure::local)?)?;
+    let vkey: Vkey = shard.vkey.parse().map_err(Failure::local)?;
+    let signed = checkpoint_of(ledger, &vkey)?;
+    // The log was proven to be named by one that the policy trusts.
+    let policy = policy.with_log(vkey).map_err(|error| verdict(&error))?;
     let checked = policy.check(signed.note()).map_err(|error| verdict(&error))?;
     shard.witnesses = checked
         .witnesses

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use mintage_ledger::wire::{BundleChange, CaEvent, CaEventKind, CaRole};
+use mintage_state::CaKeyRecord;
 use mintage_svid::{CertInfo, verify_issued};
 use ring::digest::{SHA256, digest};
 
@@ -54,6 +55,25 @@ impl Keys {
             true => Ok(key),
             false => Err(format!("the issuing key {id} is {}", stage_name(key.stage))),
         }
+    }
+
+    /// Takes up a key that a snapshot holds.
+    pub(super) fn take_up(&mut self, key: &CaKeyRecord) -> Result<(), String> {
+        let info =
+            CertInfo::parse_signing(&key.certificate_der).map_err(|error| format!("a key's certificate: {error}"))?;
+        let signing = SigningKey {
+            stage: key.stage,
+            role: key.role,
+            info,
+        };
+        self.signing.insert(key.key_id, signing);
+        Ok(())
+    }
+
+    /// True when this key is known in the same stage and role.
+    pub(super) fn agrees(&self, key: &CaKeyRecord) -> bool {
+        let known = self.signing.get(&key.key_id);
+        known.is_some_and(|known| (known.stage, known.role) == (key.stage, key.role))
     }
 
     /// True when a record made this key.
@@ -110,6 +130,9 @@ impl Meaning {
         let id = IssuerKeyId::from_slice(&event.key_id).map_err(|error| error.to_string())?;
         if !event.public_key.is_empty() && digest(&SHA256, &event.public_key).as_ref() != event.key_id {
             return Err("the key's id is not the hash of the key".into());
+        }
+        if role == CaRole::Log {
+            self.log_keys.insert(event.public_key.clone());
         }
         if let Some(key) = self.keys.signing.get_mut(&id) {
             // A key goes through its stages in one direction; an event that goes back changes nothing.

@@ -4,6 +4,7 @@
 //! This is written apart from the state that the CA itself derives from the ledger, so that one mistake does not excuse
 //! the other. Of two records that exclude each other the first one counts, as everywhere.
 
+mod begun;
 mod issue;
 mod keys;
 mod standing;
@@ -11,10 +12,10 @@ mod strike;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain, Ttl};
-use mintage_ledger::{Actor, Body, Origin, Record, RecordCheck, Stored, Vkey};
+use mintage_ledger::{Actor, Body, Origin, Record, RecordCheck, ShardBegin, Stored, Vkey};
 
 use self::{keys::Keys, standing::Standing, strike::Strikes};
 
@@ -49,6 +50,10 @@ pub(crate) struct Meaning {
     serials: HashMap<Serial, Issued>,
     counts: BTreeMap<&'static str, u64>,
     certificates: u64,
+    /// Public keys that were recorded as those of logs.
+    log_keys: HashSet<Vec<u8>>,
+    /// True when the records before the first that is here were given up: certificates of then are not known.
+    begins_later: bool,
     offence: Option<(u64, String)>,
 }
 
@@ -85,7 +90,7 @@ impl Meaning {
         let record = stored.decode().map_err(|error| error.to_string())?;
         let index = stored.index();
         if key.name() != self.origin {
-            self.begin(key, index, &record)?;
+            self.first_record(key, index, &record)?;
         } else if let Body::LogOpen(_) = record.body {
             return Err("a log.open stands inside of a log".into());
         }
@@ -98,11 +103,11 @@ impl Meaning {
     }
 
     /// The first record of a shard says which log it begins, under which key.
-    fn begin(&mut self, key: &Vkey, index: u64, record: &Record) -> Result<(), String> {
+    fn first_record(&mut self, key: &Vkey, index: u64, record: &Record) -> Result<(), String> {
         let Body::LogOpen(open) = &record.body else {
             return Err(format!("the log begins with {}, not with log.open", record.kind()));
         };
-        if index != 0 || open.origin != key.name() || open.vkey != key.to_string() {
+        if index != open.first_position || open.origin != key.name() || open.vkey != key.to_string() {
             return Err("log.open names another log or another key than the one it is signed by".into());
         }
         let origin = Origin::parse(&open.origin).map_err(|error| error.to_string())?;
@@ -110,6 +115,9 @@ impl Meaning {
         match &self.domain {
             None if !open.previous_checkpoint.is_empty() => {
                 return Err("the shards before this one are not here; what stood at their end cannot be known".into());
+            }
+            Some(_) if !self.log_keys.contains(key.public_key().as_slice()) => {
+                return Err("the log's key was not recorded before the log began".into());
             }
             Some(known) if *known != domain => {
                 return Err(format!(
@@ -120,7 +128,6 @@ impl Meaning {
         }
         key.name().clone_into(&mut self.origin);
         self.domain = Some(domain);
-        self.control_head = 0;
         Ok(())
     }
 
@@ -184,6 +191,12 @@ fn by_an_authority(record: &Record) -> Result<(), String> {
 }
 
 impl RecordCheck for Meaning {
+    fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
+        self.begun(begin).inspect_err(|problem| {
+            self.offence = Some((begin.log.first(), problem.clone()));
+        })
+    }
+
     fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
         self.look(key, stored).inspect_err(|problem| {
             self.offence = Some((stored.index(), problem.clone()));

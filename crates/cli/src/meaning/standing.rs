@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use mintage_identity::{AgentInstance, AgentName, SpiffeId, TrustDomain};
 use mintage_ledger::wire;
-use mintage_policy::{Entry, RawEntry};
+use mintage_policy::{AgentStatus, Entry, RawEntry};
+use mintage_state::View;
 
 /// An entry and the record that wrote it.
 #[derive(Debug)]
@@ -49,6 +50,14 @@ fn hash(octets: &[u8]) -> Result<[u8; 32], String> {
         .map_err(|_| "a token's hash has not 32 octets".to_owned())
 }
 
+fn end_of(status: AgentStatus) -> Option<End> {
+    match status {
+        AgentStatus::Active => None,
+        AgentStatus::Banned => Some(End::Banned),
+        AgentStatus::Evicted => Some(End::Evicted),
+    }
+}
+
 fn agent_name(text: &str) -> Result<AgentName, String> {
     AgentName::parse(text).map_err(|error| error.to_string())
 }
@@ -63,6 +72,69 @@ impl Standing {
             Some(index) => format!("entry {name} was deleted by record {index}"),
             None => format!("no record wrote an entry {name}"),
         })
+    }
+
+    /// Takes up what a snapshot holds.
+    pub(super) fn take_up(&mut self, view: &View) {
+        for standing in view.entries() {
+            let entry = StandingEntry {
+                entry: Entry::clone(&standing.entry),
+                revision: standing.revision,
+            };
+            self.entries.insert(standing.entry.name().to_string(), entry);
+        }
+        for agent in view.agents() {
+            let end = end_of(agent.status);
+            let agent_at = Agent {
+                instance: agent.instance,
+                ended: end.map(|end| (end, view.applied())),
+            };
+            self.agents.insert(agent.name.clone(), agent_at);
+        }
+        for (id, token) in view.tokens() {
+            let standing = Token {
+                agent: token.agent.clone(),
+                used: token.bound.is_some(),
+            };
+            self.tokens.insert(*id.as_bytes(), standing);
+        }
+    }
+
+    /// That a snapshot says of entries, agents and tokens what the records say.
+    ///
+    /// # Errors
+    /// The first that differs.
+    pub(super) fn agrees(&self, view: &View) -> Result<(), String> {
+        for standing in view.entries() {
+            let name = standing.entry.name().to_string();
+            let known = self.entries.get(&name);
+            if known.is_none_or(|known| known.revision != standing.revision || known.entry != *standing.entry) {
+                return Err(format!("the snapshot has another entry {name} than the records"));
+            }
+        }
+        if view.entry_count() != self.entries.len() || view.agent_count() != self.agents.len() {
+            return Err("the snapshot lacks an entry or an agent that the records make".into());
+        }
+        for agent in view.agents() {
+            let known = self.agents.get(&agent.name);
+            let same = |known: &Agent| {
+                known.instance == agent.instance && known.ended.map(|(end, _)| end) == end_of(agent.status)
+            };
+            if !known.is_some_and(same) {
+                return Err(format!(
+                    "the snapshot has another life of agent {} than the records",
+                    agent.name
+                ));
+            }
+        }
+        // Dead tokens are forgotten at some time, so the snapshot may lack some.
+        for (id, token) in view.tokens() {
+            let known = self.tokens.get(id.as_bytes());
+            if known.is_none_or(|known| known.agent != token.agent || known.used != token.bound.is_some()) {
+                return Err(format!("the snapshot has another token {id} than the records"));
+            }
+        }
+        Ok(())
     }
 
     /// That this life of an agent may act.

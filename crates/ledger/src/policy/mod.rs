@@ -92,6 +92,20 @@ impl Policy {
         }
     }
 
+    /// This policy, and this log trusted as those in it are.
+    ///
+    /// # Errors
+    /// Refuses a log whose key is another's, and more than a policy has.
+    pub fn with_log(&self, vkey: Vkey) -> Result<Self, LedgerError> {
+        if self.logs.iter().any(|log| log.vkey == vkey) {
+            return Ok(self.clone());
+        }
+        let mut more = self.clone();
+        more.add_log(vkey, None)
+            .map_err(|problem| LedgerError::format("policy", problem))?;
+        Ok(more)
+    }
+
     /// The logs, in the order of their lines.
     pub fn logs(&self) -> &[PolicyLog] {
         &self.logs

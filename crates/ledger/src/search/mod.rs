@@ -25,8 +25,12 @@ use crate::{
     facts::{agent_of, request_tag},
     follow::Sink,
     journal::{Journal, Stored},
+    kind::Kind,
     leaf_der::LeafFacts,
-    seg::{index::SealedIndex, seal::Segments},
+    seg::{
+        index::SealedIndex,
+        seal::{Sealed, Segments},
+    },
 };
 
 use chunk::Chunk;
@@ -243,7 +247,7 @@ impl Sink for SearchSink {
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
         let sealed = self.search.segments.list();
         // Looked at without the lock that writing takes: mostly there is nothing new.
-        if self.search.read().sealed.len() < sealed.len() {
+        if !Arc::ptr_eq(&self.search.read().sealed, &sealed.indexes) {
             let mut index = self.search.index.write().unwrap_or_else(PoisonError::into_inner);
             index.adopt(sealed);
         }
@@ -252,16 +256,18 @@ impl Sink for SearchSink {
 }
 
 impl Index {
-    /// Lets go of the chunks that are sealed.
-    fn adopt(&mut self, sealed: Arc<Vec<Arc<SealedIndex>>>) {
-        let end = sealed.last().map_or(0, |last| last.first() + u64::from(last.count()));
+    /// Lets go of the chunks that are sealed, and of what was given up.
+    fn adopt(&mut self, sealed: Sealed) {
+        let end = sealed.end();
         self.chunks.retain(|chunk| chunk.first() >= end);
         self.size = self.size.max(end);
-        self.sealed = sealed;
+        self.sealed = sealed.indexes;
     }
 
     fn push(&mut self, stored: &Stored) {
-        if self.chunks.last().is_none_or(Chunk::is_full) {
+        // Chunks end where segments do: a shard begins a new one.
+        let begins = stored.kind() == Some(Kind::LogOpen);
+        if begins || self.chunks.last().is_none_or(Chunk::is_full) {
             self.chunks.push(Chunk::new(self.size));
         }
         if let Some(chunk) = self.chunks.last_mut() {

@@ -210,10 +210,10 @@ impl Search {
                     return Ok(page.done());
                 }
             }
-            end = sealed.last().map_or(0, |last| last.first() + u64::from(last.count()));
+            end = sealed.last().map_or(0, |last| last.end());
             let index = self.read();
             // What was sealed in the meantime comes first.
-            if index.sealed.len() > sealed.len() {
+            if index.sealed.last().is_some_and(|last| last.end() > end) {
                 continue;
             }
             for chunk in &index.chunks {

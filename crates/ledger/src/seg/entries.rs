@@ -12,8 +12,9 @@ use std::sync::Arc;
 use crate::{
     LedgerError,
     journal::Stored,
+    layout::Shard,
     limits::RECORD_BYTES_MAX,
-    seg::{Bytes, LABEL_BYTES, Label, Sealed},
+    seg::{Bytes, LABEL_BYTES, Label, Sealed, Segment},
 };
 
 const MAGIC: [u8; 16] = *b"mintage entries1";
@@ -116,8 +117,9 @@ pub(crate) struct Entries {
 
 impl Entries {
     /// Reads head and table; the frames are checked as they are read.
-    pub(crate) fn open(path: std::path::PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        let (sealed, count, head) = Sealed::open_head(path, &label(origin_hash, first, 0), HEAD_BYTES)?;
+    pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
+        let label = label(shard.origin_hash(), segment.first(), 0);
+        let (sealed, count, head) = Sealed::open_head(segment.entries(shard), &label, shard.base, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let (frames, table_at) = (rest.u32().unwrap_or(0), rest.u64().unwrap_or(0));
         if frames as usize != (count as usize).div_ceil(FRAME_RECORDS)
@@ -145,8 +147,14 @@ impl Entries {
         self.count
     }
 
+    /// Position of the first record.
     pub(crate) fn first(&self) -> u64 {
         self.sealed.first
+    }
+
+    /// Position behind the last record.
+    pub(crate) fn end(&self) -> u64 {
+        self.first() + u64::from(self.count)
     }
 
     /// The records of one frame, from its number on.
@@ -188,7 +196,7 @@ impl Entries {
         }
     }
 
-    /// At most `max` records from `index` on, of one frame.
+    /// At most `max` records from position `index` on, of one frame.
     pub(crate) fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
         let at = usize::try_from(index.saturating_sub(self.first())).unwrap_or(usize::MAX);
         let mut records = self.frame(at / FRAME_RECORDS)?;
@@ -218,9 +226,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::samples;
+    use crate::{
+        origin::Origin,
+        samples,
+        tests::kit::{key, origin},
+    };
 
-    const ORIGIN: [u8; 32] = [5; 32];
+    const SEGMENT: Segment = Segment(1);
+
+    fn shard(dir: &std::path::Path) -> Shard {
+        let shard = Shard::new(dir, key().vkey(&origin()), 100).unwrap();
+        std::fs::create_dir_all(shard.dir.join("seg")).unwrap();
+        shard
+    }
 
     fn records(count: u64) -> Vec<Vec<u8>> {
         let encode = |seed| samples::issue(seed, "spiffe://dev.test/web", "web-1").encode().unwrap();
@@ -228,20 +246,21 @@ mod tests {
     }
 
     fn file(records: &[Vec<u8>]) -> Vec<u8> {
-        let mut writer = EntriesWriter::new(ORIGIN, 65_536).unwrap();
+        let hash = shard(tempfile::tempdir().unwrap().path()).origin_hash();
+        let mut writer = EntriesWriter::new(hash, SEGMENT.first()).unwrap();
         records.iter().for_each(|record| writer.push(record).unwrap());
         writer.finish().unwrap()
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Vec<u8>>, LedgerError> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        std::fs::write(&path, bytes).unwrap();
-        let entries = Entries::open(path, ORIGIN, 65_536)?;
+        let shard = shard(dir.path());
+        std::fs::write(SEGMENT.entries(&shard), bytes).unwrap();
+        let entries = Entries::open(&shard, SEGMENT)?;
         let mut all = Vec::new();
         while all.len() < entries.count() as usize {
-            let some = entries.read_from(65_536 + all.len() as u64, 300)?;
-            assert_eq!(some[0].index(), 65_536 + all.len() as u64);
+            let some = entries.read_from(65_636 + all.len() as u64, 300)?;
+            assert_eq!(some[0].index(), 65_636 + all.len() as u64);
             all.extend(some.iter().map(|stored| stored.bytes().to_vec()));
         }
         Ok(all)
@@ -258,15 +277,19 @@ mod tests {
     #[test]
     fn a_file_of_another_log_or_place_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        std::fs::write(&path, file(&records(3))).unwrap();
-        let refused = |origin, first| Entries::open(path.clone(), origin, first).unwrap_err().to_string();
-        assert!(refused([6; 32], 65_536).contains("another log"));
-        assert!(refused(ORIGIN, 0).contains("another record"));
-        assert!(matches!(
-            Entries::open(dir.path().join("y"), ORIGIN, 0),
-            Err(LedgerError::Missing { .. })
-        ));
+        let shard = shard(dir.path());
+        std::fs::write(SEGMENT.entries(&shard), file(&records(3))).unwrap();
+        let other = Shard {
+            origin: Origin::parse("dev.test/mintage/a1b2/2026-01").unwrap(),
+            ..shard.clone()
+        };
+        let refused = Entries::open(&other, SEGMENT).unwrap_err().to_string();
+        assert!(refused.contains("another log"), "{refused}");
+        std::fs::rename(SEGMENT.entries(&shard), Segment(0).entries(&shard)).unwrap();
+        let refused = Entries::open(&shard, Segment(0)).unwrap_err().to_string();
+        assert!(refused.contains("another record"), "{refused}");
+        let missing = Entries::open(&shard, SEGMENT);
+        assert!(matches!(missing, Err(LedgerError::Missing { .. })));
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use mintage_identity::{IssuerKeyId, Serial, SpkiHash};
 
 use super::{
-    Bytes, LABEL_BYTES, Label, Sealed, column,
+    Bytes, LABEL_BYTES, Label, Sealed, Segment, column,
     names::{self, NamesWriter},
     table,
 };
@@ -21,6 +21,7 @@ use crate::{
     LedgerError,
     facts::{Facts, request_tag},
     journal::Stored,
+    layout::Shard,
 };
 
 const MAGIC: [u8; 16] = *b"mintage index 01";
@@ -202,8 +203,16 @@ pub(crate) struct SealedIndex {
 
 impl SealedIndex {
     /// Reads the head.
-    pub(crate) fn open(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        let (sealed, count, head) = Sealed::open_head(path, &label(origin_hash, first, 0), HEAD_BYTES)?;
+    pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
+        Self::open_labelled(
+            segment.index(shard),
+            &label(shard.origin_hash(), segment.first(), 0),
+            shard.base,
+        )
+    }
+
+    fn open_labelled(path: PathBuf, label: &Label, base: u64) -> Result<Self, LedgerError> {
+        let (sealed, count, head) = Sealed::open_head(path, label, base, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let span = Span {
             time_min: rest.i64().unwrap_or(0),
@@ -237,6 +246,12 @@ impl SealedIndex {
         })
     }
 
+    /// Opens a file that is no whole segment of a shard.
+    #[cfg(test)]
+    pub(crate) fn open_part(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
+        Self::open_labelled(path, &label(origin_hash, first, 0), 0)
+    }
+
     /// Compares the checksums of all sections.
     pub(crate) fn check(&self) -> Result<(), LedgerError> {
         for section in &self.sections {
@@ -256,8 +271,14 @@ impl SealedIndex {
         self.sealed.corrupt(0, problem)
     }
 
+    /// Position of the first record.
     pub(crate) fn first(&self) -> u64 {
         self.sealed.first
+    }
+
+    /// Position behind the last record.
+    pub(crate) fn end(&self) -> u64 {
+        self.first() + u64::from(self.count)
     }
 
     pub(crate) fn count(&self) -> u32 {

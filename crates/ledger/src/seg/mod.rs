@@ -1,4 +1,4 @@
-//! Sealed segments: 65,536 consecutive records in files that never change again.
+//! Sealed segments: 65,536 consecutive records (the last of a shard: what is left) in files that never change again.
 //!
 //! | file | holds |
 //! |---|---|
@@ -40,7 +40,7 @@ pub(crate) struct Label {
     pub(crate) magic: [u8; 16],
     /// SHA-256 of the origin line, so that files of two logs cannot be mixed.
     pub(crate) origin_hash: [u8; 32],
-    /// Index of the first record.
+    /// Index of the first record in its shard.
     pub(crate) first: u64,
     /// Number of records.
     pub(crate) count: u32,
@@ -101,12 +101,12 @@ impl Bytes<'_> {
 pub(crate) struct Segment(pub(crate) u64);
 
 impl Segment {
-    /// The segment that holds a record.
-    pub(crate) fn of(index: u64) -> Self {
-        Self(index / SEGMENT_RECORDS as u64)
+    /// The segment that holds a leaf.
+    pub(crate) fn of(leaf: u64) -> Self {
+        Self(leaf / SEGMENT_RECORDS as u64)
     }
 
-    /// Index of its first record.
+    /// Index of its first leaf.
     pub(crate) fn first(self) -> u64 {
         self.0 * SEGMENT_RECORDS as u64
     }
@@ -126,7 +126,7 @@ pub(crate) struct Sealed {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) len: u64,
-    /// First record of the segment, for messages.
+    /// Position of the segment's first record in the ledger.
     pub(crate) first: u64,
 }
 
@@ -149,13 +149,14 @@ impl Sealed {
     }
 
     /// Opens a file and reads its head of so many bytes, the last four of which are the checksum of the others: the file, the
-    /// number of its records, and the head behind the label.
+    /// number of its records, and the head behind the label. The shard's first record has position `base`.
     pub(crate) fn open_head(
         path: PathBuf,
         expected: &Label,
+        base: u64,
         bytes: usize,
     ) -> Result<(Self, u32, Vec<u8>), LedgerError> {
-        let sealed = Self::open(path, expected.first)?;
+        let sealed = Self::open(path, base.saturating_add(expected.first))?;
         let mut head = sealed.read(0, bytes as u64)?;
         let count = Label::check(&head, expected).map_err(|problem| sealed.corrupt(0, problem))?;
         let stored = head.split_off(bytes.saturating_sub(4));

@@ -26,60 +26,96 @@ use crate::{
     limits::{SEGMENT_RECORDS, UNSEALED_SEGMENTS_MAX},
     proof::HashSource,
     tiles::Tree,
-    tree::{Frontier, Hash, sha256},
+    tree::{Frontier, Hash},
+    trees::Trees,
 };
 
 /// Levels of the tree above the leaves at which a segment is one node.
 const SEGMENT_LEVEL: u8 = SEGMENT_RECORDS.trailing_zeros() as u8;
 
-/// The indexes of the sealed segments, first to last, shared by the journal that seals and the search that reads.
+/// The indexes of the sealed segments of all shards, first to last, shared by the journal that seals and the search that
+/// reads.
 #[derive(Debug, Default)]
 pub struct Segments {
-    indexes: RwLock<Arc<Vec<Arc<SealedIndex>>>>,
+    sealed: RwLock<Sealed>,
+}
+
+/// What is sealed at a moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sealed {
+    /// Position of the first record that is kept.
+    pub(crate) first: u64,
+    pub(crate) indexes: Arc<Vec<Arc<SealedIndex>>>,
+}
+
+impl Sealed {
+    /// Position of the first record that is not sealed.
+    pub(crate) fn end(&self) -> u64 {
+        self.indexes.last().map_or(self.first, |last| last.end())
+    }
 }
 
 impl Segments {
-    pub(crate) fn new(indexes: Vec<Arc<SealedIndex>>) -> Self {
+    /// The indexes of segments that follow one another from position `first` on.
+    pub(crate) fn new(first: u64, indexes: Vec<Arc<SealedIndex>>) -> Self {
         Self {
-            indexes: RwLock::new(Arc::new(indexes)),
+            sealed: RwLock::new(Sealed {
+                first,
+                indexes: Arc::new(indexes),
+            }),
         }
     }
 
-    pub(crate) fn list(&self) -> Arc<Vec<Arc<SealedIndex>>> {
-        Arc::clone(&self.indexes.read().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn list(&self) -> Sealed {
+        self.sealed.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn add(&self, index: Arc<SealedIndex>) {
-        let mut indexes = self.indexes.write().unwrap_or_else(PoisonError::into_inner);
-        let mut longer = indexes.as_ref().clone();
+        let mut sealed = self.sealed.write().unwrap_or_else(PoisonError::into_inner);
+        let mut longer = sealed.indexes.as_ref().clone();
         longer.push(index);
-        *indexes = Arc::new(longer);
+        sealed.indexes = Arc::new(longer);
+    }
+
+    /// Lets go of the segments before `first`.
+    pub(crate) fn forget(&self, first: u64) {
+        let mut sealed = self.sealed.write().unwrap_or_else(PoisonError::into_inner);
+        let kept = sealed.indexes.iter().filter(|index| index.first() >= first);
+        sealed.indexes = Arc::new(kept.cloned().collect());
+        sealed.first = sealed.first.max(first);
+    }
+
+    /// Position of the first record that is not sealed.
+    pub fn end(&self) -> u64 {
+        self.list().end()
     }
 
     /// Records that are sealed.
     pub fn records(&self) -> u64 {
-        self.list().iter().map(|index| u64::from(index.count())).sum()
+        let sealed = self.list();
+        sealed.end() - sealed.first
     }
 
     /// Bytes of the indexes' files.
     pub fn index_bytes(&self) -> u64 {
-        self.list().iter().map(|index| index.len()).sum()
+        self.list().indexes.iter().map(|index| index.len()).sum()
     }
 }
 
-/// What a start finds sealed.
+/// What a start finds sealed of one shard.
 pub(crate) struct Found {
+    base: u64,
     pub(crate) entries: Vec<Arc<Entries>>,
     pub(crate) indexes: Vec<Arc<SealedIndex>>,
 }
 
 impl Found {
-    /// Records that are sealed.
+    /// Leaves of the shard that are sealed.
     pub(crate) fn records(&self) -> u64 {
         self.entries.iter().map(|entries| u64::from(entries.count())).sum()
     }
 
-    /// Root of the first `size` records, hashed anew.
+    /// Root of the shard's first `size` leaves, hashed anew.
     pub(crate) fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
         let mut edge = Frontier::new();
         while edge.size() < size {
@@ -92,7 +128,7 @@ impl Found {
                 have: self.records(),
             })?;
             let most = usize::try_from(size - edge.size()).unwrap_or(usize::MAX);
-            for stored in entries.read_from(edge.size(), most)? {
+            for stored in entries.read_from(self.base + edge.size(), most)? {
                 edge.push(stored.leaf_hash());
             }
         }
@@ -100,38 +136,38 @@ impl Found {
     }
 }
 
-/// Opens the sealed segments of a shard, first to last. An index that is missing or damaged is made again from its entries;
-/// without `disk` nothing is written: a missing one is left out, with all after it, and a damaged one is refused.
-pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>) -> Result<Found, LedgerError> {
-    let origin_hash = sha256(shard.origin.as_str().as_bytes());
+/// Opens the sealed segments of a shard, first to last; one that is closed has so many leaves as `closed` says, and its last
+/// segment may be short. An index that is missing or damaged is made again from its entries; without `disk` nothing is
+/// written: a missing one is left out, with all after it, and a damaged one is refused.
+pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>, closed: Option<u64>) -> Result<Found, LedgerError> {
     let mut found = Found {
+        base: shard.base,
         entries: Vec::new(),
         indexes: Vec::new(),
     };
     loop {
         let segment = Segment(found.entries.len() as u64);
-        let path = segment.entries(shard);
-        if !path.exists() {
+        if !segment.entries(shard).exists() {
             break;
         }
-        let entries = Entries::open(path.clone(), origin_hash, segment.first())?;
-        if entries.count() as usize != SEGMENT_RECORDS {
+        let entries = Entries::open(shard, segment)?;
+        let is_last = closed == Some(segment.first() + u64::from(entries.count()));
+        if entries.count() as usize != SEGMENT_RECORDS && !is_last {
             return Err(LedgerError::Corrupt {
-                path,
+                path: segment.entries(shard),
                 offset: 0,
-                index: segment.first(),
+                index: entries.first(),
                 problem: format!(
                     "the segment holds {} records and not {SEGMENT_RECORDS}",
                     entries.count()
                 ),
             });
         }
-        let opened = SealedIndex::open(segment.index(shard), origin_hash, segment.first());
-        let index = match (opened, disk) {
+        let index = match (SealedIndex::open(shard, segment), disk) {
             (Ok(index), _) if index.count() == entries.count() => Some(index),
             (outcome, Some(disk)) => {
                 tracing::warn!(segment = segment.0, error = ?outcome.err(), "a segment's index is made again from its records");
-                Some(make_index(shard, disk, &entries)?)
+                Some(make_index(shard, segment, disk, &entries)?)
             }
             (Err(LedgerError::Missing { .. }), None) => None,
             (Err(error), None) => return Err(error),
@@ -141,19 +177,21 @@ pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>) -> Result<Found, Ledg
         if found.indexes.len() + 1 == found.entries.len() {
             found.indexes.extend(index.map(Arc::new));
         }
+        if is_last {
+            break;
+        }
     }
     Ok(found)
 }
 
-fn make_index(shard: &Shard, disk: &dyn Disk, entries: &Entries) -> Result<SealedIndex, LedgerError> {
-    let origin_hash = sha256(shard.origin.as_str().as_bytes());
+fn make_index(shard: &Shard, segment: Segment, disk: &dyn Disk, entries: &Entries) -> Result<SealedIndex, LedgerError> {
     let mut writer = IndexWriter::default();
     for frame in 0..(entries.count() as usize).div_ceil(FRAME_RECORDS) {
         entries.frame(frame)?.iter().for_each(|stored| writer.push(stored));
     }
-    let path = Segment::of(entries.first()).index(shard);
-    write_sealed(disk, &path, &writer.finish(origin_hash, entries.first()))?;
-    SealedIndex::open(path, origin_hash, entries.first())
+    let bytes = writer.finish(shard.origin_hash(), segment.first());
+    write_sealed(disk, &segment.index(shard), &bytes)?;
+    SealedIndex::open(shard, segment)
 }
 
 /// Removes files that were left half made.
@@ -169,54 +207,81 @@ pub(crate) fn clean(shard: &Shard) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// The follower that seals. It reads nothing until a segment is full and the log is quiet, or too much is unsealed.
+/// The follower that seals. It reads nothing until a segment is full and the log is quiet, or too much is unsealed; what is left
+/// of a closed shard is sealed as its last segment.
 #[derive(Debug)]
 pub struct Sealer {
     journal: Arc<FileJournal>,
-    tree: Arc<Tree>,
+    trees: Arc<Trees>,
     seen: u64,
+}
+
+/// A segment that can be sealed now.
+struct Ripe {
+    shard: Arc<Shard>,
+    segment: Segment,
+    records: u64,
+    closed: bool,
 }
 
 impl Sealer {
     /// How long the follower of a sealer rests between two looks: a log that did not grow in that time is quiet.
     pub const PACE: Duration = Duration::from_secs(1);
 
-    /// Seals the segments of `journal`, whose tree is `tree`.
-    pub fn new(journal: Arc<FileJournal>, tree: Arc<Tree>) -> Self {
+    /// Seals the segments of `journal`, whose trees are `trees`.
+    pub fn new(journal: Arc<FileJournal>, trees: Arc<Trees>) -> Self {
         Self {
             seen: journal.size(),
             journal,
-            tree,
+            trees,
         }
     }
 
-    /// Seals the next segment if it is full and in the tree; true when it did.
+    /// The next segment, when all its records are there.
+    fn ripe(&self) -> Option<Ripe> {
+        let next = self.journal.segments().end();
+        let (shard, end) = self.journal.shard_of(next)?;
+        let segment = Segment::of(next - shard.base);
+        let records = match end {
+            Some(end) => (end - next).min(SEGMENT_RECORDS as u64),
+            None => SEGMENT_RECORDS as u64,
+        };
+        Some(Ripe {
+            shard,
+            segment,
+            records,
+            closed: end.is_some(),
+        })
+    }
+
+    /// Seals the next segment if all its records are there and in the tree; true when it did.
     ///
     /// # Errors
     /// `NoSpace` and `Io` may pass; other errors say that records and tree differ.
     pub fn seal_next(&mut self) -> Result<bool, LedgerError> {
-        let segment = Segment(self.journal.segments().list().len() as u64);
-        let end = segment.first() + SEGMENT_RECORDS as u64;
-        if self.tree.size() < end {
+        let Some(ripe) = self.ripe() else { return Ok(false) };
+        let Some(tree) = self.trees.of(&ripe.shard, ripe.closed)? else {
+            return Ok(false);
+        };
+        let (shard, segment) = (&*ripe.shard, ripe.segment);
+        let end = segment.first() + ripe.records;
+        if tree.size() < end {
             return Ok(false);
         }
-        let shard = self.journal.shard();
-        let origin_hash = sha256(shard.origin.as_str().as_bytes());
         let (mut entries, mut index) = (
-            EntriesWriter::new(origin_hash, segment.first())?,
+            EntriesWriter::new(shard.origin_hash(), segment.first())?,
             IndexWriter::default(),
         );
-        let mut edge = Frontier::new();
-        while edge.size() < SEGMENT_RECORDS as u64 {
-            let next = segment.first() + edge.size();
-            let most = (end - next).min(FRAME_RECORDS as u64) as usize;
-            for stored in self.journal.read_from(next, most)? {
+        let mut edge = edge_at(&tree, segment)?;
+        while edge.size() < end {
+            let most = (end - edge.size()).min(FRAME_RECORDS as u64) as usize;
+            for stored in self.journal.read_from(shard.base + edge.size(), most)? {
                 entries.push(stored.bytes())?;
                 index.push(&stored);
                 edge.push(stored.leaf_hash());
             }
         }
-        if self.tree.node(SEGMENT_LEVEL, segment.0)? != edge.root() {
+        if tree.root_at(end)? != edge.root() {
             return Err(LedgerError::Forked {
                 size: end,
                 what: "the tree",
@@ -225,17 +290,24 @@ impl Sealer {
         let disk = self.journal.disk();
         make_dir(&shard.dir.join("seg"))?;
         write_sealed(&**disk, &segment.entries(shard), &entries.finish()?)?;
-        write_sealed(
-            &**disk,
-            &segment.index(shard),
-            &index.finish(origin_hash, segment.first()),
-        )?;
-        let entries = Entries::open(segment.entries(shard), origin_hash, segment.first())?;
-        let index = SealedIndex::open(segment.index(shard), origin_hash, segment.first())?;
-        self.journal.sealed(Arc::new(entries))?;
-        self.journal.segments().add(Arc::new(index));
+        let index = index.finish(shard.origin_hash(), segment.first());
+        write_sealed(&**disk, &segment.index(shard), &index)?;
+        self.journal.sealed(Arc::new(Entries::open(shard, segment)?))?;
+        self.journal
+            .segments()
+            .add(Arc::new(SealedIndex::open(shard, segment)?));
         Ok(true)
     }
+}
+
+/// The tree's edge before a segment: each hash stands for whole segments.
+fn edge_at(tree: &Tree, segment: Segment) -> Result<Frontier, LedgerError> {
+    let (mut peaks, mut from) = (Vec::new(), 0);
+    for height in (0..u64::BITS).rev().filter(|height| segment.0 >> height & 1 == 1) {
+        peaks.push(tree.node(SEGMENT_LEVEL + height as u8, from >> height)?);
+        from += 1 << height;
+    }
+    Frontier::from_parts(segment.first(), peaks)
 }
 
 impl Sink for Sealer {
@@ -256,8 +328,9 @@ impl Sink for Sealer {
         let size = self.journal.size();
         let grown = size - std::mem::replace(&mut self.seen, size);
         self.journal.release_sealed()?;
-        let unsealed = size - self.journal.segments().records();
-        if unsealed < SEGMENT_RECORDS as u64 {
+        let Some(ripe) = self.ripe() else { return Ok(None) };
+        let unsealed = size - self.journal.segments().end();
+        if unsealed < ripe.records {
             return Ok(None);
         }
         // Under load the cores belong to those who wait for a certificate, but not without limit.

@@ -100,10 +100,10 @@ fn race(journal: &FileJournal, commits: &Commits, seed: u64) -> u64 {
         if outcomes.iter().all(Result::is_ok) {
             for (outcome, hash) in outcomes.iter().zip(hashes) {
                 let receipt = outcome.as_ref().unwrap();
-                let stored = journal.read_from(receipt.index(), 1).unwrap();
+                let stored = journal.read_from(receipt.position(), 1).unwrap();
                 assert_eq!(stored[0].leaf_hash(), hash);
                 assert_eq!(receipt.leaf_hash(), hash);
-                assert_eq!(receipt.origin(), journal.origin());
+                assert_eq!(receipt.origin(), journal.log().origin());
             }
             return moved;
         }
@@ -132,8 +132,8 @@ fn one_stale_record_does_not_hold_up_its_neighbours() {
     assert_eq!(outcomes[2], moved);
     assert_eq!(
         (
-            outcomes[1].as_ref().unwrap().index(),
-            outcomes[3].as_ref().unwrap().index()
+            outcomes[1].as_ref().unwrap().position(),
+            outcomes[3].as_ref().unwrap().position()
         ),
         (2, 3)
     );
@@ -250,7 +250,7 @@ fn an_awaited_ticket_gives_the_same_answer() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let outcomes = runtime.block_on(commits.submit(vec![(issue(1), 0)]).outcomes());
     let receipt = outcomes[0].as_ref().unwrap();
-    assert_eq!(receipt.index(), 1);
+    assert_eq!(receipt.position(), 1);
     assert!(matches!(Record::decode(issue(1).bytes()).unwrap().body, Body::Issue(_)));
     assert_eq!(receipt.time(), issue(1).time());
 }

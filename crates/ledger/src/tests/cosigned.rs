@@ -69,7 +69,7 @@ fn cosignatures_and_checkpoints_that_come_at_once_lose_neither() {
     journal.append(&group(1, 65), 0).unwrap();
     drop(journal);
     let journal = place.open().unwrap();
-    let tree = Tree::new(journal.shard_dir());
+    let tree = Tree::new(&place.shard());
     for stored in journal.read_from(0, 100).unwrap() {
         tree.push(stored.leaf_hash()).unwrap();
     }
@@ -106,5 +106,5 @@ fn cosignatures_and_checkpoints_that_come_at_once_lose_neither() {
     });
     let stored = journal.checkpoint().unwrap();
     assert_eq!(stored.checkpoint().size, 65);
-    stored.note().verify(journal.vkey()).unwrap();
+    stored.note().verify(journal.log().vkey()).unwrap();
 }

@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::kit::{Place, group, key, options};
-use crate::{FileJournal, Follower, Integrator, Journal, LedgerError, Sink, Stored, Tree, leaf_hash, verify_inclusion};
+use super::kit::{Place, group, keys, options, trees};
+use crate::{
+    FileJournal, Follower, Integrator, Journal, LedgerError, Sink, Stored, Tree, Trees, leaf_hash, verify_inclusion,
+};
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -18,10 +20,10 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn integrate(journal: &Arc<FileJournal>, sign: bool, every: Duration) -> (Follower, Arc<Tree>) {
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
+    let trees = trees(journal);
+    let (_, tree) = trees.growing();
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
-    let key = sign.then(key);
-    let integrator = Integrator::new(Arc::clone(&journal), Arc::clone(&tree), key, every).unwrap();
+    let integrator = Integrator::new(Arc::clone(&journal), trees, sign.then(keys), every).unwrap();
     let follower = Follower::start("tree", journal, vec![Box::new(integrator)], Duration::ZERO).unwrap();
     (follower, tree)
 }
@@ -123,8 +125,8 @@ fn a_log_that_is_not_the_signed_one_stops_the_tree() {
     follower.stop();
     let mut other = Integrator::new(
         Arc::clone(&journal) as Arc<dyn Journal>,
-        Arc::new(Tree::new(&place.ledger().join("other"))),
-        Some(key()),
+        Trees::new(&place.ledger().join("other"), journal.clone()),
+        Some(keys()),
         Duration::ZERO,
     )
     .unwrap();

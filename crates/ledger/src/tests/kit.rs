@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use mintage_identity::{TrustDomain, UnixTime};
@@ -14,17 +15,17 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use crate::{
-    Body, Disk, DiskFile, EncodedRecord, FileJournal, Journal, Kind, LedgerError, LocalDisk, LogKey, OpenOptions,
-    Origin, samples, wire,
+    Body, Disk, DiskFile, EncodedRecord, FileJournal, Follower, Integrator, Journal, Kind, LedgerError, LocalDisk,
+    LogKey, LogKeys, OpenOptions, Origin, Trees, samples, wire,
 };
 
 pub(super) const RESERVE: u64 = 4096;
 
-pub(super) fn key() -> LogKey {
+pub(crate) fn key() -> LogKey {
     LogKey::generate(&Zeroizing::new([3; 32])).unwrap().0
 }
 
-pub(super) fn origin() -> Origin {
+pub(crate) fn origin() -> Origin {
     let domain = TrustDomain::parse("dev.test").unwrap();
     Origin::new(&domain, "a1b2", UnixTime::from_seconds(1_764_547_200)).unwrap()
 }
@@ -136,6 +137,24 @@ pub(crate) fn few_cases() -> proptest::prelude::ProptestConfig {
         cases: usual.cases / 4 + 1,
         ..usual
     }
+}
+
+/// The trees of a journal.
+pub(crate) fn trees(journal: &Arc<FileJournal>) -> Arc<Trees> {
+    Trees::new(journal.ledger(), journal.clone())
+}
+
+/// The key of the kit's first shard.
+pub(super) fn keys() -> Arc<LogKeys> {
+    LogKeys::new(&origin(), key())
+}
+
+/// Lets an integrator follow all there is, signing as it ends.
+pub(super) fn integrate(journal: &Arc<FileJournal>, trees: &Arc<Trees>, keys: Option<Arc<LogKeys>>) {
+    let shared: Arc<dyn Journal> = journal.clone();
+    let integrator = Integrator::new(shared.clone(), trees.clone(), keys, Duration::ZERO).unwrap();
+    let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::ZERO).unwrap();
+    follower.stop();
 }
 
 /// All records' bytes from 0 on.

@@ -62,12 +62,12 @@ fn partly_sealed(records: &[Record], cuts: &[usize]) -> (TempDir, Arc<Search>) {
         stored[first..*cut].iter().for_each(|stored| writer.push(stored));
         let path = dir.path().join(format!("{first}.idx"));
         std::fs::write(&path, writer.finish([1; 32], first as u64)).unwrap();
-        let index = SealedIndex::open(path, [1; 32], first as u64).unwrap();
+        let index = SealedIndex::open_part(path, [1; 32], first as u64).unwrap();
         index.check().unwrap();
         indexes.push(Arc::new(index));
         first = *cut;
     }
-    let search = Search::over(Arc::new(Segments::new(indexes))).unwrap();
+    let search = Search::over(Arc::new(Segments::new(0, indexes))).unwrap();
     let mut sink = search.sink();
     assert_eq!(sink.next(), first as u64);
     for part in stored[first..].chunks(4096) {

@@ -3,12 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use super::kit::{Fault, Faulty, Place, campaign, contents, group, key, options};
+use super::kit::{Fault, Faulty, Place, campaign, contents, group, integrate, key, keys, options, trees};
 use crate::{
-    FileJournal, Follower, Integrator, Journal, LedgerError, LocalDisk, OpenOptions, Query, Sealer, Search, Sink, Tree,
+    FileJournal, Journal, LedgerError, LocalDisk, OpenOptions, Query, Sealer, Search, Sink, Trees,
     limits::{GROUP_RECORDS_MAX, SEGMENT_RECORDS},
     samples, verify,
 };
@@ -16,7 +15,7 @@ use crate::{
 const SEGMENT: u64 = SEGMENT_RECORDS as u64;
 
 /// A ledger of `count` records whose tree is complete and signed.
-fn filled(place: &Place, options: OpenOptions, count: u64) -> (Arc<FileJournal>, Arc<Tree>) {
+fn filled(place: &Place, options: OpenOptions, count: u64) -> (Arc<FileJournal>, Arc<Trees>) {
     let journal = Arc::new(place.create(options));
     let mut at = 1;
     while at < count {
@@ -24,18 +23,14 @@ fn filled(place: &Place, options: OpenOptions, count: u64) -> (Arc<FileJournal>,
         journal.append(&group(at, to), 0).unwrap();
         at = to;
     }
-    let tree = integrated(&journal);
-    (journal, tree)
+    let trees = integrated(&journal);
+    (journal, trees)
 }
 
-fn integrated(journal: &Arc<FileJournal>) -> Arc<Tree> {
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
-    let shared: Arc<dyn Journal> = journal.clone();
-    let integrator = Integrator::new(shared.clone(), tree.clone(), Some(key()), Duration::ZERO).unwrap();
-    Follower::start("tree", shared, vec![Box::new(integrator)], Duration::ZERO)
-        .unwrap()
-        .stop();
-    tree
+fn integrated(journal: &Arc<FileJournal>) -> Arc<Trees> {
+    let trees = trees(journal);
+    integrate(journal, &trees, Some(keys()));
+    trees
 }
 
 fn small_files() -> OpenOptions {
@@ -55,7 +50,7 @@ fn sealed_records_are_read_searched_verified_and_survive_a_restart() {
     let count = SEGMENT + 2000;
     let (journal, tree) = filled(&place, small_files(), count);
     let before = contents(&*journal);
-    let (size, root) = (journal.size(), tree.root().unwrap());
+    let (size, root) = (journal.size(), tree.growing().1.root().unwrap());
     let (many, mut sealer) = (wals(&place), Sealer::new(journal.clone(), tree.clone()));
     assert!(sealer.seal_next().unwrap());
     assert!(!sealer.seal_next().unwrap(), "the second segment is not full");
@@ -78,12 +73,12 @@ fn sealed_records_are_read_searched_verified_and_survive_a_restart() {
         .unwrap();
     assert_eq!(found.stored.index(), 40_000);
 
-    drop((sealer, journal));
+    drop((sealer, journal, tree));
     let report = verify(&place.ledger(), None, &mut ()).unwrap();
     assert_eq!((report[0].size, report[0].root), (size, root));
     let again = Arc::new(FileJournal::open(&place.ledger(), small_files()).unwrap());
     assert!(contents(&*again) == before);
-    assert_eq!(integrated(&again).root().unwrap(), root);
+    assert_eq!(integrated(&again).growing().1.root().unwrap(), root);
 }
 
 #[test]
@@ -130,7 +125,7 @@ fn what_is_lost_of_a_sealed_ledger_is_named_or_made_again() {
     let (journal, tree) = filled(&place, small_files(), SEGMENT + 2000);
     Sealer::new(journal.clone(), tree.clone()).seal_next().unwrap();
     journal.release_sealed().unwrap();
-    let root = tree.root().unwrap();
+    let root = tree.growing().1.root().unwrap();
     drop((journal, tree));
     let seg = |place: &Place, name: &str| place.shard().join("seg").join(name);
 
@@ -153,7 +148,7 @@ fn what_is_lost_of_a_sealed_ledger_is_named_or_made_again() {
     std::fs::remove_dir_all(copy.shard().join("tile")).unwrap();
     let journal = Arc::new(FileJournal::open(&copy.ledger(), small_files()).unwrap());
     assert_eq!(journal.segments().records(), SEGMENT);
-    assert_eq!(integrated(&journal).root().unwrap(), root);
+    assert_eq!(integrated(&journal).growing().1.root().unwrap(), root);
     assert!(seg(&copy, "00000000.idx").exists() && seg(&copy, "00000000.tiles").exists());
     drop(journal);
     verify(&copy.ledger(), None, &mut ()).unwrap();
@@ -266,7 +261,6 @@ fn a_sealed_file_cut_anywhere_in_its_last_64_kilobytes_is_refused() {
     let (journal, tree) = filled(&place, small_files(), SEGMENT + 1);
     Sealer::new(journal.clone(), tree).seal_next().unwrap();
     let shard = journal.shard().clone();
-    let origin_hash = crate::tree::sha256(shard.origin.as_str().as_bytes());
     let segment = crate::seg::Segment(0);
     let cut = |path: PathBuf, open: &dyn Fn() -> Result<(), LedgerError>| {
         open().unwrap();
@@ -279,10 +273,10 @@ fn a_sealed_file_cut_anywhere_in_its_last_64_kilobytes_is_refused() {
     };
     let index = segment.index(&shard);
     cut(index.clone(), &|| {
-        crate::seg::index::SealedIndex::open(index.clone(), origin_hash, 0).map(drop)
+        crate::seg::index::SealedIndex::open(&shard, segment).map(drop)
     });
     let entries = segment.entries(&shard);
     cut(entries.clone(), &|| {
-        crate::seg::entries::Entries::open(entries.clone(), origin_hash, 0).map(drop)
+        crate::seg::entries::Entries::open(&shard, segment).map(drop)
     });
 }

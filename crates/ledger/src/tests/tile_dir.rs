@@ -5,17 +5,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use mintage_identity::{TrustDomain, UnixTime};
 use tempfile::TempDir;
 
-use super::kit::{Place, group, key, origin};
+use super::kit::{Place, group, integrate, key, keys, origin, trees};
 use crate::{
-    Checkpoint, Cosigner, Follower, ForeignCheckpoint, Frontier, Integrator, Journal, LedgerError, LedgerTreeWriter,
-    LogKey, Origin, Policy, RecordCheck, SignedNote, Stored, Tree, TreeWriter, Vkey, leaf_hash, verify,
-    verify_ledger_tree, verify_tree,
+    Checkpoint, Cosigner, ForeignCheckpoint, Frontier, Journal, LedgerError, LedgerTreeWriter, LogKey, Origin, Policy,
+    RecordCheck, SignedNote, Stored, TreeWriter, Vkey, leaf_hash, verify, verify_ledger_tree, verify_tree,
 };
 
 /// Record number `n`, of a length of its own; some are empty.
@@ -253,12 +251,8 @@ fn a_policy_that_asks_for_witnesses_is_held() {
 fn ledger() -> Place {
     let place = Place::new();
     let journal = Arc::new(place.create(super::kit::options()));
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
-    let shared = Arc::clone(&journal) as Arc<dyn Journal>;
-    let integrator = Integrator::new(Arc::clone(&shared), tree, Some(key()), Duration::ZERO).unwrap();
-    let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::ZERO).unwrap();
     journal.append(&group(1, 300), 0).unwrap();
-    follower.stop();
+    integrate(&journal, &trees(&journal), Some(keys()));
     journal.append(&group(300, 301), 0).unwrap();
     place
 }

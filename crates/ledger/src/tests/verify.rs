@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use super::kit::{Place, group, key, options, origin};
+use super::kit::{Place, group, integrate, key, keys, options, origin, trees};
 use crate::{
-    Follower, Integrator, Journal, LedgerError, OpenOptions, RecordCheck, Stored, Tree, Vkey, verify,
+    Follower, Integrator, Journal, LedgerError, OpenOptions, RecordCheck, Stored, Trees, Vkey, verify,
     wal::{FrameKind, GroupHead, Trailer, put_frame, read_frame},
 };
 
@@ -16,9 +16,8 @@ fn ledger() -> Place {
         ..options()
     };
     let journal = Arc::new(place.create(options));
-    let tree = Arc::new(Tree::new(journal.shard_dir()));
     let shared = Arc::clone(&journal) as Arc<dyn Journal>;
-    let integrator = Integrator::new(Arc::clone(&shared), tree, Some(key()), Duration::ZERO).unwrap();
+    let integrator = Integrator::new(Arc::clone(&shared), trees(&journal), Some(keys()), Duration::ZERO).unwrap();
     let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::ZERO).unwrap();
     while journal.size() < 600 {
         let next = journal.size();
@@ -119,13 +118,9 @@ fn forge(place: &Place, change: impl Fn(&mut Vec<Vec<u8>>)) {
 fn removed_reordered_altered_and_half_records_are_found() {
     let place = Place::new();
     let journal = Arc::new(place.create(options()));
-    let shared = Arc::clone(&journal) as Arc<dyn Journal>;
-    let tree = Arc::new(Tree::new(&place.ledger().join("other")));
-    let integrator = Integrator::new(Arc::clone(&shared), tree, Some(key()), Duration::ZERO).unwrap();
     journal.append(&group(1, 9), 0).unwrap();
-    Follower::start("tree", shared, vec![Box::new(integrator)], Duration::ZERO)
-        .unwrap()
-        .stop();
+    let elsewhere = Trees::new(&place.ledger().join("other"), journal.clone());
+    integrate(&journal, &elsewhere, Some(keys()));
     drop(journal);
     forge(&place, |_| {});
     assert_eq!(check(&place.ledger()).unwrap(), 9);

@@ -22,6 +22,12 @@ const CHECKPOINT: &str = "checkpoint";
 const POLICY: &str = "policy";
 /// The folder with everything else.
 const TILES: &str = "tile";
+/// The file with the state of everything before a log that is not the first.
+const SNAPSHOT: &str = "snapshot";
+/// The file in which the log before names this one.
+const SUCCESSION: &str = "succession";
+/// The file that says that a log's records were given up: its checkpoint is all there is.
+const RELEASED: &str = "released";
 /// Octets of the length before each record of a bundle.
 const LENGTH_OCTETS: usize = 2;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use mintage_identity::UnixTime;
 
 use super::{
-    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place,
+    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION,
     file::{read_file, refused, split},
     octets_of, spanned,
     walk::{refuse_extra, refuse_other_logs},
@@ -14,11 +14,14 @@ use super::{
 use crate::{
     LedgerError,
     foreign::ForeignCheckpoint,
-    journal::Stored,
-    limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
+    journal::{Log, Stored},
+    limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX, SNAPSHOT_BYTES_MAX},
     note::{SignedNote, Vkey},
+    opening::{Ended, ShardBegin, check_opening, check_snapshot},
     origin::Origin,
     policy::Policy,
+    record::{Body, Record},
+    succession::Succession,
     tiles::{Rows, TILE_WIDTH, subtree_root},
     tree::{Frontier, Hash, leaf_hash},
     verify::RecordCheck,
@@ -29,12 +32,23 @@ use crate::{
 pub struct TreeReport {
     /// The log's key; its name is the origin.
     pub vkey: Vkey,
+    /// Position of its first record in the ledger.
+    pub first: u64,
+    /// True when its records were given up: the checkpoint is all that could be looked at.
+    pub released: bool,
     /// What the log signed: size and root are those of the records.
     pub checkpoint: ForeignCheckpoint,
     /// The witnesses of the policy that cosigned it, and when.
     pub witnesses: Vec<(String, UnixTime)>,
     /// Tiles, all right.
     pub tiles: u64,
+}
+
+impl TreeReport {
+    /// Position behind its last record.
+    fn end(&self) -> u64 {
+        self.first.saturating_add(self.checkpoint.size())
+    }
 }
 
 /// Verifies one log's folder, and looks at each of its records in order. Nothing is believed that the policy does not
@@ -44,21 +58,58 @@ pub struct TreeReport {
 /// The first thing that is wrong, with its file and record index: an altered, missing, longer or shorter file, one that
 /// is too many, another root, a signature.
 pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> Result<TreeReport, LedgerError> {
-    let bytes = read_file(&dir.join(CHECKPOINT), NOTE_BYTES_MAX, None)?;
-    let note = SignedNote::parse(&bytes)?;
-    let checked = policy.check(&note)?;
-    if !checked.quorum {
-        return Err(LedgerError::Signature(format!(
-            "the quorum of the policy is not met: {} of its witnesses cosigned {}",
-            checked.witnesses.len(),
-            checked.log.vkey.name()
-        )));
+    verify_log(dir, policy, None, check)
+}
+
+fn verify_log(
+    dir: &Path,
+    policy: &Policy,
+    before: Option<&TreeReport>,
+    check: &mut dyn RecordCheck,
+) -> Result<TreeReport, LedgerError> {
+    let (checked, note_size) = {
+        let bytes = read_file(&dir.join(CHECKPOINT), NOTE_BYTES_MAX, None)?;
+        let note = SignedNote::parse(&bytes)?;
+        let checked = policy.check(&note)?;
+        if !checked.quorum {
+            return Err(LedgerError::Signature(format!(
+                "the quorum of the policy is not met: {} of its witnesses cosigned {}",
+                checked.witnesses.len(),
+                checked.log.vkey.name()
+            )));
+        }
+        let size = checked.checkpoint.size();
+        let report = TreeReport {
+            vkey: checked.log.vkey.clone(),
+            first: 0,
+            released: false,
+            witnesses: checked
+                .witnesses
+                .iter()
+                .map(|(witness, time)| (witness.name.clone(), *time))
+                .collect(),
+            checkpoint: checked.checkpoint,
+            tiles: 0,
+        };
+        (report, size)
+    };
+    let (mut report, size) = (checked, note_size);
+    if dir.join(RELEASED).exists() {
+        report.released = true;
+        report.first = before.map_or(0, TreeReport::end);
+        return Ok(report);
     }
-    let size = checked.checkpoint.size();
     refuse_extra(dir, size)?;
+    let snapshot = match dir.join(SNAPSHOT).exists() {
+        true => Some(read_file(&dir.join(SNAPSHOT), SNAPSHOT_BYTES_MAX as usize, None)?),
+        false => None,
+    };
     let mut pass = Pass {
         dir,
-        vkey: &checked.log.vkey,
+        vkey: &report.vkey,
+        base: 0,
+        before,
+        snapshot: snapshot.as_deref(),
         tree: Frontier::new(),
         rows: Rows::default(),
         tiles: 0,
@@ -67,29 +118,22 @@ pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> 
         pass.bundle(size, check)?;
     }
     pass.partial()?;
-    if pass.tree.root() != checked.checkpoint.root() {
+    if pass.tree.root() != report.checkpoint.root() {
         return Err(LedgerError::Forked {
             size,
             what: "its checkpoint",
         });
     }
-    Ok(TreeReport {
-        tiles: pass.tiles,
-        vkey: checked.log.vkey.clone(),
-        witnesses: checked
-            .witnesses
-            .iter()
-            .map(|(witness, time)| (witness.name.clone(), *time))
-            .collect(),
-        checkpoint: checked.checkpoint,
-    })
+    (report.first, report.tiles) = (pass.base, pass.tiles);
+    Ok(report)
 }
 
 /// Verifies every shard of a ledger's folder, oldest first. The keys are those of its own policy file unless the caller
-/// brings a policy: who could write the folder could have replaced the file.
+/// brings a policy: who could write the folder could have replaced the file. A log is trusted as well when the key of a
+/// trusted one before it named its key.
 ///
 /// # Errors
-/// As [`verify_tree`]; refuses a policy of other logs, and what the folder holds besides its logs.
+/// As [`verify_tree`]; refuses a log that the caller does not trust, and a key of the caller's that is none of the ledger's.
 pub fn verify_ledger_tree(
     dir: &Path,
     trusted: Option<&Policy>,
@@ -97,17 +141,10 @@ pub fn verify_ledger_tree(
 ) -> Result<Vec<TreeReport>, LedgerError> {
     let bytes = read_file(&dir.join(POLICY), POLICY_BYTES_MAX, None)?;
     let own = Policy::parse(&bytes)?;
-    let lists = |policy: &Policy, key: &Vkey| policy.logs().iter().any(|log| log.vkey == *key);
-    if let Some(trusted) = trusted {
-        if let Some(log) = trusted.logs().iter().find(|log| !lists(&own, &log.vkey)) {
-            let problem = format!("the ledger has no log of the key {}", log.vkey);
-            return Err(LedgerError::Signature(problem));
-        }
-        if let Some(log) = own.logs().iter().find(|log| !lists(trusted, &log.vkey)) {
-            let problem = format!("{} is signed by a key you do not trust", log.vkey.name());
-            return Err(LedgerError::Signature(problem));
-        }
-    }
+    let policy = match trusted {
+        Some(trusted) => followed(dir, trusted, &own)?,
+        None => own.clone(),
+    };
     let shards: Vec<Origin> = own
         .logs()
         .iter()
@@ -117,9 +154,9 @@ pub fn verify_ledger_tree(
         return Err(LedgerError::format("policy", "lists no log"));
     }
     refuse_other_logs(dir, &shards)?;
-    let mut reports = Vec::new();
+    let mut reports: Vec<TreeReport> = Vec::new();
     for (shard, log) in shards.iter().zip(own.logs()) {
-        let report = verify_tree(&dir.join(shard.folder()), trusted.unwrap_or(&own), check)?;
+        let report = verify_log(&dir.join(shard.folder()), &policy, reports.last(), check)?;
         if report.vkey != log.vkey {
             let problem = format!("the folder of {shard} holds the log {}", report.vkey.name());
             return Err(LedgerError::Signature(problem));
@@ -129,10 +166,41 @@ pub fn verify_ledger_tree(
     Ok(reports)
 }
 
+/// The caller's policy, and the logs of the ledger that follow by the word of a log in it.
+fn followed(dir: &Path, trusted: &Policy, own: &Policy) -> Result<Policy, LedgerError> {
+    let lists = |policy: &Policy, key: &Vkey| policy.logs().iter().any(|log| log.vkey == *key);
+    if let Some(log) = trusted.logs().iter().find(|log| !lists(own, &log.vkey)) {
+        let problem = format!("the ledger has no log of the key {}", log.vkey);
+        return Err(LedgerError::Signature(problem));
+    }
+    let mut policy = trusted.clone();
+    let mut before: Option<&Vkey> = None;
+    for log in own.logs() {
+        if !lists(&policy, &log.vkey) {
+            let path = dir.join(Origin::parse(log.vkey.name())?.folder()).join(SUCCESSION);
+            let named = match before.filter(|_| path.exists()) {
+                Some(before) => Succession::verify(&read_file(&path, NOTE_BYTES_MAX, None)?, before)?.to() == &log.vkey,
+                None => false,
+            };
+            if !named {
+                let problem = format!("{} is signed by a key you do not trust", log.vkey.name());
+                return Err(LedgerError::Signature(problem));
+            }
+            policy = policy.with_log(log.vkey.clone())?;
+        }
+        before = Some(&log.vkey);
+    }
+    Ok(policy)
+}
+
 /// One reading of a log.
 struct Pass<'a> {
     dir: &'a Path,
     vkey: &'a Vkey,
+    /// Position of the log's first record in the ledger.
+    base: u64,
+    before: Option<&'a TreeReport>,
+    snapshot: Option<&'a [u8]>,
     tree: Frontier,
     /// Of each level above the first the tiles that were compared, and the hashes that wait for the next.
     /// From level 1 on: level 0 is compared bundle by bundle.
@@ -155,8 +223,14 @@ impl Pass<'_> {
         let records = split(&path, &bytes, first, width)?;
         let leaves: Vec<Hash> = records.iter().map(|record| leaf_hash(record)).collect();
         self.compare(0, place.index, &leaves)?;
+        if first == 0
+            && let Some(record) = records.first()
+        {
+            self.begin(record, check)
+                .map_err(|problem| refused(&path, Some(0), problem))?;
+        }
         for (at, (record, leaf)) in records.iter().zip(&leaves).enumerate() {
-            let stored = Stored::new(first + at as u64, (*record).into(), Some(*leaf));
+            let stored = Stored::new(self.base + first + at as u64, (*record).into(), Some(*leaf));
             let looked = check.record(self.vkey, &stored);
             looked.map_err(|problem| refused(&path, Some(stored.index()), problem))?;
             self.tree.push(*leaf);
@@ -165,6 +239,34 @@ impl Pass<'_> {
             self.carry(subtree_root(&leaves))?;
         }
         Ok(())
+    }
+
+    /// Where the log stands by its first record, which must fit the log before it where that is known. Another first record than
+    /// `log.open` is for the caller's check to judge.
+    fn begin(&mut self, record: &[u8], check: &mut dyn RecordCheck) -> Result<(), String> {
+        if let Ok(Record {
+            body: Body::LogOpen(open),
+            ..
+        }) = Record::decode(record)
+        {
+            self.base = open.first_position;
+            match self.before {
+                Some(before) => {
+                    let ended = Ended {
+                        vkey: &before.vkey,
+                        size: before.checkpoint.size(),
+                        root: before.checkpoint.root(),
+                    };
+                    check_opening(&open, before.end(), Some(ended), self.snapshot)?;
+                }
+                None => check_snapshot(&open, self.snapshot)?,
+            }
+        }
+        let log = Log::new(self.vkey.clone(), self.base).map_err(|error| error.to_string())?;
+        check.begin(&ShardBegin {
+            log: &log,
+            snapshot: self.snapshot,
+        })
     }
 
     /// Adds the root of a full tile of level 0 to the level above, and compares what that fills.

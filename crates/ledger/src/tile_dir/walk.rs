@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{CHECKPOINT, Kind, POLICY, Place, TILES, width_at};
+use super::{CHECKPOINT, Kind, POLICY, Place, SNAPSHOT, SUCCESSION, TILES, width_at};
 use crate::{LedgerError, foreign::number, limits::POLICY_LOGS_MAX, origin::Origin, tiles::TILE_WIDTH};
 
 /// Folders below each other: `tile`, a level, seven of three digits for 2^64, and one of partial tiles.
@@ -17,7 +17,7 @@ pub(super) fn refuse_extra(dir: &Path, size: u64) -> Result<(), LedgerError> {
         let entry = entry.map_err(LedgerError::io("list", dir))?;
         let kind = entry.file_type().map_err(LedgerError::io("read", entry.path()))?;
         match entry.file_name().to_str() {
-            Some(CHECKPOINT) if kind.is_file() => {}
+            Some(CHECKPOINT | SNAPSHOT | SUCCESSION) if kind.is_file() => {}
             Some(TILES) if kind.is_dir() => below(dir, &entry.path(), size, 1)?,
             _ => return Err(extra(&entry.path(), "no file of a log")),
         }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::syncfs;
 
-use super::{CHECKPOINT, Kind, POLICY, Place, octets_of};
+use super::{CHECKPOINT, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, octets_of};
 use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
@@ -18,6 +18,7 @@ use crate::{
     layout::{Shard, read_policy},
     limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
     note::Vkey,
+    opening::ShardBegin,
     tiles::{Rows, TILE_WIDTH},
     tree::{Frontier, Hash},
     verify::RecordCheck,
@@ -137,8 +138,12 @@ fn write_tile(dir: &Path, level: u8, index: u64, row: &[Hash]) -> Result<(), Led
 pub struct LedgerTreeWriter {
     dir: PathBuf,
     policy: Vec<u8>,
+    /// Shards whose records were given up.
+    released: Vec<Shard>,
     waiting: Vec<(Shard, SignedCheckpoint)>,
     writers: Vec<(Vkey, TreeWriter)>,
+    /// What stands before the log that begins next.
+    snapshot: Option<Vec<u8>>,
     failed: Option<LedgerError>,
 }
 
@@ -159,19 +164,23 @@ impl LedgerTreeWriter {
             POLICY_BYTES_MAX as u64,
             "the ledger's policy file",
         )?;
-        let mut waiting = Vec::new();
+        let (mut released, mut waiting) = (Vec::new(), Vec::new());
         for shard in read_policy(ledger)? {
-            let path = shard.checkpoint();
-            let bytes = read_whole(&path, NOTE_BYTES_MAX as u64, "the last signed checkpoint")?;
-            let signed = SignedCheckpoint::verify(&bytes, &shard.vkey)?;
+            if shard.is_released() && waiting.is_empty() {
+                released.push(shard);
+                continue;
+            }
+            let signed = shard.read_checkpoint()?;
             waiting.push((shard, signed));
         }
         waiting.reverse();
         Ok(Self {
             dir: dir.to_owned(),
             policy,
+            released,
             waiting,
             writers: Vec::new(),
+            snapshot: None,
             failed: None,
         })
     }
@@ -193,8 +202,22 @@ impl LedgerTreeWriter {
             .filter(|(shard, _)| shard.vkey == *key)
             .ok_or_else(|| LedgerError::Signature(format!("the log of {key} was not there at first")))?;
         let writer = TreeWriter::create(&self.dir.join(shard.origin.folder()), signed)?;
+        if let Some(snapshot) = self.snapshot.take() {
+            write_new(&writer.dir.join(SNAPSHOT), &snapshot)?;
+            copy(&shard.succession(), &writer.dir.join(SUCCESSION))?;
+        }
         self.writers.push((shard.vkey, writer));
         Ok(())
+    }
+
+    /// Of a log without records the checkpoint is written, and how it is named by the one before.
+    fn write_released(&self, shard: &Shard) -> Result<(), LedgerError> {
+        let dir = self.dir.join(shard.origin.folder());
+        copy(&shard.released(), &dir.join(RELEASED))?;
+        if shard.succession().exists() {
+            copy(&shard.succession(), &dir.join(SUCCESSION))?;
+        }
+        copy(&shard.checkpoint(), &dir.join(CHECKPOINT))
     }
 
     /// Why a record could not be written, when that is what ended the verification.
@@ -214,6 +237,7 @@ impl LedgerTreeWriter {
             });
         }
         let mut written = Vec::new();
+        self.released.iter().try_for_each(|shard| self.write_released(shard))?;
         for (key, writer) in self.writers {
             written.push((key, writer.tree.size()));
             writer.finish()?;
@@ -226,6 +250,11 @@ impl LedgerTreeWriter {
 }
 
 impl RecordCheck for LedgerTreeWriter {
+    fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
+        self.snapshot = begin.snapshot.map(<[u8]>::to_vec);
+        Ok(())
+    }
+
     fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
         self.push(key, stored).map_err(|error| {
             let told = error.to_string();
@@ -233,6 +262,11 @@ impl RecordCheck for LedgerTreeWriter {
             told
         })
     }
+}
+
+/// Copies a small file of a shard.
+fn copy(from: &Path, to: &Path) -> Result<(), LedgerError> {
+    write_new(to, &read_whole(from, NOTE_BYTES_MAX as u64, "a file of a shard")?)
 }
 
 /// Writes a file that must not be there, and the folders above it.

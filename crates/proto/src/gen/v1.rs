@@ -213,6 +213,63 @@ pub struct ProofResponse {
     pub checkpoint: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "5")]
     pub leaf_hash: ::prost::alloc::vec::Vec<u8>,
+    /// Verifier key of the log that holds the record; `index` and `size` are those of this log's tree.
+    #[prost(string, tag = "6")]
+    pub vkey: ::prost::alloc::string::String,
+    /// The statements by which each log of the ledger names the next, oldest first.
+    #[prost(string, repeated, tag = "7")]
+    pub successions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A log of the ledger.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Shard {
+    #[prost(string, tag = "1")]
+    pub origin: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub vkey: ::prost::alloc::string::String,
+    /// Index of its first record in the ledger.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    #[prost(uint64, tag = "4")]
+    pub records: u64,
+    /// "written", "closed" or "released", whose records were given up.
+    #[prost(string, tag = "5")]
+    pub state: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShardsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShardsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<Shard>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollRequest {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollResponse {
+    /// The shard that is closed, and the one that begins; its key is not known in a rehearsal.
+    #[prost(message, optional, tag = "1")]
+    pub closed: ::core::option::Option<Shard>,
+    #[prost(message, optional, tag = "2")]
+    pub begun: ::core::option::Option<Shard>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetainRequest {
+    /// Shards whose last record is so old are given up, oldest first.
+    #[prost(uint64, tag = "1")]
+    pub older_than_seconds: u64,
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RetainResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub released: ::prost::alloc::vec::Vec<Shard>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordsRequest {
@@ -405,6 +462,54 @@ pub mod ledger_client {
                 .insert(GrpcMethod::new("mintage.v1.Ledger", "Records"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The logs that the ledger is made of, oldest first.
+        pub async fn shards(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShardsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ShardsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Ledger/Shards");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Ledger", "Shards"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Closes the shard that is written and begins the next, with a key of its own.
+        pub async fn roll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollRequest>,
+        ) -> std::result::Result<tonic::Response<super::RollResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Ledger/Roll");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Ledger", "Roll"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives up the records of old shards; checkpoints, upper tiles and the state stay.
+        pub async fn retain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetainRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetainResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Ledger/Retain");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Ledger", "Retain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -450,6 +555,21 @@ pub mod ledger_server {
             &self,
             request: tonic::Request<super::RecordsRequest>,
         ) -> std::result::Result<tonic::Response<Self::RecordsStream>, tonic::Status>;
+        /// The logs that the ledger is made of, oldest first.
+        async fn shards(
+            &self,
+            request: tonic::Request<super::ShardsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ShardsResponse>, tonic::Status>;
+        /// Closes the shard that is written and begins the next, with a key of its own.
+        async fn roll(
+            &self,
+            request: tonic::Request<super::RollRequest>,
+        ) -> std::result::Result<tonic::Response<super::RollResponse>, tonic::Status>;
+        /// Gives up the records of old shards; checkpoints, upper tiles and the state stay.
+        async fn retain(
+            &self,
+            request: tonic::Request<super::RetainRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetainResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct LedgerServer<T> {
@@ -658,6 +778,90 @@ pub mod ledger_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Ledger/Shards" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShardsSvc<T: Ledger>(pub Arc<T>);
+                    impl<T: Ledger> tonic::server::UnaryService<super::ShardsRequest> for ShardsSvc<T> {
+                        type Response = super::ShardsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ShardsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Ledger>::shards(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShardsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Ledger/Roll" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollSvc<T: Ledger>(pub Arc<T>);
+                    impl<T: Ledger> tonic::server::UnaryService<super::RollRequest> for RollSvc<T> {
+                        type Response = super::RollResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RollRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Ledger>::roll(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Ledger/Retain" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetainSvc<T: Ledger>(pub Arc<T>);
+                    impl<T: Ledger> tonic::server::UnaryService<super::RetainRequest> for RetainSvc<T> {
+                        type Response = super::RetainResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RetainRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Ledger>::retain(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mintage_identity::{AgentName, SpkiHash, TrustDomain};
-use mintage_ledger::{CommitError, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, Tree};
+use mintage_ledger::{CommitError, Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, Trees};
 
 use super::samples::*;
 use crate::command::{TokenUse, consume_token};
@@ -298,8 +298,8 @@ fn sixty_four_nodes_race_for_one_token_and_one_agent_comes_of_it() {
                     }
                     Err(other) => panic!("{other}"),
                     Ok(receipt) => {
-                        let view = state.wait_applied(receipt.index()).await.unwrap();
-                        return view.ignored(receipt.index()).is_none().then_some(key);
+                        let view = state.wait_applied(receipt.position()).await.unwrap();
+                        return view.ignored(receipt.position()).is_none().then_some(key);
                     }
                 }
             }
@@ -344,10 +344,10 @@ fn a_second_follower_of_the_same_journal_gets_the_same_state_and_root() {
     let shared = || Arc::clone(&journal) as Arc<dyn Journal>;
     let state = |name: &str| State::open(&dir.path().join(name), &domain(), shared()).unwrap();
     let tree = |name: &str| {
-        let tree = Arc::new(Tree::new(&dir.path().join(name)));
-        let sink = Integrator::new(shared(), Arc::clone(&tree), None, Duration::ZERO).unwrap();
+        let trees = Trees::new(&dir.path().join(name), shared());
+        let sink = Integrator::new(shared(), Arc::clone(&trees), None, Duration::ZERO).unwrap();
         let follower = Follower::start("tree", shared(), vec![Box::new(sink)], Duration::ZERO).unwrap();
-        (tree, follower)
+        (trees.growing().1, follower)
     };
     let (first, (one, one_follows)) = (state("first"), tree("one"));
     let (committer, commits) = Committer::start(shared(), CommitterLimits::default()).unwrap();

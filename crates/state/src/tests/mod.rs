@@ -7,3 +7,4 @@ mod damage;
 mod equality;
 mod following;
 mod samples;
+mod snapshots;

@@ -1,0 +1,86 @@
+//! What an operator asks of the ledger's shards: which there are, closing one, giving up old ones.
+
+use std::{sync::Arc, time::Duration};
+
+use mintage_ledger::{Journal, Log, Releasable};
+use mintage_proto::v1::{RetainRequest, RetainResponse, RollRequest, RollResponse, Shard};
+
+use crate::{control::Origin, desk::Desk, limits::SHARD_NOTE_BYTES_MAX, shards, status::Refusal};
+
+const WRITTEN: &str = "written";
+const CLOSED: &str = "closed";
+const RELEASED: &str = "released";
+
+/// Every shard, oldest first.
+pub(crate) fn list(desk: &Desk) -> Vec<Shard> {
+    let files = desk.shards.files();
+    let (logs, first) = (files.logs(), files.first());
+    let end = |at: usize| logs.get(at + 1).map(|next| next.first());
+    let row = |(at, log): (usize, &Arc<Log>)| {
+        let (end, state) = match end(at) {
+            None => (desk.journal.size(), WRITTEN),
+            Some(end) if end <= first => (end, RELEASED),
+            Some(end) => (end, CLOSED),
+        };
+        shard(log, end.saturating_sub(log.first()), state)
+    };
+    logs.iter().enumerate().map(row).collect()
+}
+
+fn shard(log: &Log, records: u64, state: &str) -> Shard {
+    Shard {
+        origin: log.origin().to_string(),
+        vkey: log.vkey().to_string(),
+        first: log.first(),
+        records,
+        state: state.to_owned(),
+    }
+}
+
+/// Closes the shard that is written and begins the next.
+pub(crate) async fn roll(desk: &Arc<Desk>, by: &Origin, request: RollRequest) -> Result<RollResponse, Refusal> {
+    if request.reason.len() > SHARD_NOTE_BYTES_MAX {
+        return Err(Refusal::invalid(format!(
+            "reason has {} bytes, the limit is {SHARD_NOTE_BYTES_MAX}",
+            request.reason.len()
+        )));
+    }
+    let old = desk.journal.log();
+    if request.dry_run {
+        let size = desk.journal.size();
+        let next = desk.shards.next_origin(desk.clock.now()?)?;
+        let begun = Shard {
+            origin: next.to_string(),
+            first: size,
+            state: WRITTEN.to_owned(),
+            ..Shard::default()
+        };
+        return Ok(RollResponse {
+            closed: Some(shard(&old, size - old.first(), CLOSED)),
+            begun: Some(begun),
+        });
+    }
+    let reason = match request.reason.as_str() {
+        "" => "on demand",
+        reason => reason,
+    };
+    let log = shards::roll(desk, by, reason).await?;
+    let records = desk.journal.size() - log.first();
+    Ok(RollResponse {
+        closed: Some(shard(&old, log.first() - old.first(), CLOSED)),
+        begun: Some(shard(&log, records, WRITTEN)),
+    })
+}
+
+/// Gives up the records of old shards.
+pub(crate) async fn retain(desk: &Arc<Desk>, by: &Origin, request: &RetainRequest) -> Result<RetainResponse, Refusal> {
+    let age = Duration::from_secs(request.older_than_seconds);
+    let old = match request.dry_run {
+        true => shards::releasable(desk, age)?,
+        false => shards::retain(desk, by, age).await?,
+    };
+    let row = |one: &Releasable| shard(&one.log, one.records, RELEASED);
+    Ok(RetainResponse {
+        released: old.iter().map(row).collect(),
+    })
+}

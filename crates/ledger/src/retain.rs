@@ -1,0 +1,151 @@
+//! Giving up the records of whole shards that are old enough, and finding the state that stands for them.
+//!
+//! Checkpoints, upper tiles, snapshot and succession of a shard stay: what was promised can still be compared. The mark
+//! `released` is durable before the first file goes, so a crash in between is finished at the next start and loss is never
+//! taken for purpose.
+
+use std::{fs, sync::Arc};
+
+use mintage_identity::UnixTime;
+
+use crate::{
+    LedgerError,
+    disk::{Disk, read_whole, remove_if_there},
+    file::FileJournal,
+    journal::{Journal, Log},
+    layout::Shard,
+    limits::SNAPSHOT_BYTES_MAX,
+    record::{Body, Record},
+    seg::write_sealed,
+    tree::sha256,
+};
+
+/// A shard whose records can be given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Releasable {
+    /// The log.
+    pub log: Arc<Log>,
+    /// Number of its records.
+    pub records: u64,
+    /// When the last of them was made.
+    pub last_record: UnixTime,
+}
+
+impl FileJournal {
+    /// The closed shards, oldest first, all of whose records were made before `before`, are sealed, and whose certificates
+    /// have all ended at `now`; up to the first of which that is not so.
+    ///
+    /// # Errors
+    /// Fails when a sealed index cannot be read.
+    pub fn releasable(&self, before: UnixTime, now: UnixTime) -> Result<Vec<Releasable>, LedgerError> {
+        let sealed = self.segments().list();
+        let logs = self.logs();
+        let mut found = Vec::new();
+        for pair in logs.windows(2) {
+            let [log, next] = pair else { break };
+            if log.first() < self.first() {
+                continue;
+            }
+            if sealed.end() < next.first() {
+                break;
+            }
+            let within = |first: u64| (log.first()..next.first()).contains(&first);
+            let spans = sealed.indexes.iter().filter(|index| within(index.first()));
+            let (mut last, mut ends) = (i64::MIN, i64::MIN);
+            for span in spans.map(|index| index.span()) {
+                last = last.max(span.time_max);
+                ends = ends.max(span.not_after_max);
+            }
+            if last >= before.millis() || ends >= now.seconds() {
+                break;
+            }
+            found.push(Releasable {
+                log: log.clone(),
+                records: next.first() - log.first(),
+                last_record: UnixTime::from_millis(last),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Gives up the records of a shard that [`FileJournal::releasable`] named, and only in its order.
+    ///
+    /// # Errors
+    /// Refuses a shard that is not the oldest kept one, or after which nothing stands for it; fails when the disk does. After
+    /// a failure the next start finishes what was begun.
+    pub fn release(&self, shard: &Releasable) -> Result<(), LedgerError> {
+        let refuse = |problem: &str| {
+            let origin = shard.log.origin();
+            Err(LedgerError::format("shard", format!("{origin} {problem}")))
+        };
+        if shard.log.first() != self.first() {
+            return refuse("is not the oldest that is kept");
+        }
+        let shards = self.shards();
+        let Some(at) = shards.iter().position(|known| known.origin == *shard.log.origin()) else {
+            return refuse("is no shard of this ledger");
+        };
+        let Some(next) = shards.get(at + 1) else {
+            return refuse("is the one that is written");
+        };
+        if self.segments().end() < next.base {
+            return refuse("is not sealed yet");
+        }
+        // What will stand for the records must be there and right before they go.
+        snapshot_at(self, next.base)?;
+        let mark = format!("records {} to {} were given up\n", shard.log.first(), next.base);
+        write_sealed(&**self.disk(), &shards[at].released(), mark.as_bytes())?;
+        self.forget(next.base);
+        finish(&shards[at], &**self.disk())
+    }
+}
+
+/// Removes the files of a shard whose records are given up.
+pub(crate) fn finish(shard: &Shard, disk: &dyn Disk) -> Result<(), LedgerError> {
+    for folder in ["seg", "head"] {
+        let dir = shard.dir.join(folder);
+        let Ok(listed) = fs::read_dir(&dir) else { continue };
+        for file in listed {
+            let path = file.map_err(LedgerError::io("list", &dir))?.path();
+            remove_if_there(&path)?;
+        }
+        fs::remove_dir(&dir).map_err(LedgerError::io("remove", &dir))?;
+    }
+    disk.sync_dir(&shard.dir).map_err(LedgerError::io("flush", &shard.dir))
+}
+
+/// The snapshot of the shard that begins at a position, which must be the one its first record names.
+pub(crate) fn snapshot_at(journal: &FileJournal, first: u64) -> Result<Vec<u8>, LedgerError> {
+    let missing = || LedgerError::format("snapshot", format!("there is no shard that begins with record {first}"));
+    let shards = journal.shards();
+    let shard = shards.iter().find(|shard| shard.base == first).ok_or_else(missing)?;
+    let opening = journal.read_from(first, 1)?.pop().ok_or_else(missing)?;
+    let Body::LogOpen(open) = Record::decode(opening.bytes())?.body else {
+        return Err(missing());
+    };
+    let bytes = read_snapshot(shard)?;
+    check_snapshot(shard, &bytes, &open.snapshot_sha256)?;
+    Ok(bytes)
+}
+
+/// The snapshot of a shard, whatever it holds.
+pub(crate) fn read_snapshot(shard: &Shard) -> Result<Vec<u8>, LedgerError> {
+    read_whole(
+        &shard.snapshot(),
+        SNAPSHOT_BYTES_MAX,
+        "the state before the shard's first record",
+    )
+}
+
+/// Compares a snapshot with the hash that the first record of its shard holds.
+pub(crate) fn check_snapshot(shard: &Shard, bytes: &[u8], recorded: &[u8]) -> Result<(), LedgerError> {
+    match sha256(bytes).as_slice() == recorded {
+        true => Ok(()),
+        false => Err(LedgerError::Corrupt {
+            path: shard.snapshot(),
+            offset: 0,
+            index: shard.base,
+            problem: "the snapshot is not the one that the shard's first record names".into(),
+        }),
+    }
+}
