@@ -10,6 +10,7 @@ use mintage_ledger::{
     wire::CaRole,
 };
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
+use mintage_policy::Floor;
 use mintage_revocation::{Delegation, RevocationKey};
 use mintage_state::State;
 use mintage_svid::CertInfo;
@@ -118,6 +119,10 @@ pub(crate) fn open(
     let files = Arc::new(journal);
     let journal: Arc<dyn Journal> = files.clone();
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
+    let issuer = match state.view().issuer_floor(&keys.issuer.key_id()) {
+        Floor::Above(cut) => keys.issuer.above(cut),
+        _ => keys.issuer,
+    };
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
@@ -138,7 +143,7 @@ pub(crate) fn open(
         vkey,
         state,
         index,
-        issuer: keys.issuer,
+        issuer,
         key_policy: KeyPolicy {
             allow_rsa: config.policy.allow_rsa,
             strict_csr: config.strict_csr,
