@@ -21,6 +21,7 @@ use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess},
     face::{get, metric},
+    folder::copied,
     refusal::refused,
     witness::{WitnessHome, WitnessProcess},
 };
@@ -149,11 +150,6 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < SOON, "{what} did not come");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn copied(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(status.success());
 }
 
 /// Another history of the log, signed by its own key: whoever holds that can make one.

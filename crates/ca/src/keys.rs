@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::{desk::Random, error::CaError};
 
 /// Longest key file in bytes: an encrypted P-256 key takes about 500.
-const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
 /// Longest passphrase file in bytes: a passphrase of 1,024 and its line end.
 const PASSPHRASE_FILE_BYTES_MAX: usize = 1026;
 /// Name of the systemd credential (`LoadCredential=`) with the passphrase.

@@ -129,3 +129,5 @@ pub(crate) const WITNESS_RETRY_MAX: Duration = Duration::from_secs(5);
 pub(crate) const WITNESS_EVENT_INTERVAL: Duration = Duration::from_secs(600);
 /// Pages of witness records that a start looks through for the set that was configured before.
 pub(crate) const WITNESS_EVENT_PAGES_MAX: usize = 100;
+/// Folders inside one another that a restore copies out of a ledger: twice as many as a ledger has.
+pub(crate) const LEDGER_FOLDERS_DEEP_MAX: usize = 16;

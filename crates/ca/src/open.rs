@@ -175,7 +175,7 @@ pub(crate) fn open(
 }
 
 /// Recovers the ledger, which must be the one that the key signs and at least as long as the state has seen it.
-fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
+pub(crate) fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
     let options = OpenOptions {
         applied: State::seen(&data.state())?,
         ..OpenOptions::default()
