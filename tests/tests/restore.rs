@@ -16,6 +16,7 @@ use mintage_identity::Serial;
 use mintage_proto::v1::{
     RenewAgentRequest, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target,
 };
+use mintage_revocation::RevocationError;
 use mintage_svid::{CertInfo, LeafInfo, pem};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
@@ -151,6 +152,21 @@ async fn nothing_that_was_revoked_lives_again_and_agents_come_back() {
     let (dir, backup) = (folder.path().join("ca"), folder.path().join("backup"));
     let mut lost = lose(folder.path()).await;
     let before = content(&backup);
+
+    // Who simply puts the backup in its place has a CA that forgot a revocation: followers know better, and say so.
+    copied(&backup, &dir);
+    let mut ca = CaProcess::start(&dir, lost.port);
+    ca.wait_for("the alarm", |log| log.contains("an agent has seen more revocations"));
+    assert!(ca.log().contains("mintage-ca restore"), "{}", ca.log());
+    let agent_log = || fs::read_to_string(folder.path().join("agent.log")).unwrap();
+    let told = "has to be restored: mintage-ca restore";
+    lost.agent
+        .wait_for("the refusal", || agent_log().contains(told).then_some(()));
+    let outcome = lost.verifier.follow(&ca.admin_socket()).await;
+    assert!(matches!(outcome, Err(RevocationError::Rollback { .. })), "{outcome:?}");
+    revoked(lost.verifier.accepts(&lost.chains[1]));
+    assert_eq!(ca.stop(), Some(0));
+    fs::remove_dir_all(&dir).unwrap();
 
     let made = restored(&backup, &dir);
     assert_eq!(content(&backup), before, "the backup is only read");
