@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use mintage_identity::TrustDomain;
 use mintage_ledger::{
-    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, OpenOptions, Sealer, Search, Tree,
-    wire::CaRole,
+    Committer, CommitterLimits, FileJournal, Follower, Hold, Integrator, Journal, LogKey, OpenOptions, Sealer, Search,
+    Tree, wire::CaRole,
 };
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
 use mintage_policy::Floor;
@@ -129,7 +129,9 @@ pub(crate) fn open(
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
-    let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
+    let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
+    let signer = (keys.log, config.checkpoint_interval, witnesses.hold().clone());
+    let integrator = integrate(journal.clone(), tree.clone(), signer)?;
     let sealer = seal(files, tree.clone())?;
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
@@ -159,7 +161,7 @@ pub(crate) fn open(
         own_certificate: Default::default(),
         metrics,
         health,
-        witnesses: Standing::new(config.witnesses.clone(), config.max_unwitnessed),
+        witnesses,
         advertise: config.advertise.clone(),
     };
     Ok((
@@ -195,8 +197,12 @@ pub(crate) fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, C
 }
 
 /// Starts what grows the tree behind the journal and signs its checkpoints.
-fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Duration) -> Result<Follower, CaError> {
-    let integrator = Integrator::new(journal.clone(), tree, Some(key), every)?;
+fn integrate(
+    journal: Arc<dyn Journal>,
+    tree: Arc<Tree>,
+    (key, every, hold): (LogKey, Duration, Hold),
+) -> Result<Follower, CaError> {
+    let integrator = Integrator::new(journal.clone(), tree, Some(key), every)?.waiting_for(hold);
     Ok(Follower::start(
         "integrator",
         journal,

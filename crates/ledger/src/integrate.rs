@@ -10,7 +10,9 @@ use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey},
     follow::Sink,
+    hold::Hold,
     journal::{Journal, Stored},
+    limits::{CHECKPOINT_HOLD_LOOK, CHECKPOINT_HOLD_MAX},
     tiles::{TILE_WIDTH, Tree},
 };
 
@@ -24,6 +26,7 @@ pub struct Integrator {
     tree: Arc<Tree>,
     key: Option<LogKey>,
     every: Duration,
+    hold: Hold,
     signed: (u64, Instant),
     /// The signed root that the tree must have on its way.
     pending: Option<Checkpoint>,
@@ -63,9 +66,27 @@ impl Integrator {
             tree,
             key,
             every,
+            hold: Hold::default(),
         };
         integrator.begin_again()?;
         Ok(integrator)
+    }
+
+    /// Lets each checkpoint wait for a bounded time while the one before it is held.
+    #[must_use]
+    pub fn waiting_for(self, hold: Hold) -> Self {
+        Self { hold, ..self }
+    }
+
+    /// How long until the next checkpoint is signed; at a held one this is asked again soon.
+    fn due(&self) -> Duration {
+        let since = self.signed.1.elapsed();
+        let due = self.every.saturating_sub(since);
+        let held = (self.every + CHECKPOINT_HOLD_MAX).saturating_sub(since);
+        match due.is_zero() && self.hold.is_held() {
+            true => held.min(CHECKPOINT_HOLD_LOOK),
+            false => due,
+        }
     }
 
     /// Resumes from the next fallback that there is.
@@ -164,14 +185,14 @@ impl Sink for Integrator {
             }
         }
         // A busy log is never caught up, so the clock is looked at here too.
-        if self.signed.1.elapsed() >= self.every {
+        if self.due().is_zero() {
             self.sign()?;
         }
         Ok(())
     }
 
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
-        let due = self.every.saturating_sub(self.signed.1.elapsed());
+        let due = self.due();
         if self.key.is_none() || self.tree.size() <= self.signed.0 {
             return Ok(None);
         }
