@@ -306,7 +306,7 @@ async fn a_ledger_cut_or_changed_is_refused_and_named() {
                     &format!("the ledger in {ledger} holds {have} records, up to byte {at} of "),
                     "00000001.wal, but the last signed checkpoint has seen ",
                     &format!(" {all}: "),
-                    "restore the newer one",
+                    "put the newer one back",
                 ],
             );
         }

@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess},
     face::{get, metric},
+    folder::copied,
     refusal::refused,
     witness::{WitnessHome, WitnessProcess},
 };
@@ -149,11 +153,6 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < SOON, "{what} did not come");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn copied(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(status.success());
 }
 
 /// Another history of the log, signed by its own key: whoever holds that can make one.
@@ -360,6 +359,12 @@ async fn what_a_witness_has_answered_it_knows_after_kill_9() {
     assert!(answered > 12, "{answered}");
 }
 
+/// How many records the ledger holds.
+fn records(dir: &Path) -> u64 {
+    let reports = mintage_ledger::verify(&dir.join("ledger"), None, &mut ()).unwrap();
+    reports[0].size
+}
+
 /// The leaves of a whole ledger.
 fn leaves(dir: &Path) -> Leaves {
     use mintage_ledger::{FileJournal, Journal, OpenOptions};
@@ -424,6 +429,83 @@ async fn an_older_copy_of_the_data_directory_is_not_served_and_neither_is_a_fork
     scene.cosigned(size);
     assert_eq!(ca.stop(), Some(0));
     drop(witness);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_checkpoint_of_a_clean_stop_is_cosigned_before_its_end() {
+    let (scene, _witness) = Scene::new("60s");
+    let ca = scene.serve();
+    scene.cosigned(2);
+    ca::entry(&ca.admin_socket(), "web", "/web").await;
+    assert_eq!(ca.stop(), Some(0));
+    let policy = scene.policy();
+    let checked = policy.check(&scene.checkpoint()).unwrap();
+    assert!(checked.quorum, "the checkpoint of the stop has its line");
+    assert_eq!(checked.checkpoint.size(), records(&scene.dir()));
+}
+
+/// Stands between a CA and its witness, and hands every answer on only after some checkpoints' time.
+fn slow_way_to(witness: &str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, witness) = (listener.local_addr().unwrap(), witness.to_owned());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (ours, theirs) = (stream.unwrap(), TcpStream::connect(&witness).unwrap());
+            let ways = [
+                (ours.try_clone().unwrap(), theirs.try_clone().unwrap(), Duration::ZERO),
+                (theirs, ours, Duration::from_millis(450)),
+            ];
+            for (mut from, mut to, rest) in ways {
+                std::thread::spawn(move || {
+                    let mut octets = [0; 64 * 1024];
+                    while let Ok(read) = from.read(&mut octets) {
+                        std::thread::sleep(rest);
+                        if read == 0 || to.write_all(&octets[..read]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_slower_than_checkpoints_come_still_gets_its_line_into_a_busy_log() {
+    let (scene, _witness) = Scene::new("60s");
+    let file = scene.folder.path().join("ca.toml");
+    let slow = slow_way_to(&scene.witness.address).to_string();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace(&scene.witness.address, &slow)).unwrap();
+    let ca = scene.serve();
+    let busy = AtomicBool::new(true);
+    let socket = ca.admin_socket();
+    let write = async {
+        // The log grows all the time, so that no checkpoint is ever the last for long.
+        for n in 0.. {
+            if !busy.load(Ordering::Relaxed) {
+                break;
+            }
+            ca::entry(&socket, &format!("e{n}"), &format!("/e{n}")).await;
+        }
+    };
+    let look = async {
+        let (policy, mut sizes) = (scene.policy(), BTreeSet::new());
+        let begun = Instant::now();
+        while sizes.len() < 3 {
+            assert!(begun.elapsed() < SOON, "only {sizes:?} were cosigned");
+            let checked = policy.check(&scene.checkpoint()).unwrap();
+            if checked.quorum && checked.checkpoint.size() > 12 {
+                sizes.insert(checked.checkpoint.size());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        busy.store(false, Ordering::Relaxed);
+    };
+    tokio::join!(write, look);
+    assert_eq!(ca.stop(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,17 @@ const DELEGATIONS_MAX: usize = 256;
 /// Issuing certificates of one bundle: replicas of a cell with overlap.
 const ISSUERS_MAX: usize = 4096;
 
+/// Why a bundle does not take the place of the one that is held.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAfter {
+    /// Its sequence goes back.
+    #[error("the bundle's sequence goes back from {held} to {offered}")]
+    Older { held: u64, offered: u64 },
+    /// Anything else.
+    #[error("{0}")]
+    Wrong(String),
+}
+
 /// A checked trust bundle with what the revocation filter needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bundle {
@@ -69,17 +80,21 @@ impl Bundle {
 
     /// This bundle as the one after `held`; `None` when it says nothing new. Issuers and delegations come and go under
     /// one sequence; the roots do not.
-    pub(crate) fn after(self, held: Option<&Self>, domain: &TrustDomain) -> Result<Option<Self>, String> {
+    pub(crate) fn after(self, held: Option<&Self>, domain: &TrustDomain) -> Result<Option<Self>, NotAfter> {
         if self.trust_domain() != domain {
-            return Err("the bundle is another trust domain's".to_owned());
+            return Err(NotAfter::Wrong("the bundle is another trust domain's".to_owned()));
         }
         let Some(held) = held else { return Ok(Some(self)) };
         let (old, new) = (held.sequence(), self.sequence());
         if new < old {
-            return Err(format!("the bundle's sequence goes back from {old} to {new}"));
+            return Err(NotAfter::Older {
+                held: old,
+                offered: new,
+            });
         }
         if new == old && held.document != self.document {
-            return Err(format!("the bundle's roots changed, but its sequence stays {old}"));
+            let told = format!("the bundle's roots changed, but its sequence stays {old}");
+            return Err(NotAfter::Wrong(told));
         }
         Ok((*held != self).then_some(self))
     }

@@ -8,7 +8,14 @@ use mintage_proto::v1::{self, agent_message::Message, revoked::News as Wire};
 use mintage_revocation::{Added, Beat, MapWriter, Replica, RevocationError};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::{AgentEvent, bundle::Bundle, core::Input, link::Control, saved::SavedSet, shared::Shared};
+use crate::{
+    AgentEvent,
+    bundle::Bundle,
+    core::Input,
+    link::Control,
+    saved::SavedSet,
+    shared::{Forward, Shared},
+};
 
 /// News for the thread.
 pub(crate) enum News {
@@ -116,6 +123,7 @@ impl Revoked {
         };
         match result {
             Ok(applied) => {
+                self.shared.not_older(Forward::Revocation);
                 self.publish_map();
                 if !applied.added.is_empty() {
                     self.announce(applied.sequence, applied.added);
@@ -130,6 +138,7 @@ impl Revoked {
     fn beat(&mut self, bytes: &[u8], upstream: &mpsc::Sender<v1::AgentMessage>) {
         match self.replica.heartbeat(bytes, self.shared.wall()) {
             Ok(Beat::Current) => {
+                self.shared.not_older(Forward::Revocation);
                 self.publish_map();
                 let held = self.replica.position().map_or(0, |position| position.sequence);
                 if self.acknowledged != Some(held) {
@@ -146,7 +155,10 @@ impl Revoked {
     }
 
     fn refused(&mut self, error: &RevocationError) {
-        self.shared.problem("revocation", "news", &error.to_string());
+        match error {
+            RevocationError::Rollback { .. } => self.shared.refuse_older(Forward::Revocation, &error.to_string()),
+            _ => self.shared.problem("revocation", "news", &error.to_string()),
+        }
         if matches!(error, RevocationError::BrokenChain { .. }) {
             self.fetch_snapshot();
         }

@@ -61,8 +61,17 @@ pub(crate) struct Shared {
     shortest_life: AtomicU64,
     /// Second in which a refused caller was last logged.
     denied_logged: AtomicI64,
+    /// What the CA offers that is older than what is held: refused, and told until it offers something newer.
+    refused_older: [ArcSwapOption<String>; 2],
     events: broadcast::Sender<AgentEvent>,
     revocation: mpsc::Sender<News>,
+}
+
+/// What may not go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forward {
+    Bundle,
+    Revocation,
 }
 
 impl Shared {
@@ -85,6 +94,7 @@ impl Shared {
             serving: AtomicUsize::new(0),
             shortest_life: AtomicU64::new(u64::MAX),
             denied_logged: AtomicI64::new(0),
+            refused_older: [const { ArcSwapOption::const_empty() }; 2],
             deps,
             store,
             domain,
@@ -108,6 +118,34 @@ impl Shared {
             subject: subject.to_owned(),
             message: message.to_owned(),
         });
+    }
+
+    /// The CA offers something older than what is held, which stays: told with what to do, once, and then among what is
+    /// not mended.
+    pub(crate) fn refuse_older(&self, what: Forward, problem: &str) {
+        let (stage, subject) = match what {
+            Forward::Bundle => ("trust", "CA"),
+            Forward::Revocation => ("revocation", "news"),
+        };
+        let told = format!(
+            "{problem}; what is held stays. Was the CA's data directory put back from a backup? It has to be restored: \
+             mintage-ca restore"
+        );
+        let before = self.refused_older[what as usize].swap(Some(Arc::new(told.clone())));
+        if before.is_none_or(|before| *before != told) {
+            self.problem(stage, subject, &told);
+        }
+    }
+
+    /// The CA offers what is as new as what is held.
+    pub(crate) fn not_older(&self, what: Forward) {
+        self.refused_older[what as usize].store(None);
+    }
+
+    /// What the CA offered last that was refused as older.
+    pub(crate) fn refused_older(&self) -> Vec<String> {
+        let refused = self.refused_older.iter().filter_map(|slot| slot.load_full());
+        refused.map(|told| told.to_string()).collect()
     }
 
     /// Logs that a caller has no identity: at most one line a second, so that a caller cannot fill the disk. Each is

@@ -26,6 +26,8 @@ pub struct AgentStatus {
     pub revocation_sequence: u64,
     /// Age of the last revocation heartbeat; `None` without a filter.
     pub revocation_age: Option<Duration>,
+    /// Trust bundle or revoked set that the CA offers and that is older than what is held: refused.
+    pub refused_older: Vec<String>,
     /// The folders.
     pub deliveries: Vec<HeldStatus>,
     /// What is held in memory for socket callers.
@@ -76,7 +78,8 @@ impl AgentStatus {
         let connection = self.disconnected_because.clone().filter(|_| !self.connected);
         let deliveries = self.deliveries.iter();
         let deliveries = deliveries.filter_map(|delivery| Some(delivery.told(delivery.problem.as_deref()?)));
-        connection.into_iter().chain(deliveries).collect()
+        let older = self.refused_older.iter().cloned();
+        connection.into_iter().chain(older).chain(deliveries).collect()
     }
 }
 
@@ -106,6 +109,7 @@ mod tests {
             bundle_sequence: Some(1),
             revocation_sequence: 0,
             revocation_age: None,
+            refused_older: Vec::new(),
             deliveries: vec![HeldStatus {
                 entry: "web".to_owned(),
                 directory: Some("/run/web".into()),
@@ -124,7 +128,10 @@ mod tests {
         let mut status = status();
         assert!(status.not_ready_because().is_empty());
         assert_eq!(status.problems(), ["refused", "web in /run/web: deliver: disk full"]);
+        status.refused_older = vec!["older".to_owned()];
+        assert_eq!(status.problems()[1], "older");
         status.connected = true;
+        status.refused_older.clear();
         status.deliveries[0].problem = None;
         assert!(status.problems().is_empty());
     }

@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     Init(Init),
     /// Runs the CA.
     Serve(Serve),
+    /// Makes a data directory out of a backup: everything signed until now is revoked, and new keys take over.
+    Restore(Restore),
     /// Checks a configuration and the data directory it names, without touching either.
     Validate(Validate),
     /// Prints the version.
@@ -75,6 +77,27 @@ pub(crate) struct Init {
     #[arg(long, default_value = "ca-1")]
     pub(crate) replica: ReplicaName,
     /// Checks everything and says what would be made, but makes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Args)]
+pub(crate) struct Restore {
+    /// The copy of a data directory, taken while no CA served it; it is only read.
+    #[arg(long, value_name = "BACKUP")]
+    pub(crate) from: PathBuf,
+    /// A directory that does not exist, is empty, or holds a restore that did not come to its end.
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// File with the passphrase of the keys; the systemd credential "passphrase" is used without it.
+    #[arg(long)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The root's key file, when the backup does not hold it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_key: Option<PathBuf>,
+    /// Checks everything and says what would be done, but makes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]

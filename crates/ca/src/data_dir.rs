@@ -6,6 +6,7 @@
 //! root.pem  intermediate.pem
 //! ledger/            the truth
 //! state/             a view of the ledger; rebuilt when lost
+//! restore.unfinished while a restore is under way: nothing is served
 //! admin.sock         while serving
 //! ```
 
@@ -30,6 +31,10 @@ const AUTHORITY: &str = "authority.toml";
 const KEYS: &str = "keys";
 const LEDGER: &str = "ledger";
 const LOCK: &str = "lock";
+/// Mark of a restore that has not come to its end.
+const UNFINISHED: &str = "restore.unfinished";
+const UNFINISHED_TEXT: &str =
+    "A restore into this directory has not come to its end; run `mintage-ca restore` again.\n";
 /// Certificate of the root.
 pub(crate) const ROOT: &str = "root.pem";
 /// Certificate of the issuing intermediate.
@@ -65,19 +70,29 @@ pub(crate) struct Authority {
 impl DataDir {
     /// Makes an empty directory, or takes one that is empty.
     pub(crate) fn create(path: &Path) -> Result<Self, CaError> {
+        let new = Self::make(path)?;
+        new.check_unused().map(|()| new)
+    }
+
+    /// Makes a directory, or takes the one that is there.
+    pub(crate) fn make(path: &Path) -> Result<Self, CaError> {
         let dir = dir::create_owned(path).map_err(CaError::Sys)?;
-        let new = Self {
+        Ok(Self {
             path: path.to_path_buf(),
             dir,
-        };
-        new.check_unused().map(|()| new)
+        })
     }
 
     /// Looks whether [`DataDir::create`] would succeed, and makes nothing.
     pub(crate) fn check_creatable(path: &Path) -> Result<(), CaError> {
-        if fs::symlink_metadata(path).is_ok() {
-            return Self::open(path)?.check_unused();
+        match fs::symlink_metadata(path) {
+            Ok(_) => Self::open(path)?.check_unused(),
+            Err(_) => Self::check_makeable(path),
         }
+    }
+
+    /// Looks whether a directory that is not there can be made.
+    pub(crate) fn check_makeable(path: &Path) -> Result<(), CaError> {
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -89,10 +104,15 @@ impl DataDir {
         })
     }
 
+    /// True when it holds nothing but the lock.
+    pub(crate) fn is_unused(&self) -> bool {
+        let names = self.dir.names(1);
+        names.is_ok_and(|names| names.iter().all(|name| name == LOCK.as_bytes()))
+    }
+
     /// Refuses a directory that holds anything but the lock.
     pub(crate) fn check_unused(&self) -> Result<(), CaError> {
-        let names = self.dir.names(1);
-        if names.is_ok_and(|names| names.iter().all(|name| name == LOCK.as_bytes())) {
+        if self.is_unused() {
             return Ok(());
         }
         let is = |name| self.dir.entry(name).is_ok_and(|entry| entry.is_some());
@@ -112,6 +132,44 @@ impl DataDir {
         for file in [ROOT, INTERMEDIATE, AUTHORITY, LOCK] {
             let _ = fs::remove_file(self.path.join(file));
         }
+    }
+
+    /// True while a restore is under way, or was when it was killed.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        // What cannot be looked at is not known to be finished.
+        self.dir.entry(UNFINISHED).map_or(true, |entry| entry.is_some())
+    }
+
+    /// Marks the beginning of a restore, durably.
+    pub(crate) fn begin_restore(&self) -> Result<(), CaError> {
+        secret_file::write_new(&self.dir, UNFINISHED, UNFINISHED_TEXT.as_bytes()).map_err(CaError::Sys)
+    }
+
+    /// Takes the mark of a restore away, durably and after everything else of it: from now on the directory is served.
+    pub(crate) fn end_restore(&self) -> Result<(), CaError> {
+        let ended = self.dir.fsync().and_then(|()| self.dir.remove_file(UNFINISHED));
+        let ended = ended.and_then(|()| self.dir.fsync());
+        ended.map_err(|error| self.problem(format!("the mark of the restore could not be taken away: {error}")))
+    }
+
+    /// Takes away what a restore has put here, but for its mark and the lock.
+    pub(crate) fn clear_restore(&self) -> Result<(), CaError> {
+        let there = |done: io::Result<()>| match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        // First what makes it an authority.
+        let files = [AUTHORITY, ROOT, INTERMEDIATE];
+        let mut cleared = files.map(|name| fs::remove_file(self.path.join(name))).into_iter();
+        let folders = [KEYS, LEDGER].map(|name| fs::remove_dir_all(self.path.join(name)));
+        let outcome = cleared.try_for_each(there);
+        let outcome = outcome.and_then(|()| folders.into_iter().try_for_each(there));
+        outcome.map_err(|error| self.problem(format!("what an earlier restore left cannot be taken away: {error}")))
+    }
+
+    /// Keeps a CA out while the directory is only read; makes nothing.
+    pub(crate) fn lock_for_reading(&self) -> Result<Option<Lock>, CaError> {
+        Lock::shared(&self.dir, LOCK).map_err(CaError::Sys)
     }
 
     /// Opens what `init` made.
@@ -156,6 +214,11 @@ impl DataDir {
     }
 
     pub(crate) fn authority(&self) -> Result<Authority, CaError> {
+        if self.is_unfinished() {
+            return Err(self.problem(
+                "holds a restore that did not come to its end, and is not served: run the same `mintage-ca restore` again",
+            ));
+        }
         if self.dir.entry(AUTHORITY).ok().flatten().is_none() {
             return Err(
                 self.problem("holds no authority: run `mintage-ca init` first (a half-made one is to be removed)")

@@ -11,7 +11,7 @@ use mintage_mint::{
 use mintage_state::StateError;
 use mintage_sys::SysError;
 
-/// Any failure of `init`, `serve` or `validate`.
+/// Any failure of `init`, `serve`, `restore` or `validate`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaError {
@@ -82,8 +82,8 @@ pub enum CaError {
     /// A witness has seen more of the log than there is of it here.
     #[error(
         "ledger: rolled back: witness {witness} has seen {held} records of this log, the last checkpoint here has {size}; \
-         restore the newer data directory (who is sure of this one takes the [[witness]] out of the configuration, which is \
-         recorded)"
+         put the newer data directory back; where it is lost, make one of this by `mintage-ca restore` (and take the \
+         [[witness]] out of the configuration, which is recorded)"
     )]
     WitnessAhead {
         /// The witness's name.
@@ -105,6 +105,9 @@ pub enum CaError {
         /// The size at which the trees differ.
         size: u64,
     },
+    /// The records of a restore cannot be made.
+    #[error("restore: {0}")]
+    Restore(String),
     /// The ledger was poisoned while serving; the supervisor shall start the CA anew.
     #[error("the ledger failed and nothing more can be recorded: {0}")]
     Poisoned(String),

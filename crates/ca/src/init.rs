@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use mintage_identity::{CertHash, ReplicaName, Serial, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
     Actor, Body, EncodedRecord, FileJournal, Journal, LogKey, OpenOptions, Origin, Record,
-    wire::{BundleChange, CaEvent, CaEventKind, CaRole, LogOpen},
+    wire::{BundleChange, CaRole, LogOpen},
 };
 use mintage_mint::{CaDates, CaKey, Issuer, KeyProtection, encode_key_file, make_intermediate, make_root};
 use mintage_revocation::{DelegationStatement, RevocationKey};
@@ -17,6 +17,7 @@ use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
 use crate::{
+    ca_events::{bare, certified, introduced},
     clock::{Clock, SystemClock},
     data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Random,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// How long a revocation key may sign: as long as the intermediate by default.
-const REVOCATION_KEY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const REVOCATION_KEY_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 /// The first epoch of revocation; a restore raises it.
 const FIRST_EPOCH: u64 = 1;
 /// Mark of the development root; a root that carries it is for this trust domain alone.
@@ -271,35 +272,13 @@ impl Maker<'_> {
     fn first_records(&self, chain: &Chain, log: &LogKey, revocation: &RevocationKey, delegation: Vec<u8>) -> Vec<Body> {
         let until = self.now.plus(REVOCATION_KEY_LIFETIME).seconds();
         let root = chain.root.info();
-        let certified = |role: CaRole, info: &CertInfo, der: &[u8]| CaEvent {
-            role: role.into(),
-            key_id: info.key_id().as_bytes().to_vec(),
-            certificate_der: der.to_vec(),
-            not_after_s: info.not_after().seconds(),
-            ..CaEvent::default()
-        };
-        let bare = |role: CaRole, public: &[u8], statement: Vec<u8>, not_after_s: i64| CaEvent {
-            role: role.into(),
-            key_id: digest::digest(&digest::SHA256, public).as_ref().to_vec(),
-            public_key: public.to_vec(),
-            statement,
-            not_after_s,
-            ..CaEvent::default()
-        };
         let events = [
             certified(CaRole::Root, root, chain.root.certificate_der()),
             certified(CaRole::Intermediate, &chain.intermediate, &chain.intermediate_der),
             bare(CaRole::Log, &log.public_key(), Vec::new(), 0),
             bare(CaRole::Revocation, revocation.public_key(), delegation, until),
         ];
-        let both = events.into_iter().flat_map(|event| {
-            [CaEventKind::Prepare, CaEventKind::Activate].map(|kind| {
-                Body::CaEvent(CaEvent {
-                    event: kind.into(),
-                    ..event.clone()
-                })
-            })
-        });
+        let both = events.into_iter().flat_map(introduced);
         let bundle = BundleChange {
             sequence: 1,
             roots_der: vec![chain.root.certificate_der().to_vec()],

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::{desk::Random, error::CaError};
 
 /// Longest key file in bytes: an encrypted P-256 key takes about 500.
-const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
 /// Files that the folder of keys may hold: one for each role, and what cut-short rolls of twenty years leave.
 const KEY_FILES_MAX: usize = 512;
 /// Longest passphrase file in bytes: a passphrase of 1,024 and its line end.
@@ -137,11 +137,16 @@ pub(crate) fn read_log_key(
     protection: &KeyProtection,
     domain: &TrustDomain,
 ) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    read_file(dir, &log_key_name(dir, log)?, protection, domain)
+}
+
+/// The file of a log's key: its own, or that of the first log.
+pub(crate) fn log_key_name(dir: &Dir, log: &Origin) -> Result<String, CaError> {
     let own = log_key_file(log);
-    match dir.entry(&own).map_err(folder(dir))? {
-        Some(_) => read_file(dir, &own, protection, domain),
-        None => read(dir, KeyName::Log, protection, domain),
-    }
+    Ok(match dir.entry(&own).map_err(folder(dir))? {
+        Some(_) => own,
+        None => KeyName::Log.file().to_owned(),
+    })
 }
 
 /// Reads a key file back into PKCS#8.

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod admin;
+mod ca_events;
 mod ca_status;
 mod certificate_state;
 mod clock;
@@ -42,6 +43,7 @@ mod publisher;
 mod pusher;
 mod replay;
 mod replica_svid;
+mod restore;
 mod revoke;
 pub mod roles;
 mod serve;
@@ -62,6 +64,7 @@ pub use init::{Deps, InitOptions, Made, check_init, init};
 pub use keys::find_protection;
 pub use mintage_mint::KeyProtection;
 pub use open::check_data_dir;
+pub use restore::{RestoreOptions, RestorePlan, Restored, check_restore, restore};
 pub use serve::Ca;
 pub use signals::Hangups;
 pub use witness::{Witness, WitnessOptions};

@@ -123,6 +123,8 @@ pub(crate) const WITNESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const WITNESS_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a start waits for witnesses before it goes on without those that did not answer.
 pub(crate) const WITNESS_START_WAIT: Duration = Duration::from_secs(2);
+/// How long a stop waits for witnesses of the last checkpoint: with the drain it stays within what supervisors allow.
+pub(crate) const WITNESS_STOP_WAIT: Duration = Duration::from_secs(2);
 /// How often the stored checkpoint is looked at for witnesses: a tenth of the time between two.
 pub(crate) const WITNESS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Requests in a row for one checkpoint: the first may learn the size that the witness holds, the second is cosigned.
@@ -135,3 +137,5 @@ pub(crate) const WITNESS_RETRY_MAX: Duration = Duration::from_secs(5);
 pub(crate) const WITNESS_EVENT_INTERVAL: Duration = Duration::from_secs(600);
 /// Pages of witness records that a start looks through for the set that was configured before.
 pub(crate) const WITNESS_EVENT_PAGES_MAX: usize = 100;
+/// Folders inside one another that a restore copies out of a ledger: twice as many as a ledger has.
+pub(crate) const LEDGER_FOLDERS_DEEP_MAX: usize = 16;

@@ -1,7 +1,9 @@
-//! `mintage-ca`: makes a certificate authority once (`init`), runs it (`serve`), and checks a configuration (`validate`).
+//! `mintage-ca`: makes a certificate authority once (`init`), runs it (`serve`), makes it safe again out of a backup
+//! (`restore`), and checks a configuration (`validate`).
 
 mod cli;
 mod printed;
+mod restoring;
 
 use std::{path::Path, process::ExitCode};
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Init(options) => run_init(options),
         Verb::Serve(options) => run_serve(options),
+        Verb::Restore(options) => restoring::run(options),
         Verb::Validate(options) => run_validate(options),
         Verb::Version(printing) => run_version(&printing),
         Verb::Completions { shell } => printed::write(&cli::completions(shell)).map_err(Into::into).map(|()| 0),

@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use mintage_identity::TrustDomain;
 use mintage_ledger::{
-    Committer, CommitterLimits, FileJournal, Follower, Integrator, Journal, LogKey, LogKeys, OpenOptions, Sealer,
+    Committer, CommitterLimits, FileJournal, Follower, Hold, Integrator, Journal, LogKey, LogKeys, OpenOptions, Sealer,
     Search, Trees, current_log, wire::CaRole,
 };
 use mintage_mint::{CaKey, Issuer, KeyPolicy, KeyProtection};
+use mintage_policy::Floor;
 use mintage_revocation::{Delegation, RevocationKey};
 use mintage_state::State;
 use mintage_svid::CertInfo;
@@ -120,18 +121,19 @@ pub(crate) fn open(
     let trees = Trees::new(files.ledger(), journal.clone());
     let log_keys = LogKeys::new(journal.log().origin(), keys.log);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
+    let issuer = match state.view().issuer_floor(&keys.issuer.key_id()) {
+        Floor::Above(cut) => keys.issuer.above(cut),
+        _ => keys.issuer,
+    };
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
-    let integrator = integrate(
-        journal.clone(),
-        trees.clone(),
-        log_keys.clone(),
-        config.checkpoint_interval,
-    )?;
+    let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
+    let signer = (log_keys.clone(), config.checkpoint_interval, witnesses.hold().clone());
+    let integrator = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
     let shards = Shards::new(files, log_keys, places, config.shards);
@@ -147,7 +149,7 @@ pub(crate) fn open(
         shards,
         state,
         index,
-        issuer: keys.issuer,
+        issuer,
         key_policy: KeyPolicy {
             allow_rsa: config.policy.allow_rsa,
             strict_csr: config.strict_csr,
@@ -163,7 +165,7 @@ pub(crate) fn open(
         own_certificate: Default::default(),
         metrics,
         health,
-        witnesses: Standing::new(config.witnesses.clone(), config.max_unwitnessed),
+        witnesses,
         advertise: config.advertise.clone(),
     };
     Ok((
@@ -179,7 +181,7 @@ pub(crate) fn open(
 }
 
 /// Recovers the ledger, which must be the one that the key signs and at least as long as the state has seen it.
-fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
+pub(crate) fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
     let options = OpenOptions {
         applied: State::seen(&data.state())?,
         ..OpenOptions::default()
@@ -202,10 +204,9 @@ fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
 fn integrate(
     journal: Arc<dyn Journal>,
     trees: Arc<Trees>,
-    keys: Arc<LogKeys>,
-    every: Duration,
+    (keys, every, hold): (Arc<LogKeys>, Duration, Hold),
 ) -> Result<Follower, CaError> {
-    let integrator = Integrator::new(journal.clone(), trees, Some(keys), every)?;
+    let integrator = Integrator::new(journal.clone(), trees, Some(keys), every)?.waiting_for(hold);
     Ok(Follower::start(
         "integrator",
         journal,

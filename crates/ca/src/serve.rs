@@ -216,10 +216,13 @@ impl Ca {
             search.stop();
             integrator.stop();
             sealer.stop();
-            drop(desk);
         });
         if stopped.await.is_err() {
             error!("a thread of the ledger ended with a panic");
+        }
+        witnessing::end(&desk).await;
+        if tokio::task::spawn_blocking(move || drop(desk)).await.is_err() {
+            error!("the state ended with a panic");
         }
         info!("stopped");
     }

@@ -77,7 +77,8 @@ pub enum LedgerError {
     /// The ledger is older than something that was seen of it.
     #[error(
         "the ledger in {ledger} holds {have} records, up to byte {end} of {file}, but {what} has seen {need}: it was \
-         rolled back or cut there; restore the newer one"
+         rolled back or cut there; put the newer one back, or make a data directory of a whole backup by `mintage-ca \
+         restore`"
     )]
     RolledBack {
         /// The ledger's folder.

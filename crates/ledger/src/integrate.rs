@@ -10,7 +10,9 @@ use crate::{
     LedgerError,
     checkpoint::Checkpoint,
     follow::Sink,
+    hold::Hold,
     journal::{Journal, Log, Stored},
+    limits::{CHECKPOINT_HOLD_LOOK, CHECKPOINT_HOLD_MAX},
     log_keys::LogKeys,
     tiles::{TILE_WIDTH, Tree},
     trees::Trees,
@@ -30,6 +32,7 @@ pub struct Integrator {
     tree: Arc<Tree>,
     keys: Option<Arc<LogKeys>>,
     every: Duration,
+    hold: Hold,
     signed: (u64, Instant),
     /// The signed root that the tree must have on its way.
     pending: Option<Checkpoint>,
@@ -71,6 +74,7 @@ impl Integrator {
             tree,
             keys,
             every,
+            hold: Hold::default(),
         };
         integrator.begin_again()?;
         Ok(integrator)
@@ -103,6 +107,23 @@ impl Integrator {
             }
         }
         Ok(())
+    }
+
+    /// Lets each checkpoint wait for a bounded time while the one before it is held.
+    #[must_use]
+    pub fn waiting_for(self, hold: Hold) -> Self {
+        Self { hold, ..self }
+    }
+
+    /// How long until the next checkpoint is signed; at a held one this is asked again soon.
+    fn due(&self) -> Duration {
+        let since = self.signed.1.elapsed();
+        let due = self.every.saturating_sub(since);
+        let held = (self.every + CHECKPOINT_HOLD_MAX).saturating_sub(since);
+        match due.is_zero() && self.hold.is_held() {
+            true => held.min(CHECKPOINT_HOLD_LOOK),
+            false => due,
+        }
     }
 
     /// Resumes from the next fallback that there is.
@@ -220,14 +241,14 @@ impl Sink for Integrator {
             records = rest;
         }
         // A busy log is never caught up, so the clock is looked at here too.
-        if self.signed.1.elapsed() >= self.every {
+        if self.due().is_zero() {
             self.sign()?;
         }
         Ok(())
     }
 
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
-        let due = self.every.saturating_sub(self.signed.1.elapsed());
+        let due = self.due();
         if self.keys.is_none() || self.tree.size() <= self.signed.0 {
             return Ok(None);
         }

@@ -64,3 +64,9 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub const PAGE_ROWS_MAX: usize = 1000;
 /// Records a page looks at before it returns with a cursor: bounds the time a query holds the index, about 20 ms.
 pub const PAGE_SCAN_MAX: usize = 4_000_000;
+
+/// How long the next checkpoint waits for the witnesses of the stored one: as long as one may take to answer.
+pub const CHECKPOINT_HOLD_MAX: Duration = Duration::from_secs(5);
+
+/// How often a held checkpoint is looked at again: well within the shortest time between two.
+pub(crate) const CHECKPOINT_HOLD_LOOK: Duration = Duration::from_millis(20);

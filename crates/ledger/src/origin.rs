@@ -44,7 +44,15 @@ impl Origin {
     /// # Errors
     /// Refuses a number so large that the name has no room for it.
     pub fn numbered(&self, number: u32) -> Result<Self, LedgerError> {
-        Self::parse(&format!("{}-{number}", &self.line[..self.shard_at + 7]))
+        self.marked(&number.to_string())
+    }
+
+    /// A shard of the same month with this mark behind it.
+    ///
+    /// # Errors
+    /// Refuses a mark of over 8 characters, or of others than `[a-z0-9-]`.
+    pub fn marked(&self, mark: &str) -> Result<Self, LedgerError> {
+        Self::parse(&format!("{}-{mark}", &self.line[..self.shard_at + 7]))
     }
 
     /// Reads an origin line.

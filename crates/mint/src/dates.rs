@@ -15,7 +15,7 @@ pub(crate) struct LeafDates {
     pub(crate) not_after: UnixTime,
 }
 
-/// The window of time in which an issuer's certificate is valid.
+/// The window of time in which an issuer's certificates lie.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IssuerLife {
     pub(crate) not_before: UnixTime,
@@ -25,7 +25,7 @@ pub(crate) struct IssuerLife {
 impl From<&Issuer> for IssuerLife {
     fn from(issuer: &Issuer) -> Self {
         Self {
-            not_before: issuer.not_before(),
+            not_before: issuer.signs_from(),
             not_after: issuer.not_after(),
         }
     }

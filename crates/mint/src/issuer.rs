@@ -1,6 +1,6 @@
 //! A CA that signs: its key, its certificate and what every certificate it signs repeats, loaded and checked once.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
 use mintage_svid::{
@@ -26,6 +26,7 @@ pub struct Issuer {
     chain_below_root: Arc<[Vec<u8>]>,
     subject_key_id: Vec<u8>,
     template: rcgen::Issuer<'static, Blank>,
+    signs_from: UnixTime,
 }
 
 impl Issuer {
@@ -73,9 +74,20 @@ impl Issuer {
             chain_below_root: below_root.map(|(der, _)| der).collect(),
             subject_key_id,
             template,
+            signs_from: info.not_before(),
             info,
             key,
         })
+    }
+
+    /// The same issuer, whose certificates all begin above `cut`: a rule of revocation kills what it signed up to there.
+    #[must_use]
+    pub fn above(self, cut: UnixTime) -> Self {
+        let above = cut.floor_to_second().plus(Duration::from_secs(1));
+        Self {
+            signs_from: self.signs_from.max(above),
+            ..self
+        }
     }
 
     /// The trust domain it vouches for.
@@ -117,9 +129,9 @@ impl Issuer {
         }
     }
 
-    /// First second of its validity.
-    pub fn not_before(&self) -> UnixTime {
-        self.info.not_before()
+    /// First second in which a certificate of its may begin: that of its own, or the one above a cut.
+    pub fn signs_from(&self) -> UnixTime {
+        self.signs_from
     }
 
     /// Last second of its validity.
@@ -250,6 +262,23 @@ mod tests {
         assert!(
             refused.to_string().contains("another trust domain"),
             "a development CA stays in its domain"
+        );
+    }
+
+    #[test]
+    fn an_issuer_above_a_cut_signs_nothing_that_the_cut_kills() {
+        let issuing = ca().issuing;
+        let own = issuing.signs_from();
+        assert_eq!(issuing.info().not_before(), own);
+        let cut = UnixTime::from_millis(own.millis() + 5_400);
+        let issuing = issuing.above(cut);
+        assert!(issuing.signs_from() > cut);
+        assert_eq!(issuing.signs_from(), UnixTime::from_seconds(own.seconds() + 6));
+        let issuing = issuing.above(own.minus(Duration::from_secs(60)));
+        assert_eq!(
+            issuing.signs_from(),
+            UnixTime::from_seconds(own.seconds() + 6),
+            "a cut never goes back"
         );
     }
 

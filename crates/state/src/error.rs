@@ -11,8 +11,9 @@ use mintage_ledger::LedgerError;
 pub enum StateError {
     /// The state has applied records that the ledger does not hold.
     #[error(
-        "{dir} has applied {applied} records but the ledger holds {ledger}: the ledger was lost or rolled back. Restore \
-         the newer ledger; nothing is served from an older one, because it would forget revocations"
+        "{dir} has applied {applied} records but the ledger holds {ledger}: the ledger was lost or rolled back. Put \
+         the newer ledger back; nothing is served from an older one, because it would forget revocations. Where the newer \
+         one is lost, make a data directory of a whole backup by `mintage-ca restore`"
     )]
     Ahead {
         /// The state's folder.
@@ -24,8 +25,9 @@ pub enum StateError {
     },
     /// The state was built from another ledger than the one that is there.
     #[error(
-        "{dir} was built from another ledger (record {index} differs): the ledger was replaced or restored from a \
-         backup. Restore the ledger this state knows; if the replacement is meant, remove {dir} and start again"
+        "{dir} was built from another ledger (record {index} differs): the ledger was replaced or put back from a \
+         backup. Put the ledger back that this state knows; where that is lost, make a data directory of a whole backup by \
+         `mintage-ca restore`"
     )]
     OtherLedger {
         /// The state's folder.

@@ -41,9 +41,17 @@ impl State {
     /// # Errors
     /// A file that cannot be read.
     pub fn seen(dir: &Path) -> Result<u64, StateError> {
+        Ok(Self::last_seen(dir)?.map_or(0, |(index, _)| index + 1))
+    }
+
+    /// The last record that the state in `dir` has ever seen: its index and its leaf hash. None when there is none.
+    ///
+    /// # Errors
+    /// As [`State::seen`].
+    pub fn last_seen(dir: &Path) -> Result<Option<(u64, [u8; 32])>, StateError> {
         Ok(match watermark::read(dir)? {
-            Seen::Mark(mark) => mark.applied,
-            Seen::Nothing | Seen::Damaged => 0,
+            Seen::Mark(mark) => mark.applied.checked_sub(1).map(|index| (index, mark.leaf)),
+            Seen::Nothing | Seen::Damaged => None,
         })
     }
 

@@ -28,7 +28,11 @@ pub(crate) struct Held(File);
 
 impl Held {
     pub(crate) fn exclusive(file: File, path: &Path) -> Result<Self, SysError> {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Self::take(file, path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn take(file: File, path: &Path, how: FlockOperation) -> Result<Self, SysError> {
+        match rustix::fs::flock(&file, how) {
             Ok(()) => Ok(Self(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SysError::Busy(path.display().to_string())),
             Err(error) => Err(SysError::io(path, "lock", error)),
@@ -73,6 +77,23 @@ impl Lock {
         Ok(Self { _held: held, path })
     }
 
+    /// Takes the lock named `name` in `dir` together with whoever else only reads, and makes and writes nothing: `None` when
+    /// its file is not there. Keeps an exclusive holder out for as long as it lives.
+    ///
+    /// # Errors
+    /// `Busy` when it is held exclusively.
+    pub fn shared(dir: &Dir, name: &str) -> Result<Option<Self>, SysError> {
+        let path = dir.path().join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file: File = match rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty()) {
+            Ok(file) => file.into(),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(SysError::io(&path, "open the lock", error)),
+        };
+        let held = Held::take(file, &path, FlockOperation::NonBlockingLockShared)?;
+        Ok(Some(Self { _held: held, path }))
+    }
+
     /// The lock's file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -102,6 +123,20 @@ mod tests {
         drop(first);
         Lock::exclusive(&dir, "lock").unwrap();
         drop(copy);
+    }
+
+    #[test]
+    fn readers_share_the_lock_and_keep_a_writer_out_and_make_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        assert!(Lock::shared(&dir, "lock").unwrap().is_none());
+        assert!(dir.names(1).unwrap().is_empty());
+        let writer = Lock::exclusive(&dir, "lock").unwrap();
+        assert!(matches!(Lock::shared(&dir, "lock"), Err(SysError::Busy(_))));
+        drop(writer);
+        let readers = [Lock::shared(&dir, "lock").unwrap(), Lock::shared(&dir, "lock").unwrap()];
+        assert!(readers.iter().all(Option::is_some));
+        assert!(matches!(Lock::exclusive(&dir, "lock"), Err(SysError::Busy(_))));
     }
 
     #[test]

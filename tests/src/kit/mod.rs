@@ -9,6 +9,8 @@ pub mod clock;
 pub mod csr;
 pub mod dice;
 pub mod face;
+pub mod folder;
+pub mod follower;
 pub mod http2;
 pub mod ids;
 pub mod inventory;

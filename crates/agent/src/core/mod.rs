@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AgentError, AgentEvent,
-    bundle::Bundle,
+    bundle::{Bundle, NotAfter},
     config::Delivery,
     held::Held,
     limits::{TICK_MAX, WRITERS_MAX},
     link::Control,
     rotation::{Action, Event, Now},
-    shared::Shared,
+    shared::{Forward, Shared},
     status::AgentStatus,
     workload::{Want, WhoAmI, WorkloadView},
 };
@@ -330,7 +330,16 @@ impl Core {
     fn trust_changed(&mut self, wire: Option<&v1::TrustBundle>) {
         let Some(wire) = wire else { return };
         let held = self.shared.bundle.load_full();
-        let result = Bundle::from_wire(wire).and_then(|bundle| bundle.after(held.as_deref(), &self.shared.domain));
+        let after = Bundle::from_wire(wire)
+            .map_err(NotAfter::Wrong)
+            .and_then(|bundle| bundle.after(held.as_deref(), &self.shared.domain));
+        match &after {
+            Err(older @ NotAfter::Older { .. }) => {
+                return self.shared.refuse_older(Forward::Bundle, &older.to_string());
+            }
+            _ => self.shared.not_older(Forward::Bundle),
+        }
+        let result = after.map_err(|problem| problem.to_string());
         match result.and_then(|bundle| bundle.map(|bundle| self.shared.install_bundle(bundle)).transpose()) {
             Ok(None) => self.acknowledge_bundle(wire.sequence),
             Ok(Some(bundle)) => {

@@ -267,6 +267,7 @@ impl Core {
             bundle_sequence: self.shared.bundle.load().as_ref().map(|bundle| bundle.sequence()),
             revocation_sequence: view.sequence(),
             revocation_age: view.age(now.wall),
+            refused_older: self.shared.refused_older(),
             deliveries: self
                 .slots
                 .values()

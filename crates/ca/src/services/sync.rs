@@ -73,6 +73,7 @@ pub(crate) async fn open(
         cut: cut.clone(),
         enforced: hello.revocation_sequence,
     });
+    watch_for_newer(&desk, &session, &hello);
     catch_up(&desk, &session, &hello, &queue)?;
     info!(agent = %session.id, remote = %peer.remote, version = %printable(&hello.agent_version), "agent connected");
     tokio::spawn(async move {
@@ -117,6 +118,25 @@ fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentI
         Refusal::from(error)
     })?;
     Ok(attested.instance())
+}
+
+/// An agent holds signed news that this CA has not made: it was put back from a backup, and forgets revocations. The agent
+/// refuses what it is offered; that the others do not know better is for a person to mend.
+fn watch_for_newer(desk: &Desk, session: &AgentSession, hello: &Hello) {
+    let held = (hello.revocation_epoch, hello.revocation_sequence);
+    let ours = (desk.publisher.epoch(), desk.publisher.sequence());
+    if held > ours {
+        desk.metrics.alarm("revocation-behind");
+        error!(
+            agent = %session.id,
+            held_epoch = held.0,
+            held_sequence = held.1,
+            epoch = ours.0,
+            sequence = ours.1,
+            todo = "stop this CA; put the newest data directory back, or make one of the backup with `mintage-ca restore`",
+            "an agent has seen more revocations than this data directory holds: it is an older copy"
+        );
+    }
 }
 
 /// Entries, bundle and revocations, as far as the agent does not have them.

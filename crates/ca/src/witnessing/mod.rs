@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::{
     desk::Desk,
     error::CaError,
-    limits::{WITNESS_LOOK_INTERVAL, WITNESS_START_WAIT},
+    limits::{WITNESS_LOOK_INTERVAL, WITNESS_START_WAIT, WITNESS_STOP_WAIT},
 };
 
 pub(crate) use self::{
@@ -67,6 +67,30 @@ pub(crate) async fn begin(desk: &Arc<Desk>, stop: &CancellationToken, tasks: &mu
         tasks.spawn(watch(desk.clone(), stop.clone()));
     }
     Ok(())
+}
+
+/// Shows the witnesses the last checkpoint of a clean stop, which no task was left to carry. Nobody waits for them longer
+/// than a stop may take: who does not answer is asked at the next start.
+pub(crate) async fn end(desk: &Arc<Desk>) {
+    let mut asked = JoinSet::new();
+    for peer in desk.witnesses.peers() {
+        let mut courier = Courier::new(desk.clone(), peer.clone());
+        asked.spawn(async move {
+            let carried = tokio::time::timeout(WITNESS_STOP_WAIT, courier.carry_last()).await;
+            let carried = carried.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
+            (courier.name().to_owned(), carried)
+        });
+    }
+    while let Some(outcome) = asked.join_next().await {
+        match outcome {
+            Ok((witness, Ok(()))) => info!(witness, "the witness has cosigned the last checkpoint"),
+            Ok((witness, Err(why))) => warn!(
+                witness,
+                why, "the last checkpoint is not cosigned by this witness, which is asked at the next start"
+            ),
+            Err(error) => warn!(%error, "asking a witness ended with a panic"),
+        }
+    }
 }
 
 /// Keeps gauges and alarm in step with the clock until told to stop.

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use mintage_ledger::Hold;
+
 use super::peer::WitnessPeer;
 
 /// The configured witnesses, and how the log stands with them.
@@ -14,6 +16,7 @@ use super::peer::WitnessPeer;
 pub(crate) struct Standing {
     peers: Vec<WitnessPeer>,
     max_unwitnessed: Duration,
+    hold: Hold,
     state: Mutex<State>,
 }
 
@@ -38,8 +41,14 @@ impl Standing {
         Self {
             peers,
             max_unwitnessed,
+            hold: Hold::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Lets the next checkpoint wait for the answers about the stored one.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     pub(crate) fn peers(&self) -> &[WitnessPeer] {

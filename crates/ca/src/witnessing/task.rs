@@ -65,6 +65,8 @@ pub(super) struct Courier {
     held: u64,
     /// The last size whose cosignature was added or came too late.
     done: Option<u64>,
+    /// The last request came to nothing: no checkpoint waits for this witness until one does.
+    failing: bool,
     told: BTreeMap<Against, Duration>,
 }
 
@@ -77,6 +79,7 @@ impl Courier {
             origin: None,
             held: 0,
             done: None,
+            failing: false,
             told: BTreeMap::new(),
         }
     }
@@ -144,18 +147,17 @@ impl Courier {
     /// Follows the stored checkpoint until told to stop.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut pause = WITNESS_RETRY_MIN;
-        let mut failing = false;
         loop {
             let rest = match self.turn(&stop).await {
                 Some(Ok(())) => {
-                    if std::mem::take(&mut failing) {
+                    if std::mem::take(&mut self.failing) {
                         info!(witness = self.name(), "the witness cosigns again");
                     }
                     pause = WITNESS_RETRY_MIN;
                     WITNESS_LOOK_INTERVAL
                 }
                 Some(Err(why)) => {
-                    match std::mem::replace(&mut failing, true) {
+                    match std::mem::replace(&mut self.failing, true) {
                         false => warn!(
                             witness = self.name(),
                             why, "the witness does not cosign; it is asked again"
@@ -195,8 +197,15 @@ impl Courier {
         }
     }
 
+    /// Gets the last checkpoint of a stop cosigned.
+    pub(super) async fn carry_last(&mut self) -> Result<(), String> {
+        let signed = self.desk.journal.checkpoint().map_err(|error| error.to_string())?;
+        self.carry(signed).await
+    }
+
     /// Gets this checkpoint cosigned.
     async fn carry(&mut self, signed: SignedCheckpoint) -> Result<(), String> {
+        let _held = (!self.failing).then(|| self.desk.witnesses.hold().begin());
         let size = signed.checkpoint().size;
         for _ in 0..WITNESS_ROUNDS_MAX {
             let request = self.request(&signed).await?;

@@ -8,7 +8,8 @@ use std::{
 
 use super::kit::{Place, group, keys, options, trees};
 use crate::{
-    FileJournal, Follower, Integrator, Journal, LedgerError, Sink, Stored, Tree, Trees, leaf_hash, verify_inclusion,
+    FileJournal, Follower, Hold, Integrator, Journal, LedgerError, Sink, Stored, Tree, Trees, leaf_hash,
+    verify_inclusion,
 };
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -58,6 +59,34 @@ fn the_tree_follows_is_signed_and_proves_every_record() {
         other.push(leaf_hash(stored.bytes())).unwrap();
     }
     assert_eq!(other.root().unwrap(), signed.root);
+}
+
+#[test]
+fn a_checkpoint_that_is_held_is_not_replaced_until_it_is_let_go_or_the_log_stops() {
+    let place = Place::new();
+    let journal = Arc::new(place.create(options()));
+    let hold = Hold::default();
+    let shared = Arc::clone(&journal) as Arc<dyn Journal>;
+    let integrator = Integrator::new(shared, trees(&journal), Some(keys()), Duration::ZERO).unwrap();
+    let mut integrator = integrator.waiting_for(hold.clone());
+    let mut step = |to: u64| {
+        fill(&journal, to);
+        let records = journal.read_from(integrator.next(), 512).unwrap();
+        integrator.apply(records[0].index(), &records).unwrap();
+        let again = integrator.caught_up().unwrap();
+        (journal.checkpoint().unwrap().checkpoint().size, again.is_some())
+    };
+    assert_eq!(step(10), (10, false));
+    let (one, other) = (hold.begin(), hold.begin());
+    assert_eq!(step(20), (10, true), "it is looked at again soon");
+    drop(one);
+    assert_eq!(step(30), (10, true), "one of two still asks");
+    drop(other);
+    assert_eq!(step(40), (40, false));
+    let _held = hold.begin();
+    assert_eq!(step(50), (40, true));
+    integrator.finish().unwrap();
+    assert_eq!(journal.checkpoint().unwrap().checkpoint().size, 50);
 }
 
 #[test]
