@@ -44,6 +44,7 @@ mod replay;
 mod replica_svid;
 mod revoke;
 pub mod roles;
+mod seen;
 mod serve;
 mod services;
 mod signals;

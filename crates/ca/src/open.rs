@@ -14,7 +14,7 @@ use mintage_revocation::{Delegation, RevocationKey};
 use mintage_state::State;
 use mintage_svid::CertInfo;
 use mintage_sys::{dir::Dir, lock::Lock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::info;
 
 use crate::{
@@ -124,7 +124,7 @@ pub(crate) fn open(
     let now = clock.unguarded();
     let set = state.view().revoked().clone();
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
-    let integrator = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
+    let (integrator, signed) = integrate(journal.clone(), tree.clone(), keys.log, config.checkpoint_interval)?;
     let sealer = seal(files, tree.clone())?;
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
@@ -135,6 +135,7 @@ pub(crate) fn open(
         journal,
         commits,
         tree,
+        signed,
         vkey,
         state,
         index,
@@ -151,6 +152,8 @@ pub(crate) fn open(
         publisher,
         propagation: Default::default(),
         record_streams: Default::default(),
+        receipt_waits: Default::default(),
+        seen: Default::default(),
         own_certificate: Default::default(),
         metrics,
         health,
@@ -189,15 +192,18 @@ fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, CaError> {
     }
 }
 
-/// Starts what grows the tree behind the journal and signs its checkpoints.
-fn integrate(journal: Arc<dyn Journal>, tree: Arc<Tree>, key: LogKey, every: Duration) -> Result<Follower, CaError> {
+/// Starts what grows the tree behind the journal and signs its checkpoints, whose sizes can be followed.
+fn integrate(
+    journal: Arc<dyn Journal>,
+    tree: Arc<Tree>,
+    key: LogKey,
+    every: Duration,
+) -> Result<(Follower, watch::Receiver<u64>), CaError> {
     let integrator = Integrator::new(journal.clone(), tree, Some(key), every)?;
-    Ok(Follower::start(
-        "integrator",
-        journal,
-        vec![Box::new(integrator)],
-        INTEGRATION_PACE,
-    )?)
+    let signed = integrator.signed();
+    let sinks: Vec<Box<dyn mintage_ledger::Sink>> = vec![Box::new(integrator)];
+    let follower = Follower::start("integrator", journal, sinks, INTEGRATION_PACE)?;
+    Ok((follower, signed))
 }
 
 /// Starts what seals full segments of the log, and removes the write-ahead files they were in.

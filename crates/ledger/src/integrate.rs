@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey},
@@ -25,6 +27,7 @@ pub struct Integrator {
     key: Option<LogKey>,
     every: Duration,
     signed: (u64, Instant),
+    told: watch::Sender<u64>,
     /// The signed root that the tree must have on its way.
     pending: Option<Checkpoint>,
     /// Where the tree may begin again when what it was resumed from leads to another root, the last first.
@@ -57,6 +60,7 @@ impl Integrator {
         fallbacks.dedup();
         let mut integrator = Self {
             signed: (signed.size, Instant::now()),
+            told: watch::Sender::new(signed.size),
             pending: Some(signed.clone()),
             fallbacks,
             journal,
@@ -66,6 +70,16 @@ impl Integrator {
         };
         integrator.begin_again()?;
         Ok(integrator)
+    }
+
+    /// Follows the size of the stored checkpoint: whoever needs one that covers record `i` waits until it is above `i`.
+    pub fn signed(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
+    }
+
+    fn stored(&mut self, size: u64) {
+        self.signed = (size, Instant::now());
+        self.told.send_replace(size);
     }
 
     /// Resumes from the next fallback that there is.
@@ -122,7 +136,7 @@ impl Integrator {
         };
         match self.journal.cas_checkpoint(self.signed.0, &key.sign(head)) {
             Ok(()) => {
-                self.signed = (size, Instant::now());
+                self.stored(size);
                 Ok(())
             }
             // Another replica signed. It must have signed this very tree.
@@ -142,7 +156,8 @@ impl Integrator {
                 what: "another replica's checkpoint",
             });
         }
-        self.signed = (other.size, Instant::now());
+        let size = other.size;
+        self.stored(size);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod csr;
 pub mod dice;
 pub mod face;
+pub mod forge;
 pub mod http2;
 pub mod ids;
 pub mod inventory;

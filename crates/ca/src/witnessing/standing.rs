@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use super::peer::WitnessPeer;
 
 /// The configured witnesses, and how the log stands with them.
@@ -15,6 +17,8 @@ pub(crate) struct Standing {
     peers: Vec<WitnessPeer>,
     max_unwitnessed: Duration,
     state: Mutex<State>,
+    /// How many cosignatures were added.
+    added: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +43,13 @@ impl Standing {
             peers,
             max_unwitnessed,
             state: Mutex::default(),
+            added: watch::Sender::new(0),
         }
+    }
+
+    /// Changes whenever a cosignature was added to the stored checkpoint.
+    pub(crate) fn additions(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
     }
 
     pub(crate) fn peers(&self) -> &[WitnessPeer] {
@@ -60,6 +70,7 @@ impl Standing {
 
     /// A witness cosigned this size, which was sent to it at `sent`, when no larger one was stored.
     pub(crate) fn cosigned(&self, size: u64, stored: u64, sent: Duration) {
+        self.added.send_modify(|count| *count += 1);
         let mut state = self.state();
         if size <= state.cosigned {
             return;
