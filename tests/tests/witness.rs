@@ -17,15 +17,18 @@ use std::{
 use mintage_identity::UnixTime;
 use mintage_ledger::{
     AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, Leaves, LedgerError, LogKey, Origin, Policy, SignedNote,
-    consistency, leaf_hash, node_hash, root_at,
+    TlogProof, consistency, leaf_hash, node_hash, root_at,
 };
+use mintage_proto::v1::{ProveReceiptRequest, node_client::NodeClient};
 use mintage_svid::pem;
 use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess},
+    client::join,
     face::{get, metric},
     folder::copied,
     refusal::refused,
+    stream::{Stream, ask},
     witness::{WitnessHome, WitnessProcess},
 };
 use ring::digest::{SHA256, digest};
@@ -563,4 +566,28 @@ async fn until_metric(face: SocketAddr, wanted: u64) {
         assert!(begun.elapsed() < SOON, "mintage_log_unwitnessed is not {wanted}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proof_of_a_receipt_carries_the_cosignatures_and_does_not_wait_for_a_witness_that_is_away() {
+    let (scene, witness) = Scene::new("60s");
+    let ca = scene.serve();
+    ca::entry(&ca.admin_socket(), "web", "/web").await;
+    let agent = join(&ca::token(&ca.admin_socket(), "n1").await).await.unwrap();
+    let prove = async || {
+        let mut stream = Stream::open(&agent, &ca.address).await.unwrap();
+        let receipt = stream.ask_one(ask("web")).await.unwrap().receipt;
+        let (channel, _) = agent.channel(&ca.address).await.unwrap();
+        let answer = NodeClient::new(channel)
+            .prove_receipt(ProveReceiptRequest { receipt })
+            .await;
+        TlogProof::parse(&answer.unwrap().into_inner().tlog_proof).unwrap()
+    };
+    let proof = prove().await;
+    let leaf = leaf_hash(proof.extra().unwrap());
+    assert_eq!(proof.verify(&leaf, &scene.policy()).unwrap().witnesses.len(), 1);
+    drop(witness);
+    let alone = prove().await;
+    assert_eq!(alone.note().signatures().len(), 1, "the log's own");
+    assert_eq!(ca.stop(), Some(0));
 }

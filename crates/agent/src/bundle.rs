@@ -1,5 +1,5 @@
-//! The trust bundle as this agent holds it, and the two snapshots of trust made from it: the strict one that local
-//! verifiers use, and the one that talks with the CA and checks its certificates.
+//! The trust bundle as this agent holds it, and the snapshots of trust made from it: the strict one that local
+//! verifiers use, the one that talks with the CA and checks its certificates, and the bare roots.
 
 use std::sync::Arc;
 
@@ -148,6 +148,11 @@ impl Bundle {
             view: Some(Arc::new(KnownRevoked(view.clone()))),
             freshness: FreshnessPolicy::Open,
         })
+    }
+
+    /// The snapshot that tells whether a certificate was made by a key of this trust domain, revoked or not.
+    pub(crate) fn roots_trust(&self) -> Result<Trust, TrustError> {
+        self.trust(RevocationCheck::None)
     }
 
     fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {

@@ -69,7 +69,8 @@ pub enum AgentEvent {
     },
     /// Something failed; what was in place before still is.
     Problem {
-        /// Where: `connect`, `join`, `mint`, `verify`, `deliver`, `entry`, `trust`, `revocation`, `store`.
+        /// Where: `connect`, `join`, `mint`, `verify`, `deliver`, `entry`, `trust`, `revocation`, `store`,
+        /// `receipt`.
         stage: &'static str,
         /// The entry, address or file it is about.
         subject: String,

@@ -4,6 +4,8 @@
 use mintage_svid::pem::{encode_certificates, encode_private_key};
 use zeroize::Zeroizing;
 
+use crate::receipt::PROOF_FILE;
+
 /// Names and contents of delivered files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
@@ -36,6 +38,9 @@ pub struct Material<'a> {
     pub chain: &'a [Vec<u8>],
     /// The trust domain's roots.
     pub roots: &'a [Vec<u8>],
+    /// The proof that the leaf is in the CA's ledger (C2SP tlog-proof), where one is wanted and there: `svid.tlog-proof` in
+    /// every layout.
+    pub proof: Option<&'a [u8]>,
 }
 
 impl Layout {
@@ -77,7 +82,12 @@ impl Layout {
             content,
             secret: true,
         };
-        match self {
+        let proof = of.proof.map(|proof| LayoutFile {
+            name: PROOF_FILE.to_owned(),
+            content: Zeroizing::new(proof.to_vec()),
+            secret: false,
+        });
+        let mut files = match self {
             Self::Split => vec![
                 public("svid.pem", chain()),
                 secret(
@@ -91,7 +101,9 @@ impl Layout {
                 secret("credential-bundle.private-key.pem", key_first()),
                 public(&format!("{}.spiffe-trust-bundle.pem", of.trust_domain), roots),
             ],
-        }
+        };
+        files.extend(proof);
+        files
     }
 }
 
@@ -105,6 +117,7 @@ mod tests {
             key: b"key",
             chain: &[b"leaf".to_vec(), b"ca".to_vec()],
             roots: &[b"root".to_vec()],
+            proof: Some(b"c2sp.org/tlog-proof@v1\n"),
         };
         let text = |file: &LayoutFile| String::from_utf8(file.content.to_vec()).unwrap();
         layout
@@ -135,6 +148,15 @@ mod tests {
                 .unwrap();
             let order: Vec<&str> = text.lines().filter(|line| line.contains("BEGIN")).collect();
             assert!(order[0].contains("PRIVATE KEY") && order[1].contains("CERTIFICATE") && order[2] == order[1]);
+        }
+    }
+
+    #[test]
+    fn a_proof_lies_beside_the_certificate_in_every_layout() {
+        for (name, layout) in Layout::ALL {
+            let named =
+                |files: Vec<(String, String, bool)>| files.iter().filter(|file| file.0 == "svid.tlog-proof").count();
+            assert_eq!(named(files(layout)), 1, "{name}");
         }
     }
 }

@@ -46,6 +46,29 @@ pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
 /// Status and WhoAmI calls in all under way at once.
 pub const LOCAL_CALLS_MAX: usize = 16;
+/// Bytes of a receipt's origin, the name of a log: the CA's is a trust domain and two short words.
+pub const RECEIPT_ORIGIN_BYTES_MAX: usize = 512;
+/// Bytes of one proof of a receipt: a record of 60 KiB in Base64, 64 hashes, and a checkpoint with its cosignatures.
+pub const PROOF_BYTES_MAX: usize = 128 * 1024;
+/// Hashes of one path: the depth of a tree that no log outgrows.
+pub const PROOF_HASHES_MAX: usize = 64;
+/// Receipts whose proofs are asked for at once: 4,096 deliveries that are renewed over a minute, at a second or so each,
+/// are served in five.
+pub const RECEIPTS_AT_ONCE_MAX: usize = 16;
+/// Tries for one proof: with doubled waits they take about five minutes, half of a usual lifetime.
+pub const RECEIPT_TRIES_MAX: u32 = 8;
+/// Chains in one ReportSeen call: with what they hold they fill the message.
+pub const SEEN_CHAINS_MAX: usize = 16;
+/// Bytes of one ReportSeen call: 16 chains of 4 KiB.
+pub const SEEN_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// ReportSeen calls of one user under way at once: each costs up to 48 signature checks.
+pub const SEEN_CALLS_PER_UID_MAX: usize = 1;
+/// ReportSeen calls in all under way at once: a user's flood holds one of them.
+pub const SEEN_CALLS_MAX: usize = 4;
+/// Certificates of one Seen message: the CA's limit.
+pub const SEEN_BATCH_MAX: usize = 64;
+/// Certificates remembered as told: at about 100 bytes each, 1.6 MB.
+pub const SEEN_TOLD_MAX: usize = 16_384;
 /// Attestations under way at once: each may hash one executable.
 pub const ATTESTATIONS_MAX: usize = 8;
 
@@ -81,3 +104,16 @@ pub const FIRST_SVID_WAIT: Duration = Duration::from_secs(5);
 pub const REJOIN_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A pair that could not be put in place is tried again after this time, even while the CA cannot be reached.
 pub const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The proof of a receipt is first asked for after this time, and up to as long again: the CA signs a checkpoint each
+/// second.
+pub const RECEIPT_FIRST: Duration = Duration::from_secs(1);
+/// First wait after a try for a proof that failed; doubled at each further one.
+pub const RECEIPT_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// Longest wait between two tries for a proof.
+pub const RECEIPT_RETRY_MAX: Duration = Duration::from_secs(120);
+/// The CA answers a call for a proof within this time: it waits up to 12 s for a checkpoint and its cosignatures.
+pub const RECEIPT_CALL_WAIT: Duration = Duration::from_secs(20);
+/// Seen messages go to the CA at most this often; the first of a quiet while at once.
+pub const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// A certificate that is still in use is told again after this time: a message may have been lost with its stream.
+pub const SEEN_AGAIN_AFTER: Duration = Duration::from_secs(600);

@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     renewals: Family<Outcome, Counter>,
     connections: Counter,
     workload: Family<Outcome, Counter>,
+    seen: Family<Outcome, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     false_positives: Counter<u64, AtomicU64>,
     /// 1 while the stream to the CA is open.
@@ -71,6 +72,7 @@ impl Metrics {
             renewals: Family::default(),
             connections: Counter::default(),
             workload: Family::default(),
+            seen: Family::default(),
             verifier_checks: Family::default(),
             false_positives: Counter::default(),
             connected: Gauge::default(),
@@ -100,6 +102,8 @@ impl Metrics {
             self.connections.clone(),
         );
         r.register("workload_requests", "Socket calls by result", self.workload.clone());
+        let help = "Certificates that were reported as seen in use, by result";
+        r.register("seen_certificates", help, self.seen.clone());
         r.register(
             "connected",
             "1 while the stream to the CA is open",
@@ -171,6 +175,11 @@ impl Metrics {
     /// A call on the socket was answered.
     pub(crate) fn workload_request(&self, result: &'static str) {
         self.workload.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// A certificate was reported as seen in use.
+    pub(crate) fn seen(&self, result: &'static str) {
+        self.seen.get_or_create(&Outcome { result }).inc();
     }
 
     /// All of it as OpenMetrics text.

@@ -26,6 +26,8 @@ pub const TABLE: &[Row] = &[
     ("/grpc.health.v1.Health/Check", ANYBODY),
     // It stays open as long as its caller likes.
     ("/grpc.health.v1.Health/Watch", OPERATOR),
+    // Only what chains to the bundle is taken, whoever brings it.
+    ("/mintage.v1.AgentLocal/ReportSeen", ANYBODY),
     // It names every folder and identity of the node.
     ("/mintage.v1.AgentLocal/Status", OPERATOR),
     ("/mintage.v1.AgentLocal/WhoAmI", ANYBODY),

@@ -36,7 +36,7 @@ pub struct Jitter(pub u16);
 
 impl Jitter {
     /// An even share of `whole`, from nothing to all of it.
-    fn of(self, whole: Duration) -> Duration {
+    pub(crate) fn of(self, whole: Duration) -> Duration {
         whole * u32::from(self.0) / u32::from(u16::MAX)
     }
 }

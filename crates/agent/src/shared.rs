@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,7 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Deps, bundle::Bundle, held::Unverified, link::ALPN, metrics::Metrics, revoked::News, store::Store,
+    AgentEvent, Deps, bundle::Bundle, held::Unverified, link::ALPN, metrics::Metrics, revoked::News, seen::Pool,
+    store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -55,6 +56,10 @@ pub(crate) struct Shared {
     pub(crate) ca_trust: Arc<TrustStore>,
     /// For verifiers on this node.
     pub(crate) local_trust: Arc<TrustStore>,
+    /// For certificates that were seen in use: the roots alone, whatever was revoked. None before there is a bundle.
+    pub(crate) roots_trust: ArcSwapOption<Trust>,
+    /// What was seen in use and waits to be told to the CA.
+    pub(crate) seen: Mutex<Pool>,
     /// Identities that are being served now.
     pub(crate) serving: AtomicUsize,
     /// The shortest lifetime held or wanted, in milliseconds.
@@ -91,6 +96,8 @@ impl Shared {
             bundle: ArcSwapOption::empty(),
             ca_trust: nobody(),
             local_trust: nobody(),
+            roots_trust: ArcSwapOption::empty(),
+            seen: Mutex::default(),
             serving: AtomicUsize::new(0),
             shortest_life: AtomicU64::new(u64::MAX),
             denied_logged: AtomicI64::new(0),
@@ -178,13 +185,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts a bundle in force for everybody: both snapshots of trust, and the keys that may sign revocations.
+    /// Puts a bundle in force for everybody: every snapshot of trust, and the keys that may sign revocations.
     pub(crate) fn install_bundle(&self, bundle: Bundle) -> Result<Arc<Bundle>, String> {
         let strict = bundle.strict_trust(&self.view).map_err(|error| error.to_string())?;
         let catching_up = bundle
             .catching_up_trust(&self.view)
             .map_err(|error| error.to_string())?;
+        let roots = bundle.roots_trust().map_err(|error| error.to_string())?;
         let bundle = Arc::new(bundle);
+        self.roots_trust.store(Some(Arc::new(roots)));
         self.ca_trust.swap(catching_up);
         self.local_trust.swap(strict);
         self.bundle.store(Some(bundle.clone()));

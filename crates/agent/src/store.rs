@@ -8,13 +8,15 @@
 //! joining.pem             the key a join is under way with: the same key may ask again after a lost reply
 //! bundle.json             the trust bundle in force
 //! deliveries/<name>.pem   key and chain of one delivery, so that a folder that was lost can be filled without the CA
+//! deliveries/<name>.receipt   where its record stands in the CA's ledger, and the proof, for deliveries that want it
 //! revocation/             last good revocation set
 //! ```
 
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mintage_identity::{SpiffeId, TrustDomain};
+use mintage_identity::{CertHash, SpiffeId, TrustDomain};
+use mintage_svid::cert_sha256;
 use mintage_sys::{
     SysError,
     dir::{Dir, create_owned},
@@ -30,6 +32,8 @@ use crate::{
     bundle::Bundle,
     config::check_address,
     held::{Unverified, from_pem, to_pem},
+    limits::PROOF_BYTES_MAX,
+    receipt::{Proof, Receipt},
 };
 
 const STATE: &str = "state.json";
@@ -45,6 +49,8 @@ const PEM_BYTES_MAX: usize = 80 * 1024;
 /// Bytes of a stored bundle: 64 roots and as many issuers of 16 KiB would be 3 MiB in Base64.
 const BUNDLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const STATE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a stored receipt: its proof, in which JSON doubles each newline, and room.
+const RECEIPT_BYTES_MAX: usize = 2 * PROOF_BYTES_MAX;
 /// Names looked through for deliveries that are no longer configured.
 const STALE_NAMES_MAX: usize = 65_536;
 
@@ -84,6 +90,25 @@ struct BundleFile {
     roots: Vec<String>,
     issuers: Vec<String>,
     revocation_delegations: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReceiptFile {
+    version: u32,
+    certificate_sha256: String,
+    origin: String,
+    index: u64,
+    leaf_hash: String,
+    proof: Option<String>,
+}
+
+/// What was kept of a delivered certificate's record.
+pub(crate) struct KeptReceipt {
+    /// Of which certificate.
+    pub(crate) certificate: CertHash,
+    pub(crate) receipt: Receipt,
+    /// As it was written; not checked yet.
+    pub(crate) proof: Option<String>,
 }
 
 impl Store {
@@ -231,14 +256,65 @@ impl Store {
     }
 
     pub(crate) fn forget_delivery(&self, delivery: &Delivery) -> Result<(), String> {
-        remove(&self.deliveries, &delivery_file(delivery))
+        remove(&self.deliveries, &delivery_file(delivery))?;
+        remove(&self.deliveries, &receipt_file(delivery))
+    }
+
+    /// The receipt of a delivery's last certificate. One that cannot be read costs that certificate's proof alone.
+    pub(crate) fn receipt(&self, delivery: &Delivery) -> Option<KeptReceipt> {
+        let name = receipt_file(delivery);
+        let read = || -> Result<Option<KeptReceipt>, String> {
+            let bytes = read(&self.deliveries, &name, RECEIPT_BYTES_MAX).map_err(|error| error.to_string())?;
+            let Some(bytes) = bytes else { return Ok(None) };
+            let file: ReceiptFile = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            check_version(file.version)?;
+            let octets = |field: &str, text: &str| hex::decode(text).map_err(|error| format!("{field}: {error}"));
+            let certificate = octets("certificate_sha256", &file.certificate_sha256)?;
+            let certificate: [u8; 32] = certificate
+                .try_into()
+                .map_err(|_| "certificate_sha256: has not 32 octets".to_owned())?;
+            let receipt = Receipt::new(file.origin, file.index, &octets("leaf_hash", &file.leaf_hash)?)?;
+            Ok(Some(KeptReceipt {
+                certificate: CertHash::new(certificate),
+                receipt,
+                proof: file.proof,
+            }))
+        };
+        read().unwrap_or_else(|problem| {
+            tracing::warn!(file = name, problem, "the saved receipt of a delivery cannot be read");
+            None
+        })
+    }
+
+    /// Keeps the receipt of a delivered certificate (DER), and its proof once there is one.
+    pub(crate) fn save_receipt(
+        &self,
+        delivery: &Delivery,
+        certificate: &[u8],
+        receipt: &Receipt,
+        proof: Option<&Proof>,
+    ) -> Result<(), SysError> {
+        let file = ReceiptFile {
+            version: VERSION,
+            certificate_sha256: hex::encode(cert_sha256(certificate).as_bytes()),
+            origin: receipt.origin().to_owned(),
+            index: receipt.index(),
+            leaf_hash: hex::encode(receipt.leaf_hash()),
+            // A proof is text, or it would not have been taken.
+            proof: proof.map(|proof| String::from_utf8_lossy(proof.octets()).into_owned()),
+        };
+        secret_file::replace(&self.deliveries, &receipt_file(delivery), &json(&file))
     }
 
     /// Removes the saved keys of deliveries that are no longer configured.
     pub(crate) fn forget_other_deliveries(&self, configured: &[Delivery]) {
         let known: std::collections::HashSet<Vec<u8>> = configured
             .iter()
-            .map(|delivery| delivery_file(delivery).into_bytes())
+            .flat_map(|delivery| {
+                let receipt = delivery.receipt().then(|| receipt_file(delivery));
+                std::iter::once(delivery_file(delivery)).chain(receipt)
+            })
+            .map(String::into_bytes)
             .collect();
         for name in self.deliveries.names(STALE_NAMES_MAX).unwrap_or_default() {
             if !known.contains(&name)
@@ -315,8 +391,16 @@ fn json(file: &impl Serialize) -> Vec<u8> {
 
 /// One file name per folder: the entry for people, and a hash of the folder so that two of one entry differ.
 fn delivery_file(delivery: &Delivery) -> String {
+    named(delivery, "pem")
+}
+
+fn receipt_file(delivery: &Delivery) -> String {
+    named(delivery, "receipt")
+}
+
+fn named(delivery: &Delivery, end: &str) -> String {
     let folder = digest(&SHA256, delivery.directory().as_os_str().as_encoded_bytes());
-    format!("{}.{}.pem", delivery.entry(), hex::encode(&folder.as_ref()[..8]))
+    format!("{}.{}.{end}", delivery.entry(), hex::encode(&folder.as_ref()[..8]))
 }
 
 #[cfg(test)]

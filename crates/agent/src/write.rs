@@ -5,7 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mintage_sys::swap::{Folder, FolderRules, GenerationFile};
 
-use crate::{bundle::Bundle, config::Delivery, held::Held, layout::Material, store::Store};
+use crate::{
+    bundle::Bundle,
+    config::Delivery,
+    held::Held,
+    layout::Material,
+    receipt::{Proof, Receipt},
+    store::Store,
+};
 
 /// Permission bits of a folder that the agent makes: owner and group may look into it.
 const FOLDER_MODE: u32 = 0o750;
@@ -21,6 +28,9 @@ pub(crate) struct Write {
     pub(crate) delivery: Delivery,
     pub(crate) folder: SlotFolder,
     pub(crate) held: Arc<Held>,
+    /// Where the record of this very pair stands, and its proof.
+    pub(crate) receipt: Option<Receipt>,
+    pub(crate) proof: Option<Proof>,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) store: Arc<Store>,
 }
@@ -61,7 +71,23 @@ impl Write {
         self.store
             .save_delivery(&self.delivery, &self.held.to_pem())
             .map_err(|error| ("store", error.to_string()))?;
-        self.swap().map_err(|problem| ("deliver", problem))
+        self.swap().map_err(|problem| ("deliver", problem))?;
+        self.keep_receipt();
+        Ok(())
+    }
+
+    /// After the swap, so that no delivery waits for it: what a crash loses here is the proof of one certificate.
+    fn keep_receipt(&self) {
+        let Some(receipt) = self.receipt.as_ref().filter(|_| self.delivery.receipt()) else {
+            return;
+        };
+        let saved = self
+            .store
+            .save_receipt(&self.delivery, &self.held.chain()[0], receipt, self.proof.as_ref());
+        if let Err(error) = saved {
+            let directory = self.delivery.directory().display();
+            tracing::warn!(%directory, %error, "the receipt could not be kept; after a restart its proof is not asked for");
+        }
     }
 
     fn swap(&self) -> Result<(), String> {
@@ -72,6 +98,11 @@ impl Write {
             key: self.held.key(),
             chain: self.held.chain(),
             roots: self.bundle.roots(),
+            proof: self
+                .proof
+                .as_ref()
+                .filter(|_| self.delivery.receipt())
+                .map(Proof::octets),
         });
         let generation: Vec<GenerationFile<'_>> = files
             .iter()

@@ -91,5 +91,6 @@ pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
         ready: not_ready_because.is_empty(),
         not_ready_because,
         agent_address: desk.advertise.first().cloned().unwrap_or_default(),
+        seen_unknown: desk.metrics.seen_unknown_count(),
     }
 }

@@ -10,12 +10,13 @@ use mintage_mint::{Issuer, KeyPolicy};
 use mintage_policy::{Grant, IssuancePolicy};
 use mintage_revocation::{Query, Verdict};
 use mintage_state::{State, View};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
-    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation,
-    services::records::RecordStreams, shards::Shards, status::Refusal, witnessing::Standing,
+    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, seen::SeenAlarms,
+    services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
+    witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -30,6 +31,8 @@ pub(crate) struct Desk {
     pub(crate) commits: Commits,
     pub(crate) trees: Arc<Trees>,
     pub(crate) shards: Shards,
+    /// Records of the ledger that a stored checkpoint covers.
+    pub(crate) signed: watch::Receiver<u64>,
     pub(crate) state: Arc<State>,
     pub(crate) index: Index,
     pub(crate) issuer: Issuer,
@@ -44,6 +47,8 @@ pub(crate) struct Desk {
     pub(crate) publisher: Publisher,
     pub(crate) propagation: Propagation,
     pub(crate) record_streams: RecordStreams,
+    pub(crate) receipt_waits: ReceiptWaits,
+    pub(crate) seen: SeenAlarms,
     /// The server certificate in use (DER); none before the first.
     pub(crate) own_certificate: ArcSwapOption<Vec<u8>>,
     pub(crate) metrics: Arc<Metrics>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mintage_identity::{AgentName, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentName, IssuerKeyId, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Issued, Journal, LedgerError, LiveCertificate, LiveQuery, Search};
 use mintage_policy::limits::KEY_HOLDERS_MAX;
 use mintage_revocation::LiveSerial;
@@ -32,6 +32,11 @@ impl Index {
     /// The certificate with this serial.
     pub(crate) fn certificate(&self, serial: &Serial) -> Result<Option<Issued>, LedgerError> {
         self.search.certificate(&*self.journal, serial, None)
+    }
+
+    /// The certificate with this serial of this issuer.
+    pub(crate) fn certificate_of(&self, issuer: &IssuerKeyId, serial: &Serial) -> Result<Option<Issued>, LedgerError> {
+        self.search.certificate(&*self.journal, serial, Some(issuer))
     }
 
     /// The identities of live certificates on this key.

@@ -46,6 +46,7 @@ mod replica_svid;
 mod restore;
 mod revoke;
 pub mod roles;
+mod seen;
 mod serve;
 mod services;
 mod shards;

@@ -139,3 +139,28 @@ pub(crate) const WITNESS_EVENT_INTERVAL: Duration = Duration::from_secs(600);
 pub(crate) const WITNESS_EVENT_PAGES_MAX: usize = 100;
 /// Folders inside one another that a restore copies out of a ledger: twice as many as a ledger has.
 pub(crate) const LEDGER_FOLDERS_DEEP_MAX: usize = 16;
+/// Receipts that one agent may wait for at once: twice what our agent asks for.
+pub(crate) const RECEIPT_WAITS_PER_AGENT_MAX: usize = 32;
+/// Receipts that all agents may wait for at once; each wait costs a task of a few kilobytes.
+pub(crate) const RECEIPT_WAITS_MAX: usize = 4096;
+/// Receipts that are proven at once: threads that may wait for the tiles' disk.
+pub(crate) const RECEIPTS_IN_WORK: usize = 4;
+/// How long a receipt waits for the checkpoint that covers it; one comes each second unless configured otherwise, and who
+/// waits longer asks again.
+pub(crate) const RECEIPT_WAIT: Duration = Duration::from_secs(10);
+/// How long it waits beyond that for the cosignatures of the configured witnesses: two checkpoints.
+pub(crate) const RECEIPT_COSIGNED_WAIT: Duration = Duration::from_secs(2);
+/// Certificates in one Seen message: a connection's worth of peers, at 150 bytes each far below any message.
+pub(crate) const SEEN_USES_MAX: usize = 64;
+/// Seen messages that are looked up at once: threads that may wait for the sealed indexes' disk.
+pub(crate) const SEEN_IN_WORK: usize = 2;
+/// Alarm records of one agent: one each this long, the rest counted into the next.
+pub(crate) const SEEN_RECORD_INTERVAL: Duration = Duration::from_secs(10);
+/// Certificates in one alarm record: with 3 KB each ten seconds an agent that makes them up fills no ledger.
+pub(crate) const SEEN_RECORD_CERTIFICATES_MAX: usize = 16;
+/// A certificate that is still in use is recorded again after this time.
+pub(crate) const SEEN_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+/// Agents remembered for rate limiting of alarm records.
+pub(crate) const SEEN_AGENTS_MAX: usize = 4096;
+/// Certificates remembered as recorded; 1 MB.
+pub(crate) const SEEN_HASHES_MAX: usize = 16_384;

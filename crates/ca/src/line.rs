@@ -1,6 +1,6 @@
 //! A record in one line for people: who caused it, and what happened.
 
-use mintage_ledger::{Actor, Body, Record};
+use mintage_ledger::{Actor, Body, Record, wire::SeenReport};
 
 /// Who caused a record, in one word.
 pub fn actor(actor: &Actor) -> String {
@@ -43,9 +43,23 @@ pub fn what(record: &Record) -> String {
         Body::CaEvent(event) => format!("{} {}", event.role().as_str_name(), event.event().as_str_name()),
         Body::BundleChange(bundle) => format!("sequence {}, {} roots", bundle.sequence, bundle.roots_der.len()),
         Body::AdminEvent(event) => format!("{}: {}", event.action, event.detail),
-        Body::SeenReport(seen) => format!("{} certificates", seen.certificates.len()),
+        Body::SeenReport(seen) => seen_in_use(seen),
         Body::WitnessEvent(event) => format!("{} {}", event.witness, event.event),
         Body::LogOpen(open) => open.origin.clone(),
         Body::LogClose(close) => close.reason.clone(),
     }
+}
+
+/// The first certificate that the ledger does not hold, and how many others.
+fn seen_in_use(report: &SeenReport) -> String {
+    let mut unknown = report.certificates.iter().filter(|seen| !seen.known);
+    let Some(first) = unknown.next() else {
+        return format!("{} certificates, {} more", report.certificates.len(), report.suppressed);
+    };
+    let others = unknown.count() as u64 + report.suppressed;
+    format!(
+        "not in the ledger: {} serial {}, {others} others",
+        first.spiffe_id,
+        hex::encode(&first.serial)
+    )
 }

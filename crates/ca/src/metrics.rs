@@ -21,6 +21,13 @@ struct Issuance {
     reason: &'static str,
 }
 
+/// How a call was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    result: &'static str,
+    reason: &'static str,
+}
+
 /// Labels of an attestation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Attestation {
@@ -72,6 +79,9 @@ pub(crate) struct Metrics {
     alarms: Family<Reason, Counter>,
     refused_calls: Family<Reason, Counter>,
     refused_connections: Family<Reason, Counter>,
+    receipts: Family<Answer, Counter>,
+    seen: Family<Outcome, Counter>,
+    seen_unknown: Counter,
     revocations: Family<Cause, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
@@ -102,6 +112,9 @@ impl Metrics {
             alarms: Family::default(),
             refused_calls: Family::default(),
             refused_connections: Family::default(),
+            receipts: Family::default(),
+            seen: Family::default(),
+            seen_unknown: Counter::default(),
             revocations: Family::default(),
             verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
@@ -123,6 +136,7 @@ impl Metrics {
         new.register_issuing(&mut registry);
         new.register_state(&mut registry);
         new.register_witnesses(&mut registry);
+        new.register_seen(&mut registry);
         new.registry = registry;
         new.accepting.set(1);
         new
@@ -148,6 +162,11 @@ impl Metrics {
             "alarms",
             "Refusals of somebody who used what may be another's",
             self.alarms.clone(),
+        );
+        r.register(
+            "receipts",
+            "Receipts that agents asked proof of, by outcome",
+            self.receipts.clone(),
         );
         r.register(
             "refused_calls",
@@ -241,6 +260,19 @@ impl Metrics {
         );
     }
 
+    fn register_seen(&self, r: &mut Registry) {
+        r.register(
+            "seen_certificates",
+            "Certificates that agents saw in use, by what the ledger says of them",
+            self.seen.clone(),
+        );
+        r.register(
+            "seen_unknown",
+            "Certificates that agents saw in use and the ledger does not hold",
+            self.seen_unknown.clone(),
+        );
+    }
+
     /// The exposition text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
@@ -267,6 +299,27 @@ impl Metrics {
                 reason,
             })
             .inc();
+    }
+
+    /// So many certificates that were seen in use had this result.
+    pub(crate) fn seen(&self, result: &'static str, count: u64) {
+        self.seen.get_or_create(&Outcome { result }).inc_by(count);
+    }
+
+    /// So many of them are not in the ledger.
+    pub(crate) fn seen_unknown(&self, count: u64) {
+        self.seen_unknown.inc_by(count);
+    }
+
+    /// How many were not, since the start.
+    pub(crate) fn seen_unknown_count(&self) -> u64 {
+        self.seen_unknown.get()
+    }
+
+    /// A receipt was proven, or refused for this reason.
+    pub(crate) fn receipt(&self, reason: &'static str) {
+        let result = if reason.is_empty() { "ok" } else { "refused" };
+        self.receipts.get_or_create(&Answer { result, reason }).inc();
     }
 
     pub(crate) fn issuance_took(&self, seconds: f64) {

@@ -15,7 +15,7 @@ use mintage_revocation::{Delegation, RevocationKey};
 use mintage_state::State;
 use mintage_svid::CertInfo;
 use mintage_sys::{dir::Dir, lock::Lock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::info;
 
 use crate::{
@@ -133,7 +133,7 @@ pub(crate) fn open(
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
     let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
     let signer = (log_keys.clone(), config.checkpoint_interval, witnesses.hold().clone());
-    let integrator = integrate(journal.clone(), trees.clone(), signer)?;
+    let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
     let shards = Shards::new(files, log_keys, places, config.shards);
@@ -147,6 +147,7 @@ pub(crate) fn open(
         commits,
         trees,
         shards,
+        signed,
         state,
         index,
         issuer,
@@ -162,6 +163,8 @@ pub(crate) fn open(
         publisher,
         propagation: Default::default(),
         record_streams: Default::default(),
+        receipt_waits: Default::default(),
+        seen: Default::default(),
         own_certificate: Default::default(),
         metrics,
         health,
@@ -200,19 +203,17 @@ pub(crate) fn open_ledger(data: &DataDir, key: &LogKey) -> Result<FileJournal, C
     }
 }
 
-/// Starts what grows the tree behind the journal and signs its checkpoints.
+/// Starts what grows the tree behind the journal and signs its checkpoints; how many records they cover can be followed.
 fn integrate(
     journal: Arc<dyn Journal>,
     trees: Arc<Trees>,
     (keys, every, hold): (Arc<LogKeys>, Duration, Hold),
-) -> Result<Follower, CaError> {
+) -> Result<(Follower, watch::Receiver<u64>), CaError> {
     let integrator = Integrator::new(journal.clone(), trees, Some(keys), every)?.waiting_for(hold);
-    Ok(Follower::start(
-        "integrator",
-        journal,
-        vec![Box::new(integrator)],
-        INTEGRATION_PACE,
-    )?)
+    let signed = integrator.signed();
+    let sinks: Vec<Box<dyn mintage_ledger::Sink>> = vec![Box::new(integrator)];
+    let follower = Follower::start("integrator", journal, sinks, INTEGRATION_PACE)?;
+    Ok((follower, signed))
 }
 
 /// Starts what seals full segments of the log, and removes the write-ahead files they were in.

@@ -36,6 +36,8 @@ pub const TABLE: &[Row] = &[
     ("/mintage.v1.Ledger/Shards", ADMIN),
     // The token or the last key is the credential; an agent that has a certificate has no business here.
     ("/mintage.v1.Node/Attest", ANONYMOUS),
+    // Only what was issued to the caller itself; the handler looks at the record.
+    ("/mintage.v1.Node/ProveReceipt", AGENT),
     ("/mintage.v1.Node/Rejoin", ANONYMOUS),
     ("/mintage.v1.Node/Sync", AGENT),
     ("/mintage.v1.Registry/ApplyEntries", ADMIN),

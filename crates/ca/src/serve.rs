@@ -181,6 +181,7 @@ impl Ca {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
         self.desk.record_streams.dismiss();
+        self.desk.receipt_waits.dismiss();
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -198,6 +199,7 @@ impl Ca {
                 reason: "clean stop".to_owned(),
             };
             let mut bodies = desk.denials.unrecorded();
+            bodies.extend(desk.seen.unrecorded());
             bodies.push(mintage_ledger::Body::LogClose(close));
             let closed = crate::control::command(&desk, &Origin::replica(&desk), |_| Ok((bodies.clone(), ()))).await;
             if let Err(problem) = closed {

@@ -75,6 +75,7 @@ struct Status {
     connected_agents: u64,
     live_certificates: u64,
     revocation_sequence: u64,
+    seen_unknown: u64,
     keys: Vec<KeyRow>,
 }
 
@@ -94,6 +95,7 @@ impl From<v1::CaStatusResponse> for Status {
             connected_agents: status.connected_agents,
             live_certificates: status.live_certificates,
             revocation_sequence: status.revocation_sequence,
+            seen_unknown: status.seen_unknown,
             keys: status.keys.into_iter().map(Into::into).collect(),
         }
     }
@@ -105,6 +107,10 @@ impl Status {
             "yes".to_owned()
         } else {
             format!("no: {}", self.not_ready_because)
+        };
+        let seen = match self.seen_unknown {
+            0 => String::new(),
+            count => format!("{count} certificates seen in use: mintage audit search --kind seen.report"),
         };
         let facts = fields(&[
             ("trust domain", self.trust_domain.clone()),
@@ -122,6 +128,7 @@ impl Status {
                 format!("{} records of {}", self.ledger_size, self.ledger_origin),
             ),
             ("revocation", format!("up to {}", self.revocation_sequence)),
+            ("not in the ledger", seen),
         ]);
         format!("{facts}\n{}", table(KeyRow::HEADER, self.keys.iter().map(Row::cells)))
     }

@@ -407,6 +407,9 @@ pub struct AdminEvent {
 pub struct SeenReport {
     #[prost(message, repeated, tag = "1")]
     pub certificates: ::prost::alloc::vec::Vec<SeenCertificate>,
+    /// Unknown certificates that the same agent reported since its last record and that were not recorded each.
+    #[prost(uint64, tag = "2")]
+    pub suppressed: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SeenCertificate {
@@ -421,6 +424,16 @@ pub struct SeenCertificate {
     /// False when the ledger holds no such certificate: an alarm.
     #[prost(bool, tag = "5")]
     pub known: bool,
+    /// Identity and validity of the certificate, by the agent's word.
+    #[prost(string, tag = "6")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(int64, tag = "7")]
+    pub not_before_s: i64,
+    #[prost(int64, tag = "8")]
+    pub not_after_s: i64,
+    /// Index of the record with the same issuer and serial that holds other bytes; absent where there is none.
+    #[prost(uint64, optional, tag = "9")]
+    pub recorded: ::core::option::Option<u64>,
 }
 /// A witness cosigned, was added, or disagreed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use crate::{
     LedgerError,
     checkpoint::Checkpoint,
@@ -34,6 +36,7 @@ pub struct Integrator {
     every: Duration,
     hold: Hold,
     signed: (u64, Instant),
+    told: watch::Sender<u64>,
     /// The signed root that the tree must have on its way.
     pending: Option<Checkpoint>,
     /// Where the tree may begin again when what it was resumed from leads to another root, the last first.
@@ -66,6 +69,7 @@ impl Integrator {
         fallbacks.dedup();
         let mut integrator = Self {
             signed: (signed.size, Instant::now()),
+            told: watch::Sender::new(log.position_of(signed.size)),
             pending: Some(signed),
             fallbacks,
             journal,
@@ -92,7 +96,7 @@ impl Integrator {
         self.tree = self.trees.begin(&next);
         self.log = next;
         let begun = self.journal.checkpoint_of(&self.log)?.checkpoint().clone();
-        self.signed = (begun.size, Instant::now());
+        self.stored(begun.size);
         self.pending = Some(begun);
         self.fallbacks.clear();
         Ok(())
@@ -124,6 +128,17 @@ impl Integrator {
             true => held.min(CHECKPOINT_HOLD_LOOK),
             false => due,
         }
+    }
+
+    /// Follows how many records of the ledger stored checkpoints cover: whoever needs one over the record at a position waits
+    /// until it is above it.
+    pub fn signed(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
+    }
+
+    fn stored(&mut self, size: u64) {
+        self.signed = (size, Instant::now());
+        self.told.send_replace(self.log.position_of(size));
     }
 
     /// Resumes from the next fallback that there is.
@@ -182,7 +197,7 @@ impl Integrator {
         };
         match self.journal.cas_checkpoint(self.signed.0, &key.sign(head)) {
             Ok(()) => {
-                self.signed = (size, Instant::now());
+                self.stored(size);
                 Ok(())
             }
             // Another replica signed, or the log was closed. It must have signed this very tree.
@@ -207,7 +222,8 @@ impl Integrator {
                 what: "another replica's checkpoint",
             });
         }
-        self.signed = (other.size, Instant::now());
+        let size = other.size;
+        self.stored(size);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::{Guard, RegisterError, Registry, Watched, limits::HANDSHAKE_TIMEOUT};
+use crate::{AcceptedPeers, Guard, RegisterError, Registry, Watched, limits::HANDSHAKE_TIMEOUT};
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,7 @@ pub struct Connector {
 struct Common {
     registry: Registry,
     handshake_timeout: Duration,
+    accepted: Option<AcceptedPeers>,
 }
 
 impl Acceptor {
@@ -72,6 +73,13 @@ impl Acceptor {
     #[must_use]
     pub fn with_handshake_timeout(mut self, handshake_timeout: Duration) -> Self {
         self.common.handshake_timeout = handshake_timeout;
+        self
+    }
+
+    /// Hands on the chain of each peer that is accepted.
+    #[must_use]
+    pub fn with_accepted_peers(mut self, accepted: AcceptedPeers) -> Self {
+        self.common.accepted = Some(accepted);
         self
     }
 
@@ -112,6 +120,13 @@ impl Connector {
         self
     }
 
+    /// Hands on the chain of each peer that is accepted.
+    #[must_use]
+    pub fn with_accepted_peers(mut self, accepted: AcceptedPeers) -> Self {
+        self.common.accepted = Some(accepted);
+        self
+    }
+
     /// Does the handshake over `io` and registers the connection. `name` is only sent as the server name indication;
     /// the peer is known by its SPIFFE ID.
     ///
@@ -143,6 +158,7 @@ impl Common {
         Self {
             registry,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            accepted: None,
         }
     }
 
@@ -168,6 +184,10 @@ impl Common {
                 .trust()
                 .load()
                 .peer_of(presented, usage, algorithms, from_rustls(now))?;
-        Ok(Some(self.registry.register(peer)?))
+        let guard = self.registry.register(peer)?;
+        if let Some(accepted) = &self.accepted {
+            accepted.hand_on(presented);
+        }
+        Ok(Some(guard))
     }
 }

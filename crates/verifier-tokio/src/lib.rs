@@ -5,6 +5,7 @@
 //! handshakes calls [`Registry::register`] and wraps the stream, or waits on the [`Guard`].
 
 mod accept;
+mod accepted;
 mod follow;
 mod guard;
 mod log;
@@ -19,6 +20,7 @@ pub mod limits;
 mod support;
 
 pub use accept::{Acceptor, Connector, HandshakeError};
+pub use accepted::{AcceptedChain, AcceptedPeers};
 pub use follow::follow_map;
 pub use guard::{CloseReason, Guard};
 pub use log::LogRefusals;

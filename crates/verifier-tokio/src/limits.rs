@@ -16,3 +16,6 @@ pub const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// Step of the expiry task in the last second before an expiry: the clock tells whole seconds only, so this is how
 /// late a connection may be closed.
 pub const LAST_SECOND_STEP: Duration = Duration::from_millis(100);
+
+/// Accepted chains that wait for whoever reports them: at about 1.5 KB each, 400 KB.
+pub const ACCEPTED_QUEUE_MAX: usize = 256;

@@ -14,8 +14,8 @@ use mintage_verifier::{
     VerifiedPeer, client_config, server_config,
 };
 use mintage_verifier_tokio::{
-    Acceptor, CloseReason, Connector, HandshakeError, RegisterError, Registry, RegistrySettings, UnknownStatus,
-    Watched, follow_map,
+    AcceptedPeers, Acceptor, CloseReason, Connector, HandshakeError, RegisterError, Registry, RegistrySettings,
+    UnknownStatus, Watched, follow_map, limits::ACCEPTED_QUEUE_MAX,
 };
 use support::{Ca, Clock, FakeView, Leaf, LeafSpec, domain, id, now, provider, publisher::Publisher, trust};
 use tokio::{
@@ -551,4 +551,27 @@ async fn one_revocation_among_many_connections_is_found_by_its_key() {
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
     assert_eq!(world.registry.apply(&world.news_of(&leaves[7])), 1000);
     assert_eq!(guards.iter().filter(|guard| guard.is_closed()).count(), 1000);
+}
+
+#[tokio::test]
+async fn accepted_chains_are_handed_on_and_refused_ones_and_full_queues_hold_nobody_up() {
+    let world = World::new();
+    let (accepted, mut chains) = AcceptedPeers::channel();
+    let acceptor = world.acceptor(ClientAuth::Mandatory(AllowedIds::OwnTrustDomain));
+    let acceptor = acceptor.with_accepted_peers(accepted.clone());
+    let (good, bad) = (world.issuing.good_leaf(WEB), world.issuing.good_leaf(WEB));
+    world.view.revoke(world.issuing.key_id(), bad.serial);
+    let connect = async |leaf: &Leaf| {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let connector = world.connector(Some(leaf));
+        let client = connector.connect("peer.test".try_into().unwrap(), near);
+        tokio::join!(client, acceptor.accept(far)).1.is_ok()
+    };
+    assert!(!connect(&bad).await && connect(&good).await);
+    assert_eq!(chains.try_recv().unwrap(), good.chain);
+    assert!(chains.try_recv().is_err(), "the refused one was handed on");
+    for _ in 0..ACCEPTED_QUEUE_MAX + 2 {
+        assert!(connect(&good).await);
+    }
+    assert_eq!(accepted.missed(), 2);
 }

@@ -11,6 +11,7 @@ pub mod dice;
 pub mod face;
 pub mod folder;
 pub mod follower;
+pub mod forge;
 pub mod http2;
 pub mod ids;
 pub mod inventory;

@@ -1,8 +1,8 @@
 //! An agent's open Sync stream without an agent behind it: whatever is sent is the test's own choice.
 
 use mintage_proto::v1::{
-    AgentMessage, Ask, CaMessage, Hello, Mint, MintResult, agent_message::Message as Up, ca_message::Message as Down,
-    node_client::NodeClient,
+    AgentMessage, Ask, CaMessage, Hello, Mint, MintResult, Seen, SeenUse, agent_message::Message as Up,
+    ca_message::Message as Down, node_client::NodeClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,6 +47,15 @@ impl Stream {
     pub async fn ask(&self, asks: Vec<Ask>) -> Result<(), Status> {
         let message = AgentMessage {
             message: Some(Up::Mint(Mint { asks })),
+        };
+        let ended = |_| Status::unavailable("the stream has ended");
+        self.up.send(message).await.map_err(ended)
+    }
+
+    /// Tells of certificates seen in use; an error when the stream has ended.
+    pub async fn tell_seen(&self, uses: Vec<SeenUse>) -> Result<(), Status> {
+        let message = AgentMessage {
+            message: Some(Up::Seen(Seen { uses })),
         };
         let ended = |_| Status::unavailable("the stream has ended");
         self.up.send(message).await.map_err(ended)

@@ -38,6 +38,7 @@ pub struct Delivery {
     group: u32,
     mode: u32,
     layout: Layout,
+    receipt: bool,
 }
 
 impl Delivery {
@@ -55,6 +56,7 @@ impl Delivery {
             group: mintage_sys::process::effective_gid(),
             mode: MODE_DEFAULT,
             layout: Layout::default(),
+            receipt: false,
         })
     }
 
@@ -79,6 +81,13 @@ impl Delivery {
     #[must_use]
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// The same delivery with, or without, `svid.tlog-proof` beside each certificate.
+    #[must_use]
+    pub fn with_receipt(mut self, receipt: bool) -> Self {
+        self.receipt = receipt;
         self
     }
 
@@ -110,6 +119,11 @@ impl Delivery {
     /// Names and contents of the files.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// The proof that the CA's ledger holds the certificate is written beside it, a second or so later; off by default.
+    pub fn receipt(&self) -> bool {
+        self.receipt
     }
 }
 

@@ -49,6 +49,8 @@ struct RawDelivery {
     group: Option<Spanned<Account>>,
     mode: Option<Spanned<String>>,
     layout: Option<Spanned<String>>,
+    #[serde(default)]
+    receipt: bool,
 }
 
 /// A name or a number.
@@ -172,6 +174,7 @@ impl Reader<'_> {
         if let Some(layout) = &raw.layout {
             delivery.layout = self.on(layout, |text| Layout::parse(text))?;
         }
+        delivery.receipt = raw.receipt;
         Ok(delivery)
     }
 }

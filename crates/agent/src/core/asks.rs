@@ -114,11 +114,11 @@ impl Core {
             let mut chain = Vec::with_capacity(1 + minted.issuers.len());
             chain.push(result.leaf);
             chain.extend(minted.issuers.iter().cloned());
-            self.answered(&key, pending, chain);
+            self.answered(&key, pending, chain, result.receipt);
         }
     }
 
-    fn answered(&mut self, key: &SlotKey, pending: Pending, chain: Vec<Vec<u8>>) {
+    fn answered(&mut self, key: &SlotKey, pending: Pending, chain: Vec<Vec<u8>>, receipt: Option<v1::Receipt>) {
         let Some(expected) = self.expected_id(key) else {
             return;
         };
@@ -134,9 +134,11 @@ impl Core {
                 tracing::info!(
                     spiffe_id = %held.id(), serial = %held.serial(), request_id = %pending.id, "certificate received"
                 );
+                let receipt = self.receipt_of(key, receipt);
                 if let Some(slot) = self.slots.get_mut(key) {
                     slot.unplaced = Some(Unplaced {
                         held,
+                        receipt,
                         asked: pending.since,
                     });
                 }

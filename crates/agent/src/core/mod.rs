@@ -9,9 +9,10 @@ use std::{
 };
 
 use mintage_identity::{EntryName, RequestId, Selector, SpiffeId};
-use mintage_proto::v1::{self, agent_message, ca_message::Message};
+use mintage_proto::v1::{self, agent_message, ca_message::Message, node_client::NodeClient};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::{
     AgentError, AgentEvent,
@@ -20,6 +21,7 @@ use crate::{
     held::Held,
     limits::{TICK_MAX, WRITERS_MAX},
     link::Control,
+    receipt::Proof,
     rotation::{Action, Event, Now},
     shared::{Forward, Shared},
     status::AgentStatus,
@@ -29,10 +31,13 @@ use crate::{
 mod asks;
 mod entries;
 mod place;
+mod receipts;
 mod slot;
+mod told;
 mod watches;
 
 use entries::Entries;
+use receipts::{Missed, Proving};
 use slot::{Purpose, Slot, SlotKey, Trouble};
 use watches::Watches;
 
@@ -44,6 +49,8 @@ pub(crate) enum Input {
     Up {
         generation: u64,
         upstream: mpsc::Sender<v1::AgentMessage>,
+        /// For calls beside it, over the same connection.
+        calls: NodeClient<Channel>,
     },
     /// It ended.
     Down { generation: u64, why: String },
@@ -57,6 +64,14 @@ pub(crate) enum Input {
         held: Arc<Held>,
         result: Result<(), (&'static str, String)>,
     },
+    /// A try for the proof of a receipt ended.
+    Proved {
+        key: SlotKey,
+        held: Arc<Held>,
+        result: Result<Proof, Missed>,
+    },
+    /// Certificates that were seen in use wait to be told.
+    Saw,
     /// A socket caller wants to see, and go on seeing, what it may have.
     Watch {
         proven: Arc<BTreeSet<Selector>>,
@@ -108,6 +123,7 @@ pub(crate) struct Core {
     due: Vec<SlotKey>,
     watches: Watches,
     writers: Arc<Semaphore>,
+    proving: Proving,
     inbox: mpsc::Sender<Input>,
     link: mpsc::Sender<Control>,
 }
@@ -125,6 +141,7 @@ impl Core {
             due: Vec::new(),
             watches: Watches::default(),
             writers: Arc::new(Semaphore::new(WRITERS_MAX)),
+            proving: Proving::default(),
             inbox,
             link,
         }
@@ -178,7 +195,14 @@ impl Core {
                 self.own_identity_is_in_place();
                 self.rewrite_all();
             }
-            Input::Up { generation, upstream } => self.up(generation, upstream),
+            Input::Up {
+                generation,
+                upstream,
+                calls,
+            } => {
+                self.proving.up(calls);
+                self.up(generation, upstream);
+            }
             Input::Down { generation, why } => self.down(generation, why),
             Input::FromCa { generation, message } => {
                 if self.upstream.as_ref().is_some_and(|up| up.generation == generation) {
@@ -190,6 +214,9 @@ impl Core {
                 self.replace_struck();
             }
             Input::Placed { key, held, result } => self.placed(&key, held, result),
+            Input::Proved { key, held, result } => self.proved(&key, &held, result),
+            // Every turn looks whether some are due.
+            Input::Saw => {}
             Input::Watch { proven, want, reply } => {
                 let _ = reply.send(self.watch(proven, want));
             }
@@ -229,6 +256,7 @@ impl Core {
     fn down(&mut self, generation: u64, why: String) {
         if self.upstream.as_ref().is_some_and(|up| up.generation == generation) {
             self.upstream = None;
+            self.proving.down();
             self.down_because = why;
             self.shared.metrics.connected.set(0);
             self.feed_all(Event::Offline);
@@ -462,6 +490,8 @@ impl Core {
         self.feed_all(Event::Tick);
         self.place_again();
         self.ask_for_due();
+        self.ask_for_proofs();
+        self.tell_seen();
         self.drop_idle_workloads();
         self.publish_watches();
         let lives = self.slots.values().filter_map(|slot| slot.rotation.bounding_life());
@@ -472,7 +502,8 @@ impl Core {
     fn until_next_turn(&self) -> Duration {
         let now = self.shared.deps.now();
         let slots = self.slots.values().filter_map(|slot| slot.rotation.wake_at(now));
-        let next = slots.chain(self.watches.wake_at()).min();
+        let beside = [self.watches.wake_at(), self.chase_wake_at(), self.seen_wake_at()];
+        let next = slots.chain(beside.into_iter().flatten()).min();
         let wait = next.map_or(TICK_MAX, |at| at.saturating_sub(now.boot));
         // Never at once: a mistake in a state machine must not become a spinning core.
         wait.clamp(Duration::from_millis(5), TICK_MAX)

@@ -27,6 +27,10 @@ impl Core {
     pub(super) fn add_delivery(&mut self, delivery: Delivery) {
         let key = folder_key(delivery.directory());
         let saved = self.shared.store.delivery(&delivery);
+        let kept = delivery
+            .receipt()
+            .then(|| self.shared.store.receipt(&delivery))
+            .flatten();
         let folder = SlotFolder::default();
         self.slots
             .insert(key.clone(), Slot::new(Purpose::Delivery { delivery, folder }));
@@ -40,6 +44,7 @@ impl Core {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.held = Some(held);
         }
+        self.restore_receipt(&key, kept);
         self.feed(&key, dates);
         self.rewrite(&key);
     }
@@ -105,9 +110,9 @@ impl Core {
         if slot.placing {
             return;
         }
-        let held = match (&slot.unplaced, &slot.held) {
-            (Some(unplaced), _) => unplaced.held.clone(),
-            (None, Some(held)) if slot.rewrite => held.clone(),
+        let (held, receipt, proof) = match (&slot.unplaced, &slot.held) {
+            (Some(unplaced), _) => (unplaced.held.clone(), unplaced.receipt.clone(), None),
+            (None, Some(held)) if slot.rewrite => (held.clone(), slot.receipt.clone(), slot.proof.clone()),
             _ => return,
         };
         slot.placing = true;
@@ -132,6 +137,8 @@ impl Core {
                     delivery: delivery.clone(),
                     folder: folder.clone(),
                     held: held.clone(),
+                    receipt,
+                    proof,
                     bundle,
                     store: self.shared.store.clone(),
                 };
@@ -171,7 +178,7 @@ impl Core {
             .unplaced
             .as_ref()
             .filter(|unplaced| Arc::ptr_eq(&unplaced.held, &held))
-            .map(|new| new.asked);
+            .map(|new| (new.asked, new.receipt.clone()));
         if let Err((stage, problem)) = result {
             slot.rewrite |= new.is_none();
             self.trouble(key, stage, problem);
@@ -181,9 +188,11 @@ impl Core {
             return;
         }
         slot.trouble = None;
-        if let Some(asked) = new {
+        let is_new = new.is_some();
+        if let Some((asked, receipt)) = new {
             slot.unplaced = None;
             slot.held = Some(held.clone());
+            (slot.receipt, slot.proof) = (receipt, None);
             let received = Event::Received {
                 not_before: held.not_before(),
                 not_after: held.not_after(),
@@ -192,8 +201,9 @@ impl Core {
             self.feed(key, received);
             // Revoked while it was on its way.
             self.replace_if_struck(key);
+            self.begin_chase(key);
         }
-        self.in_place(key, &held, new.is_some());
+        self.in_place(key, &held, is_new);
         // A bundle came while the pair was written: once more.
         if self
             .slots
@@ -306,6 +316,7 @@ impl Core {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             slot.held = None;
             slot.unplaced = None;
+            (slot.receipt, slot.proof, slot.chase) = Default::default();
             slot.rewrite = false;
             slot.trouble = Some(Trouble {
                 stage: "entry",
@@ -396,7 +407,14 @@ impl Core {
                     let same = slot.delivery() == Some(&delivery);
                     // A folder that was replaced meanwhile is looked at anew: that is what a reload is for.
                     let folder = SlotFolder::default();
+                    let receipt = delivery.receipt();
                     slot.purpose = Purpose::Delivery { delivery, folder };
+                    match (receipt, &slot.proof) {
+                        (true, None) if !same => self.begin_chase(&key),
+                        (true, _) => {}
+                        (false, _) => (slot.proof, slot.chase) = Default::default(),
+                    }
+                    let Some(slot) = self.slots.get_mut(&key) else { continue };
                     if !same || slot.trouble.is_some() {
                         self.rewrite(&key);
                     }

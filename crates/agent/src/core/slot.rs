@@ -5,7 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use mintage_identity::{EntryName, RequestId, Serial};
 use zeroize::Zeroizing;
 
-use crate::{config::Delivery, held::Held, rotation::Rotation, write::SlotFolder};
+use crate::{
+    config::Delivery,
+    held::Held,
+    receipt::{Chase, Proof, Receipt},
+    rotation::Rotation,
+    write::SlotFolder,
+};
 
 /// Whose identity a slot holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +45,8 @@ pub(crate) struct Pending {
 #[derive(Clone)]
 pub(crate) struct Unplaced {
     pub(crate) held: Arc<Held>,
+    /// Where its record stands, when the CA said so.
+    pub(crate) receipt: Option<Receipt>,
     /// Time since boot when it was asked for.
     pub(crate) asked: Duration,
 }
@@ -56,6 +64,12 @@ pub(crate) struct Slot {
     pub(crate) rotation: Rotation,
     /// The pair in place.
     pub(crate) held: Option<Arc<Held>>,
+    /// Where the record of the pair in place stands.
+    pub(crate) receipt: Option<Receipt>,
+    /// The proof of that receipt.
+    pub(crate) proof: Option<Proof>,
+    /// When the proof is asked for.
+    pub(crate) chase: Chase,
     pub(crate) pending: Option<Pending>,
     pub(crate) unplaced: Option<Unplaced>,
     /// A task is putting a pair in place; one at a time.
@@ -77,6 +91,9 @@ impl Slot {
             purpose,
             rotation: Rotation::new(),
             held: None,
+            receipt: None,
+            proof: None,
+            chase: Chase::Over,
             pending: None,
             unplaced: None,
             placing: false,

@@ -70,6 +70,7 @@ impl Link {
         let up = Input::Up {
             generation,
             upstream: upstream.clone(),
+            calls: client,
         };
         let _ = self.inbox.send(up).await;
         self.deliver(generation, first, &upstream).await;

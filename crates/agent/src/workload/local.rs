@@ -1,10 +1,11 @@
-//! The agent's own verbs beside the SPIFFE service: how the agent is, and who the caller is to it.
+//! The agent's own verbs beside the SPIFFE service: how the agent is, who the caller is to it, and which certificates the
+//! caller saw in use.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mintage_proto::v1::{
-    DeliveryStatus, StatusRequest, StatusResponse, WhoAmIEntry, WhoAmIRequest, WhoAmIResponse,
-    agent_local_server::AgentLocal,
+    DeliveryStatus, ReportSeenRequest, ReportSeenResponse, SeenResult, StatusRequest, StatusResponse, WhoAmIEntry,
+    WhoAmIRequest, WhoAmIResponse, agent_local_server::AgentLocal,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -15,28 +16,39 @@ use super::{
 };
 use crate::{
     core::Input,
-    limits::{LOCAL_CALLS_MAX, LOCAL_CALLS_PER_UID_MAX},
+    limits::{LOCAL_CALLS_MAX, LOCAL_CALLS_PER_UID_MAX, SEEN_CALLS_MAX, SEEN_CALLS_PER_UID_MAX, SEEN_CHAINS_MAX},
+    seen::{Offered, SeenUse, fingerprint},
+    shared::Shared,
     status::AgentStatus,
 };
 
 /// The service.
 pub(super) struct Local {
+    shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
     /// Calls under way: an answer may list every entry, and the core has other things to do.
     calls: PerUid,
+    /// Reports under way: each costs signature checks.
+    reports: PerUid,
 }
 
 impl Local {
-    pub(super) fn new(core: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, core: mpsc::Sender<Input>) -> Self {
         Self {
+            shared,
             core,
             calls: PerUid::new(LOCAL_CALLS_PER_UID_MAX, LOCAL_CALLS_MAX),
+            reports: PerUid::new(SEEN_CALLS_PER_UID_MAX, SEEN_CALLS_MAX),
         }
     }
 
     fn place(&self, caller: &Caller) -> Result<Place, Status> {
+        Self::place_of(&self.calls, caller)
+    }
+
+    fn place_of(places: &PerUid, caller: &Caller) -> Result<Place, Status> {
         let busy = || Status::resource_exhausted("this user asks too often at once; try again");
-        self.calls.take(caller.uid()).ok_or_else(busy)
+        places.take(caller.uid()).ok_or_else(busy)
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
@@ -80,6 +92,79 @@ impl AgentLocal for Local {
             entries: entries.collect(),
             method: peer.method().to_owned(),
         }))
+    }
+
+    async fn report_seen(&self, request: Request<ReportSeenRequest>) -> Result<Response<ReportSeenResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let place = Self::place_of(&self.reports, &caller)?;
+        let chains: Vec<_> = request
+            .into_inner()
+            .chains
+            .into_iter()
+            .map(|chain| chain.certificates)
+            .collect();
+        if chains.len() > SEEN_CHAINS_MAX {
+            return Err(Status::invalid_argument(format!(
+                "chains: {} are in one call, the limit is {SEEN_CHAINS_MAX}; use more calls",
+                chains.len()
+            )));
+        }
+        let (shared, core) = (self.shared.clone(), self.core.clone());
+        // In a thread of its own, which keeps the place though the caller hangs up: signatures are checked.
+        let results = tokio::task::spawn_blocking(move || {
+            let results: Vec<SeenResult> = chains.iter().map(|chain| seen(&shared, chain)).collect();
+            drop(place);
+            results
+        });
+        let results = results
+            .await
+            .map_err(|_| Status::internal("the report could not be looked at"))?;
+        // A full queue holds something that leads to a turn just as well.
+        let _ = core.try_send(Input::Saw);
+        Ok(Response::new(ReportSeenResponse { results }))
+    }
+}
+
+/// Takes one chain that somebody saw in use, or says why not.
+fn seen(shared: &Shared, chain: &[Vec<u8>]) -> SeenResult {
+    let pool = || shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = shared.deps.now();
+    let refused = |problem: String| {
+        shared.metrics.seen("refused");
+        SeenResult { problem, known: false }
+    };
+    let known = || {
+        shared.metrics.seen("known");
+        SeenResult {
+            problem: String::new(),
+            known: true,
+        }
+    };
+    let Some(leaf) = chain.first() else {
+        return refused("certificates: are missing; the leaf is needed, then those between it and the root".to_owned());
+    };
+    if pool().knows(&fingerprint(leaf), now.boot) {
+        return known();
+    }
+    let trust = shared.roots_trust.load_full();
+    let Some(trust) = trust.as_deref() else {
+        return refused("there is no trust bundle yet; try again when the agent has joined".to_owned());
+    };
+    match SeenUse::verify(chain, trust, &shared.deps.provider, now.wall) {
+        Ok(seen) => match pool().offer(seen, now.boot, shared.deps.jitter()) {
+            Offered::Known => known(),
+            Offered::Taken => {
+                shared.metrics.seen("taken");
+                SeenResult::default()
+            }
+            Offered::Sampled => {
+                shared.metrics.seen("sampled");
+                SeenResult::default()
+            }
+        },
+        Err(error) => refused(format!(
+            "certificates: no certificate of this trust domain in use: {error}"
+        )),
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     AgentError,
     core::Input,
     limits::{
-        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX,
+        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX,
         STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
     },
     shared::Shared,
@@ -75,7 +75,8 @@ pub(crate) fn serve(
     let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
     let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
-    let local = AgentLocalServer::new(Local::new(core)).max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
+    let local =
+        AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let (_reporter, health) = tonic_health::server::health_reporter();
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

@@ -6,10 +6,11 @@
 
 pub mod agent;
 pub mod pki;
+pub mod receipts;
 pub mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -56,6 +57,8 @@ pub struct Script {
     pub no_chain: bool,
     /// Send the snapshot by reference.
     pub snapshot_by_reference: bool,
+    /// What the next calls for a proof are answered with; afterwards with the right one.
+    pub proofs: VecDeque<Result<Vec<u8>, Status>>,
 }
 
 /// One ask as it was seen.
@@ -73,6 +76,8 @@ pub struct Seen {
     pub asks: Vec<SeenAsk>,
     pub hellos: Vec<v1::Hello>,
     pub acks: Vec<v1::Ack>,
+    pub receipts: Vec<v1::Receipt>,
+    pub uses: Vec<v1::SeenUse>,
     pub snapshots: u32,
     /// Largest number of asks in one message.
     pub largest_batch: usize,

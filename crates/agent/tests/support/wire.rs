@@ -36,7 +36,7 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
-use super::{DOMAIN, SECRET, SeenAsk, State, domain, pki::spki_of, wall};
+use super::{DOMAIN, SECRET, SeenAsk, State, domain, pki::spki_of, receipts, wall};
 
 pub const AGENT_ID: &str = "spiffe://dev.test/mintage/agent/node-1";
 const INSTANCE: u64 = 42;
@@ -196,8 +196,8 @@ impl Service {
         }
         v1::MintResult {
             request_id: ask.request_id.clone(),
+            receipt: refusal.is_none().then(|| receipts::of(&leaf)),
             leaf,
-            receipt: None,
             refusal,
         }
     }
@@ -322,6 +322,22 @@ impl Node for Service {
         Ok(Response::new(self.welcome(&request.request_id, &request.csr)))
     }
 
+    async fn prove_receipt(
+        &self,
+        request: Request<v1::ProveReceiptRequest>,
+    ) -> Result<Response<v1::ProveReceiptResponse>, Status> {
+        let receipt = request.into_inner().receipt.unwrap();
+        self.0.seen.lock().unwrap().receipts.push(receipt.clone());
+        let issued: Vec<_> = self.0.issued.lock().unwrap().values().cloned().collect();
+        let leaf = issued.iter().find(|leaf| receipts::of(leaf) == receipt).unwrap();
+        let answer = self.0.script.lock().unwrap().proofs.pop_front();
+        let proof = match answer {
+            Some(answer) => answer?,
+            None => receipts::proof(leaf),
+        };
+        Ok(Response::new(v1::ProveReceiptResponse { tlog_proof: proof }))
+    }
+
     async fn sync(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Self::SyncStream>, Status> {
         let expired = |der: &[u8]| LeafInfo::parse(der).unwrap().not_after() < wall();
         match Self::peer(&request).certificate {
@@ -348,6 +364,7 @@ impl Node for Service {
                         }
                     }
                     agent_message::Message::Ack(ack) => service.0.seen.lock().unwrap().acks.push(ack),
+                    agent_message::Message::Seen(seen) => service.0.seen.lock().unwrap().uses.extend(seen.uses),
                 }
             }
         });

@@ -3,6 +3,7 @@
 pub(crate) mod ledger;
 pub(crate) mod node;
 pub(crate) mod page;
+pub(crate) mod receipts;
 pub(crate) mod records;
 pub(crate) mod registry;
 pub(crate) mod revocation;

@@ -10,7 +10,10 @@ use mintage_mint::{ProvenKey, prove_possession};
 use mintage_policy::{Want, check_key_for};
 use mintage_proto::{
     request_id,
-    v1::{AgentMessage, AttestRequest, AttestResponse, RejoinRequest, node_server::Node},
+    v1::{
+        AgentMessage, AttestRequest, AttestResponse, ProveReceiptRequest, ProveReceiptResponse, RejoinRequest,
+        node_server::Node,
+    },
 };
 use mintage_state::{
     TokenId, View,
@@ -28,7 +31,10 @@ use crate::{
     limits::ATTESTATIONS_IN_WORK,
     peer::{Peer, TlsPeer},
     pusher::wire_bundle,
-    services::sync::{self, CaStream},
+    services::{
+        receipts,
+        sync::{self, CaStream},
+    },
     standing,
     status::Refusal,
 };
@@ -293,5 +299,16 @@ impl Node for NodeService {
         Ok(Response::new(
             sync::open(self.desk.clone(), &peer, request.into_inner()).await?,
         ))
+    }
+
+    async fn prove_receipt(
+        &self,
+        request: Request<ProveReceiptRequest>,
+    ) -> Result<Response<ProveReceiptResponse>, Status> {
+        let session = tls_peer(&request)?
+            .agent_session()
+            .ok_or_else(|| Refusal::bug("a receipt without an agent"))?;
+        let proof = receipts::prove(&self.desk, &session, request.into_inner().receipt).await?;
+        Ok(Response::new(ProveReceiptResponse { tlog_proof: proof }))
     }
 }

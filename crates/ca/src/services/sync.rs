@@ -36,7 +36,7 @@ use crate::{
     publisher::revoked,
     pusher::{entries_of, trust_message},
     replay::Answer,
-    standing,
+    seen, standing,
     status::{Refusal, over_limit},
 };
 
@@ -83,6 +83,7 @@ pub(crate) async fn open(
             place,
             queue,
             cut,
+            seen: Arc::new(Semaphore::new(1)),
         }
         .read(incoming)
         .await;
@@ -104,7 +105,7 @@ fn agent_name(session: &AgentSession) -> Result<AgentName, Refusal> {
 }
 
 /// May this agent speak now?
-fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
+pub(super) fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
     let standing = standing::of_agent(&desk.state.view(), &session.id);
     let attested = verify_session(session, standing.as_ref(), desk.clock.unguarded()).map_err(|error| {
         desk.metrics.attested("svid", Err(error.code()));
@@ -171,6 +172,8 @@ struct Reader {
     place: Place,
     queue: mpsc::Sender<Outgoing>,
     cut: CancellationToken,
+    /// One message of what was seen in use is looked up at a time.
+    seen: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -211,10 +214,27 @@ impl Reader {
                 }
                 Ok(())
             }
+            Some(Up::Seen(seen)) => self.seen(seen),
             Some(Up::Hello(_)) => Err(Refusal::invalid("Hello comes once, as the first message")),
             // A newer agent may say more than this CA understands.
             None => Ok(()),
         }
+    }
+
+    /// Has a sample of certificates looked up, beside everything else. A second one that comes meanwhile is passed over: it
+    /// is a sample, and asks must not wait behind it.
+    fn seen(&self, seen: v1::Seen) -> Result<(), Refusal> {
+        let uses = seen::read(seen)?;
+        let Ok(place) = self.seen.clone().try_acquire_owned() else {
+            self.desk.metrics.seen("passed_over", uses.len() as u64);
+            return Ok(());
+        };
+        let (desk, session) = (self.desk.clone(), self.session.clone());
+        tokio::spawn(async move {
+            seen::reconcile(&desk, &session, uses).await;
+            drop(place);
+        });
+        Ok(())
     }
 
     async fn mint(&self, mint: v1::Mint, work: &Arc<Semaphore>) -> Result<(), Refusal> {

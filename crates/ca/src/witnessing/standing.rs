@@ -8,6 +8,7 @@ use std::{
 };
 
 use mintage_ledger::Hold;
+use tokio::sync::watch;
 
 use super::peer::WitnessPeer;
 
@@ -18,6 +19,8 @@ pub(crate) struct Standing {
     max_unwitnessed: Duration,
     hold: Hold,
     state: Mutex<State>,
+    /// How many cosignatures were added.
+    added: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -43,12 +46,18 @@ impl Standing {
             max_unwitnessed,
             hold: Hold::default(),
             state: Mutex::default(),
+            added: watch::Sender::new(0),
         }
     }
 
     /// Lets the next checkpoint wait for the answers about the stored one.
     pub(crate) fn hold(&self) -> &Hold {
         &self.hold
+    }
+
+    /// Changes whenever a cosignature was added to the stored checkpoint.
+    pub(crate) fn additions(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
     }
 
     pub(crate) fn peers(&self) -> &[WitnessPeer] {
@@ -69,6 +78,7 @@ impl Standing {
 
     /// A witness cosigned this size, which was sent to it at `sent`, when no larger one was stored.
     pub(crate) fn cosigned(&self, size: u64, stored: u64, sent: Duration) {
+        self.added.send_modify(|count| *count += 1);
         let mut state = self.state();
         if size <= state.cosigned {
             return;

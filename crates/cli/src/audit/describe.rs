@@ -154,6 +154,28 @@ pub(super) fn body(body: &Body) -> Fields {
     }
 }
 
+/// What an agent saw in use; what the ledger does not hold in full.
+fn seen(report: &wire::SeenReport) -> Fields {
+    let unknown = report.certificates.iter().filter(|seen| !seen.known);
+    let unknown = unknown.map(|seen| {
+        json!({
+            "serial": hex::encode(&seen.serial),
+            "issuer_key_id": hex::encode(&seen.issuer_key_id),
+            "certificate_sha256": hex::encode(&seen.certificate_sha256),
+            "spiffe_id": seen.spiffe_id,
+            "not_before": seconds(seen.not_before_s),
+            "not_after": seconds(seen.not_after_s),
+            "seen_at": time(seen.seen_at_ms),
+            "recorded_otherwise": seen.recorded,
+        })
+    });
+    Fields::of([
+        ("certificates", json!(report.certificates.len())),
+        ("unknown", unknown.collect()),
+        ("suppressed", json!(report.suppressed)),
+    ])
+}
+
 /// Kinds that change nothing but the log's own knowledge.
 fn log_body(body: &Body) -> Fields {
     match body {
@@ -163,18 +185,7 @@ fn log_body(body: &Body) -> Fields {
             ("jwt_keys", bundle.jwt_keys.iter().map(|key| json!(key.kid)).collect()),
         ]),
         Body::AdminEvent(event) => Fields::of([("action", json!(event.action)), ("detail", json!(event.detail))]),
-        Body::SeenReport(report) => {
-            let seen = report.certificates.iter();
-            Fields::of([
-                ("certificates", json!(report.certificates.len())),
-                (
-                    "unknown",
-                    seen.filter(|seen| !seen.known)
-                        .map(|seen| hexed(&seen.serial))
-                        .collect(),
-                ),
-            ])
-        }
+        Body::SeenReport(report) => seen(report),
         Body::WitnessEvent(event) => Fields::of([
             ("witness", json!(event.witness)),
             ("event", json!(event.event)),

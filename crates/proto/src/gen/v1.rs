@@ -956,6 +956,33 @@ pub struct WhoAmIEntry {
     #[prost(string, tag = "4")]
     pub why_not: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportSeenRequest {
+    /// At most 16, and 64 KiB in all.
+    #[prost(message, repeated, tag = "1")]
+    pub chains: ::prost::alloc::vec::Vec<SeenChain>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenChain {
+    /// DER, leaf first, as the peer sent them.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportSeenResponse {
+    /// One for each chain, in order.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<SeenResult>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenResult {
+    /// Why the chain was not taken; empty when it was.
+    #[prost(string, tag = "1")]
+    pub problem: ::prost::alloc::string::String,
+    /// It was reported a short while ago, and is not reported again.
+    #[prost(bool, tag = "2")]
+    pub known: bool,
+}
 /// Generated client implementations.
 pub mod agent_local_client {
     #![allow(
@@ -1062,6 +1089,23 @@ pub mod agent_local_client {
                 .insert(GrpcMethod::new("mintage.v1.AgentLocal", "WhoAmI"));
             self.inner.unary(req, path, codec).await
         }
+        /// Takes certificate chains that the caller has seen in use; the agent reports a sample of them to the CA, which raises an
+        /// alarm for what its ledger does not hold. Open to every local process: only what chains to the bundle is taken.
+        pub async fn report_seen(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportSeenRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportSeenResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.AgentLocal/ReportSeen");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.AgentLocal", "ReportSeen"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1087,6 +1131,12 @@ pub mod agent_local_server {
             &self,
             request: tonic::Request<super::WhoAmIRequest>,
         ) -> std::result::Result<tonic::Response<super::WhoAmIResponse>, tonic::Status>;
+        /// Takes certificate chains that the caller has seen in use; the agent reports a sample of them to the CA, which raises an
+        /// alarm for what its ledger does not hold. Open to every local process: only what chains to the bundle is taken.
+        async fn report_seen(
+            &self,
+            request: tonic::Request<super::ReportSeenRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportSeenResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentLocalServer<T> {
@@ -1214,6 +1264,34 @@ pub mod agent_local_server {
                     };
                     Box::pin(fut)
                 }
+                "/mintage.v1.AgentLocal/ReportSeen" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportSeenSvc<T: AgentLocal>(pub Arc<T>);
+                    impl<T: AgentLocal> tonic::server::UnaryService<super::ReportSeenRequest> for ReportSeenSvc<T> {
+                        type Response = super::ReportSeenResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ReportSeenRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as AgentLocal>::report_seen(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportSeenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => Box::pin(async move {
                     let mut response = http::Response::new(tonic::body::Body::default());
                     let headers = response.headers_mut();
@@ -1241,6 +1319,18 @@ pub mod agent_local_server {
     impl<T> tonic::server::NamedService for AgentLocalServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProveReceiptRequest {
+    /// As it came with the certificate.
+    #[prost(message, optional, tag = "1")]
+    pub receipt: ::core::option::Option<Receipt>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProveReceiptResponse {
+    /// C2SP tlog-proof, the record's own bytes as its extra data; with the cosignatures that the checkpoint has.
+    #[prost(bytes = "vec", tag = "1")]
+    pub tlog_proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -1286,7 +1376,7 @@ pub struct AttestResponse {
 /// Agent to CA, at most 64 KiB a message.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -1299,6 +1389,8 @@ pub mod agent_message {
         Mint(super::Mint),
         #[prost(message, tag = "3")]
         Ack(super::Ack),
+        #[prost(message, tag = "4")]
+        Seen(super::Seen),
     }
 }
 /// First message of a stream: what the agent already has.
@@ -1341,6 +1433,35 @@ pub struct Ack {
     pub entries_index: u64,
     #[prost(uint64, tag = "3")]
     pub bundle_sequence: u64,
+}
+/// Certificates of this trust domain that were seen in use on the agent's node: a sample. The CA looks each up in its
+/// ledger, which holds every certificate that it ever issued.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Seen {
+    /// At most 64.
+    #[prost(message, repeated, tag = "1")]
+    pub uses: ::prost::alloc::vec::Vec<SeenUse>,
+}
+/// One certificate, which the agent has verified to chain to a root of its bundle.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenUse {
+    /// SHA-256 of the issuer's SubjectPublicKeyInfo, in the verified path.
+    #[prost(bytes = "vec", tag = "1")]
+    pub issuer_key_id: ::prost::alloc::vec::Vec<u8>,
+    /// Big-endian without leading zeros.
+    #[prost(bytes = "vec", tag = "2")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the DER.
+    #[prost(bytes = "vec", tag = "3")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "4")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub not_before_s: i64,
+    #[prost(int64, tag = "6")]
+    pub not_after_s: i64,
+    #[prost(int64, tag = "7")]
+    pub seen_at_ms: i64,
 }
 /// CA to agent, at most 1 MiB a message.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1589,6 +1710,23 @@ pub mod node_client {
             req.extensions_mut().insert(GrpcMethod::new("mintage.v1.Node", "Sync"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Proves one certificate that was issued to the calling agent: waits, for a while, for the signed checkpoint that covers
+        /// its record. Everything else is PermissionDenied; Unavailable means that it may be asked again.
+        pub async fn prove_receipt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProveReceiptRequest>,
+        ) -> std::result::Result<tonic::Response<super::ProveReceiptResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Node/ProveReceipt");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Node", "ProveReceipt"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1623,6 +1761,12 @@ pub mod node_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::AgentMessage>>,
         ) -> std::result::Result<tonic::Response<Self::SyncStream>, tonic::Status>;
+        /// Proves one certificate that was issued to the calling agent: waits, for a while, for the signed checkpoint that covers
+        /// its record. Everything else is PermissionDenied; Unavailable means that it may be asked again.
+        async fn prove_receipt(
+            &self,
+            request: tonic::Request<super::ProveReceiptRequest>,
+        ) -> std::result::Result<tonic::Response<super::ProveReceiptResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -1778,6 +1922,34 @@ pub mod node_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Node/ProveReceipt" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProveReceiptSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ProveReceiptRequest> for ProveReceiptSvc<T> {
+                        type Response = super::ProveReceiptResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ProveReceiptRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Node>::prove_receipt(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProveReceiptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -2172,6 +2344,9 @@ pub struct CaStatusResponse {
     pub not_ready_because: ::prost::alloc::string::String,
     #[prost(string, tag = "14")]
     pub agent_address: ::prost::alloc::string::String,
+    /// Certificates that agents saw in use and the ledger does not hold, since this replica's start.
+    #[prost(uint64, tag = "15")]
+    pub seen_unknown: u64,
 }
 /// Generated client implementations.
 pub mod registry_client {

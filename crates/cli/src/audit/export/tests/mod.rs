@@ -72,6 +72,7 @@ fn by_agents() -> Vec<Body> {
         certificate_sha256: vec![2; 32],
         seen_at_ms: 1,
         known: false,
+        ..wire::SeenCertificate::default()
     };
     vec![
         deny(WEB, "web"),
@@ -87,6 +88,7 @@ fn by_agents() -> Vec<Body> {
         }),
         Body::SeenReport(wire::SeenReport {
             certificates: vec![seen],
+            suppressed: 0,
         }),
     ]
 }
