@@ -138,7 +138,7 @@ pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};
-pub use tile_dir::{LedgerTreeWriter, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
+pub use tile_dir::{LedgerTreeWriter, TreeFile, TreePath, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
