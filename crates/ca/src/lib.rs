@@ -37,6 +37,7 @@ pub mod logging;
 mod metrics;
 mod open;
 mod peer;
+mod places;
 mod preface;
 mod publisher;
 mod pusher;
