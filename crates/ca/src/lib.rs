@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod admin;
+mod auditors;
 mod ca_status;
 mod certificate_state;
 mod clock;
