@@ -109,6 +109,8 @@ mod wal;
 mod witness;
 mod writer;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 
 /// The record's messages, generated from `proto/mintage/ledger/v1/record.proto` (`cargo xtask proto`).

@@ -201,6 +201,9 @@ pub(crate) struct SealedIndex {
 }
 
 impl SealedIndex {
+    /// Bytes of the head, checksum included.
+    pub(crate) const HEAD_BYTES: usize = HEAD_BYTES;
+
     /// Reads the head.
     pub(crate) fn open(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
         let (sealed, count, head) = Sealed::open_head(path, &label(origin_hash, first, 0), HEAD_BYTES)?;

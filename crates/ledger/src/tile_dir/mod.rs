@@ -10,6 +10,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::file::split;
 pub use self::read::{TreeReport, verify_ledger_tree, verify_tree};
 pub use self::served::{TreeFile, TreePath};
 pub use self::write::{LedgerTreeWriter, TreeWriter};
