@@ -68,8 +68,11 @@ fn apply(bytes: &mut Vec<u8>, change: Change) {
 
 fn campaign(target: &Target) {
     let seeds = (target.seeds)();
-    seeds.iter().for_each(|seed| (target.run)(seed));
-    (target.run)(&[]);
+    // A seed that is not taken would make its campaign prove nothing.
+    for (at, seed) in seeds.iter().enumerate() {
+        assert!((target.run)(seed), "{} refuses its seed {at}", target.name);
+    }
+    assert!(!(target.run)(&[]), "{} takes nothing for something", target.name);
     // Seven in eight are near what is accepted, where the deep ends are.
     let inputs = prop_oneof![
         7 => (any::<Index>(), vec(change(), 1..6)).prop_map(move |(seed, changes)| {
@@ -80,7 +83,7 @@ fn campaign(target: &Target) {
         1 => vec(any::<u8>(), 0..700),
     ];
     let outcome = TestRunner::default().run(&inputs, |bytes| {
-        (target.run)(&bytes);
+        let _ = (target.run)(&bytes);
         Ok(())
     });
     if let Err(found) = outcome {
@@ -125,35 +128,6 @@ campaigns! {
     a_signing_request: "csr",
     a_spiffe_id: "spiffe-id",
     a_file_of_entries: "entries-file",
-}
-
-#[test]
-fn seeds_are_accepted_where_bytes_are_read_back() {
-    // A seed that no parser takes would make its campaign prove nothing.
-    let record = TARGETS.iter().find(|target| target.name == "record").unwrap();
-    for seed in (record.seeds)() {
-        mintage_ledger::Record::decode(&seed).unwrap();
-    }
-    let entries = TARGETS.iter().find(|target| target.name == "entries-file").unwrap();
-    let domain = mintage_tests::kit::ca::domain();
-    let text = String::from_utf8((entries.seeds)().remove(0)).unwrap();
-    mintage_policy::parse_entries(std::path::Path::new("x"), &text, &domain).unwrap();
-    let csr = TARGETS.iter().find(|target| target.name == "csr").unwrap();
-    let policy = mintage_mint::KeyPolicy {
-        allow_rsa: false,
-        strict_csr: false,
-    };
-    for seed in (csr.seeds)() {
-        mintage_mint::prove_possession(&seed, &policy).unwrap();
-    }
-    let paths = TARGETS.iter().find(|target| target.name == "tile-path").unwrap();
-    for seed in (paths.seeds)() {
-        assert!(mintage_ledger::TreePath::parse(std::str::from_utf8(&seed).unwrap()).is_some());
-    }
-    let policies = TARGETS.iter().find(|target| target.name == "tlog-policy").unwrap();
-    for seed in (policies.seeds)() {
-        mintage_ledger::Policy::parse(&seed).unwrap();
-    }
 }
 
 #[test]

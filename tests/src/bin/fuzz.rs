@@ -55,11 +55,11 @@ fn seeds(target: &Target, dir: &Path) -> Outcome {
 
 fn feed(target: &Target, files: &[&str]) -> Outcome {
     if files.is_empty() {
-        (target.run)(&input("standard input", std::io::stdin())?);
+        let _ = (target.run)(&input("standard input", std::io::stdin())?);
     }
     for file in files {
         let opened = fs::File::open(file).map_err(|error| format!("{file}: {error}"))?;
-        (target.run)(&input(file, opened)?);
+        let _ = (target.run)(&input(file, opened)?);
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ mod revocation;
 pub struct Target {
     /// Its name on the command line.
     pub name: &'static str,
-    /// Feeds it; a broken promise is a panic.
-    pub run: fn(&[u8]),
+    /// Feeds it, and tells whether it took the bytes; a broken promise is a panic.
+    pub run: fn(&[u8]) -> bool,
     /// Inputs that it accepts, from which others are made.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
@@ -23,7 +23,7 @@ impl std::fmt::Debug for Target {
     }
 }
 
-const fn target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+const fn target(name: &'static str, run: fn(&[u8]) -> bool, seeds: fn() -> Vec<Vec<u8>>) -> Target {
     Target { name, run, seeds }
 }
 

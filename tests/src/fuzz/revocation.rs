@@ -120,25 +120,31 @@ pub(super) fn snapshots() -> Vec<Vec<u8>> {
     vec![WORLD.snapshot.clone()]
 }
 
-pub(super) fn snapshot(bytes: &[u8]) {
+pub(super) fn snapshot(bytes: &[u8]) -> bool {
     let world = &*WORLD;
-    let is_ours = bytes == world.snapshot;
     let taken = world.follower().apply_snapshot(bytes, START);
-    assert_eq!(taken.is_ok(), is_ours, "only what was signed is taken: {taken:?}");
+    assert_eq!(
+        taken.is_ok(),
+        bytes == world.snapshot,
+        "only what was signed is taken: {taken:?}"
+    );
     let signed = world.signed(bytes);
     let mut follower = world.follower();
-    if follower.apply_snapshot(&signed, START).is_ok() {
-        let held = follower.position();
-        assert!(held.is_some() && follower.apply_snapshot(&signed, START).is_ok());
-        assert_eq!(follower.position(), held, "the same again changes nothing");
+    if follower.apply_snapshot(&signed, START).is_err() {
+        assert_eq!(follower.position(), None, "what is refused leaves nothing behind");
+        return false;
     }
+    let held = follower.position();
+    assert!(held.is_some() && follower.apply_snapshot(&signed, START).is_ok());
+    assert_eq!(follower.position(), held, "the same again changes nothing");
+    true
 }
 
 pub(super) fn deltas() -> Vec<Vec<u8>> {
     vec![WORLD.delta.clone()]
 }
 
-pub(super) fn delta(bytes: &[u8]) {
+pub(super) fn delta(bytes: &[u8]) -> bool {
     let world = &*WORLD;
     let follower = || {
         let mut follower = world.follower();
@@ -152,18 +158,22 @@ pub(super) fn delta(bytes: &[u8]) {
         "only what was signed is taken: {taken:?}"
     );
     let mut tried = follower();
-    if tried.apply_delta(&world.signed(bytes), START).is_err() {
-        // A refused delta leaves the follower where it was.
-        assert_eq!(tried.position(), follower().position());
-    }
+    let signed = tried.apply_delta(&world.signed(bytes), START);
+    assert!(
+        signed.is_ok() || tried.position() == follower().position(),
+        "what is refused leaves the follower where it was"
+    );
+    signed.is_ok()
 }
 
 pub(super) fn delegations() -> Vec<Vec<u8>> {
     vec![WORLD.delegated.clone()]
 }
 
-pub(super) fn delegation(bytes: &[u8]) {
-    if let Ok(found) = Delegation::decode(bytes) {
-        assert_eq!(found.encode(), bytes, "a delegation has one encoding");
-    }
+pub(super) fn delegation(bytes: &[u8]) -> bool {
+    let Ok(found) = Delegation::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(found.encode(), bytes, "a delegation has one encoding");
+    true
 }
