@@ -5,6 +5,7 @@
     reason = "everything here runs in a test, and a panic is how a test says no"
 )]
 
+pub mod fuzz;
 pub mod kit;
 pub mod layers;
 pub mod tidy;

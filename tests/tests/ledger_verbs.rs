@@ -226,6 +226,53 @@ async fn a_damaged_ledger_is_not_exported_and_copies_are_told_apart() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn exported_trees_are_compared_like_data_directories() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let folder = ca.stop().await;
+    let [data, tree, vkey] = ["ca", "tree", "vkey"].map(|name| folder.path().join(name));
+    ran(0, &data, &["audit", "export-tiles", tree.to_str().unwrap()]);
+    let policy = std::fs::read_to_string(tree.join("policy")).unwrap();
+    let key = policy.lines().find_map(|line| line.strip_prefix("log ")).unwrap();
+    std::fs::write(&vkey, key).unwrap();
+    let (_, log) = key.split_once('+').unwrap().0.split_once("/mintage/").unwrap();
+    let log = tree.join(log);
+    let diff = |code: i32, a: &Path, b: &Path, more: &[&str]| {
+        let words = ["audit", "diff", a.to_str().unwrap(), b.to_str().unwrap(), "-o", "json"];
+        ran(code, &data, &[&words, more].concat())
+    };
+    // Whole, and one log of it alone, which brings no key of its own.
+    let keys = ["--vkey", vkey.to_str().unwrap()];
+    for exported in [&tree, &log] {
+        let told: Value = serde_json::from_str(&diff(0, &data, exported, &keys).0).unwrap();
+        assert_eq!(
+            (&told["relation"], &told["a"]["root"]),
+            (&"equal".into(), &told["b"]["root"])
+        );
+    }
+    diff(0, &tree, &log, &keys);
+    diff(0, &data, &tree, &[]);
+    let (_, notices) = diff(1, &data, &log, &[]);
+    assert!(notices.contains("--vkey"), "{notices}");
+
+    let again = mintage_ca::Ca::start(ca::config(&data), mintage_ca::Deps::system())
+        .await
+        .unwrap();
+    again.stop().await;
+    let told: Value = serde_json::from_str(&diff(3, &tree, &data, &[]).0).unwrap();
+    assert_eq!(told["relation"], "a_is_prefix_of_b");
+    assert_eq!(told["first_difference"]["index"], told["a"]["records"]);
+
+    let partial = std::fs::read_dir(log.join("tile/entries/000.p")).unwrap().next();
+    let bundle = partial.unwrap().unwrap().path();
+    let mut octets = std::fs::read(&bundle).unwrap();
+    octets[40] ^= 1;
+    std::fs::write(&bundle, octets).unwrap();
+    let (_, notices) = diff(3, &tree, &data, &[]);
+    assert!(notices.contains("not proven"), "{notices}");
+}
+
 fn duplicate(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
+    auditors::{AuditSettings, Auditors, RawAudit},
     limits::WITNESSES_MAX,
     shards::ShardPolicy,
     witnessing::{RawWitness, SubmissionPrefix, WitnessPeer, parse_key},
@@ -43,6 +44,7 @@ struct RawConfig {
     ledger: RawLedger,
     #[serde(default)]
     witness: Vec<RawWitness>,
+    audit: Option<RawAudit>,
 }
 
 #[derive(Deserialize, Default)]
@@ -104,6 +106,7 @@ pub struct Config {
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
     pub(crate) shards: ShardPolicy,
+    pub(crate) audit: Option<AuditSettings>,
 }
 
 /// Why a configuration was refused.
@@ -129,6 +132,7 @@ impl Config {
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
             shards: ShardPolicy::default(),
+            audit: None,
         }
     }
 
@@ -187,6 +191,17 @@ impl Config {
         self
     }
 
+    /// Serves the ledger to these auditors on this address.
+    ///
+    /// # Errors
+    /// As an `[audit]` in a file, without a line.
+    pub fn with_auditors(mut self, listen: SocketAddr, ids: &[&str]) -> Result<Self, String> {
+        let mut auditors = Auditors::default();
+        ids.iter().try_for_each(|id| auditors.add(id))?;
+        self.audit = Some(AuditSettings { listen, auditors });
+        Ok(self)
+    }
+
     /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
@@ -218,6 +233,7 @@ impl Config {
         note(self.shards.monthly != other.shards.monthly, "ledger.shards");
         note(self.shards.retain != other.shards.retain, "ledger.retain");
         note(self.witnesses != other.witnesses, "witness");
+        note(self.audit != other.audit, "audit");
         keys
     }
 }
@@ -269,7 +285,24 @@ impl Checker<'_> {
             config.shards.retain = retain;
         }
         config.witnesses = self.witnesses(raw.witness)?;
+        config.audit = raw.audit.map(|audit| self.audit(audit)).transpose()?;
         Ok(config)
+    }
+
+    fn audit(&self, raw: RawAudit) -> Result<AuditSettings, ConfigError> {
+        let listen =
+            address("audit.listen", raw.listen.get_ref()).map_err(|told| self.at(&raw.listen.span(), &told))?;
+        let mut auditors = Auditors::default();
+        let at = raw.auditors.span();
+        for text in raw.auditors.into_inner() {
+            let add = auditors.add(text.get_ref());
+            add.map_err(|told| self.at(&text.span(), &told))?;
+        }
+        if auditors.is_empty() {
+            let told = "audit.auditors names nobody: name the SPIFFE IDs that may read, or leave out [audit]";
+            return Err(self.at(&at, &told));
+        }
+        Ok(AuditSettings { listen, auditors })
     }
 
     fn witnesses(&self, list: Vec<RawWitness>) -> Result<Vec<WitnessPeer>, ConfigError> {
@@ -490,6 +523,43 @@ mod tests {
             assert!(
                 told.contains(&format!("ca.toml:{line}")) && told.contains(word),
                 "{more:?} -> {told}"
+            );
+        }
+    }
+
+    #[test]
+    fn auditors_are_read_and_refused_with_their_line() {
+        let audit = |listen: &str, ids: &str| {
+            format!("data_dir = \"/x\"\n[audit]\nlisten = \"{listen}\"\nauditors = [{ids}]\n")
+        };
+        let one = "\"spiffe://example.org/audit/one\"";
+        let config = Config::parse(Path::new("ca.toml"), &audit("0.0.0.0:8444", one)).unwrap();
+        assert_eq!(config.audit.as_ref().unwrap().listen.port(), 8444);
+        assert_eq!(
+            Config::for_data_dir("/x").differences_that_need_a_restart(&config),
+            ["audit"]
+        );
+        for (text, line, word) in [
+            (audit("8444", one), 3, "audit.listen"),
+            (audit("0.0.0.0:8444", ""), 4, "names nobody"),
+            (audit("0.0.0.0:8444", &format!("{one}, {one}")), 4, "twice"),
+            (
+                audit("0.0.0.0:8444", "\"spiffe://example.org/mintage/agent/a\""),
+                4,
+                "audit.auditors",
+            ),
+            (audit("0.0.0.0:8444", "\"https://example.org\""), 4, "spiffe://"),
+            (
+                "data_dir = \"/x\"\n[audit]\nlisten = \"0.0.0.0:8444\"\n".to_owned(),
+                2,
+                "auditors",
+            ),
+            (format!("{}keep = 1\n", audit("0.0.0.0:8444", one)), 5, "unknown"),
+        ] {
+            let told = refusal(&text);
+            assert!(
+                told.contains(&format!("ca.toml:{line}")) && told.contains(word),
+                "{text:?} -> {told}"
             );
         }
     }

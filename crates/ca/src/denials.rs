@@ -10,6 +10,7 @@ use mintage_attest::AgentSession;
 use mintage_identity::{RequestId, SpiffeId, UnixTime};
 use mintage_ledger::{Actor, Body, wire::Deny};
 use mintage_policy::Want;
+use mintage_verifier::VerifiedPeer;
 use tonic::Code;
 use tracing::{error, field::display, warn};
 
@@ -112,6 +113,24 @@ pub(crate) fn record(desk: &Desk, session: &AgentSession, asked: &Asked<'_>, ref
 /// Records a call of an authenticated agent that its role does not allow; it asked for no certificate.
 pub(crate) fn record_call(desk: &Desk, session: &AgentSession, refusal: &Refusal) {
     record_sparsely(desk, session, &Asked::default(), refusal);
+}
+
+/// Records a refused request of a caller who proved an identity by certificate and may be no agent: the CA tells of it.
+pub(crate) fn record_reader(desk: &Desk, peer: &VerifiedPeer, refusal: &Refusal) {
+    let Some(suppressed) = desk.denials.note(peer.id(), refusal.code, desk.clock.unguarded()) else {
+        desk.metrics.suppressed_deny();
+        return;
+    };
+    let (caller, serial, code) = (peer.id(), peer.serial(), refusal.code);
+    warn!(%caller, %serial, code, why = %refusal.message.escape_debug(), "refused");
+    let deny = Deny {
+        spiffe_id: peer.id().to_string(),
+        code: code.to_owned(),
+        why: format!("{} (serial {serial})", refusal.message),
+        suppressed,
+        ..Deny::default()
+    };
+    note(desk, &Origin::replica(desk), Body::Deny(deny));
 }
 
 fn record_sparsely(desk: &Desk, session: &AgentSession, asked: &Asked<'_>, refusal: &Refusal) {

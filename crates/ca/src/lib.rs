@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod admin;
+mod auditors;
 mod ca_events;
 mod ca_status;
 mod certificate_state;
@@ -38,6 +39,7 @@ pub mod logging;
 mod metrics;
 mod open;
 mod peer;
+mod places;
 mod preface;
 mod publisher;
 mod pusher;

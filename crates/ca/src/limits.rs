@@ -164,3 +164,26 @@ pub(crate) const SEEN_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 pub(crate) const SEEN_AGENTS_MAX: usize = 4096;
 /// Certificates remembered as recorded; 1 MB.
 pub(crate) const SEEN_HASHES_MAX: usize = 16_384;
+/// Identities that may read the ledger over HTTPS: people and programs that an operator names one by one.
+pub(crate) const AUDITORS_MAX: usize = 64;
+/// Connections of auditors at once: mirrors open some each.
+pub(crate) const AUDIT_CONNECTIONS_MAX: usize = 64;
+/// Connections of one source to the auditors' listener: a mirror that reads eight files at once, twice.
+pub(crate) const AUDIT_CONNECTIONS_PER_SOURCE_MAX: usize = 16;
+/// The head of an auditor's request must come within this, also on a connection that rests between two.
+pub(crate) const AUDIT_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head from an auditor, and of the buffer it is read into.
+pub(crate) const AUDIT_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines of one request of an auditor.
+pub(crate) const AUDIT_HEADERS_MAX: usize = 64;
+/// Files that are read for auditors at once: threads that may wait for the disk, and at most 126 MB where every record has
+/// its largest size.
+pub(crate) const AUDIT_IN_WORK_MAX: usize = 8;
+/// Bytes of answers that wait for auditors to take them: two hundred and fifty bundles of 256 KB, or four of the largest.
+pub(crate) const AUDIT_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long one request waits for its turn and its file before it is told to ask again.
+pub(crate) const AUDIT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer waits for an auditor who takes nothing of it; then his connection ends.
+pub(crate) const AUDIT_STALL_MAX: Duration = Duration::from_secs(10);
+/// A connection of an auditor ends after this, so that none that neither reads nor closes is kept.
+pub(crate) const AUDIT_CONNECTION_LIFE: Duration = Duration::from_secs(600);

@@ -66,6 +66,13 @@ struct Witness {
     witness: String,
 }
 
+/// A request of an auditor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Audit {
+    path: &'static str,
+    status: &'static str,
+}
+
 /// Seconds, from a cached answer to a stuck disk.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
@@ -82,6 +89,7 @@ pub(crate) struct Metrics {
     receipts: Family<Answer, Counter>,
     seen: Family<Outcome, Counter>,
     seen_unknown: Counter,
+    audit_requests: Family<Audit, Counter>,
     revocations: Family<Cause, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
@@ -115,6 +123,7 @@ impl Metrics {
             receipts: Family::default(),
             seen: Family::default(),
             seen_unknown: Counter::default(),
+            audit_requests: Family::default(),
             revocations: Family::default(),
             verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
@@ -177,6 +186,11 @@ impl Metrics {
             "refused_connections",
             "Connections that were not served",
             self.refused_connections.clone(),
+        );
+        r.register(
+            "audit_requests",
+            "Requests of auditors by kind of file and status",
+            self.audit_requests.clone(),
         );
         r.register(
             "deny_records_suppressed",
@@ -351,6 +365,11 @@ impl Metrics {
 
     pub(crate) fn refused_connection(&self, reason: &'static str) {
         self.refused_connections.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A request to the auditors' listener was answered.
+    pub(crate) fn audited(&self, path: &'static str, status: &'static str) {
+        self.audit_requests.get_or_create(&Audit { path, status }).inc();
     }
 
     pub(crate) fn revoked(&self, cause: &'static str) {

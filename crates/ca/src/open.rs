@@ -76,6 +76,14 @@ fn checked_authority(data: &DataDir, config: &Config) -> Result<Authority, CaErr
         let text = format!("was made for trust domain {}, not {wanted}", authority.trust_domain);
         return Err(data.problem(text));
     }
+    if let Some(id) = config
+        .audit
+        .as_ref()
+        .and_then(|audit| audit.auditors.outside(&authority.trust_domain))
+    {
+        let text = format!("issues no certificate of {id}, which audit.auditors names");
+        return Err(data.problem(text));
+    }
     if let Some(replica) = &config.replica {
         authority.replica = replica.clone();
     }

@@ -22,6 +22,7 @@ use tracing::{error, info};
 use crate::{
     acceptor::Acceptor,
     admin,
+    auditors::{self, AuditSettings},
     clock::TlsTime,
     config::Config,
     control::Origin,
@@ -67,6 +68,7 @@ pub struct Ca {
     address: SocketAddr,
     admin_socket: PathBuf,
     metrics_address: Option<SocketAddr>,
+    audit_address: Option<SocketAddr>,
 }
 
 impl Ca {
@@ -106,7 +108,8 @@ impl Ca {
         starting.administrators(&admin_socket, routes)?;
         // Before anybody can look: a gauge that says 0 until the first round would look like a loss.
         pusher::count_live(&starting.desk);
-        let metrics_address = starting.face(config.metrics, callers).await?;
+        let metrics_address = starting.face(config.metrics, callers.peers.store.clone()).await?;
+        let audit_address = starting.auditors(config.audit, callers).await?;
         starting.desk.health.over(Trouble::Lifecycle);
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
         let Starting { desk, stop, tasks, .. } = starting;
@@ -118,6 +121,7 @@ impl Ca {
             address,
             admin_socket,
             metrics_address,
+            audit_address,
         })
     }
 
@@ -134,6 +138,11 @@ impl Ca {
     /// Where metrics are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Where auditors are served, if they are.
+    pub fn audit_address(&self) -> Option<SocketAddr> {
+        self.audit_address
     }
 
     /// Why nothing more can be recorded, once that is so.
@@ -293,6 +302,14 @@ fn server(
         .layer(GateLayer { desk: desk.clone() })
 }
 
+/// What every TLS listener shares: the certificate it shows, and how callers are verified and let go.
+struct Callers {
+    own: Arc<IdentitySource>,
+    peers: Arc<PeerTrust>,
+    registry: Registry,
+    time: Arc<TlsTime>,
+}
+
 /// A CA on its way up.
 struct Starting {
     desk: Arc<Desk>,
@@ -302,8 +319,8 @@ struct Starting {
 }
 
 impl Starting {
-    /// The TCP side: own certificate, verifier of callers, pusher, acceptor. Returns the trust that callers are held to.
-    async fn agents(&mut self, listener: TcpListener, routes: Routes) -> Result<Arc<TrustStore>, CaError> {
+    /// The TCP side: own certificate, verifier of callers, pusher, acceptor. Returns what other listeners share.
+    async fn agents(&mut self, listener: TcpListener, routes: Routes) -> Result<Callers, CaError> {
         let desk = self.desk.clone();
         let provider = self.deps.provider.clone();
         let tls = |problem: String| CaError::Tls(problem);
@@ -325,9 +342,9 @@ impl Starting {
             &settings,
         );
         let config = config.map_err(|error| tls(error.to_string()))?;
-        let registry = Registry::start(store.clone(), time, RegistrySettings::default());
+        let registry = Registry::start(store.clone(), time.clone(), RegistrySettings::default());
         let peers = PeerTrust {
-            store: store.clone(),
+            store,
             allowed,
             provider: provider.clone(),
             clock: self.deps.clock.clone(),
@@ -335,7 +352,7 @@ impl Starting {
         let peers = Arc::new(peers);
         self.tasks.spawn(replica_svid::keep(
             desk.clone(),
-            source,
+            source.clone(),
             provider,
             first,
             self.stop.clone(),
@@ -348,6 +365,12 @@ impl Starting {
             registry.clone(),
             self.stop.clone(),
         ));
+        let callers = Callers {
+            own: source,
+            peers: peers.clone(),
+            registry: registry.clone(),
+            time,
+        };
         let acceptor = Acceptor {
             listener,
             tls: TlsAcceptor::from(config),
@@ -358,7 +381,29 @@ impl Starting {
             stop: self.stop.clone(),
         };
         self.serve("agents", acceptor.start(), routes);
-        Ok(store)
+        Ok(callers)
+    }
+
+    /// The HTTPS side for auditors, if it is configured.
+    async fn auditors(
+        &mut self,
+        settings: Option<AuditSettings>,
+        callers: Callers,
+    ) -> Result<Option<SocketAddr>, CaError> {
+        let Some(settings) = settings else { return Ok(None) };
+        let tls = TlsSettings::new(self.deps.provider.clone(), callers.time).with_alpn([b"http/1.1".as_slice()]);
+        let clients = ClientAuth::Mandatory(callers.peers.allowed.clone());
+        let config = server_config(callers.peers.store.clone(), callers.own, clients, &tls);
+        let listener = auditors::Listener {
+            settings,
+            desk: self.desk.clone(),
+            tls: config.map_err(|error| CaError::Tls(error.to_string()))?,
+            peers: callers.peers,
+            registry: callers.registry,
+        };
+        let (address, served) = auditors::start(listener, self.stop.clone()).await?;
+        self.tasks.spawn(served);
+        Ok(Some(address))
     }
 
     fn administrators(&mut self, path: &std::path::Path, routes: Routes) -> Result<(), CaError> {

@@ -118,6 +118,8 @@ mod wal;
 mod witness;
 mod writer;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 
 /// The record's messages, generated from `proto/mintage/ledger/v1/record.proto` (`cargo xtask proto`).
@@ -154,7 +156,7 @@ pub use roll::Roll;
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};
 pub use succession::{Succession, follow};
-pub use tile_dir::{LedgerTreeWriter, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
+pub use tile_dir::{LedgerTreeWriter, TreeFile, TreePath, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
 pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};

@@ -266,6 +266,34 @@ impl Tree {
         })
     }
 
+    /// The first `width` hashes of a tile, which may be the partial one at the edge.
+    ///
+    /// # Errors
+    /// Refuses more hashes than the tree has; fails as [`Tree::read_tile`].
+    pub(crate) fn tile(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, LedgerError> {
+        {
+            let edge = self.edge();
+            let bits = u32::from(level) * u32::from(TILE_HEIGHT);
+            let hashes = edge.size.checked_shr(bits).unwrap_or(0);
+            let first = index.saturating_mul(TILE_WIDTH as u64);
+            let wanted = first.saturating_add(width as u64);
+            if wanted > hashes {
+                return Err(LedgerError::Beyond {
+                    what: "tile",
+                    asked: wanted,
+                    have: hashes,
+                });
+            }
+            if index == hashes / TILE_WIDTH as u64 {
+                let tail = edge.tails.get(usize::from(level)).and_then(|tail| tail.get(..width));
+                return tail.map(<[Hash]>::to_vec).ok_or_else(|| self.damaged(first));
+            }
+        }
+        let mut hashes = self.read_tile(level, index)?;
+        hashes.truncate(width);
+        Ok(hashes)
+    }
+
     fn write_tile(&self, tile: &FullTile) -> Result<(), LedgerError> {
         let (path, offset) = tile_file(&self.dir, tile.level, tile.index);
         let bytes: Vec<u8> = tile.hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();

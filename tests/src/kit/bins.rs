@@ -5,7 +5,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The programs that tests run.
-pub const BINARIES: [&str; 4] = ["mintage-ca", "mintage-agent", "mintage", "mintage-xtask"];
+pub const BINARIES: [&str; 5] = [
+    "mintage-ca",
+    "mintage-agent",
+    "mintage",
+    "mintage-fuzz",
+    "mintage-xtask",
+];
 
 /// The folder in which whoever started the tests has already built every program; nothing is built then.
 pub const BIN_DIR: &str = "MINTAGE_BIN_DIR";

@@ -149,6 +149,11 @@ pub async fn join(token: &JoinToken) -> Result<Joined, tonic::Status> {
 impl Joined {
     /// The TLS configuration of this agent; revocation is not what these clients are about.
     pub fn tls(&self) -> Arc<ClientConfig> {
+        self.tls_with(&settings())
+    }
+
+    /// The same with other protocols or another clock.
+    pub fn tls_with(&self, settings: &TlsSettings) -> Arc<ClientConfig> {
         let trust = Trust::builder(self.domain.clone())
             .domain(self.domain.clone(), self.roots.clone(), RevocationCheck::None)
             .expect("the CA's roots are roots")
@@ -157,7 +162,7 @@ impl Joined {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
         let identity = IdentitySource::new(chain, key, &provider()).expect("key and chain match");
         let allowed = AllowedIds::replicas_of(&self.domain).expect("a prefix");
-        client_config(TrustStore::new(trust), Some(identity), allowed, &settings()).expect("a TLS configuration")
+        client_config(TrustStore::new(trust), Some(identity), allowed, settings).expect("a TLS configuration")
     }
 
     /// A channel as this agent.

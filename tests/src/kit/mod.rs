@@ -1,6 +1,7 @@
 //! What tests across crates stand on: the real programs, and outside software to hold them against.
 
 pub mod agent;
+pub mod auditor;
 pub mod bins;
 pub mod blank;
 pub mod ca;

@@ -1,11 +1,6 @@
 //! The witness's HTTP face: `POST /add-checkpoint`, and `GET /<SHA-256 of the origin>/checkpoint` for monitors.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -22,7 +17,7 @@ use hyper_util::{
 use mintage_ledger::{CosignerKey, SIZE_CONTENT_TYPE, Verdict, limits::ADD_CHECKPOINT_BYTES_MAX};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,7 +28,6 @@ use super::{
     store::{Answer, Store},
 };
 use crate::{
-    acceptor::source_of,
     clock::Clock,
     error::CaError,
     init::Deps,
@@ -42,6 +36,7 @@ use crate::{
         WITNESS_CONNECTIONS_PER_SOURCE_MAX, WITNESS_HEAD_BYTES_MAX, WITNESS_HEAD_TIMEOUT, WITNESS_HEADERS_MAX,
         WITNESS_IN_WORK_MAX, WITNESS_REQUEST_TIMEOUT,
     },
+    places::{Place, Places},
 };
 
 /// A running witness.
@@ -118,7 +113,7 @@ impl Witness {
 
 /// Accepts until told to stop, then waits for the connections, each of which has its deadline.
 async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Places::default();
+    let places = Places::new(WITNESS_CONNECTIONS_MAX, WITNESS_CONNECTIONS_PER_SOURCE_MAX);
     let connections = TaskTracker::new();
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
@@ -236,60 +231,6 @@ async fn checkpoint(State(face): State<Face>, Path(origin): Path<String>) -> Res
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (status, kind, body.into()).into_response()
-}
-
-/// Bounds on connections, in all and of one source.
-#[derive(Clone)]
-struct Places {
-    all: Arc<Semaphore>,
-    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(WITNESS_CONNECTIONS_MAX)),
-            sources: Arc::default(),
-        }
-    }
-}
-
-/// A place among the connections, given back on drop.
-struct Place {
-    source: IpAddr,
-    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Places {
-    fn take(&self, ip: IpAddr) -> Option<Place> {
-        let all = self.all.clone().try_acquire_owned().ok()?;
-        let source = source_of(ip);
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry(source).or_insert(0);
-        if *count >= WITNESS_CONNECTIONS_PER_SOURCE_MAX {
-            return None;
-        }
-        *count += 1;
-        drop(sources);
-        Some(Place {
-            source,
-            sources: self.sources.clone(),
-            _all: all,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                sources.remove(&self.source);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

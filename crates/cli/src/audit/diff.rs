@@ -1,4 +1,5 @@
-//! `audit diff`: two copies of a ledger side by side, each verified while it is read.
+//! `audit diff`: two copies of a ledger side by side, each as a CA keeps it or as it was exported, and verified while it is
+//! read.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -6,12 +7,13 @@ use std::{
 };
 
 use clap::Args;
-use mintage_ledger::{Hash, Vkey};
+use mintage_ledger::{Hash, Policy};
 use serde::Serialize;
 
 use super::{
-    offline::{ledger_of, read_vkeys},
     source::{Leaf, Offline},
+    trust::Trust,
+    verify::{Form, Shard},
 };
 use crate::{
     cli::Context,
@@ -23,7 +25,7 @@ use crate::{
 /// `audit diff`.
 #[derive(Args, Debug)]
 pub(crate) struct DiffArgs {
-    /// The data directory of one CA, or a copy of it.
+    /// The data directory of one CA or a copy of it, or what `audit export-tiles` or an auditor's copy has written.
     a: PathBuf,
     /// The other one.
     b: PathBuf,
@@ -94,17 +96,18 @@ struct Place {
 /// A ledger that is read.
 struct Side {
     dir: PathBuf,
-    offline: Offline,
+    offline: Offline<Shard>,
     waiting: VecDeque<Leaf>,
     /// What stands after the first difference, by its hash.
     rest: HashMap<Hash, (&'static str, u64)>,
 }
 
 impl Side {
-    fn open(dir: &Path, keys: Option<Vec<Vkey>>) -> Result<Self, Failure> {
+    fn open(dir: &Path, policy: Option<Policy>) -> Result<Self, Failure> {
+        let form = Form::of(dir)?.with_key(policy.as_ref())?;
         Ok(Self {
             dir: dir.to_owned(),
-            offline: Offline::start(ledger_of(dir)?, keys),
+            offline: Offline::start(move |check| form.verify(policy.as_ref(), check)),
             waiting: VecDeque::new(),
             rest: HashMap::new(),
         })
@@ -131,17 +134,14 @@ impl Side {
     /// What it holds in all, once it is proven.
     async fn whole(self) -> Result<Whole, Failure> {
         let dir = self.dir;
-        let reports = self.offline.end().await.map_err(|failure| match failure {
+        let shards = self.offline.end().await.map_err(|failure| match failure {
             Failure::No(text) => Failure::No(format!("{}: {text}", dir.display())),
             other => other,
         })?;
         Ok(Whole {
-            origins: reports.iter().map(|report| report.vkey.name().to_owned()).collect(),
-            records: reports.iter().map(|report| report.size).sum(),
-            root: reports
-                .last()
-                .map(|report| hex::encode(report.root.as_bytes()))
-                .unwrap_or_default(),
+            origins: shards.iter().map(|shard| shard.origin.clone()).collect(),
+            records: shards.iter().map(|shard| shard.size).sum(),
+            root: shards.last().map(|shard| shard.root.clone()).unwrap_or_default(),
             dir,
         })
     }
@@ -263,8 +263,12 @@ impl Difference {
 
 /// Runs the verb.
 pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<(), Failure> {
-    let keys = args.vkey.as_deref().map(read_vkeys).transpose()?;
-    let (a, b) = (Side::open(&args.a, keys.clone())?, Side::open(&args.b, keys)?);
+    let trusted = Trust {
+        vkey: args.vkey.clone(),
+        policy: None,
+    };
+    let policy = trusted.read()?;
+    let (a, b) = (Side::open(&args.a, policy.clone())?, Side::open(&args.b, policy)?);
     let difference = compare(a, b).await?;
     context.output.object(&difference, || difference.text())?;
     match difference.equal {

@@ -1,8 +1,6 @@
-//! Where records come from: the CA's stream, or a data directory that is verified while it is read.
+//! Where records come from: the CA's stream, or a folder that is verified while it is read.
 
-use std::path::PathBuf;
-
-use mintage_ledger::{Hash, LedgerError, Record, RecordCheck, ShardReport, Stored, Vkey, leaf_hash};
+use mintage_ledger::{Hash, LedgerError, Record, RecordCheck, Stored, Vkey, leaf_hash};
 use mintage_proto::v1::{LedgerRecord, RecordBatch, RecordsRequest};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::{Code, Streaming};
@@ -113,13 +111,11 @@ impl Leaf {
     }
 }
 
-/// What a verification found: one report for each shard.
-pub(super) type Reports = Vec<ShardReport>;
-
-/// A ledger folder that is verified on a thread of its own, which waits when its records are not taken.
-pub(super) struct Offline {
+/// A ledger folder that is verified on a thread of its own, which waits when its records are not taken. `R` is what the
+/// verification tells of each shard.
+pub(super) struct Offline<R> {
     leaves: mpsc::Receiver<Vec<Leaf>>,
-    verified: JoinHandle<Result<Reports, LedgerError>>,
+    verified: JoinHandle<Result<Vec<R>, LedgerError>>,
 }
 
 struct Feed {
@@ -149,16 +145,18 @@ impl RecordCheck for Feed {
     }
 }
 
-impl Offline {
-    /// Begins to verify the ledger in `ledger`, under these keys or under its own list.
-    pub(super) fn start(ledger: PathBuf, keys: Option<Vec<Vkey>>) -> Self {
+impl<R: Send + 'static> Offline<R> {
+    /// Begins a verification, which shows every record to the check it is given.
+    pub(super) fn start(
+        verify: impl FnOnce(&mut dyn RecordCheck) -> Result<Vec<R>, LedgerError> + Send + 'static,
+    ) -> Self {
         let (queue, leaves) = mpsc::channel(OFFLINE_BATCHES_QUEUE);
         let verified = tokio::task::spawn_blocking(move || {
             let mut feed = Feed {
                 queue,
                 batch: Vec::new(),
             };
-            let reports = mintage_ledger::verify(&ledger, keys.as_deref(), &mut feed)?;
+            let reports = verify(&mut feed)?;
             // Who has stopped reading needs no rest.
             let _ = feed.flush();
             Ok(reports)
@@ -175,7 +173,7 @@ impl Offline {
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub(super) async fn end(self) -> Result<Reports, Failure> {
+    pub(super) async fn end(self) -> Result<Vec<R>, Failure> {
         drop(self.leaves);
         let ended = self.verified.await;
         let ended = ended.map_err(|error| Failure::local(format!("the verification ended early: {error}")))?;

@@ -212,7 +212,7 @@ impl Verified {
 
 /// What a folder is, by its files.
 #[derive(Debug)]
-enum Form {
+pub(super) enum Form {
     /// A ledger as the CA keeps it.
     Ledger(PathBuf),
     /// An exported ledger: a policy, and a folder for each log.
@@ -222,7 +222,11 @@ enum Form {
 }
 
 impl Form {
-    fn of(dir: &Path) -> Result<Self, Failure> {
+    /// Tells it by its files.
+    ///
+    /// # Errors
+    /// When it holds no ledger in any form.
+    pub(super) fn of(dir: &Path) -> Result<Self, Failure> {
         if dir.join("checkpoint").exists() {
             return Ok(Self::Log(dir.to_owned()));
         }
@@ -236,7 +240,29 @@ impl Form {
         ledger_of(dir).map(Self::Ledger)
     }
 
-    fn verify(&self, policy: Option<&Policy>, check: &mut dyn RecordCheck) -> Result<Vec<Shard>, LedgerError> {
+    /// Refuses to believe a single log without a key: it has no list of its own.
+    ///
+    /// # Errors
+    /// Says how a key is named.
+    pub(super) fn with_key(self, policy: Option<&Policy>) -> Result<Self, Failure> {
+        match (&self, policy) {
+            (Self::Log(log), None) => Err(Failure::file(
+                log,
+                "is one log of a tree and brings no key: name it by --vkey FILE",
+            )),
+            _ => Ok(self),
+        }
+    }
+
+    /// Verifies the folder under a policy, or under the keys it lists itself.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(super) fn verify(
+        &self,
+        policy: Option<&Policy>,
+        check: &mut dyn RecordCheck,
+    ) -> Result<Vec<Shard>, LedgerError> {
         match self {
             Self::Ledger(ledger) => {
                 let keys = policy.map(keys_of);
@@ -274,12 +300,9 @@ impl RecordCheck for Looks {
 
 /// Verifies what is in a folder.
 pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Refused>> {
-    let form = Form::of(dir).map_err(Refused::local)?;
     let policy = verify.trust.read().map_err(Refused::local)?;
-    if let (Form::Log(log), None) = (&form, &policy) {
-        let problem = "is one log of a tree and brings no key: name it by --vkey FILE or --policy FILE";
-        return Err(Refused::local(Failure::file(log, problem)));
-    }
+    let form = Form::of(dir).and_then(|form| form.with_key(policy.as_ref()));
+    let form = form.map_err(Refused::local)?;
     let kept = verify.checkpoint.as_deref().map(Kept::read).transpose();
     let mut looks = Looks {
         meaning: Meaning::new(Rules {

@@ -7,7 +7,7 @@
 //! ```
 //! A frame is two entry bundles: larger frames save 2 % and make reading one record dearer.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     LedgerError,
@@ -118,8 +118,20 @@ pub(crate) struct Entries {
 impl Entries {
     /// Reads head and table; the frames are checked as they are read.
     pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
-        let label = label(shard.origin_hash(), segment.first(), 0);
-        let (sealed, count, head) = Sealed::open_head(segment.entries(shard), &label, shard.base, HEAD_BYTES)?;
+        Self::open_labelled(
+            segment.entries(shard),
+            &label(shard.origin_hash(), segment.first(), 0),
+            shard.base,
+        )
+    }
+
+    /// Opens a file that is no segment of a shard.
+    pub(crate) fn open_part(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
+        Self::open_labelled(path, &label(origin_hash, first, 0), 0)
+    }
+
+    fn open_labelled(path: PathBuf, label: &Label, base: u64) -> Result<Self, LedgerError> {
+        let (sealed, count, head) = Sealed::open_head(path, label, base, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let (frames, table_at) = (rest.u32().unwrap_or(0), rest.u64().unwrap_or(0));
         if frames as usize != (count as usize).div_ceil(FRAME_RECORDS)

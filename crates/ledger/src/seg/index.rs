@@ -202,6 +202,9 @@ pub(crate) struct SealedIndex {
 }
 
 impl SealedIndex {
+    /// Bytes of the head, checksum included.
+    pub(crate) const HEAD_BYTES: usize = HEAD_BYTES;
+
     /// Reads the head.
     pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
         Self::open_labelled(
@@ -246,8 +249,7 @@ impl SealedIndex {
         })
     }
 
-    /// Opens a file that is no whole segment of a shard.
-    #[cfg(test)]
+    /// Opens a file that is no segment of a shard.
     pub(crate) fn open_part(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
         Self::open_labelled(path, &label(origin_hash, first, 0), 0)
     }

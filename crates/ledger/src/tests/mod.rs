@@ -9,6 +9,7 @@ pub(crate) mod kit;
 mod power;
 mod search;
 mod segments;
+mod served;
 mod shards;
 mod store;
 mod tile_dir;

@@ -12,10 +12,10 @@ use crate::{
     samples, verify,
 };
 
-const SEGMENT: u64 = SEGMENT_RECORDS as u64;
+pub(super) const SEGMENT: u64 = SEGMENT_RECORDS as u64;
 
 /// A ledger of `count` records whose tree is complete and signed.
-fn filled(place: &Place, options: OpenOptions, count: u64) -> (Arc<FileJournal>, Arc<Trees>) {
+pub(super) fn filled(place: &Place, options: OpenOptions, count: u64) -> (Arc<FileJournal>, Arc<Trees>) {
     let journal = Arc::new(place.create(options));
     let mut at = 1;
     while at < count {
@@ -33,7 +33,7 @@ fn integrated(journal: &Arc<FileJournal>) -> Arc<Trees> {
     trees
 }
 
-fn small_files() -> OpenOptions {
+pub(super) fn small_files() -> OpenOptions {
     OpenOptions {
         file_bytes: 4 << 20,
         ..options()

@@ -61,7 +61,7 @@ impl RecordCheck for Seen {
 }
 
 /// Every file below a folder, by its path from there.
-fn files(dir: &Path) -> BTreeSet<String> {
+pub(super) fn files(dir: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

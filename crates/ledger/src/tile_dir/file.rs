@@ -11,7 +11,7 @@ use super::LENGTH_OCTETS;
 use crate::LedgerError;
 
 /// The records of a bundle (C2SP tlog-tiles, log entries).
-pub(super) fn split<'a>(path: &Path, bytes: &'a [u8], first: u64, width: usize) -> Result<Vec<&'a [u8]>, LedgerError> {
+pub(crate) fn split<'a>(path: &Path, bytes: &'a [u8], first: u64, width: usize) -> Result<Vec<&'a [u8]>, LedgerError> {
     let (mut records, mut rest) = (Vec::with_capacity(width), bytes);
     while records.len() < width {
         let next = rest.split_first_chunk::<LENGTH_OCTETS>();

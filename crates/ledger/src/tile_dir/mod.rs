@@ -4,12 +4,15 @@
 
 mod file;
 mod read;
+mod served;
 mod walk;
 mod write;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::file::split;
 pub use self::read::{TreeReport, verify_ledger_tree, verify_tree};
+pub use self::served::{TreeFile, TreePath};
 pub use self::write::{LedgerTreeWriter, TreeWriter};
 use crate::{
     tiles::{TILE_WIDTH, tile_path},

@@ -100,7 +100,7 @@ fn expected(dir: &Path, path: &Path, size: u64) -> bool {
 }
 
 /// The place a path may stand for; whether it is the path of that place is for the caller to see.
-fn place(below: &Path) -> Option<Place> {
+pub(super) fn place(below: &Path) -> Option<Place> {
     let mut words: Vec<&str> = below
         .components()
         .map(|part| match part {

@@ -177,7 +177,7 @@ impl Export<'_> {
             let verified = verified.await.map_err(Failure::local)?;
             verified.map_err(|error| verdict(&error))?;
         }
-        let mut offline = Offline::start(ledger, keys);
+        let mut offline = Offline::start(move |check| mintage_ledger::verify(&ledger, keys.as_deref(), check));
         while let Some(leaves) = offline.next().await {
             let batch = leaves
                 .iter()

@@ -1,0 +1,162 @@
+//! Doors to the parsers of the ledger's own files, for programs that feed them hostile bytes. No part of the interface.
+
+use std::path::Path;
+
+use mintage_identity::{Serial, SpkiHash};
+
+use crate::{
+    LedgerError, Record, Stored,
+    seg::{
+        entries::{Entries, EntriesWriter},
+        index::{IndexWriter, Part, SealedIndex},
+    },
+    tile_dir::split,
+    wal::{FrameKind, GroupHead, Trailer, put_frame, read_frame},
+};
+
+/// The log that [`sealed`] makes files of.
+const ORIGIN: [u8; 32] = [5; 32];
+
+/// A record as it is written.
+///
+/// # Errors
+/// As [`Record::encode`].
+pub fn written(record: Record) -> Result<Vec<u8>, LedgerError> {
+    Ok(record.encode()?.bytes().to_vec())
+}
+
+/// Reads frames from the front until there is none; what they are written as, which is where they stood.
+pub fn frames(bytes: &[u8]) -> Vec<u8> {
+    let mut written = Vec::new();
+    while let Some(Ok(frame)) = bytes.get(written.len()..).map(read_frame) {
+        match frame.kind {
+            FrameKind::GroupHead => match GroupHead::read(frame.payload) {
+                Some(head) => head.put(&mut written),
+                None => put_frame(&mut written, frame.kind, frame.payload),
+            },
+            FrameKind::Trailer => {
+                let _ = Trailer::read(frame.payload);
+                put_frame(&mut written, frame.kind, frame.payload);
+            }
+            kind => put_frame(&mut written, kind, frame.payload),
+        }
+    }
+    written
+}
+
+/// Record frames of these payloads.
+pub fn framed(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut written = Vec::new();
+    for record in records {
+        put_frame(&mut written, FrameKind::Record, record);
+    }
+    written
+}
+
+/// The records of an entry bundle of this many, written again; `None` when it is none.
+pub fn bundle(bytes: &[u8], width: usize) -> Option<Vec<u8>> {
+    let records = split(Path::new("bundle"), bytes, 0, width).ok()?;
+    let mut written = Vec::new();
+    for record in records {
+        written.extend_from_slice(&u16::try_from(record.len()).ok()?.to_be_bytes());
+        written.extend_from_slice(record);
+    }
+    Some(written)
+}
+
+/// The two files of a segment with these records: entries, and index.
+///
+/// # Errors
+/// Refuses a record that fits no bundle.
+pub fn sealed(records: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<u8>), LedgerError> {
+    let (mut entries, mut index) = (EntriesWriter::new(ORIGIN, 0)?, IndexWriter::default());
+    for (at, record) in (0..).zip(records) {
+        entries.push(record)?;
+        index.push(&Stored::new(at, record.as_slice().into(), None));
+    }
+    Ok((entries.finish()?, index.finish(ORIGIN, 0)))
+}
+
+/// Every record of an entries file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn entries(path: &Path) -> Result<Vec<Vec<u8>>, LedgerError> {
+    let entries = Entries::open_part(path.to_owned(), ORIGIN, 0)?;
+    let mut all = Vec::new();
+    while all.len() < entries.count() as usize {
+        let some = entries.read_from(all.len() as u64, 512)?;
+        if some.is_empty() {
+            break;
+        }
+        all.extend(some.iter().map(|stored| stored.bytes().to_vec()));
+    }
+    Ok(all)
+}
+
+/// Gives an index file's head the checksum that it has, so that what stands behind it is read.
+pub fn repair_index(bytes: &mut [u8]) {
+    if let Some((head, rest)) = bytes.split_at_mut_checked(SealedIndex::HEAD_BYTES - 4) {
+        let crc = crc32c::crc32c(head).to_le_bytes();
+        if let Some(place) = rest.first_chunk_mut() {
+            *place = crc;
+        }
+    }
+}
+
+/// Asks an index file everything that is ever asked of one; the numbers that were answered.
+///
+/// # Errors
+/// What is wrong with its head; what is wrong behind it is no error here.
+pub fn index(path: &Path) -> Result<usize, LedgerError> {
+    let index = SealedIndex::open_part(path.to_owned(), ORIGIN, 0)?;
+    let mut answered = index.check().map_or(0, |()| 1);
+    for part in [
+        Part::Kinds,
+        Part::Times,
+        Part::NotAfter,
+        Part::NotBefore,
+        Part::Instances,
+        Part::Issuers,
+    ] {
+        answered += index.numbers(part).map_or(0, |numbers| numbers.len());
+        for at in [0, 1, 511, u16::MAX] {
+            answered += index.value(part, at).map_or(0, |_| 1);
+        }
+    }
+    for at in [0, 1, 511, u16::MAX] {
+        answered += index.instance(at).map_or(0, |_| 1);
+        answered += index.issuer(at).map_or(0, |_| 1);
+        answered += index.serial(at).map_or(0, |_| 1);
+    }
+    for part in [Part::SerialTable, Part::KeyTable, Part::RequestTable] {
+        answered += index.keys(part).map_or(0, |keys| keys.len());
+    }
+    let mut places = Vec::new();
+    for (_, serial) in index.serials().unwrap_or_default().into_iter().take(16) {
+        places.extend(index.places_of_serial(&serial).unwrap_or_default());
+    }
+    if let Ok(serial) = Serial::from_be_octets(&[1; 16]) {
+        places.extend(index.places_of_serial(&serial).unwrap_or_default());
+    }
+    for octet in [0, 127, 255] {
+        let key = SpkiHash::new([octet; 32]);
+        places.extend(index.places_of_key(&key).unwrap_or_default());
+        places.extend(
+            index
+                .places_of_request(u32::from_be_bytes([octet; 4]))
+                .unwrap_or_default(),
+        );
+    }
+    for part in [Part::Identities, Part::Agents, Part::Entries] {
+        for name in ["", "web-1", "spiffe://dev.test/web"] {
+            answered += usize::from(index.find(part, name).is_ok_and(|found| found.is_some()));
+        }
+        answered += index.names(part).map_or(0, |names| names.len());
+        for number in [1, 2, u32::MAX] {
+            let _ = index.name(part, number);
+            places.extend(index.places_of_name(part, number).unwrap_or_default());
+        }
+    }
+    Ok(answered + places.len())
+}

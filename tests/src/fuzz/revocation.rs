@@ -1,0 +1,179 @@
+//! Signed revocation data. Mutated bytes are read as they are, which no signature survives, and signed anew by the very key,
+//! so that everything behind the signature is reached too.
+
+use std::{sync::LazyLock, time::Duration};
+
+use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain, UnixTime};
+use mintage_revocation::{
+    Delegation, DelegationStatement, IssuerCoverage, Replica, Revocation, RevocationKey, RevokedSerial, RevokedSet,
+    SerialKind, Terms, VerifiedDelegation,
+};
+use ring::{
+    digest::{SHA256, digest},
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
+};
+
+const START: UnixTime = UnixTime::from_seconds(1_900_000_000);
+const P256_SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// The header: its signed part, and where length and hash of the body stand in it (FORMAT.md, section 2).
+const SIGNED: usize = 256;
+const HEADER: usize = 320;
+const BODY_LENGTH: std::ops::Range<usize> = 200..208;
+const BODY_HASH: std::ops::Range<usize> = 208..240;
+const CONTEXT: &[u8] = b"mintage-revocation-header-v1\0";
+
+/// A publisher, made once.
+struct World {
+    pair: Ed25519KeyPair,
+    delegation: VerifiedDelegation,
+    delegated: Vec<u8>,
+    snapshot: Vec<u8>,
+    delta: Vec<u8>,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(World::new);
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("dev.test").expect("a trust domain")
+}
+
+fn revocation(number: u8) -> Revocation {
+    Revocation {
+        at: START,
+        serials: vec![RevokedSerial {
+            issuer: IssuerKeyId::new([0x11; 32]),
+            serial: Serial::from_be_octets(&[0x40 | (number & 0x3f); 16]).expect("a serial"),
+            not_after: START.plus(Duration::from_secs(600)),
+        }],
+        rules: Vec::new(),
+        reason: RevocationReason::KeyCompromise,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let random = SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
+        let ca = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).expect("a key");
+        let spki = [&P256_SPKI_HEAD[..], ca.public_key().as_ref()].concat();
+        let ca_id = IssuerKeyId::from_slice(digest(&SHA256, &spki).as_ref()).expect("32 octets");
+        let (key, pkcs8) = RevocationKey::generate().expect("a key");
+        let end = START.plus(Duration::from_secs(90 * 86_400));
+        let statement = DelegationStatement::new(&domain(), key.public_key(), 1, end, ca_id);
+        let signature = ca.sign(&random, &statement.to_be_signed()).expect("a signature");
+        let delegation = statement.signed(signature.as_ref().to_vec());
+        let delegated = delegation.encode();
+
+        let mut set = RevokedSet::new(&domain());
+        let native = IssuerCoverage {
+            id: IssuerKeyId::new([0x11; 32]),
+            serials: SerialKind::Native,
+            until: None,
+        };
+        set.cover_issuer(1, &native).expect("an issuer");
+        set.apply_revocation(10, &revocation(1)).expect("a revocation");
+        let terms = Terms {
+            epoch: 1,
+            this_update: START,
+            next_update: START.plus(Duration::from_secs(3600)),
+        };
+        let snapshot = key.sign_snapshot(&set, &[], &terms).expect("a snapshot");
+        (2..9).for_each(|number| {
+            set.apply_revocation(10 * u64::from(number), &revocation(number))
+                .expect("a revocation");
+        });
+        Self {
+            pair: Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).expect("the same key"),
+            delegation: delegation.verify(&domain(), &spki, START).expect("our own"),
+            delegated,
+            delta: key.sign_delta(&set, 10, set.sequence(), &[], &terms).expect("a delta"),
+            snapshot,
+        }
+    }
+
+    fn follower(&self) -> Replica {
+        let mut replica = Replica::new(&domain());
+        replica.trust(self.delegation.clone()).expect("a delegation");
+        replica
+    }
+
+    /// The bytes with length, hash and signature of what they are now.
+    fn signed(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let Some((header, body)) = bytes.split_at_mut_checked(HEADER) else {
+            return bytes;
+        };
+        header[BODY_LENGTH].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        header[BODY_HASH].copy_from_slice(digest(&SHA256, body).as_ref());
+        let signature = self.pair.sign(&[CONTEXT, &header[..SIGNED]].concat());
+        header[SIGNED..].copy_from_slice(signature.as_ref());
+        bytes
+    }
+}
+
+pub(super) fn snapshots() -> Vec<Vec<u8>> {
+    vec![WORLD.snapshot.clone()]
+}
+
+pub(super) fn snapshot(bytes: &[u8]) -> bool {
+    let world = &*WORLD;
+    let taken = world.follower().apply_snapshot(bytes, START);
+    assert_eq!(
+        taken.is_ok(),
+        bytes == world.snapshot,
+        "only what was signed is taken: {taken:?}"
+    );
+    let signed = world.signed(bytes);
+    let mut follower = world.follower();
+    if follower.apply_snapshot(&signed, START).is_err() {
+        assert_eq!(follower.position(), None, "what is refused leaves nothing behind");
+        return false;
+    }
+    let held = follower.position();
+    assert!(held.is_some() && follower.apply_snapshot(&signed, START).is_ok());
+    assert_eq!(follower.position(), held, "the same again changes nothing");
+    true
+}
+
+pub(super) fn deltas() -> Vec<Vec<u8>> {
+    vec![WORLD.delta.clone()]
+}
+
+pub(super) fn delta(bytes: &[u8]) -> bool {
+    let world = &*WORLD;
+    let follower = || {
+        let mut follower = world.follower();
+        follower.apply_snapshot(&world.snapshot, START).expect("our own");
+        follower
+    };
+    let taken = follower().apply_delta(bytes, START);
+    assert_eq!(
+        taken.is_ok(),
+        bytes == world.delta,
+        "only what was signed is taken: {taken:?}"
+    );
+    let mut tried = follower();
+    let signed = tried.apply_delta(&world.signed(bytes), START);
+    assert!(
+        signed.is_ok() || tried.position() == follower().position(),
+        "what is refused leaves the follower where it was"
+    );
+    signed.is_ok()
+}
+
+pub(super) fn delegations() -> Vec<Vec<u8>> {
+    vec![WORLD.delegated.clone()]
+}
+
+pub(super) fn delegation(bytes: &[u8]) -> bool {
+    let Ok(found) = Delegation::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(found.encode(), bytes, "a delegation has one encoding");
+    true
+}
