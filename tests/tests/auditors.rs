@@ -13,7 +13,10 @@ use std::{
 
 use mintage_ca::{Ca, Config, Deps};
 use mintage_identity::Serial;
-use mintage_proto::v1::{Entry, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
+use mintage_proto::v1::{
+    Entry, RevokeRequest, RollRequest, ledger_client::LedgerClient, revocation_client::RevocationClient,
+    revoke_request::Target,
+};
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     auditor::{Reader, tls},
@@ -205,6 +208,42 @@ async fn an_auditor_copies_the_log_and_others_prove_the_copy() {
     }
     assert!(world.counted("entries", 200).await >= 4);
     assert!(world.counted("tile", 200).await >= 6);
+    world.ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_shard_is_read_below_its_name_and_the_next_at_the_root() {
+    let world = World::start().await;
+    let mut ledger = LedgerClient::new(admin(world.ca.ca.admin_socket()).await.unwrap());
+    let rolled = ledger.roll(RollRequest::default()).await.unwrap().into_inner();
+    let (closed, begun) = (rolled.closed.unwrap(), rolled.begun.unwrap());
+    let mut reader = world.reader().await;
+    let growing = async {
+        let at_root = |note: Vec<u8>| String::from_utf8(note).unwrap().starts_with(&begun.origin);
+        while !at_root(reader.get("/checkpoint").await.unwrap().body) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, growing).await.unwrap();
+    for (shard, prefix) in [(&closed, true), (&begun, true), (&begun, false)] {
+        let (_, below) = shard.origin.split_once("/mintage/").unwrap();
+        let prefix = if prefix { format!("/{below}") } else { String::new() };
+        let copy = world.ca.beside(&format!("copy{}", prefix.replace('/', "-")));
+        let size = reader.mirror(&prefix, &copy).await.unwrap();
+        assert!(size > 0, "{}", shard.origin);
+        let vkey = world.ca.beside("vkey");
+        fs::write(&vkey, &shard.vkey).unwrap();
+        for beside in ["snapshot", "succession"] {
+            let found = reader.get(&format!("{prefix}/{beside}")).await.unwrap();
+            assert_eq!(found.status, if shard.first > 0 { 200 } else { 404 }, "{beside}");
+            if found.status == 200 {
+                fs::write(copy.join(beside), &found.body).unwrap();
+            }
+        }
+        assert_eq!(verified(&copy, &vkey), size);
+    }
+    let policy = reader.get("/policy").await.unwrap().body;
+    assert_eq!(policy, fs::read(world.ca.data_dir().join("ledger/policy")).unwrap());
     world.ca.stop().await;
 }
 

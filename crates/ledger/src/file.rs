@@ -19,7 +19,7 @@ use crate::{
     journal::{AppendError, Journal, Log, Stored},
     kept,
     kind::Kind,
-    layout::{Lock, Shard, check_ours, read_policy, write_policy},
+    layout::{Lock, Shard, check_ours, read_policy, read_text, write_policy},
     limits::{GROUP_BYTES_MAX, GROUP_RECORDS_MAX, RESERVE_BYTES, WAL_BYTES_MAX},
     note::{NoteSignature, Vkey},
     open::{Recovery, recover_all},
@@ -233,6 +233,39 @@ impl FileJournal {
         let shards = self.shards();
         let later = shards.iter().skip(1);
         later.map(|shard| succession::read(shard)).collect()
+    }
+
+    /// The state before a log; `None` for the first, and for logs of another ledger.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read.
+    pub fn snapshot_of(&self, log: &Log) -> Result<Option<Vec<u8>>, LedgerError> {
+        let shard = self.later(log);
+        shard.map(|shard| retain::read_snapshot(&shard)).transpose()
+    }
+
+    /// The statement by which the log before names this one; `None` as for the snapshot.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read.
+    pub fn succession_of(&self, log: &Log) -> Result<Option<Vec<u8>>, LedgerError> {
+        let shard = self.later(log);
+        shard
+            .map(|shard| succession::read(&shard).map(String::into_bytes))
+            .transpose()
+    }
+
+    fn later(&self, log: &Log) -> Option<Arc<Shard>> {
+        let mut later = self.shards().into_iter().skip(1);
+        later.find(|shard| shard.origin == *log.origin())
+    }
+
+    /// The policy file (C2SP tlog-policy): every log of the ledger with its key.
+    ///
+    /// # Errors
+    /// Fails when it cannot be read.
+    pub fn policy(&self) -> Result<Vec<u8>, LedgerError> {
+        read_text(&self.ledger)
     }
 
     /// The disk the ledger is on.

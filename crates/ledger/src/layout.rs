@@ -127,15 +127,17 @@ fn missing(error: io::Error, path: &Path, detail: &'static str) -> LedgerError {
     }
 }
 
+/// The policy file as it stands.
+pub(crate) fn read_text(ledger: &Path) -> Result<Vec<u8>, LedgerError> {
+    let what = "the policy file with the log's verifier keys";
+    read_whole(&ledger.join(POLICY), POLICY_BYTES_MAX as u64, what)
+}
+
 /// The shards of the policy file (C2SP tlog-policy), oldest first; the last is the one that is written. Each begins where the
 /// signed checkpoint of the one before ends.
 pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
     let path = ledger.join(POLICY);
-    let bytes = read_whole(
-        &path,
-        POLICY_BYTES_MAX as u64,
-        "the policy file with the log's verifier keys",
-    )?;
+    let bytes = read_text(ledger)?;
     let refuse = |problem: String| LedgerError::format("policy file", format!("{}: {problem}", path.display()));
     let policy = Policy::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
     // Witnesses and quorum rules are for verifiers; they name no folder.

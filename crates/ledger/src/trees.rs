@@ -60,19 +60,19 @@ impl Trees {
     ///
     /// # Errors
     /// Refuses a log whose records were given up; fails when they lead to another root than the final checkpoint.
-    pub fn of_log(&self, log: &Arc<Log>) -> Result<Arc<Tree>, LedgerError> {
+    pub fn of_log(&self, log: &Log) -> Result<Arc<Tree>, LedgerError> {
         let (growing, tree) = self.growing();
-        if growing == *log {
+        if *growing == *log {
             return Ok(tree);
         }
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, tree)) = &*closed
-            && known == log
+            && **known == *log
         {
             return Ok(tree.clone());
         }
         let tree = self.whole(log)?;
-        *closed = Some((log.clone(), tree.clone()));
+        *closed = Some((Arc::new(log.clone()), tree.clone()));
         Ok(tree)
     }
 

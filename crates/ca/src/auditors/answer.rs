@@ -181,8 +181,11 @@ impl No {
 /// them for others.
 fn found(file: TreeFile, octets: Bytes) -> Answer {
     let (kind, keep) = match file {
-        TreeFile::Checkpoint => ("text/plain; charset=utf-8", "no-cache"),
-        TreeFile::Tile | TreeFile::Entries => ("application/octet-stream", "private, max-age=31536000, immutable"),
+        TreeFile::Checkpoint | TreeFile::Policy => ("text/plain; charset=utf-8", "no-cache"),
+        TreeFile::Succession => ("text/plain; charset=utf-8", "private, max-age=31536000, immutable"),
+        TreeFile::Tile | TreeFile::Entries | TreeFile::Snapshot => {
+            ("application/octet-stream", "private, max-age=31536000, immutable")
+        }
     };
     let mut answer = Response::new(Full::new(octets));
     let headers = answer.headers_mut();
@@ -214,6 +217,9 @@ fn again(body: &'static str) -> Answer {
 fn word(file: Option<TreeFile>) -> &'static str {
     match file {
         Some(TreeFile::Checkpoint) => "checkpoint",
+        Some(TreeFile::Snapshot) => "snapshot",
+        Some(TreeFile::Succession) => "succession",
+        Some(TreeFile::Policy) => "policy",
         Some(TreeFile::Tile) => "tile",
         Some(TreeFile::Entries) => "entries",
         None => "other",

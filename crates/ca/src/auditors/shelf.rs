@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mintage_ledger::{LedgerError, Log, TreePath};
+use mintage_ledger::{LedgerError, Log, TreeFile, TreePath};
 
 use crate::desk::Desk;
 
@@ -17,13 +17,7 @@ impl Shard<'_> {
     /// See [`TreePath::read`]; of a shard whose records were given up only the checkpoint is there.
     pub(super) fn read(&self, path: &TreePath) -> Result<Option<Vec<u8>>, LedgerError> {
         let Self { desk, log } = self;
-        if *path == TreePath::checkpoint() {
-            return Ok(Some(desk.journal.checkpoint_of(log)?.to_string().into_bytes()));
-        }
-        if log.first() < desk.journal.first() {
-            return Ok(None);
-        }
-        path.read(&*desk.journal, log, &*desk.trees.of_log(log)?)
+        path.read(desk.shards.files(), log, &desk.trees)
     }
 }
 
@@ -45,9 +39,11 @@ impl Asked {
         }
         let (id, rest) = path.split_once('/')?;
         let (shard, below) = rest.split_once('/')?;
+        // The policy is of the whole ledger.
+        let file = TreePath::parse(below).filter(|path| path.file() != TreeFile::Policy)?;
         Some(Self {
             shard: Some((id.to_owned(), shard.to_owned())),
-            file: TreePath::parse(below)?,
+            file,
         })
     }
 
@@ -87,6 +83,7 @@ mod tests {
             "/a1b2/2025-12/",
             "/a1b2/2025-12//checkpoint",
             "/a1b2/2025-12/x/checkpoint",
+            "/a1b2/2025-12/policy",
             "/a1b2/2025-12/../../policy",
             "/a1b2/2025-12/head/00000001.wal",
             "/%63heckpoint",

@@ -7,7 +7,7 @@ use super::{
     segments::{SEGMENT, filled, small_files},
     tile_dir::files,
 };
-use crate::{FileJournal, Journal, LedgerTreeWriter, Sealer, Tree, TreePath, verify};
+use crate::{FileJournal, Journal, LedgerTreeWriter, Sealer, TreePath, Trees, verify};
 
 /// What is exported of a ledger, file by file.
 fn exported(place: &Place, out: &Path) -> BTreeSet<String> {
@@ -17,16 +17,15 @@ fn exported(place: &Place, out: &Path) -> BTreeSet<String> {
     files(&out.join("a1b2/2025-12"))
 }
 
-fn served(journal: &FileJournal, tree: &Tree, path: &str) -> Option<Vec<u8>> {
+fn served(journal: &FileJournal, trees: &Trees, path: &str) -> Option<Vec<u8>> {
     let path = TreePath::parse(path).unwrap_or_else(|| panic!("{path} names no file"));
-    path.read(journal, &journal.log(), tree).unwrap()
+    path.read(journal, &journal.log(), trees).unwrap()
 }
 
 #[test]
 fn every_exported_file_is_served_the_same_sealed_or_not() {
     let place = Place::new();
     let (journal, trees) = filled(&place, small_files(), SEGMENT + 700);
-    let (_, tree) = trees.growing();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let names = exported(&place, &out);
@@ -35,7 +34,7 @@ fn every_exported_file_is_served_the_same_sealed_or_not() {
         for name in &names {
             let exported = fs::read(out.join("a1b2/2025-12").join(name)).unwrap();
             assert!(
-                served(&journal, &tree, name).as_ref() == Some(&exported),
+                served(&journal, &trees, name).as_ref() == Some(&exported),
                 "{name} {when}"
             );
         }
@@ -50,20 +49,19 @@ fn every_exported_file_is_served_the_same_sealed_or_not() {
 fn widths_up_to_the_checkpoints_are_served_and_nothing_beyond_it() {
     let place = Place::new();
     let (journal, trees) = filled(&place, options(), 600);
-    let (_, tree) = trees.growing();
     // Appended, and in no checkpoint yet.
     journal.append(&group(600, 900), 0).unwrap();
-    let edge = served(&journal, &tree, "tile/0/002.p/88").unwrap();
-    let bundle = served(&journal, &tree, "tile/entries/002.p/88").unwrap();
+    let edge = served(&journal, &trees, "tile/0/002.p/88").unwrap();
+    let bundle = served(&journal, &trees, "tile/entries/002.p/88").unwrap();
     for (path, hashes) in [("tile/0/002.p/1", 1), ("tile/0/002.p/87", 87)] {
-        assert_eq!(served(&journal, &tree, path).unwrap(), edge[..32 * hashes], "{path}");
+        assert_eq!(served(&journal, &trees, path).unwrap(), edge[..32 * hashes], "{path}");
     }
-    let shorter = served(&journal, &tree, "tile/entries/002.p/87").unwrap();
+    let shorter = served(&journal, &trees, "tile/entries/002.p/87").unwrap();
     assert!(bundle.starts_with(&shorter) && shorter.len() < bundle.len());
     // A partial tile of one that is full by now: who began at an older checkpoint still reads it.
-    let full = served(&journal, &tree, "tile/0/001").unwrap();
-    assert_eq!(served(&journal, &tree, "tile/0/001.p/255").unwrap(), full[..255 * 32]);
-    assert_eq!(served(&journal, &tree, "tile/1/000.p/2").unwrap().len(), 64);
+    let full = served(&journal, &trees, "tile/0/001").unwrap();
+    assert_eq!(served(&journal, &trees, "tile/0/001.p/255").unwrap(), full[..255 * 32]);
+    assert_eq!(served(&journal, &trees, "tile/1/000.p/2").unwrap().len(), 64);
     for beyond in [
         "tile/0/002.p/89",
         "tile/0/002",
@@ -78,22 +76,23 @@ fn widths_up_to_the_checkpoints_are_served_and_nothing_beyond_it() {
         "tile/0/x018/x446/x744/x073/x709/x551/615",
         "tile/entries/x018/x446/x744/x073/x709/x551/615",
     ] {
-        assert_eq!(served(&journal, &tree, beyond), None, "{beyond}");
+        assert_eq!(served(&journal, &trees, beyond), None, "{beyond}");
     }
 }
 
 #[test]
 fn a_tree_that_is_behind_its_checkpoint_says_so_instead_of_giving_out_less() {
     let place = Place::new();
-    let (journal, _trees) = filled(&place, options(), 600);
-    let behind = Tree::new(&place.shard());
-    behind.resume(600).unwrap();
-    assert_eq!(behind.size(), 512);
+    let (journal, _) = filled(&place, options(), 600);
+    let behind = super::kit::trees(&journal);
+    let (_, tree) = behind.growing();
+    tree.resume(600).unwrap();
+    assert_eq!(tree.size(), 512);
     for path in ["tile/0/002.p/88", "tile/0/002.p/1"] {
         assert!(
             TreePath::parse(path)
                 .unwrap()
-                .read(&*journal, &journal.log(), &behind)
+                .read(&journal, &journal.log(), &behind)
                 .is_err(),
             "{path}"
         );

@@ -143,76 +143,87 @@ fn a_ledger_goes_on_in_the_next_shard() {
     ));
 }
 
-#[test]
-fn closed_shards_are_sealed_searched_and_given_up() {
-    let place = Place::new();
-    let (journal, trees, keys) = three(&place, options());
+fn find(journal: &FileJournal, serial: u64) -> Vec<u64> {
+    let search = Search::over(journal.segments().clone()).unwrap();
+    let query = Query {
+        serial: Some(samples::serial(serial)),
+        ..Query::default()
+    };
+    let rows = search.query(&query, None, 10).unwrap().rows;
+    rows.iter().map(|hit| hit.index).collect()
+}
+
+/// [`three`], with its closed shards sealed, and its records.
+fn sealed(place: &Place) -> (Arc<FileJournal>, Arc<LogKeys>, Vec<Vec<u8>>) {
+    let (journal, trees, keys) = three(place, options());
     let before = contents(&*journal);
-    let mut sealer = Sealer::new(journal.clone(), trees.clone());
+    let mut sealer = Sealer::new(journal.clone(), trees);
     assert!(sealer.seal_next().unwrap() && sealer.seal_next().unwrap());
     assert!(!sealer.seal_next().unwrap(), "the last shard is not closed");
     journal.release_sealed().unwrap();
+    (journal, keys, before)
+}
+
+#[test]
+fn closed_shards_are_sealed_and_searched() {
+    let place = Place::new();
+    let (journal, _, before) = sealed(&place);
     assert_eq!(journal.segments().end(), 700);
-    let heads = |shard: &str| {
-        std::fs::read_dir(place.ledger().join("a1b2").join(shard).join("head"))
-            .unwrap()
-            .count()
-    };
+    let head = |shard: &str| place.ledger().join("a1b2").join(shard).join("head");
+    let heads = |shard: &str| std::fs::read_dir(head(shard)).unwrap().count();
     assert_eq!((heads("2025-12"), heads("2026-01"), heads("2026-02")), (0, 0, 1));
     assert!(contents(&*journal) == before);
-    let find = |journal: &FileJournal, serial| {
-        let search = Search::over(journal.segments().clone()).unwrap();
-        let query = Query {
-            serial: Some(samples::serial(serial)),
-            ..Query::default()
-        };
-        let rows = search.query(&query, None, 10).unwrap().rows;
-        rows.iter().map(|hit| hit.index).collect::<Vec<_>>()
-    };
     assert_eq!((find(&journal, 250), find(&journal, 600)), (vec![250], vec![600]));
     verify(&place.ledger(), None, &mut ()).unwrap();
-    drop((sealer, trees, journal));
-
+    drop(journal);
     let journal = Arc::new(place.open().unwrap());
     assert!(contents(&*journal) == before);
     assert_eq!(find(&journal, 600), [600]);
+}
+
+#[test]
+fn old_shards_are_given_up_in_order_and_their_promises_stay() {
+    let place = Place::new();
+    let (journal, ..) = sealed(&place);
     let far = UnixTime::from_seconds(1 << 40);
-    assert_eq!(journal.releasable(UnixTime::from_seconds(0), far).unwrap(), []);
-    assert_eq!(
-        journal.releasable(far, UnixTime::from_seconds(0)).unwrap(),
-        [],
-        "its certificates live"
-    );
+    let past = UnixTime::from_seconds(0);
+    assert_eq!(journal.releasable(past, far).unwrap(), []);
+    assert_eq!(journal.releasable(far, past).unwrap(), [], "its certificates live");
     let old = journal.releasable(far, far).unwrap();
     assert_eq!(old.iter().map(|shard| shard.records).collect::<Vec<_>>(), [300, 400]);
     assert!(journal.release(&old[1]).is_err(), "the oldest goes first");
     journal.release(&old[0]).unwrap();
-    let read = |journal: &FileJournal| (journal.first(), journal.read_from(300, 1).unwrap()[0].index());
-    assert_eq!(read(&journal), (300, 300));
-    assert!(matches!(
-        journal.read_from(299, 1),
-        Err(LedgerError::Released { index: 299, first: 300 })
-    ));
+    assert_eq!(
+        (journal.first(), journal.read_from(300, 1).unwrap()[0].index()),
+        (300, 300)
+    );
+    let gone = journal.read_from(299, 1);
+    assert!(matches!(gone, Err(LedgerError::Released { index: 299, first: 300 })));
     assert_eq!((journal.log_of(299), find(&journal, 250)), (None, vec![]));
     assert_eq!(journal.snapshot().unwrap(), Some(snapshot(300)));
     let reports = verify(&place.ledger(), Some(&[key().vkey(&origin())]), &mut ()).unwrap();
-    assert_eq!(
-        reports.iter().map(|report| report.released).collect::<Vec<_>>(),
-        [true, false, false]
-    );
-    // Upper tiles stay, were there any; records and their index are gone.
+    let released: Vec<_> = reports.iter().map(|report| report.released).collect();
+    assert_eq!(released, [true, false, false]);
     let kept = |name: &str| place.shard().join(name).exists();
     assert!(kept("checkpoint") && kept("checkpoints") && !kept("seg") && !kept("head"));
-    drop(journal);
+}
 
+#[test]
+fn a_ledger_whose_oldest_records_were_given_up_goes_on() {
+    let place = Place::new();
+    let (journal, keys, _) = sealed(&place);
+    let far = UnixTime::from_seconds(1 << 40);
+    journal.release(&journal.releasable(far, far).unwrap()[0]).unwrap();
+    drop(journal);
     let journal = Arc::new(place.open().unwrap());
-    assert_eq!((read(&journal), find(&journal, 600)), ((300, 300), vec![600]));
+    assert_eq!(
+        (journal.first(), journal.size(), find(&journal, 600)),
+        (300, 900, vec![600])
+    );
     let again = trees_of(&journal, &keys);
     check_proof(&journal, &again, 899);
-    assert!(matches!(
-        again.of_log(&journal.logs()[0]),
-        Err(LedgerError::Released { .. })
-    ));
+    let gone = again.of_log(&journal.logs()[0]);
+    assert!(matches!(gone, Err(LedgerError::Released { .. })));
     let search = Search::over(journal.segments().clone()).unwrap();
     assert_eq!(search.applied(), 700);
     drop((journal, again));

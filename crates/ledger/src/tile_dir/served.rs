@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
-use super::{CHECKPOINT, Kind, LENGTH_OCTETS, Place, octets_of, walk::place, width_at};
+use super::{CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place, SNAPSHOT, SUCCESSION, octets_of, walk::place, width_at};
 use crate::{
     LedgerError,
+    file::FileJournal,
     journal::{Journal, Log},
     tiles::{TILE_WIDTH, Tree},
+    trees::Trees,
 };
 
 /// What a path below a log's folder names (C2SP tlog-tiles). One file has one path: any other spelling names nothing.
@@ -17,6 +19,9 @@ pub struct TreePath(File);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum File {
     Checkpoint,
+    Snapshot,
+    Succession,
+    Policy,
     Tile(Place),
 }
 
@@ -25,6 +30,12 @@ enum File {
 pub enum TreeFile {
     /// The last signed tree head, which changes.
     Checkpoint,
+    /// The state before a log that is not the first; never another.
+    Snapshot,
+    /// The statement by which the log before names this one; never another.
+    Succession,
+    /// The ledger's logs and their keys, above the logs' folders, which changes.
+    Policy,
     /// Hashes; never another under the same path.
     Tile,
     /// Records; never others under the same path.
@@ -34,23 +45,28 @@ pub enum TreeFile {
 impl TreePath {
     /// Reads a path without a slash at its front, such as `tile/0/x001/234.p/17`; `None` when no log has such a file.
     pub fn parse(path: &str) -> Option<Self> {
-        if path == CHECKPOINT {
-            return Some(Self(File::Checkpoint));
+        for (name, file) in [
+            (CHECKPOINT, File::Checkpoint),
+            (SNAPSHOT, File::Snapshot),
+            (SUCCESSION, File::Succession),
+            (POLICY, File::Policy),
+        ] {
+            if path == name {
+                return Some(Self(file));
+            }
         }
         let place = place(Path::new(path)).filter(|place| place.width > 0)?;
         // The path is compared as it is written: `tile//0/000` is another one.
         (place.path(Path::new("")).to_str() == Some(path)).then_some(Self(File::Tile(place)))
     }
 
-    /// The path of the checkpoint.
-    pub fn checkpoint() -> Self {
-        Self(File::Checkpoint)
-    }
-
     /// What the file holds.
     pub fn file(&self) -> TreeFile {
         match self.0 {
             File::Checkpoint => TreeFile::Checkpoint,
+            File::Snapshot => TreeFile::Snapshot,
+            File::Succession => TreeFile::Succession,
+            File::Policy => TreeFile::Policy,
             File::Tile(Place {
                 kind: Kind::Entries, ..
             }) => TreeFile::Entries,
@@ -58,29 +74,39 @@ impl TreePath {
         }
     }
 
-    /// The file's octets in a log and its tree; `None` when the log's signed checkpoint does not reach so far. A partial
+    /// The file's octets; `None` when the log's signed checkpoint does not reach so far. A partial
     /// tile is given out at every width up to that of the checkpoint, so a reader who began below an older one goes on.
     ///
     /// # Errors
     /// Fails when the log cannot be read, and when the tree does not reach its checkpoint yet.
-    pub fn read(&self, journal: &dyn Journal, log: &Log, tree: &Tree) -> Result<Option<Vec<u8>>, LedgerError> {
-        let signed = journal.checkpoint_of(log)?;
-        let File::Tile(place) = self.0 else {
-            return Ok(Some(signed.to_string().into_bytes()));
-        };
-        let level = match place.kind {
-            Kind::Entries => 0,
-            Kind::Hashes(level) => level,
-        };
-        if place.width > width_at(level, place.index, signed.checkpoint().size) {
-            return Ok(None);
+    pub fn read(&self, journal: &FileJournal, log: &Log, trees: &Trees) -> Result<Option<Vec<u8>>, LedgerError> {
+        match self.0 {
+            File::Checkpoint => Ok(Some(journal.checkpoint_of(log)?.to_string().into_bytes())),
+            File::Snapshot => journal.snapshot_of(log),
+            File::Succession => journal.succession_of(log),
+            File::Policy => journal.policy().map(Some),
+            // Of a log whose records were given up nothing else is there.
+            File::Tile(_) if log.first() < journal.first() => Ok(None),
+            File::Tile(place) => read_tile(journal, log, &*trees.of_log(log)?, place),
         }
-        match place.kind {
-            Kind::Entries => bundle(journal, log, &place).map(Some),
-            Kind::Hashes(level) => tree
-                .tile(level, place.index, place.width)
-                .map(|hashes| Some(octets_of(&hashes))),
-        }
+    }
+}
+
+/// The octets of a tile or a bundle; `None` when the signed checkpoint does not reach so far.
+fn read_tile(journal: &dyn Journal, log: &Log, tree: &Tree, place: Place) -> Result<Option<Vec<u8>>, LedgerError> {
+    let signed = journal.checkpoint_of(log)?;
+    let level = match place.kind {
+        Kind::Entries => 0,
+        Kind::Hashes(level) => level,
+    };
+    if place.width > width_at(level, place.index, signed.checkpoint().size) {
+        return Ok(None);
+    }
+    match place.kind {
+        Kind::Entries => bundle(journal, log, &place).map(Some),
+        Kind::Hashes(level) => tree
+            .tile(level, place.index, place.width)
+            .map(|hashes| Some(octets_of(&hashes))),
     }
 }
 
@@ -122,6 +148,9 @@ mod tests {
     fn only_the_paths_of_the_specification_name_a_file() {
         for (path, file) in [
             ("checkpoint", TreeFile::Checkpoint),
+            ("snapshot", TreeFile::Snapshot),
+            ("succession", TreeFile::Succession),
+            ("policy", TreeFile::Policy),
             ("tile/0/000", TreeFile::Tile),
             ("tile/0/x001/x234/067", TreeFile::Tile),
             ("tile/63/000", TreeFile::Tile),
