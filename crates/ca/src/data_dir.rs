@@ -30,6 +30,7 @@ use crate::error::CaError;
 const AUTHORITY: &str = "authority.toml";
 const KEYS: &str = "keys";
 const LEDGER: &str = "ledger";
+const STATE: &str = "state";
 const LOCK: &str = "lock";
 /// Mark of a restore that has not come to its end.
 const UNFINISHED: &str = "restore.unfinished";
@@ -161,7 +162,7 @@ impl DataDir {
         // First what makes it an authority.
         let files = [AUTHORITY, ROOT, INTERMEDIATE];
         let mut cleared = files.map(|name| fs::remove_file(self.path.join(name))).into_iter();
-        let folders = [KEYS, LEDGER].map(|name| fs::remove_dir_all(self.path.join(name)));
+        let folders = [KEYS, LEDGER, STATE].map(|name| fs::remove_dir_all(self.path.join(name)));
         let outcome = cleared.try_for_each(there);
         let outcome = outcome.and_then(|()| folders.into_iter().try_for_each(there));
         outcome.map_err(|error| self.problem(format!("what an earlier restore left cannot be taken away: {error}")))
@@ -199,7 +200,7 @@ impl DataDir {
     }
 
     pub(crate) fn state(&self) -> PathBuf {
-        self.path.join("state")
+        self.path.join(STATE)
     }
 
     /// Writes the facts; this is the last thing `init` does, so that a half-made directory is never served.
