@@ -269,7 +269,8 @@ async fn headers_methods_and_paths_are_those_of_the_specification_and_no_others(
     );
     for path in [
         "/",
-        "/policy",
+        "/lock",
+        "/snapshot",
         "/metrics",
         "/tile/0/000.p/0",
         "/tile/0/000.p/256",
