@@ -250,7 +250,8 @@ impl Tree {
             offset: 0,
             index,
             problem:
-                "the tiles do not lead to the root; remove the folders tile and seg and restart, they are made again"
+                "the tiles do not lead to the root; remove the folder tile and the files seg/*.tiles and restart, they are \
+                 made again; never remove seg/*.entries.zst, which are the records"
                     .into(),
         }
     }
