@@ -80,14 +80,16 @@ impl PowerDisk {
         let (mirror, old) = (self.mirror(), self.root());
         self.lives += 1;
         self.begin();
-        let root = fs::read_to_string(mirror.join("root")).expect("the program ran with the shim");
+        // Killed before the shim had said where the disk is, it has written nothing.
+        let root = fs::read_to_string(mirror.join("root")).unwrap_or_default();
+        let Ok(root) = root.trim().parse() else { return };
         let mut places = Places::new();
         find(&old, &mut places);
         let restore = Restore {
             mirror: &mirror,
             places: &places,
         };
-        restore.folder(root.trim().parse().expect("a number"), &self.root(), &mut spared);
+        restore.folder(root, &self.root(), &mut spared);
     }
 }
 
