@@ -29,13 +29,19 @@ enum Does {
 use Does::{Changes, Reads, Script, Serves};
 
 /// Every verb, and words to call it with; `DIR` is the test's own folder, `%` is 0, 1 and 2 for the three formats.
-const VERBS: [(&str, &str, Does, &str); 9] = [
+const VERBS: [(&str, &str, Does, &str); 10] = [
     ("mintage-ca", "completions", Script, ""),
     (
         "mintage-ca",
         "init",
         Changes,
         "--trust-domain dev.test --data-dir DIR/new%",
+    ),
+    (
+        "mintage-ca",
+        "restore",
+        Changes,
+        "--from DIR/ca --data-dir DIR/restored%",
     ),
     ("mintage-ca", "serve", Serves, ""),
     ("mintage-ca", "validate", Reads, "--data-dir DIR/ca"),
@@ -101,7 +107,8 @@ fn every_verb_that_prints_data_prints_it_in_every_format() {
             if *does == Changes {
                 let told = held(program, &[&line[..], &["--dry-run"]].concat(), format);
                 assert!(told.is_none_or(|value| value["dry_run"] == true));
-                let new = folder.path().join(format!("new{n}"));
+                let at = line.iter().position(|word| *word == "--data-dir").unwrap();
+                let new = Path::new(line[at + 1]);
                 assert!(!new.exists(), "{program} {verb} --dry-run made something");
                 held(program, &line, format);
                 assert!(new.exists(), "{program} {verb} made nothing");

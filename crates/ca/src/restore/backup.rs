@@ -200,7 +200,10 @@ fn verified(data: &DataDir, authority: &Authority, log: &LogKey) -> Result<(View
     };
     let reports = mintage_ledger::verify(&data.ledger(), None, &mut reading)?;
     if reports.last().map(|report| report.vkey.public_key()) != Some(&log.public_key()) {
-        return Err(data.problem("its log key is not the one of its ledger: it was put together from two"));
+        return Err(data.problem(
+            "its log key is not the one of its ledger: keys/log.key (or keys/log-<shard>.key) was damaged, or the backup was \
+             put together from two",
+        ));
     }
     if let Some((index, leaf)) = seen
         && reading.seen_leaf != Some(leaf)
