@@ -142,17 +142,17 @@ impl State {
     /// # Errors
     /// The state does not get there in time, is beyond it, or its store has failed.
     pub fn snapshot(&self, position: u64) -> Result<Vec<u8>, StateError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = runtime.map_err(StateError::io("start a runtime for", "a snapshot"))?;
-        let reached = || {
-            runtime.block_on(async {
+        let reach = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.map_err(StateError::io("start a runtime for", "a snapshot"))?;
+            Ok::<_, StateError>(runtime.block_on(async {
                 let last = position.saturating_sub(1);
                 tokio::time::timeout(SNAPSHOT_WAIT, self.wait_applied(last)).await
-            })
+            }))
         };
         // On a thread of its own: the caller's may belong to a runtime, in which nothing may block.
-        let reached = std::thread::scope(|scope| scope.spawn(reached).join());
-        let reached = reached.map_err(|_| StateError::NoSnapshot("waiting for the state panicked".into()))?;
+        let reached = std::thread::scope(|scope| scope.spawn(reach).join());
+        let reached = reached.map_err(|_| StateError::NoSnapshot("waiting for the state panicked".into()))??;
         let view = reached.map_err(|_| StateError::NoSnapshot("the state lags behind the ledger".into()))??;
         if view.applied() != position {
             return Err(StateError::NoSnapshot(format!(
