@@ -1,10 +1,7 @@
 //! Refusals of authenticated callers become ledger records, at most one per caller and code each interval; the rest are
 //! counted into the next one, so that a noisy caller cannot fill the ledger.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mintage_attest::AgentSession;
 use mintage_identity::{RequestId, SpiffeId, UnixTime};
@@ -18,76 +15,49 @@ use crate::{
     control::{Origin, note},
     desk::Desk,
     limits::{DENY_CALLERS_MAX, DENY_RECORD_INTERVAL, DENY_RECORDS_AT_STOP_MAX},
+    sparse::Sparse,
     standing,
     status::Refusal,
 };
 
 /// Remembers when each caller's refusal of each code was last recorded.
-#[derive(Debug, Default)]
-pub(crate) struct Denials(Mutex<HashMap<(SpiffeId, &'static str), Seen>>);
-
 #[derive(Debug)]
-struct Seen {
-    recorded_at: UnixTime,
-    suppressed: u64,
+pub(crate) struct Denials(Mutex<Sparse<(SpiffeId, &'static str)>>);
+
+impl Default for Denials {
+    fn default() -> Self {
+        Self(Mutex::new(Sparse::new(DENY_RECORD_INTERVAL, DENY_CALLERS_MAX)))
+    }
 }
 
 impl Denials {
+    fn told(&self) -> MutexGuard<'_, Sparse<(SpiffeId, &'static str)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a refusal. `Some(n)`: write a record, `n` refusals were suppressed since the last. `None`: do not.
     pub(crate) fn note(&self, caller: &SpiffeId, code: &'static str, now: UnixTime) -> Option<u64> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= DENY_CALLERS_MAX {
-            seen.retain(|_, seen| is_recent(seen, now));
-        }
-        let full = seen.len() >= DENY_CALLERS_MAX;
-        match seen.get_mut(&(caller.clone(), code)) {
-            Some(known) if is_recent(known, now) => {
-                known.suppressed += 1;
-                None
-            }
-            Some(known) => {
-                known.recorded_at = now;
-                Some(std::mem::take(&mut known.suppressed))
-            }
-            // A table full of recent callers means a storm: the metric counts it, the ledger does not grow with it.
-            None if full => None,
-            None => {
-                seen.insert(
-                    (caller.clone(), code),
-                    Seen {
-                        recorded_at: now,
-                        suppressed: 0,
-                    },
-                );
-                Some(0)
-            }
-        }
+        self.told().note(&(caller.clone(), code), 1, now)
     }
-}
 
-impl Denials {
     /// Takes the counts that no record has told yet, as the last records before a stop: at most as many as one group holds.
     pub(crate) fn unrecorded(&self) -> Vec<Body> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = seen.iter_mut().filter(|(_, seen)| seen.suppressed > 0);
-        let last = counted.take(DENY_RECORDS_AT_STOP_MAX).map(|((caller, code), seen)| {
-            // The record itself stands for one of them.
-            let suppressed = std::mem::take(&mut seen.suppressed) - 1;
-            Body::Deny(Deny {
-                code: (*code).to_owned(),
-                why: format!("{caller} was refused again; counted until the stop and not recorded each"),
-                suppressed,
-                ..Deny::default()
-            })
-        });
+        let mut told = self.told();
+        let last = told
+            .counted()
+            .take(DENY_RECORDS_AT_STOP_MAX)
+            .map(|((caller, code), count)| {
+                // The record itself stands for one of them.
+                let suppressed = count - 1;
+                Body::Deny(Deny {
+                    code: (*code).to_owned(),
+                    why: format!("{caller} was refused again; counted until the stop and not recorded each"),
+                    suppressed,
+                    ..Deny::default()
+                })
+            });
         last.collect()
     }
-}
-
-fn is_recent(seen: &Seen, now: UnixTime) -> bool {
-    // A clock set back must not silence a caller for longer than the interval.
-    let age = now.since(seen.recorded_at).max(seen.recorded_at.since(now));
-    age < DENY_RECORD_INTERVAL
 }
 
 /// What was refused, as far as it could be read.

@@ -87,10 +87,19 @@ pub(crate) fn write(
     domain: &TrustDomain,
     random: Random,
 ) -> Result<(), CaError> {
+    let text = encoded(pkcs8, protection, domain, random)?;
+    secret_file::write_new(dir, name.file(), text.as_bytes()).map_err(CaError::Sys)
+}
+
+fn encoded(
+    pkcs8: &[u8],
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+    random: Random,
+) -> Result<Zeroizing<String>, CaError> {
     let mut octets = [0; 32];
     random.fill(&mut octets).map_err(|_| CaError::NoRandom)?;
-    let text = encode_key_file(pkcs8, protection, domain, &octets)?;
-    secret_file::write_new(dir, name.file(), text.as_bytes()).map_err(CaError::Sys)
+    Ok(encode_key_file(pkcs8, protection, domain, &octets)?)
 }
 
 /// Writes the key of a log that begins, in the place of one that a roll which was cut short has left: that one signed nothing.
@@ -102,9 +111,7 @@ pub(crate) fn replace_log_key(
     domain: &TrustDomain,
     random: Random,
 ) -> Result<(), CaError> {
-    let mut octets = [0; 32];
-    random.fill(&mut octets).map_err(|_| CaError::NoRandom)?;
-    let text = encode_key_file(pkcs8, protection, domain, &octets)?;
+    let text = encoded(pkcs8, protection, domain, random)?;
     secret_file::replace(dir, &log_key_file(log), text.as_bytes()).map_err(CaError::Sys)
 }
 

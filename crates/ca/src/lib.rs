@@ -53,6 +53,7 @@ mod serve;
 mod services;
 mod shards;
 mod signals;
+mod sparse;
 mod standing;
 mod status;
 mod trust;

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mintage_identity::UnixTime;
 use mintage_ledger::{
-    Body, FileJournal, Journal, Log, LogKey, LogKeys, Origin, Releasable, Roll,
+    Body, FileJournal, Journal, Log, LogKey, LogKeys, Origin, Releasable, Roll, SignedCheckpoint,
     wire::{AdminEvent, CaEvent, CaEventKind, CaRole, LogClose},
 };
 use ring::digest;
@@ -75,6 +75,14 @@ impl Shards {
     /// The journal that knows of shards.
     pub(crate) fn files(&self) -> &Arc<FileJournal> {
         &self.files
+    }
+
+    /// How many records of the ledger a checkpoint of one of its logs covers, those of the logs before it included.
+    pub(crate) fn covered(&self, signed: &SignedCheckpoint) -> u64 {
+        let head = signed.checkpoint();
+        let logs = self.files.logs();
+        let log = logs.iter().find(|log| *log.origin() == head.origin);
+        log.map_or(head.size, |log| log.position_of(head.size))
     }
 
     /// The name of the log that begins at `now`: the month, and a number where the month has one already.

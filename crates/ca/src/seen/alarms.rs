@@ -11,9 +11,12 @@ use mintage_ledger::{Body, wire::SeenReport};
 use tokio::sync::Semaphore;
 
 use super::{Report, Use};
-use crate::limits::{
-    SEEN_AGAIN_AFTER, SEEN_AGENTS_MAX, SEEN_HASHES_MAX, SEEN_IN_WORK, SEEN_RECORD_CERTIFICATES_MAX,
-    SEEN_RECORD_INTERVAL,
+use crate::{
+    limits::{
+        SEEN_AGAIN_AFTER, SEEN_AGENTS_MAX, SEEN_HASHES_MAX, SEEN_IN_WORK, SEEN_RECORD_CERTIFICATES_MAX,
+        SEEN_RECORD_INTERVAL,
+    },
+    sparse::{Sparse, apart},
 };
 
 /// What was recorded of whom, and the places of those that are looked up.
@@ -23,22 +26,19 @@ pub(crate) struct SeenAlarms {
     work: Semaphore,
 }
 
-#[derive(Debug, Default)]
-struct Told {
-    agents: HashMap<SpiffeId, Agent>,
-    hashes: HashMap<[u8; 32], UnixTime>,
-}
-
 #[derive(Debug)]
-struct Agent {
-    recorded_at: UnixTime,
-    suppressed: u64,
+struct Told {
+    agents: Sparse<SpiffeId>,
+    hashes: HashMap<[u8; 32], UnixTime>,
 }
 
 impl Default for SeenAlarms {
     fn default() -> Self {
         Self {
-            told: Mutex::default(),
+            told: Mutex::new(Told {
+                agents: Sparse::new(SEEN_RECORD_INTERVAL, SEEN_AGENTS_MAX),
+                hashes: HashMap::new(),
+            }),
             work: Semaphore::new(SEEN_IN_WORK),
         }
     }
@@ -61,7 +61,7 @@ impl SeenAlarms {
         if unknown.is_empty() {
             return None;
         }
-        let suppressed = told.turn_of(agent, unknown.len() as u64, now)?;
+        let suppressed = told.agents.note(agent, unknown.len() as u64, now)?;
         let beyond = unknown.len().saturating_sub(SEEN_RECORD_CERTIFICATES_MAX) as u64;
         unknown.truncate(SEEN_RECORD_CERTIFICATES_MAX);
         for (seen, _) in &unknown {
@@ -76,11 +76,7 @@ impl SeenAlarms {
     /// Takes the counts that no record has told yet, as a last record before a stop.
     pub(crate) fn unrecorded(&self) -> Option<Body> {
         let mut told = self.told();
-        let counts = told
-            .agents
-            .values_mut()
-            .map(|agent| std::mem::take(&mut agent.suppressed));
-        let suppressed: u64 = counts.sum();
+        let suppressed: u64 = told.agents.counted().map(|(_, count)| count).sum();
         let report = SeenReport {
             certificates: Vec::new(),
             suppressed,
@@ -95,54 +91,20 @@ impl Told {
         let mut here = std::collections::HashSet::new();
         unknown.retain(|(seen, _)| {
             let recorded = self.hashes.get(&seen.sha256);
-            recorded.is_none_or(|at| age(*at, now) >= SEEN_AGAIN_AFTER) && here.insert(seen.sha256)
+            recorded.is_none_or(|at| apart(*at, now) >= SEEN_AGAIN_AFTER) && here.insert(seen.sha256)
         });
         unknown
     }
 
-    /// Whether this agent's report is recorded now: then how many others were suppressed; else these are counted.
-    fn turn_of(&mut self, agent: &SpiffeId, count: u64, now: UnixTime) -> Option<u64> {
-        if self.agents.len() >= SEEN_AGENTS_MAX {
-            self.agents
-                .retain(|_, agent| age(agent.recorded_at, now) < SEEN_RECORD_INTERVAL || agent.suppressed > 0);
-        }
-        let full = self.agents.len() >= SEEN_AGENTS_MAX;
-        match self.agents.get_mut(agent) {
-            Some(known) if age(known.recorded_at, now) < SEEN_RECORD_INTERVAL => {
-                known.suppressed += count;
-                None
-            }
-            Some(known) => {
-                known.recorded_at = now;
-                Some(std::mem::take(&mut known.suppressed))
-            }
-            // A table full of agents that all raise alarms: the metric counts this one.
-            None if full => None,
-            None => {
-                let new = Agent {
-                    recorded_at: now,
-                    suppressed: 0,
-                };
-                self.agents.insert(agent.clone(), new);
-                Some(0)
-            }
-        }
-    }
-
     fn remember(&mut self, sha256: [u8; 32], now: UnixTime) {
         if self.hashes.len() >= SEEN_HASHES_MAX {
-            self.hashes.retain(|_, at| age(*at, now) < SEEN_AGAIN_AFTER);
+            self.hashes.retain(|_, at| apart(*at, now) < SEEN_AGAIN_AFTER);
         }
         // What is not remembered is recorded again, at the pace of its agent.
         if self.hashes.len() < SEEN_HASHES_MAX {
             self.hashes.insert(sha256, now);
         }
     }
-}
-
-/// A clock set back must not silence anybody for longer than the interval.
-fn age(then: UnixTime, now: UnixTime) -> std::time::Duration {
-    now.since(then).max(then.since(now))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ async fn watch(desk: Arc<Desk>, stop: CancellationToken) {
         }
         let now = desk.clock.clock().monotonic();
         if let Ok(signed) = desk.journal.checkpoint() {
-            desk.witnesses.signed(signed.checkpoint().size, now);
+            desk.witnesses.signed(desk.shards.covered(&signed), now);
         }
         let (age, change) = desk.witnesses.look(now);
         desk.metrics.unwitnessed(age, desk.witnesses.is_alarmed());

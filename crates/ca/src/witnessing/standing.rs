@@ -25,7 +25,7 @@ pub(crate) struct Standing {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The largest size that a witness has cosigned since the start.
+    /// Records of the ledger, through all its logs, that a witness has cosigned since the start.
     cosigned: u64,
     /// When a checkpoint beyond that was first seen.
     since: Option<Duration>,
@@ -68,7 +68,7 @@ impl Standing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A checkpoint of this size is stored.
+    /// A checkpoint is stored that covers so many records of the ledger: a log that begins has a small size, and covers more.
     pub(crate) fn signed(&self, size: u64, now: Duration) {
         let mut state = self.state();
         if size > state.cosigned && !self.peers.is_empty() {
@@ -76,7 +76,7 @@ impl Standing {
         }
     }
 
-    /// A witness cosigned this size, which was sent to it at `sent`, when no larger one was stored.
+    /// A witness cosigned a checkpoint over so many records, which was sent to it at `sent`; the stored one covers `stored`.
     pub(crate) fn cosigned(&self, size: u64, stored: u64, sent: Duration) {
         self.added.send_modify(|count| *count += 1);
         let mut state = self.state();

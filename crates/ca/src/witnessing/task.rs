@@ -277,8 +277,9 @@ impl Courier {
         }
         self.held = size;
         self.done = Some(size);
-        let stored = self.desk.journal.checkpoint()?.checkpoint().size;
-        self.desk.witnesses.cosigned(size, stored, sent);
+        let stored = self.desk.journal.checkpoint()?;
+        let covered = |checkpoint| self.desk.shards.covered(checkpoint);
+        self.desk.witnesses.cosigned(covered(signed), covered(&stored), sent);
         self.desk.metrics.cosigned(self.name(), size);
         Ok(())
     }
