@@ -33,6 +33,14 @@ impl<K: Clone + Eq + Hash> Sparse<K> {
     pub(crate) fn note(&mut self, cause: &K, count: u64, now: UnixTime) -> Option<u64> {
         let interval = self.interval;
         let is_recent = |told: &Told| apart(told.at, now) < interval;
+        if let Some(known) = self.told.get_mut(cause) {
+            if is_recent(known) {
+                known.suppressed += count;
+                return None;
+            }
+            known.at = now;
+            return Some(std::mem::take(&mut known.suppressed));
+        }
         // What was counted and not told goes last.
         if self.told.len() >= self.causes_max {
             self.told.retain(|_, told| is_recent(told) || told.suppressed > 0);
@@ -40,24 +48,12 @@ impl<K: Clone + Eq + Hash> Sparse<K> {
         if self.told.len() >= self.causes_max {
             self.told.retain(|_, told| is_recent(told));
         }
-        let full = self.told.len() >= self.causes_max;
-        match self.told.get_mut(cause) {
-            Some(known) if is_recent(known) => {
-                known.suppressed += count;
-                None
-            }
-            Some(known) => {
-                known.at = now;
-                Some(std::mem::take(&mut known.suppressed))
-            }
-            // A table full of recent causes means a storm: metrics count it, the ledger does not grow with it.
-            None if full => None,
-            None => {
-                let new = Told { at: now, suppressed: 0 };
-                self.told.insert(cause.clone(), new);
-                Some(0)
-            }
+        // A table full of recent causes means a storm: metrics count it, the ledger does not grow with it.
+        if self.told.len() >= self.causes_max {
+            return None;
         }
+        self.told.insert(cause.clone(), Told { at: now, suppressed: 0 });
+        Some(0)
     }
 
     /// Causes that are remembered.
