@@ -42,7 +42,7 @@ fn append(journal: &FileJournal, count: u64) {
 }
 
 /// A ledger of three logs of 300, 400 and 200 records, followed as it grew.
-fn three(place: &Place, options: OpenOptions) -> (Arc<FileJournal>, Arc<Trees>, Arc<LogKeys>) {
+pub(super) fn three(place: &Place, options: OpenOptions) -> (Arc<FileJournal>, Arc<Trees>, Arc<LogKeys>) {
     let journal = Arc::new(place.create(options));
     let (trees, keys) = (trees(&journal), keys());
     append(&journal, 298);
@@ -389,6 +389,17 @@ fn an_exported_ledger_of_several_shards_verifies_from_its_first_key() {
         let copy = export(&file.replace('/', "-"));
         std::fs::write(copy.join("a1b2").join(file), damage).unwrap();
         assert!(verify_ledger_tree(&copy, Some(&first), &mut ()).is_err(), "{file}");
+    }
+
+    // The mark of records that were given up excuses no shard but the oldest.
+    for shard in ["2026-01", "2026-02"] {
+        let copy = export(&format!("hidden-{shard}"));
+        let log = copy.join("a1b2").join(shard);
+        std::fs::remove_dir_all(log.join("tile")).unwrap();
+        std::fs::write(log.join("released"), "").unwrap();
+        assert!(verify_ledger_tree(&copy, Some(&first), &mut ()).is_err(), "{shard}");
+        let alone = Policy::parse(&std::fs::read(copy.join("policy")).unwrap()).unwrap();
+        assert!(verify_tree(&log, &alone, &mut ()).is_err(), "{shard}");
     }
 
     let mut sealer = Sealer::new(journal.clone(), trees);

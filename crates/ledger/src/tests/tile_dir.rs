@@ -7,10 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use mintage_identity::{TrustDomain, UnixTime};
+use mintage_identity::UnixTime;
 use tempfile::TempDir;
 
-use super::kit::{Place, group, integrate, key, keys, origin, trees};
+use super::{
+    kit::{Place, group, integrate, key, keys, origin, trees},
+    shards::three,
+};
 use crate::{
     Checkpoint, Cosigner, ForeignCheckpoint, Frontier, Journal, LedgerError, LedgerTreeWriter, LogKey, Origin, Policy,
     RecordCheck, SignedNote, Stored, TreeWriter, Vkey, leaf_hash, verify, verify_ledger_tree, verify_tree,
@@ -290,28 +293,18 @@ fn a_ledger_is_written_as_it_was_signed_and_only_after_it_was_verified() {
 
 #[test]
 fn every_shard_has_its_folder_and_nothing_stands_beside_them() {
+    let place = Place::new();
+    drop(three(&place, super::kit::options()));
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let domain = TrustDomain::parse("dev.test").unwrap();
-    let mut policy = String::new();
-    for month in 0..3u8 {
-        let origin = Origin::new(&domain, "a1b2", UnixTime::from_seconds(i64::from(month) * 3_000_000)).unwrap();
-        let pair = LogKey::generate(&zeroize::Zeroizing::new([month + 1; 32])).unwrap().0;
-        fs::create_dir_all(dir.join("a1b2")).unwrap();
-        write(
-            &dir.join("a1b2").join(origin.shard()),
-            &pair,
-            &origin,
-            3 + u64::from(month),
-        );
-        policy += &format!("log {}\n", pair.vkey(&origin));
-    }
-    fs::write(dir.join("policy"), policy + "quorum none\n").unwrap();
+    let mut writer = LedgerTreeWriter::create(&place.ledger(), dir).unwrap();
+    verify(&place.ledger(), None, &mut writer).unwrap();
+    writer.finish().unwrap();
     let sizes = |dir| -> Result<Vec<u64>, LedgerError> {
         let reports = verify_ledger_tree(dir, None, &mut ())?;
         Ok(reports.iter().map(|report| report.checkpoint.size()).collect())
     };
-    assert_eq!(sizes(dir).unwrap(), [3, 4, 5]);
+    assert_eq!(sizes(dir).unwrap(), [300, 400, 200]);
     for extra in ["notes", "a1b2/1971-01", "other/1970-01"] {
         fs::create_dir_all(dir.join(extra)).unwrap();
         let told = sizes(dir).unwrap_err().to_string();
@@ -319,7 +312,7 @@ fn every_shard_has_its_folder_and_nothing_stands_beside_them() {
         fs::remove_dir(dir.join(extra)).unwrap();
         let _ = fs::remove_dir(dir.join("other"));
     }
-    let (one, two) = (dir.join("a1b2/1970-01"), dir.join("a1b2/1970-02"));
+    let (one, two) = (dir.join("a1b2/2026-01"), dir.join("a1b2/2026-02"));
     fs::rename(&one, dir.join("x")).unwrap();
     fs::rename(&two, &one).unwrap();
     fs::rename(dir.join("x"), &two).unwrap();

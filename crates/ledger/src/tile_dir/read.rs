@@ -61,44 +61,46 @@ pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> 
     verify_log(dir, policy, None, check)
 }
 
+/// What the checkpoint of a log's folder says, when the policy vouches for it.
+fn signed(dir: &Path, policy: &Policy) -> Result<TreeReport, LedgerError> {
+    let bytes = read_file(&dir.join(CHECKPOINT), NOTE_BYTES_MAX, None)?;
+    let note = SignedNote::parse(&bytes)?;
+    let checked = policy.check(&note)?;
+    if !checked.quorum {
+        return Err(LedgerError::Signature(format!(
+            "the quorum of the policy is not met: {} of its witnesses cosigned {}",
+            checked.witnesses.len(),
+            checked.log.vkey.name()
+        )));
+    }
+    let witnesses = checked.witnesses.iter();
+    Ok(TreeReport {
+        vkey: checked.log.vkey.clone(),
+        first: 0,
+        released: false,
+        witnesses: witnesses.map(|(witness, time)| (witness.name.clone(), *time)).collect(),
+        checkpoint: checked.checkpoint,
+        tiles: 0,
+    })
+}
+
+/// A log whose records were given up: its checkpoint is all there is.
+fn verify_released(dir: &Path, policy: &Policy, before: Option<&TreeReport>) -> Result<TreeReport, LedgerError> {
+    Ok(TreeReport {
+        released: true,
+        first: before.map_or(0, TreeReport::end),
+        ..signed(dir, policy)?
+    })
+}
+
 fn verify_log(
     dir: &Path,
     policy: &Policy,
     before: Option<&TreeReport>,
     check: &mut dyn RecordCheck,
 ) -> Result<TreeReport, LedgerError> {
-    let (checked, note_size) = {
-        let bytes = read_file(&dir.join(CHECKPOINT), NOTE_BYTES_MAX, None)?;
-        let note = SignedNote::parse(&bytes)?;
-        let checked = policy.check(&note)?;
-        if !checked.quorum {
-            return Err(LedgerError::Signature(format!(
-                "the quorum of the policy is not met: {} of its witnesses cosigned {}",
-                checked.witnesses.len(),
-                checked.log.vkey.name()
-            )));
-        }
-        let size = checked.checkpoint.size();
-        let report = TreeReport {
-            vkey: checked.log.vkey.clone(),
-            first: 0,
-            released: false,
-            witnesses: checked
-                .witnesses
-                .iter()
-                .map(|(witness, time)| (witness.name.clone(), *time))
-                .collect(),
-            checkpoint: checked.checkpoint,
-            tiles: 0,
-        };
-        (report, size)
-    };
-    let (mut report, size) = (checked, note_size);
-    if dir.join(RELEASED).exists() {
-        report.released = true;
-        report.first = before.map_or(0, TreeReport::end);
-        return Ok(report);
-    }
+    let mut report = signed(dir, policy)?;
+    let size = report.checkpoint.size();
     refuse_extra(dir, size)?;
     let snapshot = match dir.join(SNAPSHOT).exists() {
         true => Some(read_file(&dir.join(SNAPSHOT), SNAPSHOT_BYTES_MAX as usize, None)?),
@@ -155,8 +157,14 @@ pub fn verify_ledger_tree(
     }
     refuse_other_logs(dir, &shards)?;
     let mut reports: Vec<TreeReport> = Vec::new();
-    for (shard, log) in shards.iter().zip(own.logs()) {
-        let report = verify_log(&dir.join(shard.folder()), &policy, reports.last(), check)?;
+    for (at, (shard, log)) in shards.iter().zip(own.logs()).enumerate() {
+        let (folder, before) = (dir.join(shard.folder()), reports.last());
+        // Records are given up from the oldest shard on, and never those of the last: anywhere else the mark hides something.
+        let may_be_released = at + 1 < shards.len() && before.is_none_or(|before| before.released);
+        let report = match may_be_released && folder.join(RELEASED).exists() {
+            true => verify_released(&folder, &policy, before)?,
+            false => verify_log(&folder, &policy, before, check)?,
+        };
         if report.vkey != log.vkey {
             let problem = format!("the folder of {shard} holds the log {}", report.vkey.name());
             return Err(LedgerError::Signature(problem));
@@ -241,27 +249,27 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Where the log stands by its first record, which must fit the log before it where that is known. Another first record than
-    /// `log.open` is for the caller's check to judge.
+    /// Where the log stands by its first record, which must fit the log before it where that is known. In a log that stands
+    /// alone another first record than `log.open` is for the caller's check to judge.
     fn begin(&mut self, record: &[u8], check: &mut dyn RecordCheck) -> Result<(), String> {
-        if let Ok(Record {
-            body: Body::LogOpen(open),
-            ..
-        }) = Record::decode(record)
-        {
-            self.base = open.first_position;
-            match self.before {
-                Some(before) => {
-                    let ended = Ended {
-                        vkey: &before.vkey,
-                        size: before.checkpoint.size(),
-                        root: before.checkpoint.root(),
-                    };
-                    check_opening(&open, before.end(), Some(ended), self.snapshot)?;
-                }
-                None => check_snapshot(&open, self.snapshot)?,
+        let open = Record::decode(record).ok().and_then(|record| match record.body {
+            Body::LogOpen(open) => Some(open),
+            _ => None,
+        });
+        match (self.before, &open) {
+            (Some(before), Some(open)) => {
+                let ended = Ended {
+                    vkey: &before.vkey,
+                    size: before.checkpoint.size(),
+                    root: before.checkpoint.root(),
+                };
+                check_opening(open, before.end(), Some(ended), self.snapshot)?;
             }
+            (Some(_), None) => return Err("the log does not begin with log.open".into()),
+            (None, Some(open)) => check_snapshot(open, self.snapshot)?,
+            (None, None) => {}
         }
+        self.base = open.map_or(0, |open| open.first_position);
         let log = Log::new(self.vkey.clone(), self.base).map_err(|error| error.to_string())?;
         check.begin(&ShardBegin {
             log: &log,
