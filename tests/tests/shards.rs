@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    net::{SocketAddr, TcpListener},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -13,10 +14,12 @@ use mintage_ca::{Ca, Deps};
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     bins::binary,
-    ca::{config, entry, make_with, token},
+    ca::{CaProcess, config, entry, make_with, token},
     client::join,
     clock::Shifted,
+    face::metric,
     stream::{Stream, ask, code},
+    witness::WitnessHome,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -232,4 +235,49 @@ async fn a_shard_ends_with_its_month() {
     });
     ran(0, &data, &["audit", "verify"]);
     again.stop().await;
+}
+
+/// Waits until the alarm about an unwitnessed log has this value.
+async fn until_unwitnessed(face: SocketAddr, value: u64) {
+    let look = async {
+        while metric(face, "mintage_log_unwitnessed ").await != value {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, look).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_shard_is_unwitnessed_until_its_witness_is_given_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, logs, file) = (
+        folder.path().join("ca"),
+        folder.path().join("logs"),
+        folder.path().join("ca.toml"),
+    );
+    make_with(&data, &Deps::system());
+    let give_policy = || std::fs::copy(data.join("ledger/policy"), &logs).unwrap();
+    give_policy();
+    let mut home = WitnessHome::make(folder.path(), "w1", &logs);
+    let witness = home.start();
+    let face = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "data_dir = {data:?}\nlisten = \"127.0.0.1:0\"\nmetrics = \"{face}\"\n[ledger]\ncheckpoint_interval = \"100ms\"\n\
+         max_unwitnessed = \"1s\"\n[[witness]]\nurl = \"http://{}\"\nvkey = \"{}\"\n",
+        home.address, home.vkey
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(binary("mintage-ca"));
+    command.arg("serve").arg("--config").arg(&file);
+    let ca = CaProcess::launch(&data, command);
+    until_unwitnessed(face, 0).await;
+    // The log that ends has more records than the one that begins will have for a while.
+    ran(0, &data, &["audit", "roll"]);
+    until_unwitnessed(face, 1).await;
+    // As the README says: the policy again, and a restart.
+    assert_eq!(witness.stop(), Some(0));
+    give_policy();
+    let _witness = home.start();
+    until_unwitnessed(face, 0).await;
+    assert_eq!(ca.stop(), Some(0));
 }

@@ -19,12 +19,12 @@ use mintage_ledger::{
     AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, Leaves, LedgerError, LogKey, Origin, Policy, SignedNote,
     TlogProof, consistency, leaf_hash, node_hash, root_at,
 };
-use mintage_proto::v1::{ProveReceiptRequest, RollRequest, ledger_client::LedgerClient, node_client::NodeClient};
+use mintage_proto::v1::{ProveReceiptRequest, node_client::NodeClient};
 use mintage_svid::pem;
 use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess},
-    client::{admin, join},
+    client::join,
     face::{get, metric},
     folder::copied,
     refusal::refused,
@@ -529,25 +529,6 @@ async fn a_forged_proof_is_refused() {
     let (status, told) = scene.witness.ask(&fork.request(size + 1, size + 9)).await.unwrap();
     assert_eq!((status, told), (409, format!("{size}\n")));
     assert_eq!(scene.held().unwrap(), held, "nothing changed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_shard_is_unwitnessed_until_its_witness_is_given_its_key() {
-    let (mut scene, witness) = Scene::new("1s");
-    let ca = scene.serve();
-    // More records than the shard that follows will have for a while.
-    let size = scene.size();
-    scene.cosigned(size);
-    until_metric(scene.face, 0).await;
-    let mut ledger = LedgerClient::new(admin(&ca.admin_socket()).await.unwrap());
-    ledger.roll(RollRequest::default()).await.unwrap();
-    until_metric(scene.face, 1).await;
-    // As the README says: the policy again, and a restart.
-    assert_eq!(witness.stop(), Some(0));
-    fs::copy(scene.dir().join("ledger/policy"), scene.folder.path().join("logs")).unwrap();
-    let _witness = scene.witness.start();
-    until_metric(scene.face, 0).await;
-    assert_eq!(ca.stop(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
