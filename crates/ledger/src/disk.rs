@@ -16,6 +16,16 @@ use crate::LedgerError;
 /// Zeros are written in pieces of this size: larger ones gain nothing.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
+/// How room is made that reads as zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Zeros are written. A flush of a little that is put over them writes that alone, where a file system that must first
+    /// mark blocks as written makes every flush dearer.
+    Zeros,
+    /// Blocks are taken and nothing is written, where the file system can do that: what is put there is written once, not twice.
+    Blocks,
+}
+
 /// A file that is written in place.
 pub trait DiskFile: Send + fmt::Debug {
     /// Writes all bytes at an offset.
@@ -24,11 +34,11 @@ pub trait DiskFile: Send + fmt::Debug {
     /// Whatever the system says; what was written then is unknown.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes room from offset `from` to offset `to`, filled with zeros. Not durable before [`DiskFile::sync`].
+    /// Makes room from offset `from` to offset `to` that reads as zeros. Not durable before [`DiskFile::sync`].
     ///
     /// # Errors
     /// Whatever the system says; a part of the room may then exist.
-    fn reserve(&self, from: u64, to: u64) -> io::Result<()>;
+    fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()>;
 
     /// Makes all writes durable (fdatasync).
     ///
@@ -70,10 +80,10 @@ impl DiskFile for LocalFile {
         self.0.write_all_at(bytes, offset)
     }
 
-    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
-        // Blocks first, so that a full disk says so before anything is written; then real zeros, because a file system
-        // that must convert unwritten extents makes each later flush dearer.
+    fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()> {
+        // Blocks first, so that a full disk says so before anything is written.
         match fallocate(&self.0, FallocateFlags::empty(), from, to.saturating_sub(from)) {
+            Ok(()) if fill == Fill::Blocks => return Ok(()),
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
         }

@@ -131,7 +131,7 @@ pub mod wire;
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};
 pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits, MoreToCome};
 pub use cosignature::{Cosigner, CosignerKey};
-pub use disk::{Disk, DiskFile, LocalDisk};
+pub use disk::{Disk, DiskFile, Fill, LocalDisk};
 pub use error::LedgerError;
 pub use file::{FileJournal, OpenOptions, Recovered};
 pub use follow::{Follower, Sink};

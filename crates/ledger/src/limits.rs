@@ -20,8 +20,11 @@ pub const QUEUE_RECORDS_MAX: usize = 16 * GROUP_RECORDS_MAX;
 pub const QUEUE_BYTES_MAX: usize = 16 * GROUP_BYTES_MAX;
 /// Size at which a write-ahead file is closed and the next begun: recovery reads one, in a tenth of a second.
 pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Zero-filled space reserved at a time: one second of 4,000 records of 1 KB, four milliseconds of writing.
+/// Space reserved at a time: one second of 4,000 records of 1 KB, four milliseconds of writing.
 pub const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+/// Groups of this mean size or more get room without zeros: a virtual disk was then 1.3 times as fast with groups of 400 KB, and
+/// a tenth slower with groups of 50 KB.
+pub const LARGE_GROUP_BYTES: u64 = 192 * 1024;
 /// Recent records kept in memory for followers: a follower that lags by less than this reads no file.
 pub const CACHE_RECORDS_MAX: usize = 8192;
 /// Bytes of recent records kept in memory: sixteen groups of half a megabyte.

@@ -14,7 +14,7 @@ use std::{
 use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
-    disk::{read_whole, remove_if_there},
+    disk::{Fill, read_whole, remove_if_there},
     facts::Outline,
     file::{OpenOptions, Recovered},
     kind::Kind,
@@ -25,7 +25,7 @@ use crate::{
     seg::{Segment, entries::Entries, index::SealedIndex, seal},
     tree::{Frontier, Hash},
     wal::WalHeader,
-    writer::{Writer, begin_file},
+    writer::{Pace, Writer, begin_file},
 };
 
 /// A recovered ledger.
@@ -418,7 +418,7 @@ fn copy(shard: &Shard, options: &OpenOptions, bytes: &[u8], scanned: Scanned) ->
         .and_then(|end| bytes.get(..end))
         .unwrap_or(bytes);
     let number = scanned.header.number;
-    let (file, reserved) = begin_file(&*options.disk, shard, number, valid, sizes.reserve)?;
+    let (file, reserved) = begin_file(&*options.disk, shard, number, valid, (sizes.reserve, Fill::Zeros))?;
     Ok(Writer {
         disk: Arc::clone(&options.disk),
         shard: shard.clone(),
@@ -431,5 +431,6 @@ fn copy(shard: &Shard, options: &OpenOptions, bytes: &[u8], scanned: Scanned) ->
         frontier: scanned.frontier,
         control_head: scanned.control_head,
         buffer: Vec::new(),
+        pace: Pace::default(),
     })
 }

@@ -10,7 +10,7 @@ use std::{fs, path::Path, sync::Arc};
 use crate::{
     LedgerError,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
-    disk::{Disk, make_dir, replace},
+    disk::{Disk, Fill, make_dir, replace},
     file::{FileJournal, check_opening, sync_parents},
     journal::{Journal, Log, Stored},
     kept,
@@ -24,7 +24,7 @@ use crate::{
     tree::{Frontier, sha256},
     wal::WalHeader,
     wire,
-    writer::{Writer, begin_file},
+    writer::{Pace, Writer, begin_file},
 };
 
 /// What a roll needs of its caller.
@@ -172,7 +172,7 @@ pub(crate) fn begin_shard(
 ) -> Result<Writer, LedgerError> {
     make_dir(&shard.head())?;
     let frame = header.to_frame();
-    let (file, reserved) = begin_file(&**disk, shard, header.number, &frame, sizes.reserve)?;
+    let (file, reserved) = begin_file(&**disk, shard, header.number, &frame, (sizes.reserve, Fill::Zeros))?;
     Ok(Writer {
         disk: Arc::clone(disk),
         shard: shard.clone(),
@@ -185,6 +185,7 @@ pub(crate) fn begin_shard(
         frontier: Frontier::new(),
         control_head: header.control_head,
         buffer: Vec::new(),
+        pace: Pace::default(),
     })
 }
 

@@ -3,9 +3,10 @@
 use std::{io, sync::Arc};
 
 use crate::{
-    disk::{Disk, DiskFile, is_full, remove_if_there},
+    disk::{Disk, DiskFile, Fill, is_full, remove_if_there},
     journal::AppendError,
     layout::Shard,
+    limits::LARGE_GROUP_BYTES,
     record::EncodedRecord,
     tree::{Frontier, sha256},
     wal::{FrameKind, GroupHead, Trailer, WalHeader, group_bytes, next_frame, put_frame},
@@ -18,6 +19,23 @@ pub(crate) struct Sizes {
     pub(crate) file: u64,
     /// Space is reserved in steps of this.
     pub(crate) reserve: u64,
+}
+
+/// The groups since room was last made: how large they are decides how it is made next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    groups: u64,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Small groups pay for the flush, large ones for the bytes.
+    fn fill(self) -> Fill {
+        match self.bytes.checked_div(self.groups) {
+            Some(mean) if mean >= LARGE_GROUP_BYTES => Fill::Blocks,
+            _ => Fill::Zeros,
+        }
+    }
 }
 
 /// The file that is being written.
@@ -37,6 +55,7 @@ pub(crate) struct Writer {
     pub(crate) frontier: Frontier,
     pub(crate) control_head: u64,
     pub(crate) buffer: Vec<u8>,
+    pub(crate) pace: Pace,
 }
 
 /// A write that failed: for want of space, which passes, or in a way that leaves the disk unknown.
@@ -66,6 +85,8 @@ impl Writer {
             .map_err(|error| fatal("write a group", &error))?;
         self.file.sync().map_err(|error| fatal("flush a group", &error))?;
         self.at += self.buffer.len() as u64;
+        self.pace.groups += 1;
+        self.pace.bytes += self.buffer.len() as u64;
         Ok((self.number, begin))
     }
 
@@ -110,12 +131,13 @@ impl Writer {
     fn reserve(&mut self, need: u64) -> Result<(), AppendError> {
         let to = need.next_multiple_of(self.sizes.reserve);
         self.file
-            .reserve(self.reserved, to)
+            .reserve(self.reserved, to, self.pace.fill())
             .map_err(|error| failed("reserve space", &error))?;
         self.file
             .sync()
             .map_err(|error| fatal("flush reserved space", &error))?;
         self.reserved = to;
+        self.pace = Pace::default();
         Ok(())
     }
 
@@ -138,11 +160,8 @@ impl Writer {
             frontier: self.frontier.clone(),
         };
         let frame = header.to_frame();
-        let (file, reserved) = match begin_file(&*self.disk, &self.shard, header.number, &frame, self.sizes.reserve) {
-            Ok(begun) => begun,
-            Err(AppendError::NoSpace) => return Err(AppendError::NoSpace),
-            Err(other) => return Err(other),
-        };
+        let room = (self.sizes.reserve, self.pace.fill());
+        let (file, reserved) = begin_file(&*self.disk, &self.shard, header.number, &frame, room)?;
         let old = std::mem::replace(&mut self.file, file);
         let last = next_frame(header.number);
         if self.at + last.len() as u64 <= self.reserved {
@@ -154,6 +173,7 @@ impl Writer {
         self.at = frame.len() as u64;
         self.first_group = self.at;
         self.reserved = reserved;
+        self.pace = Pace::default();
         Ok(())
     }
 }
@@ -164,7 +184,7 @@ pub(crate) fn begin_file(
     shard: &Shard,
     number: u64,
     content: &[u8],
-    reserve: u64,
+    (reserve, fill): (u64, Fill),
 ) -> Result<(Box<dyn DiskFile>, u64), AppendError> {
     let path = shard.wal(number);
     let new = path.with_added_extension("new");
@@ -173,7 +193,7 @@ pub(crate) fn begin_file(
     let file = disk.create(&new).map_err(|error| failed("create a file", &error))?;
     let filled = file
         .write_at(content, 0)
-        .and_then(|()| file.reserve(content.len() as u64, reserved))
+        .and_then(|()| file.reserve(content.len() as u64, reserved, fill))
         .map_err(|error| failed("fill a new file", &error));
     if let Err(error) = filled {
         // Room is what is missing: do not keep what was taken.

@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use crate::{
-    Body, Disk, DiskFile, EncodedRecord, FileJournal, Follower, Integrator, Journal, Kind, LedgerError, LocalDisk,
-    LogKey, LogKeys, OpenOptions, Origin, Trees, samples, wire,
+    Body, Disk, DiskFile, EncodedRecord, FileJournal, Fill, Follower, Integrator, Journal, Kind, LedgerError,
+    LocalDisk, LogKey, LogKeys, OpenOptions, Origin, Trees, samples, wire,
 };
 
 pub(super) const RESERVE: u64 = 4096;
@@ -190,6 +190,8 @@ pub(super) enum Fault {
 pub(super) struct FaultDisk {
     pub(super) calls: AtomicU64,
     plan: Mutex<Option<(u64, Fault)>>,
+    /// How room was made, each time.
+    pub(super) fills: Mutex<Vec<Fill>>,
 }
 
 impl FaultDisk {
@@ -255,9 +257,10 @@ impl DiskFile for FaultFile {
         self.disk.call(half, || self.file.write_at(bytes, offset))
     }
 
-    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
-        let half = || drop(self.file.reserve(from, from + (to - from) / 3));
-        self.disk.call(half, || self.file.reserve(from, to))
+    fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()> {
+        self.disk.fills.lock().unwrap().push(fill);
+        let half = || drop(self.file.reserve(from, from + (to - from) / 3, fill));
+        self.disk.call(half, || self.file.reserve(from, to, fill))
     }
 
     fn sync(&self) -> io::Result<()> {

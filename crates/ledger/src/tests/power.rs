@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::kit::{Place, contents, few_cases, group, options};
-use crate::{Disk, DiskFile, FileJournal, Journal, LocalDisk, OpenOptions};
+use crate::{Disk, DiskFile, FileJournal, Fill, Journal, LocalDisk, OpenOptions};
 
 const SECTOR: usize = 512;
 
@@ -54,7 +54,7 @@ impl DiskFile for PowerFile {
         Ok(())
     }
 
-    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
+    fn reserve(&self, from: u64, to: u64, _: Fill) -> io::Result<()> {
         self.write_at(&vec![0; (to - from) as usize], from)
     }
 

@@ -2,9 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::kit::{Place, contents, group, issue, key, opening, options, origin, record};
+use super::kit::{Faulty, Place, contents, group, issue, key, opening, options, origin, record};
 use crate::{
-    AppendError, Checkpoint, FileJournal, Frontier, Journal, Kind, LedgerError, OpenOptions, leaf_hash,
+    AppendError, Checkpoint, FileJournal, Fill, Frontier, Journal, Kind, LedgerError, OpenOptions, leaf_hash,
     limits::GROUP_RECORDS_MAX,
 };
 
@@ -30,6 +30,46 @@ fn what_was_appended_is_there_after_a_restart() {
     journal.append(&[record(Kind::LogClose, 10)], 6).unwrap();
     drop(journal);
     assert!(place.open().unwrap().recovered().clean_stop);
+}
+
+#[test]
+fn room_for_large_groups_is_made_without_zeros_and_for_small_ones_with() {
+    let (place, disk) = (Place::new(), Faulty::new());
+    let options = OpenOptions {
+        reserve_bytes: 1 << 20,
+        ..disk.options()
+    };
+    let journal = place.create(options.clone());
+    let mut next = 1;
+    let mut append = |count: u64, groups| {
+        disk.0.fills.lock().unwrap().clear();
+        for _ in 0..groups {
+            assert_eq!(journal.append(&group(next, next + count), 0).unwrap(), next);
+            next += count;
+        }
+        disk.0.fills.lock().unwrap().clone()
+    };
+    let size = group(1, 513)
+        .iter()
+        .map(crate::EncodedRecord::encoded_len)
+        .sum::<usize>() as u64;
+    assert!(size >= crate::limits::LARGE_GROUP_BYTES, "{size}");
+    // The first room after a change is made by what came before it.
+    let large = append(512, 12);
+    assert!(
+        large[1..].len() > 1 && large[1..].iter().all(|fill| *fill == Fill::Blocks),
+        "{large:?}"
+    );
+    let small = append(32, 240);
+    assert!(
+        small[1..].len() > 1 && small[1..].iter().all(|fill| *fill == Fill::Zeros),
+        "{small:?}"
+    );
+    append(512, 4);
+    let before = contents(&journal);
+    drop(journal);
+    let again = FileJournal::open(&place.ledger(), options).unwrap();
+    assert_eq!(contents(&again), before, "what was never written reads as reserved");
 }
 
 #[test]
