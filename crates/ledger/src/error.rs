@@ -64,6 +64,20 @@ pub enum LedgerError {
         /// What is wrong there.
         problem: String,
     },
+    /// A file that is made of the records is not as it was made. Nothing is lost with it.
+    #[error(
+        "{path} is damaged at byte {offset}: {problem}; remove the file, the next start makes it again from the records"
+    )]
+    Derived {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// The first record that it is about.
+        index: u64,
+        /// What is wrong there.
+        problem: String,
+    },
     /// A log's plain folder is not that of a whole log.
     #[error("{path}{}: {problem}", index.map(|index| format!(" (record {index})")).unwrap_or_default())]
     Tree {

@@ -197,7 +197,7 @@ impl FileJournal {
             shards: RwLock::new(shards.into_iter().map(Named::new).collect::<Result<_, _>>()?),
             first: AtomicU64::new(first),
             reader: Reader::new(spans, entries, (first, size)),
-            segments: Arc::new(Segments::new(first, indexes)),
+            segments: Arc::new(Segments::new(first, indexes, Arc::clone(&options.disk))),
             disk: options.disk,
             writer: Mutex::new(writer),
             size: AtomicU64::new(size),

@@ -267,7 +267,6 @@ impl Pass<'_> {
                 }
             }
         }
-        sealed.indexes.iter().try_for_each(|index| index.check())?;
         self.sealed = tree;
         Ok(at_begin)
     }
@@ -421,11 +420,12 @@ fn compare(dir: &Path, level: u8, index: u64, row: &[Hash]) -> Result<bool, Ledg
     };
     if stored != row {
         let span = (TILE_WIDTH as u64).saturating_pow(u32::from(level) + 1);
-        return Err(LedgerError::Corrupt {
-            path: tile_file(dir, level, index).0,
-            offset: tile_file(dir, level, index).1,
+        let (path, offset) = tile_file(dir, level, index);
+        return Err(LedgerError::Derived {
+            path,
+            offset,
             index: index.saturating_mul(span),
-            problem: "the tile is not that of the records; remove the file, it is made again".into(),
+            problem: "the tile is not that of the records".into(),
         });
     }
     Ok(true)

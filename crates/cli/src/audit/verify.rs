@@ -4,13 +4,15 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use clap::Args;
 use mintage_identity::Ttl;
 use mintage_ledger::{
-    LedgerError, Policy, RecordCheck, ShardBegin, ShardReport, Stored, TreeReport, Vkey, verify_ledger_tree,
-    verify_tree,
+    LedgerError, Policy, RecordCheck, ShardBegin, ShardReport, Stored, TreeReport, Vkey, verify_indexes,
+    verify_ledger_tree, verify_tree,
 };
 use serde::Serialize;
 
@@ -266,7 +268,16 @@ impl Form {
         match self {
             Self::Ledger(ledger) => {
                 let keys = policy.map(keys_of);
-                let reports = mintage_ledger::verify(ledger, keys.as_deref(), check)?;
+                let over = AtomicBool::new(false);
+                let (reports, indexes) = thread::scope(|scope| {
+                    let indexes = scope.spawn(|| verify_indexes(ledger, &|| !over.load(Ordering::Relaxed)));
+                    let reports = mintage_ledger::verify(ledger, keys.as_deref(), check);
+                    over.store(reports.is_err(), Ordering::Relaxed);
+                    (reports, indexes.join())
+                });
+                // What is wrong with records is told before what is made of them.
+                let reports = reports?;
+                indexes.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                 Ok(reports.iter().map(Into::into).collect())
             }
             Self::Tree(dir) => {
@@ -388,7 +399,7 @@ impl Refused {
             };
         }
         let index = match error {
-            LedgerError::Corrupt { index, .. } => Some(*index),
+            LedgerError::Corrupt { index, .. } | LedgerError::Derived { index, .. } => Some(*index),
             LedgerError::Tree { index, .. } => *index,
             LedgerError::RolledBack { have, .. } => Some(*have),
             LedgerError::Forked { size, .. } => Some(size.saturating_sub(1)),

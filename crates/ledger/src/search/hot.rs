@@ -3,7 +3,7 @@
 //! Tables of four-octet tags, each with the latest end of validity it was seen with. Nearly every question is about
 //! something that is not there, and ends here; a tag that is there only means "look", and the columns decide.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use mintage_identity::{Serial, UnixTime};
@@ -11,7 +11,10 @@ use mintage_identity::{Serial, UnixTime};
 use super::chunk::Pushed;
 use crate::{
     LedgerError,
-    seg::index::{Part, SealedIndex, serial_key},
+    seg::{
+        index::{Part, SealedIndex, serial_key},
+        seal::Segments,
+    },
 };
 
 /// Tags of certificates that ended so long ago are forgotten: more than any clock here may be off.
@@ -61,32 +64,37 @@ impl Hot {
         }
     }
 
-    /// Takes in what may be live of sealed segments, when there is nothing else yet.
-    pub(super) fn load(&mut self, sealed: &[std::sync::Arc<SealedIndex>]) -> Result<(), LedgerError> {
+    /// Takes in what may be live of these sealed segments, when there is nothing else yet.
+    pub(super) fn load(&mut self, segments: &Segments, sealed: &[Arc<SealedIndex>]) -> Result<(), LedgerError> {
         let latest = sealed.iter().map(|index| index.span().time_max).max();
         self.latest_s = latest.map_or(0, |latest| UnixTime::from_millis(latest).seconds());
         let oldest = self.latest_s.saturating_sub(FORGET_AFTER_SECONDS);
         for index in sealed.iter().filter(|index| index.span().not_after_max >= oldest) {
-            let ends = index.numbers(Part::NotAfter)?;
-            let end = |at: u16| {
-                ends.get(usize::from(at))
-                    .map_or(0, |end| index.above(Part::NotAfter, *end))
-            };
-            for (part, table) in [
-                (Part::KeyTable, &mut self.keys),
-                (Part::RequestTable, &mut self.requests),
-            ] {
-                for (at, key) in index.keys(part)?.iter().filter(|(at, _)| end(*at) >= oldest) {
-                    if let Some(first) = key.first_chunk::<4>() {
-                        put(table, tag(*first), end_of(end(*at)));
-                    }
-                }
-            }
-            for (at, serial) in index.serials()?.iter().filter(|(at, _)| end(*at) >= oldest) {
-                put(&mut self.serials, serial_tag(serial), end_of(end(*at)));
-            }
+            segments.ask(index, |index| self.load_one(index, oldest))?;
         }
         self.swept = self.serials.len();
+        Ok(())
+    }
+
+    fn load_one(&mut self, index: &SealedIndex, oldest: i64) -> Result<(), LedgerError> {
+        let ends = index.numbers(Part::NotAfter)?;
+        let end = |at: u16| {
+            ends.get(usize::from(at))
+                .map_or(0, |end| index.above(Part::NotAfter, *end))
+        };
+        for (part, table) in [
+            (Part::KeyTable, &mut self.keys),
+            (Part::RequestTable, &mut self.requests),
+        ] {
+            for (at, key) in index.keys(part)?.iter().filter(|(at, _)| end(*at) >= oldest) {
+                if let Some(first) = key.first_chunk::<4>() {
+                    put(table, tag(*first), end_of(end(*at)));
+                }
+            }
+        }
+        for (at, serial) in index.serials()?.iter().filter(|(at, _)| end(*at) >= oldest) {
+            put(&mut self.serials, serial_tag(serial), end_of(end(*at)));
+        }
         Ok(())
     }
 

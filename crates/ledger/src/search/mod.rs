@@ -86,14 +86,15 @@ impl Search {
         Arc::default()
     }
 
-    /// An index that begins with what is sealed, and lets go of what it holds in memory as more is sealed.
+    /// An index that begins with what is sealed, and lets go of what it holds in memory as more is sealed. A sealed index that
+    /// is found damaged, now or by a later question, is made again from the records.
     ///
     /// # Errors
-    /// Fails when a sealed index cannot be read.
+    /// Fails when a sealed index can be neither read nor made again.
     pub fn over(segments: Arc<Segments>) -> Result<Arc<Self>, LedgerError> {
         let mut index = Index::default();
         index.adopt(segments.list());
-        index.hot.load(&index.sealed)?;
+        index.hot.load(&segments, &index.sealed)?;
         Ok(Arc::new(Self {
             applied: watch::Sender::new(index.size),
             index: RwLock::new(index),

@@ -119,7 +119,7 @@ impl Search {
     /// A page of records. `limit` is at most 1000.
     ///
     /// # Errors
-    /// Fails when a sealed index cannot be read.
+    /// Fails when a sealed index can be neither read nor made again.
     pub fn query(&self, query: &Query, from: Option<Cursor>, limit: usize) -> Result<Page<Hit>, LedgerError> {
         let page = Collect::new(from, limit, query.oldest_first);
         self.collect(&query.wanted(), page, |rows, at| rows.hit(at).map(Some))
@@ -128,7 +128,7 @@ impl Search {
     /// A page of the certificates whose validity ends at `now` or later, newest first. `limit` is at most 1000.
     ///
     /// # Errors
-    /// Fails when a sealed index cannot be read.
+    /// Fails when a sealed index can be neither read nor made again.
     pub fn live(
         &self,
         query: &LiveQuery,
@@ -196,7 +196,7 @@ impl Search {
                 Arc::clone(&index.sealed)
             };
             for part in sealed.iter().rev() {
-                if page.part(&**part, wanted, &row)? {
+                if self.segments.ask(part, |part| page.part(part, wanted, &row))? {
                     break;
                 }
             }
@@ -206,7 +206,7 @@ impl Search {
         loop {
             let sealed = Arc::clone(&self.read().sealed);
             for part in sealed.iter().filter(|part| part.first() >= end) {
-                if page.part(&**part, wanted, &row)? {
+                if self.segments.ask(part, |part| page.part(part, wanted, &row))? {
                     return Ok(page.done());
                 }
             }
@@ -264,8 +264,23 @@ impl<T> Collect<T> {
         }
     }
 
-    /// Takes what matches of one part; true when the page is full.
+    /// Takes what matches of one part; true when the page is full. Of a part that fails nothing is taken.
     fn part(
+        &mut self,
+        part: &dyn Rows,
+        wanted: &Wanted<'_>,
+        row: &impl Fn(&dyn Rows, u16) -> Result<Option<T>, LedgerError>,
+    ) -> Result<bool, LedgerError> {
+        let (rows, looked) = (self.rows.len(), self.looked);
+        let taken = self.take(part, wanted, row);
+        if taken.is_err() {
+            self.rows.truncate(rows);
+            self.looked = looked;
+        }
+        taken
+    }
+
+    fn take(
         &mut self,
         part: &dyn Rows,
         wanted: &Wanted<'_>,

@@ -14,7 +14,7 @@ use crate::{
     journal::Stored,
     layout::Shard,
     limits::RECORD_BYTES_MAX,
-    seg::{Bytes, LABEL_BYTES, Label, Sealed, Segment},
+    seg::{Bytes, LABEL_BYTES, Label, Role, Sealed, Segment},
 };
 
 const MAGIC: [u8; 16] = *b"mintage entries1";
@@ -109,8 +109,7 @@ impl EntriesWriter {
 /// An entries file, read in place.
 #[derive(Debug)]
 pub(crate) struct Entries {
-    sealed: Sealed,
-    count: u32,
+    pub(super) sealed: Sealed,
     /// End offset and checksum of each frame.
     frames: Vec<(u64, u32)>,
 }
@@ -120,21 +119,30 @@ impl Entries {
     pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
         Self::open_labelled(
             segment.entries(shard),
-            &label(shard.origin_hash(), segment.first(), 0),
+            label(shard.origin_hash(), segment.first(), 0),
             shard.base,
+        )
+    }
+
+    /// Opens the entries of the segment that a file beside them is made of.
+    pub(super) fn of(derived: &Sealed) -> Result<Self, LedgerError> {
+        Self::open_labelled(
+            derived.path.with_extension("entries.zst"),
+            label(derived.label.origin_hash, derived.label.first, 0),
+            derived.base(),
         )
     }
 
     /// Opens a file that is no segment of a shard.
     pub(crate) fn open_part(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        Self::open_labelled(path, &label(origin_hash, first, 0), 0)
+        Self::open_labelled(path, label(origin_hash, first, 0), 0)
     }
 
-    fn open_labelled(path: PathBuf, label: &Label, base: u64) -> Result<Self, LedgerError> {
-        let (sealed, count, head) = Sealed::open_head(path, label, base, HEAD_BYTES)?;
+    fn open_labelled(path: PathBuf, label: Label, base: u64) -> Result<Self, LedgerError> {
+        let (sealed, head) = Sealed::open_head(path, label, base, Role::Truth, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let (frames, table_at) = (rest.u32().unwrap_or(0), rest.u64().unwrap_or(0));
-        if frames as usize != (count as usize).div_ceil(FRAME_RECORDS)
+        if frames as usize != (sealed.count() as usize).div_ceil(FRAME_RECORDS)
             || sealed.len != table_at.saturating_add(u64::from(frames) * ROW_BYTES as u64 + 4)
         {
             return Err(sealed.corrupt(0, "the file has another length than its head says"));
@@ -151,12 +159,12 @@ impl Entries {
                 (row.u64().unwrap_or(0), row.u32().unwrap_or(0))
             })
             .collect();
-        Ok(Self { sealed, count, frames })
+        Ok(Self { sealed, frames })
     }
 
     /// Number of records.
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.sealed.count()
     }
 
     /// Position of the first record.
@@ -166,7 +174,7 @@ impl Entries {
 
     /// Position behind the last record.
     pub(crate) fn end(&self) -> u64 {
-        self.first() + u64::from(self.count)
+        self.first() + u64::from(self.count())
     }
 
     /// The records of one frame, from its number on.
@@ -192,7 +200,7 @@ impl Entries {
         if crc32c::crc32c(&packed) != crc {
             return Err(bad("a frame of records has another checksum"));
         }
-        let count = (self.count as usize - number * FRAME_RECORDS).min(FRAME_RECORDS);
+        let count = (self.count() as usize - number * FRAME_RECORDS).min(FRAME_RECORDS);
         let most = count * (2 + RECORD_BYTES_MAX);
         let plain = zstd::bulk::decompress(&packed, most.min(unpacked_size(&packed).unwrap_or(most)));
         let plain = plain.map_err(|_| bad("a frame of records cannot be unpacked"))?;

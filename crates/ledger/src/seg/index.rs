@@ -5,33 +5,28 @@
 //! for each section: offset u64 | length u64 | crc32c u32 | base i64 | width u32
 //! crc32c of all before u32 | sections
 //! ```
-//! Only the head is read when the file is opened. The checksums of the sections are compared by the offline verification;
-//! a certificate that is found here is compared with its record before anybody acts on it.
+//! Only the head is read when the file is opened. A section is compared with its checksum before the first answer from it; the
+//! offline verification compares the whole file with the one that the records make.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use mintage_identity::{IssuerKeyId, Serial, SpkiHash};
 
-use super::{
-    Bytes, LABEL_BYTES, Label, Sealed, Segment, column,
-    names::{self, NamesWriter},
-    table,
-};
-use crate::{
-    LedgerError,
-    facts::{Facts, request_tag},
-    journal::Stored,
-    layout::Shard,
-};
+use super::{Bytes, LABEL_BYTES, Label, Role, Sealed, Segment, column, entries::Entries, names, table};
+use crate::{LedgerError, layout::Shard};
 
 const MAGIC: [u8; 16] = *b"mintage index 01";
-const SECTIONS: usize = 13;
-const SECTION_BYTES: usize = 8 + 8 + 4 + 8 + 4;
-const HEAD_BYTES: usize = LABEL_BYTES + 4 * 8 + SECTIONS * SECTION_BYTES + 4;
-/// Octets of a public key's hash kept beside its bucket: with its first these are 56 bits.
-const KEY_OCTETS: u32 = 6;
-/// Octets of a request's tag kept beside its bucket: the rest of it.
-const REQUEST_OCTETS: u32 = 3;
+/// Number of sections.
+pub(crate) const SECTIONS: usize = 13;
+/// Bytes of a section's row in the head.
+pub(crate) const SECTION_BYTES: usize = 8 + 8 + 4 + 8 + 4;
+/// Bytes of the head, checksum included.
+pub(crate) const HEAD_BYTES: usize = LABEL_BYTES + 4 * 8 + SECTIONS * SECTION_BYTES + 4;
+/// Bytes that are read at a time where a file is read through.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// What a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,117 +65,13 @@ pub(crate) struct Span {
     pub(crate) kind_set: u64,
 }
 
-/// Collects the rows of a segment's index.
-#[derive(Debug, Default)]
-pub(crate) struct IndexWriter {
-    kinds: Vec<u8>,
-    times: Vec<Option<i64>>,
-    not_after: Vec<Option<i64>>,
-    not_before: Vec<Option<i64>>,
-    instances: Vec<[u8; 8]>,
-    issuers: Vec<[u8; 32]>,
-    serials: Vec<Option<Serial>>,
-    keys: Vec<Option<[u8; 32]>>,
-    requests: Vec<Option<[u8; 4]>>,
-    identities: NamesWriter,
-    agents: NamesWriter,
-    entries: NamesWriter,
-}
-
-impl IndexWriter {
-    pub(crate) fn push(&mut self, stored: &Stored) {
-        let facts = Facts::read(stored.bytes());
-        let leaf = facts.leaf();
-        self.kinds.push(facts.kind.map_or(0, |kind| kind as u8));
-        self.times.push(Some(facts.time_ms));
-        self.not_after.push(leaf.map(|leaf| leaf.not_after.seconds()));
-        self.not_before.push(leaf.map(|leaf| leaf.not_before.seconds()));
-        self.instances.push(facts.instance_at(stored.index()).to_le_bytes());
-        let issuer = IssuerKeyId::from_slice(facts.issuer_key_id).map_or([0; 32], |id| *id.as_bytes());
-        self.issuers.push(issuer);
-        self.serials.push(leaf.map(|leaf| leaf.serial));
-        self.keys.push(leaf.map(|leaf| *leaf.spki_sha256.as_bytes()));
-        let request = leaf.and_then(|_| request_tag(facts.agent, facts.request_id));
-        self.requests.push(request.map(u32::to_be_bytes));
-        self.identities.push(facts.spiffe_id);
-        self.agents.push(facts.agent);
-        self.entries.push(facts.entry);
-    }
-
-    /// The whole file.
-    pub(crate) fn finish(self, origin_hash: [u8; 32], first: u64) -> Vec<u8> {
-        let span = Span {
-            time_min: self.times.iter().flatten().copied().min().unwrap_or(0),
-            time_max: self.times.iter().flatten().copied().max().unwrap_or(0),
-            not_after_max: self.not_after.iter().flatten().copied().max().unwrap_or(0),
-            kind_set: self.kinds.iter().fold(0, |set, kind| set | 1 << (kind & 63)),
-        };
-        let count = self.kinds.len() as u32;
-        let octets = self.serials.iter().flatten().map(|serial| serial.octets().len());
-        let width = octets.max().unwrap_or(1);
-        let serials = self.serials.iter().flat_map(|serial| {
-            let padded = serial.map_or([0; 20], |serial| *serial.padded());
-            padded[padded.len() - width..].to_vec()
-        });
-        let tails: Vec<Option<[u8; 4]>> = self
-            .serials
-            .iter()
-            .map(|serial| serial.as_ref().map(serial_key))
-            .collect();
-        let sections: [(Vec<u8>, i64, u32); SECTIONS] = [
-            (self.kinds, 0, 1),
-            column::pack(&self.times),
-            column::pack(&self.not_after),
-            column::pack(&self.not_before),
-            column::dictionary(&self.instances),
-            column::dictionary(&self.issuers),
-            (serials.collect(), 0, width as u32),
-            (table::build(&tails, 0), 0, 0),
-            (table::build(&self.keys, KEY_OCTETS), 0, KEY_OCTETS),
-            (table::build(&self.requests, REQUEST_OCTETS), 0, REQUEST_OCTETS),
-            self.identities.finish(),
-            self.agents.finish(),
-            self.entries.finish(),
-        ];
-        assemble(origin_hash, first, count, span, &sections)
-    }
-}
-
-fn label(origin_hash: [u8; 32], first: u64, count: u32) -> Label {
+pub(super) fn label(origin_hash: [u8; 32], first: u64, count: u32) -> Label {
     Label {
         magic: MAGIC,
         origin_hash,
         first,
         count,
     }
-}
-
-fn assemble(
-    origin_hash: [u8; 32],
-    first: u64,
-    count: u32,
-    span: Span,
-    sections: &[(Vec<u8>, i64, u32); SECTIONS],
-) -> Vec<u8> {
-    let mut file = Vec::with_capacity(HEAD_BYTES + sections.iter().map(|(bytes, ..)| bytes.len()).sum::<usize>());
-    label(origin_hash, first, count).put(&mut file);
-    for number in [span.time_min, span.time_max, span.not_after_max] {
-        file.extend_from_slice(&number.to_le_bytes());
-    }
-    file.extend_from_slice(&span.kind_set.to_le_bytes());
-    let mut offset = HEAD_BYTES as u64;
-    for (bytes, base, width) in sections {
-        file.extend_from_slice(&offset.to_le_bytes());
-        file.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        file.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
-        file.extend_from_slice(&base.to_le_bytes());
-        file.extend_from_slice(&width.to_le_bytes());
-        offset += bytes.len() as u64;
-    }
-    let crc = crc32c::crc32c(&file);
-    file.extend_from_slice(&crc.to_le_bytes());
-    sections.iter().for_each(|(bytes, ..)| file.extend_from_slice(bytes));
-    file
 }
 
 /// The octets of a serial by which it is found: its last, which are random in serials made here.
@@ -196,26 +87,32 @@ type Ends = (u32, u32);
 #[derive(Debug)]
 pub(crate) struct SealedIndex {
     sealed: Sealed,
-    count: u32,
     span: Span,
     sections: [Section; SECTIONS],
+    /// The sections whose checksum was compared and is right.
+    proven: [AtomicBool; SECTIONS],
+    /// True once damage was logged.
+    told: AtomicBool,
 }
 
 impl SealedIndex {
-    /// Bytes of the head, checksum included.
-    pub(crate) const HEAD_BYTES: usize = HEAD_BYTES;
-
     /// Reads the head.
     pub(crate) fn open(shard: &Shard, segment: Segment) -> Result<Self, LedgerError> {
         Self::open_labelled(
             segment.index(shard),
-            &label(shard.origin_hash(), segment.first(), 0),
+            label(shard.origin_hash(), segment.first(), 0),
             shard.base,
         )
     }
 
-    fn open_labelled(path: PathBuf, label: &Label, base: u64) -> Result<Self, LedgerError> {
-        let (sealed, count, head) = Sealed::open_head(path, label, base, HEAD_BYTES)?;
+    /// Reads the head of the index, at `path`, of the segment with these records.
+    pub(super) fn open_beside(path: PathBuf, entries: &Entries) -> Result<Self, LedgerError> {
+        let of = &entries.sealed;
+        Self::open_labelled(path, label(of.label.origin_hash, of.label.first, 0), of.base())
+    }
+
+    fn open_labelled(path: PathBuf, label: Label, base: u64) -> Result<Self, LedgerError> {
+        let (sealed, head) = Sealed::open_head(path, label, base, Role::Derived, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let span = Span {
             time_min: rest.i64().unwrap_or(0),
@@ -243,33 +140,100 @@ impl SealedIndex {
         }
         Ok(Self {
             sealed,
-            count,
             span,
             sections,
+            proven: Default::default(),
+            told: AtomicBool::new(false),
         })
     }
 
     /// Opens a file that is no segment of a shard.
     pub(crate) fn open_part(path: PathBuf, origin_hash: [u8; 32], first: u64) -> Result<Self, LedgerError> {
-        Self::open_labelled(path, &label(origin_hash, first, 0), 0)
+        Self::open_labelled(path, label(origin_hash, first, 0), 0)
     }
 
-    /// Compares the checksums of all sections.
-    pub(crate) fn check(&self) -> Result<(), LedgerError> {
-        for section in &self.sections {
-            let bytes = self.sealed.read(section.offset, section.len)?;
-            if crc32c::crc32c(&bytes) != section.crc {
-                return Err(self
-                    .sealed
-                    .corrupt(section.offset, "a section of the index has another checksum"));
+    /// Compares the checksum of a section, once.
+    fn prove(&self, part: Part) -> Result<(), LedgerError> {
+        let proven = &self.proven[part as usize];
+        if proven.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let section = self.section(part);
+        let mut crc = 0;
+        self.pieces(section.offset, section.len, |_, piece| {
+            crc = crc32c::crc32c_append(crc, piece);
+            Ok(())
+        })?;
+        if crc != section.crc {
+            let damage = self.corrupt(section, "a section of the index has another checksum");
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::error!(error = %damage, "a segment's index is damaged");
             }
+            return Err(damage);
+        }
+        proven.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Compares the whole file with the one that the segment's records make.
+    ///
+    /// # Errors
+    /// Names the first byte that differs.
+    pub(crate) fn compare(&self, made: &[u8]) -> Result<(), LedgerError> {
+        let differs = |at| {
+            self.sealed
+                .corrupt(at, "the index is not that of the segment's records")
+        };
+        self.pieces(0, self.sealed.len, |offset, piece| {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let made = made.get(from..).unwrap_or_default();
+            if made.starts_with(piece) {
+                return Ok(());
+            }
+            let same = made.iter().zip(piece).take_while(|(made, found)| made == found).count();
+            Err(differs(offset + same as u64))
+        })?;
+        match self.sealed.len == made.len() as u64 {
+            true => Ok(()),
+            false => Err(differs(self.sealed.len)),
+        }
+    }
+
+    /// Reads a part of the file, little by little.
+    fn pieces(
+        &self,
+        offset: u64,
+        len: u64,
+        mut look: impl FnMut(u64, &[u8]) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let mut piece = vec![0; usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
+        let mut at = 0;
+        while at < len {
+            let some = usize::try_from(len - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            self.sealed.read_into(&mut piece[..some], offset + at)?;
+            look(offset + at, &piece[..some])?;
+            at += some as u64;
         }
         Ok(())
     }
 
+    fn corrupt(&self, section: Section, problem: &str) -> LedgerError {
+        self.sealed.corrupt(section.offset, problem)
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.sealed.path
+    }
+
+    /// The records of the segment.
+    pub(super) fn entries(&self) -> Result<Entries, LedgerError> {
+        Entries::of(&self.sealed)
+    }
+
     /// The refusal of an index that has other records than its segment.
     pub(crate) fn other_count(&self, entries: u32) -> LedgerError {
-        let problem = format!("the index is of {} records, the segment has {entries}", self.count);
+        let problem = format!("the index is of {} records, the segment has {entries}", self.count());
         self.sealed.corrupt(0, problem)
     }
 
@@ -280,11 +244,11 @@ impl SealedIndex {
 
     /// Position behind the last record.
     pub(crate) fn end(&self) -> u64 {
-        self.first() + u64::from(self.count)
+        self.first() + u64::from(self.count())
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.sealed.count()
     }
 
     /// Bytes of the file.
@@ -300,12 +264,12 @@ impl SealedIndex {
         self.sections[part as usize]
     }
 
-    fn read(&self, section: Section, from: u64, len: u64) -> Result<Vec<u8>, LedgerError> {
+    fn read(&self, part: Part, from: u64, len: u64) -> Result<Vec<u8>, LedgerError> {
+        self.prove(part)?;
+        let section = self.section(part);
         match from.checked_add(len).is_some_and(|end| end <= section.len) {
             true => self.sealed.read(section.offset + from, len),
-            false => Err(self
-                .sealed
-                .corrupt(section.offset, "a section of the index is shorter than it says")),
+            false => Err(self.corrupt(section, "a section of the index is shorter than it says")),
         }
     }
 
@@ -313,14 +277,14 @@ impl SealedIndex {
     pub(crate) fn number(&self, part: Part, at: u16) -> Result<u64, LedgerError> {
         let section = self.section(part);
         let width = u64::from(section.width);
-        let bytes = self.read(section, u64::from(at) * width, width)?;
+        let bytes = self.read(part, u64::from(at) * width, width)?;
         Ok(column::get(&bytes))
     }
 
     /// All numbers of a column, in order.
     pub(crate) fn numbers(&self, part: Part) -> Result<Vec<u64>, LedgerError> {
         let section = self.section(part);
-        let bytes = self.read(section, 0, u64::from(self.count) * u64::from(section.width))?;
+        let bytes = self.read(part, 0, u64::from(self.count()) * u64::from(section.width))?;
         Ok(bytes
             .chunks_exact(section.width.max(1) as usize)
             .map(column::get)
@@ -340,9 +304,9 @@ impl SealedIndex {
     /// A value of a dictionary of values of `N` octets.
     fn entry<const N: usize>(&self, part: Part, number: u64) -> Result<[u8; N], LedgerError> {
         let section = self.section(part);
-        let data = u64::from(self.count) * u64::from(section.width);
-        let bytes = self.read(section, data.saturating_add(number.saturating_mul(N as u64)), N as u64)?;
-        <[u8; N]>::try_from(bytes).map_err(|_| self.sealed.corrupt(section.offset, "a dictionary is cut short"))
+        let data = u64::from(self.count()) * u64::from(section.width);
+        let bytes = self.read(part, data.saturating_add(number.saturating_mul(N as u64)), N as u64)?;
+        <[u8; N]>::try_from(bytes).map_err(|_| self.corrupt(section, "a dictionary is cut short"))
     }
 
     pub(crate) fn instance(&self, at: u16) -> Result<u64, LedgerError> {
@@ -360,7 +324,7 @@ impl SealedIndex {
     pub(crate) fn serial(&self, at: u16) -> Result<Option<Serial>, LedgerError> {
         let section = self.section(Part::Serials);
         let width = u64::from(section.width);
-        let octets = self.read(section, u64::from(at) * width, width)?;
+        let octets = self.read(Part::Serials, u64::from(at) * width, width)?;
         let begin = octets.iter().position(|octet| *octet != 0);
         Ok(begin.and_then(|begin| Serial::from_be_octets(&octets[begin..]).ok()))
     }
@@ -369,7 +333,7 @@ impl SealedIndex {
     pub(crate) fn serials(&self) -> Result<Vec<(u16, Serial)>, LedgerError> {
         let section = self.section(Part::Serials);
         let width = u64::from(section.width);
-        let octets = self.read(section, 0, u64::from(self.count) * width)?;
+        let octets = self.read(Part::Serials, 0, u64::from(self.count()) * width)?;
         let rows = (0..=u16::MAX).zip(octets.chunks_exact(width.max(1) as usize));
         let serial = |(at, octets): (u16, &[u8])| {
             let begin = octets.iter().position(|octet| *octet != 0)?;
@@ -403,12 +367,12 @@ impl SealedIndex {
     fn lookup(&self, part: Part, key: &[u8]) -> Result<Vec<u16>, LedgerError> {
         let section = self.section(part);
         let bucket = table::bucket(key) as u64;
-        let bounds = self.read(section, bucket * 4, 8)?;
+        let bounds = self.read(part, bucket * 4, 8)?;
         let mut bounds = Bytes(&bounds);
         let (from, to) = (bounds.u32().unwrap_or(0), bounds.u32().unwrap_or(0));
         let row = 2 + u64::from(section.width);
         let len = u64::from(to.saturating_sub(from)) * row;
-        let rows = self.read(section, table::STARTS_BYTES + u64::from(from) * row, len)?;
+        let rows = self.read(part, table::STARTS_BYTES + u64::from(from) * row, len)?;
         let wanted = table::kept(key, section.width);
         let places = rows.chunks_exact(row as usize).filter(|row| row[2..] == *wanted);
         Ok(places.map(|row| column::get(&row[..2]) as u16).collect())
@@ -417,10 +381,10 @@ impl SealedIndex {
     /// Every key of a table with its place: the first octets, up to the last that is kept.
     pub(crate) fn keys(&self, part: Part) -> Result<Vec<(u16, Vec<u8>)>, LedgerError> {
         let section = self.section(part);
-        let bytes = self.read(section, 0, section.len)?;
+        let bytes = self.read(part, 0, section.len)?;
         let (starts, rows) = bytes
             .split_at_checked(table::STARTS_BYTES as usize)
-            .ok_or_else(|| self.sealed.corrupt(section.offset, "a table is cut short"))?;
+            .ok_or_else(|| self.corrupt(section, "a table is cut short"))?;
         let row = 2 + section.width as usize;
         let ends: Vec<usize> = starts
             .chunks_exact(4)
@@ -441,9 +405,9 @@ impl SealedIndex {
     /// Rows of names `from..to` of a dictionary: hash, end of places, end of text.
     fn name_rows(&self, part: Part, from: u64, to: u64) -> Result<Vec<(u64, u32, u32)>, LedgerError> {
         let section = self.section(part);
-        let data = u64::from(self.count) * u64::from(section.width);
+        let data = u64::from(self.count()) * u64::from(section.width);
         let bytes = self.read(
-            section,
+            part,
             data + from * names::ROW_BYTES,
             to.saturating_sub(from) * names::ROW_BYTES,
         )?;
@@ -457,7 +421,7 @@ impl SealedIndex {
     fn names_count(&self, part: Part) -> u64 {
         u64::try_from(self.section(part).base)
             .unwrap_or(0)
-            .min(u64::from(self.count))
+            .min(u64::from(self.count()))
     }
 
     /// The number of a name, from 1; `None` when no record of the segment has it.
@@ -507,8 +471,8 @@ impl SealedIndex {
         let section = self.section(part);
         let ((_, from), (_, to)) = self.bounds(part, number)?;
         let texts = self.texts_at(part)?;
-        let text = self.read(section, texts + u64::from(from), u64::from(to.saturating_sub(from)))?;
-        let text = String::from_utf8(text).map_err(|_| self.sealed.corrupt(section.offset, "a name is no text"))?;
+        let text = self.read(part, texts + u64::from(from), u64::from(to.saturating_sub(from)))?;
+        let text = String::from_utf8(text).map_err(|_| self.corrupt(section, "a name is no text"))?;
         Ok(Some(text))
     }
 
@@ -523,14 +487,14 @@ impl SealedIndex {
 
     fn places_at(&self, part: Part) -> u64 {
         let section = self.section(part);
-        u64::from(self.count) * u64::from(section.width) + self.names_count(part) * names::ROW_BYTES
+        u64::from(self.count()) * u64::from(section.width) + self.names_count(part) * names::ROW_BYTES
     }
 
     /// The places that have the name of this number, ascending.
     pub(crate) fn places_of_name(&self, part: Part, number: u32) -> Result<Vec<u16>, LedgerError> {
         let ((from, _), (to, _)) = self.bounds(part, number)?;
         let len = u64::from(to.saturating_sub(from)) * 2;
-        let bytes = self.read(self.section(part), self.places_at(part) + 2 * u64::from(from), len)?;
+        let bytes = self.read(part, self.places_at(part) + 2 * u64::from(from), len)?;
         Ok(bytes.chunks_exact(2).map(|place| column::get(place) as u16).collect())
     }
 
@@ -539,7 +503,7 @@ impl SealedIndex {
         let section = self.section(part);
         let rows = self.name_rows(part, 0, self.names_count(part))?;
         let texts = self.texts_at(part)?;
-        let all = self.read(section, texts, u64::from(rows.last().map_or(0, |row| row.2)))?;
+        let all = self.read(part, texts, u64::from(rows.last().map_or(0, |row| row.2)))?;
         let mut from = 0;
         let mut names = Vec::with_capacity(rows.len());
         for (_, _, to) in rows {
@@ -547,7 +511,7 @@ impl SealedIndex {
                 .get(from..to as usize)
                 .and_then(|text| std::str::from_utf8(text).ok());
             names.push(
-                text.ok_or_else(|| self.sealed.corrupt(section.offset, "a name is no text"))?
+                text.ok_or_else(|| self.corrupt(section, "a name is no text"))?
                     .to_owned(),
             );
             from = to as usize;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `seg/<n>.entries.zst` | the records, in compressed frames with a table of their places ([`entries`]) |
 //! | `seg/<n>.tiles` | the tiles of level 0 over them ([`crate::Tree`]) |
-//! | `seg/<n>.idx` | the search index over them ([`index`]) |
+//! | `seg/<n>.idx` | the search index over them ([`index`]), made by [`index_writer`] |
 //!
 //! The entries are the truth; tiles and index are made again from them when they are lost. Each file begins with a
 //! [`Label`] that says what it is, of which log and of which records.
@@ -12,6 +12,7 @@
 pub(crate) mod column;
 pub(crate) mod entries;
 pub(crate) mod index;
+pub(crate) mod index_writer;
 pub(crate) mod names;
 pub(crate) mod seal;
 pub(crate) mod table;
@@ -126,12 +127,24 @@ pub(crate) struct Sealed {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) len: u64,
+    /// What it says of itself.
+    label: Label,
     /// Position of the segment's first record in the ledger.
     pub(crate) first: u64,
+    role: Role,
+}
+
+/// What is lost with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Records.
+    Truth,
+    /// Nothing: it is made again from the records.
+    Derived,
 }
 
 impl Sealed {
-    fn open(path: PathBuf, first: u64) -> Result<Self, LedgerError> {
+    fn open(path: PathBuf, label: Label, base: u64, role: Role) -> Result<Self, LedgerError> {
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LedgerError::Missing {
                 path: path.clone(),
@@ -144,35 +157,58 @@ impl Sealed {
             len: metadata.len(),
             path,
             file,
-            first,
+            label,
+            first: base.saturating_add(label.first),
+            role,
         })
     }
 
-    /// Opens a file and reads its head of so many bytes, the last four of which are the checksum of the others: the file, the
-    /// number of its records, and the head behind the label. The shard's first record has position `base`.
-    pub(crate) fn open_head(
+    /// Opens a file that must have this label, but for the number of records, and reads its head of so many bytes, the last four
+    /// of which are the checksum of the others: the file, and the head behind the label. The shard's first record has position
+    /// `base`.
+    fn open_head(
         path: PathBuf,
-        expected: &Label,
+        expected: Label,
         base: u64,
+        role: Role,
         bytes: usize,
-    ) -> Result<(Self, u32, Vec<u8>), LedgerError> {
-        let sealed = Self::open(path, base.saturating_add(expected.first))?;
+    ) -> Result<(Self, Vec<u8>), LedgerError> {
+        let mut sealed = Self::open(path, expected, base, role)?;
         let mut head = sealed.read(0, bytes as u64)?;
-        let count = Label::check(&head, expected).map_err(|problem| sealed.corrupt(0, problem))?;
+        sealed.label.count = Label::check(&head, &expected).map_err(|problem| sealed.corrupt(0, problem))?;
         let stored = head.split_off(bytes.saturating_sub(4));
         if stored != crc32c::crc32c(&head).to_le_bytes() {
             return Err(sealed.corrupt(0, "the head's checksum is another"));
         }
         head.drain(..LABEL_BYTES);
-        Ok((sealed, count, head))
+        Ok((sealed, head))
+    }
+
+    /// Number of records.
+    fn count(&self) -> u32 {
+        self.label.count
+    }
+
+    /// Position of the shard's first record in the ledger.
+    fn base(&self) -> u64 {
+        self.first - self.label.first
     }
 
     pub(crate) fn corrupt(&self, offset: u64, problem: impl Into<String>) -> LedgerError {
-        LedgerError::Corrupt {
-            path: self.path.clone(),
-            offset,
-            index: self.first,
-            problem: problem.into(),
+        let (path, index, problem) = (self.path.clone(), self.first, problem.into());
+        match self.role {
+            Role::Truth => LedgerError::Corrupt {
+                path,
+                offset,
+                index,
+                problem,
+            },
+            Role::Derived => LedgerError::Derived {
+                path,
+                offset,
+                index,
+                problem,
+            },
         }
     }
 

@@ -6,19 +6,21 @@
 
 use std::{
     fs,
-    sync::{Arc, PoisonError, RwLock},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use super::{
     Segment,
     entries::{Entries, EntriesWriter, FRAME_RECORDS},
-    index::{IndexWriter, SealedIndex},
+    index::SealedIndex,
+    index_writer::IndexWriter,
     write_sealed,
 };
 use crate::{
     LedgerError,
-    disk::{Disk, make_dir, remove_if_there},
+    disk::{Disk, LocalDisk, make_dir, remove_if_there},
     file::FileJournal,
     follow::Sink,
     journal::{Journal, Stored},
@@ -35,9 +37,19 @@ const SEGMENT_LEVEL: u8 = SEGMENT_RECORDS.trailing_zeros() as u8;
 
 /// The indexes of the sealed segments of all shards, first to last, shared by the journal that seals and the search that
 /// reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Segments {
     sealed: RwLock<Sealed>,
+    /// Where an index that is damaged is made again.
+    disk: Arc<dyn Disk>,
+    /// Held while one is, so that it is made once.
+    mending: Mutex<()>,
+}
+
+impl Default for Segments {
+    fn default() -> Self {
+        Self::new(0, Vec::new(), Arc::new(LocalDisk))
+    }
 }
 
 /// What is sealed at a moment.
@@ -57,13 +69,51 @@ impl Sealed {
 
 impl Segments {
     /// The indexes of segments that follow one another from position `first` on.
-    pub(crate) fn new(first: u64, indexes: Vec<Arc<SealedIndex>>) -> Self {
+    pub(crate) fn new(first: u64, indexes: Vec<Arc<SealedIndex>>, disk: Arc<dyn Disk>) -> Self {
         Self {
             sealed: RwLock::new(Sealed {
                 first,
                 indexes: Arc::new(indexes),
             }),
+            disk,
+            mending: Mutex::default(),
         }
+    }
+
+    /// Asks an index. When the answer meets damage, the index is made again from the segment's records in its place and asked
+    /// once more: that takes as long as sealing a segment, and only those wait for it who ask this segment.
+    ///
+    /// # Errors
+    /// Fails when the records are damaged or given up too, or there is no room for the index; and as the question does.
+    pub(crate) fn ask<T>(
+        &self,
+        index: &Arc<SealedIndex>,
+        mut question: impl FnMut(&SealedIndex) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        match question(index) {
+            Err(LedgerError::Derived { .. }) => question(&*self.mend(index)?),
+            answer => answer,
+        }
+    }
+
+    fn mend(&self, damaged: &Arc<SealedIndex>) -> Result<Arc<SealedIndex>, LedgerError> {
+        let _one = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        let Sealed { first, indexes } = self.list();
+        let index = damaged.first();
+        let listed = indexes.iter().find(|listed| listed.first() == index);
+        let listed = listed.ok_or(LedgerError::Released { index, first })?;
+        if !Arc::ptr_eq(listed, damaged) {
+            return Ok(Arc::clone(listed));
+        }
+        let made = make_index(damaged.path().to_owned(), &*self.disk, &damaged.entries()?)?;
+        let made = Arc::new(made);
+        tracing::warn!(path = %made.path().display(), "a segment's index was made again from its records");
+        let mut sealed = self.sealed.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mended = sealed.indexes.as_ref().clone();
+        let places = mended.iter_mut().filter(|listed| listed.first() == index);
+        places.for_each(|listed| *listed = Arc::clone(&made));
+        sealed.indexes = Arc::new(mended);
+        Ok(made)
     }
 
     pub(crate) fn list(&self) -> Sealed {
@@ -167,7 +217,7 @@ pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>, closed: Option<u64>) 
             (Ok(index), _) if index.count() == entries.count() => Some(index),
             (outcome, Some(disk)) => {
                 tracing::warn!(segment = segment.0, error = ?outcome.err(), "a segment's index is made again from its records");
-                Some(make_index(shard, segment, disk, &entries)?)
+                Some(make_index(segment.index(shard), disk, &entries)?)
             }
             (Err(LedgerError::Missing { .. }), None) => None,
             (Err(error), None) => return Err(error),
@@ -184,14 +234,14 @@ pub(crate) fn find(shard: &Shard, disk: Option<&dyn Disk>, closed: Option<u64>) 
     Ok(found)
 }
 
-fn make_index(shard: &Shard, segment: Segment, disk: &dyn Disk, entries: &Entries) -> Result<SealedIndex, LedgerError> {
+fn make_index(path: PathBuf, disk: &dyn Disk, entries: &Entries) -> Result<SealedIndex, LedgerError> {
     let mut writer = IndexWriter::default();
     for frame in 0..(entries.count() as usize).div_ceil(FRAME_RECORDS) {
         entries.frame(frame)?.iter().for_each(|stored| writer.push(stored));
     }
-    let bytes = writer.finish(shard.origin_hash(), segment.first());
-    write_sealed(disk, &segment.index(shard), &bytes)?;
-    SealedIndex::open(shard, segment)
+    let of = &entries.sealed.label;
+    write_sealed(disk, &path, &writer.finish(of.origin_hash, of.first))?;
+    SealedIndex::open_beside(path, entries)
 }
 
 /// Removes files that were left half made.

@@ -7,6 +7,7 @@ mod faults;
 mod follow;
 pub(crate) mod kit;
 mod power;
+mod sealed_index;
 mod search;
 mod segments;
 mod served;
