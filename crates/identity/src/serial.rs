@@ -60,6 +60,7 @@ impl Serial {
     }
 
     /// All 20 octets, left-padded with zeros.
+    #[inline]
     pub fn padded(&self) -> &[u8; SERIAL_OCTETS_MAX] {
         &self.0
     }
@@ -72,12 +73,14 @@ impl Serial {
 
     /// True when the serial has the shape of ours: 16 octets, top two bits `01`. Only then are its last 12 octets known
     /// to be uniform.
+    #[inline]
     pub fn is_native(&self) -> bool {
         self.0[..SERIAL_OCTETS_MAX - NATIVE_OCTETS] == [0; SERIAL_OCTETS_MAX - NATIVE_OCTETS]
             && self.0[SERIAL_OCTETS_MAX - NATIVE_OCTETS] & 0xc0 == 0x40
     }
 
     /// The last 12 octets, which index the revocation filter for native serials.
+    #[inline]
     pub fn tail(&self) -> [u8; 12] {
         let mut tail = [0; 12];
         tail.copy_from_slice(&self.0[SERIAL_OCTETS_MAX - 12..]);

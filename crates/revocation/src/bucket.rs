@@ -37,7 +37,7 @@ impl Span {
     }
 
     /// The bucket's number; `None` when it does not fit. Widths are constants here, so that no division is made.
-    #[inline]
+    #[inline(always)]
     fn index_of(self, millis: u64) -> Option<u32> {
         let index = match self {
             Self::Minute => millis / MINUTE_MS as u64,
@@ -93,7 +93,7 @@ impl Bucket {
     };
 
     /// The bucket of `span` that a certificate ending at `not_after` would be in.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn containing(span: Span, not_after: UnixTime) -> Option<Self> {
         let index = span.index_of(u64::try_from(not_after.millis()).ok()?)?;
         Some(Self { span, index })
@@ -121,6 +121,7 @@ impl Bucket {
     }
 
     /// One number that sorts like the bucket.
+    #[inline]
     pub(crate) fn packed(self) -> u64 {
         u64::from(self.span as u8) << 32 | u64::from(self.index)
     }

@@ -32,10 +32,16 @@ pub struct EntryKey {
 }
 
 /// The fingerprint of `serial` under `issuer`: the 12 index octets, folded.
+#[inline]
 pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Serial) -> u64 {
     if kind == SerialKind::Native && serial.is_native() {
         return fold(&serial.tail());
     }
+    hashed(issuer, serial)
+}
+
+#[cold]
+fn hashed(issuer: &IssuerKeyId, serial: &Serial) -> u64 {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(LABEL);
     context.update(issuer.as_bytes());
@@ -47,12 +53,15 @@ pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Seria
 }
 
 /// The low half plus a multiple of the high half, so that every octet counts and halves that are alike do not vanish.
+#[inline]
 fn fold(octets: &[u8; 12]) -> u64 {
-    let mut padded = [0; 16];
-    padded[4..].copy_from_slice(octets);
-    let all = u128::from_be_bytes(padded);
-    // Truncation is meant: the low and the high 48 bits.
-    let (low, high) = (all as u64, (all >> BITS) as u64);
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&octets[at..at + 8]);
+        u64::from_be_bytes(word)
+    };
+    // The upper two octets of the low half are masked away.
+    let (high, low) = (word(0) >> 16, word(4));
     low.wrapping_add(high.wrapping_mul(FOLD)) & MASK
 }
 

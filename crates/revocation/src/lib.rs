@@ -18,6 +18,7 @@ mod map_layout;
 mod map_reader;
 mod map_writer;
 mod octets;
+mod pulse;
 mod query;
 mod record;
 mod replica;
@@ -29,6 +30,7 @@ mod set_body;
 mod set_log;
 mod signer;
 mod view;
+mod view_issuer;
 mod words;
 
 pub mod limits;

@@ -30,6 +30,9 @@ pub const DELEGATION_BYTES_MAX: usize = 512;
 pub const DELEGATED_KEYS_MAX: usize = 256;
 /// Largest map of a node in bytes: 60 M revocations with room to grow.
 pub const MAP_BYTES_MAX: u64 = 1 << 30;
+/// Serials that a segment remembers as its last ones, so that a map is brought up without looking at all of it: more than one
+/// delta usually adds, 32 KB.
+pub const RECENT_SERIALS_MAX: usize = 4_096;
 /// Most deltas saved behind one snapshot; past it the saved set is written anew.
 pub const SAVED_DELTAS_MAX: usize = 256;
 

@@ -23,8 +23,11 @@ const WIDE_SLOTS: usize = 8;
 const PACKED_SLOTS: usize = 12;
 const TAG_OCTETS: usize = 5;
 const TAG_MASK: u64 = (1 << (8 * TAG_OCTETS)) - 1;
+const TAG_BITS: usize = 8 * TAG_OCTETS;
 /// Octet of a packed line that holds the number of tags.
 const COUNT_AT: usize = PACKED_SLOTS * TAG_OCTETS;
+/// Where that octet lies in the line's last word.
+const COUNT_SHIFT: usize = 8 * (COUNT_AT % 8);
 /// Fingerprints per line for which a table is made; more would walk too often.
 const WIDE_LOAD: usize = 5;
 const PACKED_LOAD: usize = 9;
@@ -94,7 +97,12 @@ impl LineShape {
             LineKind::Wide => lines,
             LineKind::Packed => u64::from(WALK).min(lines),
         };
-        (0..steps).map(move |step| ((home + step) % lines) as usize)
+        let mut at = home;
+        (0..steps).map(move |_| {
+            let line = at;
+            at = if at + 1 < lines { at + 1 } else { 0 };
+            line as usize
+        })
     }
 
     /// True when the table holds `fingerprint`.
@@ -194,11 +202,25 @@ fn tag_at(octets: &[u8; 64], slot: usize) -> u64 {
 }
 
 fn find_packed<W: Word>(line: &[W], fingerprint: u64) -> (bool, bool) {
-    let octets = octets_of(line);
-    let count = usize::from(octets[COUNT_AT]).min(PACKED_SLOTS);
+    let Some(line) = line.first_chunk::<LINE_WORDS>() else {
+        return (false, false);
+    };
+    // The last word, which holds the count, first: a reader never sees a count without its tags.
+    let last = line[LINE_WORDS - 1].read();
+    let words: [u64; LINE_WORDS] = std::array::from_fn(|at| if at + 1 < LINE_WORDS { line[at].read() } else { last });
+    let count = ((last >> COUNT_SHIFT) & 0xff) as usize;
     let wanted = fingerprint & TAG_MASK;
-    let found = (0..count).any(|slot| tag_at(&octets, slot) == wanted);
-    (found, count == PACKED_SLOTS)
+    // All slots, without a branch: the tags lie one after the other in the bits of the words.
+    let mut found = false;
+    for slot in 0..PACKED_SLOTS {
+        let (word, shift) = (slot * TAG_BITS / 64, slot * TAG_BITS % 64);
+        let mut tag = words[word] >> shift;
+        if shift + TAG_BITS > 64 {
+            tag |= words[word + 1] << (64 - shift);
+        }
+        found |= (tag & TAG_MASK == wanted) & (slot < count);
+    }
+    (found, count >= PACKED_SLOTS)
 }
 
 fn insert_packed(line: &[AtomicU64], fingerprint: u64) -> bool {

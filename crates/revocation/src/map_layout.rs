@@ -17,15 +17,16 @@ use crate::{
     limits::{EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, SEGMENTS_MAX},
     lines::LineShape,
     octets::Fields,
+    pulse::Pulse,
     segment::{Segment, Shape},
-    view::{Pulse, ViewIssuer},
+    view_issuer::ViewIssuer,
     words::{LINE_WORDS, MapWords},
 };
 
 const WHAT: &str = "map";
 /// "MNTGMAP1" as a big-endian number: another byte order reads another number.
 pub(crate) const MAGIC_VALUE: u64 = 0x4d4e_5447_4d41_5031;
-pub(crate) const VERSION_VALUE: u64 = 1;
+pub(crate) const VERSION_VALUE: u64 = 2;
 
 // Words of the header.
 pub(crate) const MAGIC: usize = 0;

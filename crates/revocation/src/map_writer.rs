@@ -19,6 +19,7 @@ use crate::{
     bucket::Bucket,
     header::sha256,
     map_layout::{self as layout, Plan},
+    segment::Segment,
 };
 
 /// Everyone on the node may read the map; it holds no secret.
@@ -149,17 +150,9 @@ impl Live {
 
     /// True when the file can say what `view` says by additions to its segments alone.
     fn takes(&self, view: &View) -> bool {
-        let held = |key: &(IssuerKeyId, Bucket)| {
-            let issuer = self.view.issuers().iter().find(|issuer| issuer.id == key.0)?;
-            issuer
-                .segments()
-                .iter()
-                .find(|(bucket, _)| *bucket == key.1)
-                .map(|(_, segment)| segment)
-        };
         let continued = |issuer: IssuerKeyId| {
-            move |(bucket, segment): &(Bucket, Arc<crate::segment::Segment>)| {
-                held(&(issuer, *bucket)).is_some_and(|held| segment.continues(held))
+            move |(bucket, segment): &(Bucket, Segment)| {
+                held(&self.view, issuer, *bucket).is_some_and(|held| segment.continues(held))
             }
         };
         let mut issuers = view.issuers().iter();
@@ -169,8 +162,9 @@ impl Live {
     fn extend(&mut self, view: &Arc<View>, heartbeat: UnixTime) {
         for issuer in view.issuers() {
             for (bucket, segment) in issuer.segments() {
-                if let Some(&first) = self.slots.get(&(issuer.id, *bucket)) {
-                    segment.store_into(self.words_from(first, segment.shape().words()));
+                let first = self.slots.get(&(issuer.id, *bucket));
+                if let Some((&first, held)) = first.zip(held(&self.view, issuer.id, *bucket)) {
+                    segment.store_since(held, self.words_from(first, segment.shape().words()));
                 }
             }
         }
@@ -210,6 +204,13 @@ impl Live {
     fn words_from(&self, first: usize, len: usize) -> &[AtomicU64] {
         self.map.as_words().get(first..first + len).unwrap_or_default()
     }
+}
+
+/// The segment of `issuer` and `bucket` in `view`.
+fn held(view: &View, issuer: IssuerKeyId, bucket: Bucket) -> Option<&Segment> {
+    let issuer = view.issuers().iter().find(|held| held.id == issuer)?;
+    let held = issuer.segments().iter().find(|(held, _)| *held == bucket);
+    held.map(|(_, segment)| segment)
 }
 
 impl std::fmt::Debug for MapWriter {

@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     header::{Framed, Header, Kind},
     limits::{DELEGATED_KEYS_MAX, FUTURE_SKEW},
-    view::{OwnPulse, Pulse},
+    pulse::{OwnPulse, Pulse},
 };
 
 /// The published view, shared with verifiers.

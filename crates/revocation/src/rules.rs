@@ -109,6 +109,7 @@ impl RuleTable {
     }
 
     /// The rule that strikes the certificate, if any.
+    #[inline(never)]
     pub(crate) fn strike(&self, query: &Query<'_>) -> Option<Why> {
         let kills = |cut: Option<&Cut>| cut.is_some_and(|&cut| query.not_before.millis() <= cut);
         if !self.issuers.is_empty() && kills(self.issuers.get(&query.issuer)) {

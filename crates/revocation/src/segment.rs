@@ -2,32 +2,27 @@
 //!
 //! Most certificates are answered "no" by the one 256-bit block of the filter; only a hit goes to the lines.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
     fingerprint::MASK,
+    limits::RECENT_SERIALS_MAX,
     lines::{Full, LineShape},
     words::{LINE_WORDS, MapWords, OwnWords, Word},
 };
 
 /// Words of a block: 256 bits.
 const BLOCK_WORDS: usize = 4;
-/// Filter bits per serial: 13 give about 4 false hits in 1,000, each settled by the lines.
+/// Filter bits per serial: 13 give about 5 false hits in 1,000, each settled by the lines.
 const BITS_PER_SERIAL: usize = 13;
-/// Odd multipliers of the split-block Bloom filter (Apache Parquet, BloomFilter.md).
-const SALTS: [u32; 8] = [
-    0x47b6_137b,
-    0x4497_4d91,
-    0x8824_ad5b,
-    0xa2b7_289d,
-    0x7054_95c7,
-    0x2df1_424b,
-    0x9efc_4947,
-    0x5c6b_fb31,
-];
+/// Bits of a fingerprint that choose one bit in a word of the block.
+const BIT_OF_WORD: u32 = 6;
 
 /// Sizes of a segment: everything a reader needs besides the words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +69,11 @@ impl Shape {
         let Some(block) = self.block(words, fingerprint) else {
             return false;
         };
-        let mut pairs = block.iter().zip(mask_of(fingerprint));
-        pairs.all(|(word, bits)| word.read() & bits == bits)
+        // All four words whatever the first says: a branch for each would be guessed wrongly too often.
+        let words = block.iter().enumerate();
+        words.fold(1, |held, (at, word)| {
+            held & word.read().wrapping_shr(bit_of(fingerprint, at))
+        }) == 1
     }
 
     /// As [`Self::contains`]; a hit of the filter that the lines refute is counted.
@@ -108,8 +106,9 @@ impl Shape {
         self.lines
             .insert(words.get(self.filter_words()..).ok_or(Full)?, fingerprint)?;
         let block = self.block(words, fingerprint).ok_or(Full)?;
-        for (word, bits) in block.iter().zip(mask_of(fingerprint)) {
-            word.store(word.load(Ordering::Relaxed) | bits, Ordering::Release);
+        for (at, word) in block.iter().enumerate() {
+            let bit = 1_u64.wrapping_shl(bit_of(fingerprint, at));
+            word.store(word.load(Ordering::Relaxed) | bit, Ordering::Release);
         }
         Ok(true)
     }
@@ -123,10 +122,11 @@ impl Shape {
         Ok(new)
     }
 
-    fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W]> {
+    #[inline]
+    fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
         // Both factors have at most 32 bits.
         let at = (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS;
-        words.get(at..at + BLOCK_WORDS)
+        words.get(at..)?.first_chunk()
     }
 
     /// The fingerprints held by `words`, in no order.
@@ -136,15 +136,16 @@ impl Shape {
     }
 }
 
-/// One bit in each of the eight 32-bit lanes of a block.
+/// The bit of word `word` of a block that `fingerprint` sets: its low 24 bits choose all four, where its top 32 bits choose the
+/// block. Both are uniform, and for fewer than 60 M serials they do not depend on one another.
 #[inline]
-fn mask_of(fingerprint: u64) -> [u64; BLOCK_WORDS] {
-    let key = fingerprint as u32;
-    let bit = |lane: usize| 1_u64 << (key.wrapping_mul(SALTS[lane]) >> 27);
-    std::array::from_fn(|word| bit(2 * word) | bit(2 * word + 1) << 32)
+fn bit_of(fingerprint: u64, word: usize) -> u32 {
+    // The shift masks to six bits.
+    (fingerprint >> (BIT_OF_WORD * word as u32)) as u32
 }
 
-/// A segment: immutable once published in this process, where additions make a copy; in a map it may gain serials.
+/// A segment. Clones share its words, and those that only gained serials do too: whoever still holds an earlier one may see
+/// later serials in it, and never one less.
 #[derive(Clone)]
 pub(crate) struct Segment {
     shape: Shape,
@@ -152,8 +153,16 @@ pub(crate) struct Segment {
     count: usize,
     /// Serials for which the shape was made.
     room: usize,
-    /// Shared by copies that only gained serials: their words differ from the original's by additions alone.
-    lineage: Arc<()>,
+    tip: Arc<Mutex<Tip>>,
+}
+
+/// The newest of the segments that share their words: it alone may be added to in place.
+#[derive(Debug, Default)]
+struct Tip {
+    /// Serials in the words.
+    count: usize,
+    /// The last of them, in the order they were added.
+    recent: VecDeque<u64>,
 }
 
 #[derive(Clone)]
@@ -183,7 +192,7 @@ impl Segment {
             store: Store::Own(words),
             count,
             room,
-            lineage: Arc::default(),
+            tip: Tip::at(count),
         })
     }
 
@@ -194,29 +203,37 @@ impl Segment {
             store: Store::Mapped(words),
             count,
             room: 0,
-            lineage: Arc::default(),
+            tip: Tip::at(count),
         }
     }
 
-    /// A copy that also holds `fingerprints`.
-    pub(crate) fn with(&self, fingerprints: &[u64]) -> Self {
+    /// This segment with `fingerprints` too: in place where there is room and `add` allows it, else as a copy.
+    pub(crate) fn with(&self, fingerprints: &[u64], add: Add) -> Self {
         let wanted = self.count + fingerprints.len();
-        if wanted <= self.room {
-            let words = match &self.store {
-                Store::Own(words) => OwnWords::copy_of(words.get()),
-                Store::Mapped(words) => OwnWords::copy_of(words.get()),
-            };
-            if let Ok(new) = self.shape.insert_all(words.get(), fingerprints) {
-                return Self {
-                    store: Store::Own(words),
-                    count: self.count + new,
-                    ..self.clone()
-                };
+        let here = (add == Add::InPlace && wanted <= self.room).then(|| self.added_in_place(fingerprints));
+        here.flatten().unwrap_or_else(|| {
+            let mut all = self.fingerprints();
+            all.extend_from_slice(fingerprints);
+            Self::build(&all, headroom(wanted))
+        })
+    }
+
+    /// `None` when another segment was made of this one already, and when there is no room near a line.
+    fn added_in_place(&self, fingerprints: &[u64]) -> Option<Self> {
+        let Store::Own(words) = &self.store else { return None };
+        let mut tip = self.tip.lock().unwrap_or_else(PoisonError::into_inner);
+        if tip.count != self.count {
+            return None;
+        }
+        for &fingerprint in fingerprints {
+            if self.shape.insert(words.get(), fingerprint & MASK).ok()? {
+                tip.push(fingerprint & MASK);
             }
         }
-        let mut all = self.fingerprints();
-        all.extend_from_slice(fingerprints);
-        Self::build(&all, headroom(wanted))
+        Some(Self {
+            count: tip.count,
+            ..self.clone()
+        })
     }
 
     /// True when it holds `fingerprint`; a hit of the filter that the lines refute is counted.
@@ -225,6 +242,21 @@ impl Segment {
         match &self.store {
             Store::Own(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
             Store::Mapped(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
+        }
+    }
+
+    /// A word of the block that `fingerprint` is looked for in.
+    #[inline]
+    pub(crate) fn touch(&self, fingerprint: u64) -> u64 {
+        match &self.store {
+            Store::Own(words) => self
+                .shape
+                .block(words.get(), fingerprint)
+                .map_or(0, |block| block[0].read()),
+            Store::Mapped(words) => self
+                .shape
+                .block(words.get(), fingerprint)
+                .map_or(0, |block| block[0].read()),
         }
     }
 
@@ -243,9 +275,29 @@ impl Segment {
         self.shape
     }
 
+    /// Words of the filter, the lines apart.
+    pub(crate) fn filter_words(&self) -> usize {
+        self.shape.filter_words()
+    }
+
     /// True when `self` is `earlier` with nothing but additions: the words of one may be laid over the other's.
     pub(crate) fn continues(&self, earlier: &Self) -> bool {
-        Arc::ptr_eq(&self.lineage, &earlier.lineage)
+        Arc::ptr_eq(&self.tip, &earlier.tip)
+    }
+
+    /// Brings `to`, which holds the words of `earlier`, up to this segment, which continues it: serial by serial while these
+    /// are known, else word by word.
+    pub(crate) fn store_since(&self, earlier: &Self, to: &[AtomicU64]) {
+        let missing = self.count.saturating_sub(earlier.count);
+        let tip = self.tip.lock().unwrap_or_else(PoisonError::into_inner);
+        // The words may be ahead of this segment, and so may `to`: that strikes what is about to be struck.
+        let behind = missing + tip.count.saturating_sub(self.count);
+        let known = tip.recent.len().checked_sub(behind);
+        let known: Option<Vec<u64>> = known.map(|from| tip.recent.range(from..).copied().collect());
+        drop(tip);
+        if known.is_none_or(|new| self.shape.insert_all(to, &new).is_err()) {
+            self.store_into(to);
+        }
     }
 
     /// Stores the words into `to`, of the same length, where they differ: first the lines, then the filter's bits, so
@@ -265,6 +317,30 @@ impl Segment {
             Store::Own(words) => copy(words.get()),
             Store::Mapped(words) => copy(OwnWords::copy_of(words.get()).get()),
         }
+    }
+}
+
+/// How serials are added to a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Add {
+    /// Where whoever reads the segment meanwhile may see them at once.
+    InPlace,
+    /// Not before what goes with them is seen too.
+    Apart,
+}
+
+impl Tip {
+    fn at(count: usize) -> Arc<Mutex<Self>> {
+        let recent = VecDeque::new();
+        Arc::new(Mutex::new(Self { count, recent }))
+    }
+
+    fn push(&mut self, fingerprint: u64) {
+        self.count += 1;
+        if self.recent.len() == RECENT_SERIALS_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(fingerprint);
     }
 }
 
@@ -293,9 +369,17 @@ mod tests {
             let mut oracle: HashSet<u64> = first.iter().copied().collect();
             for more in &then {
                 let before = segment.clone();
-                segment = segment.with(more);
-                prop_assert_eq!(before.fingerprints().len(), oracle.len(), "a published segment must not change");
+                let apart = segment.with(more, Add::Apart);
+                prop_assert_eq!(before.fingerprints().len(), oracle.len(), "what is added apart is not seen before");
+                segment = segment.with(more, Add::InPlace);
+                prop_assert!(oracle.iter().all(|&f| before.contains(f)), "a published segment loses nothing");
+                // Whoever adds to a segment that was added to meanwhile gets a copy, and disturbs nobody.
+                if segment.count() > before.count() {
+                    let fork = before.with(&[1 << 40], Add::InPlace);
+                    prop_assert!(fork.contains(1 << 40) && oracle.iter().all(|&f| fork.contains(f)));
+                }
                 oracle.extend(more);
+                prop_assert!(oracle.iter().all(|&f| apart.contains(f)));
             }
             prop_assert_eq!(segment.count(), oracle.len());
             for fingerprint in oracle.iter().chain(&asked) {
@@ -316,7 +400,8 @@ mod tests {
     /// The block of `fingerprint` and its bits in it.
     fn place(shape: Shape, fingerprint: u64) -> (u64, [u64; BLOCK_WORDS]) {
         let block = ((fingerprint >> 16) * u64::from(shape.blocks)) >> 32;
-        (block, mask_of(fingerprint))
+        let bit = |word| 1_u64.wrapping_shl(bit_of(fingerprint, word));
+        (block, std::array::from_fn(bit))
     }
 
     #[test]
@@ -333,13 +418,14 @@ mod tests {
         let (mut fooled, refuted) = (0, AtomicU64::new(0));
         for victim in (200_000..200_020).map(serial) {
             let (block, bits) = place(before.shape, victim);
-            // Of a million certificates of its own the tenant revokes those that set a bit of the victim's in its block.
-            let own = (1_000_000..2_000_000).map(serial);
+            // Of two million certificates of its own the tenant revokes those that set a bit of the victim's in its block.
+            let own = (1_000_000..3_000_000).map(serial);
             let chosen = own.filter(|&own| {
                 let (at, set) = place(before.shape, own);
                 at == block && set.iter().zip(bits).any(|(set, bits)| set & bits != 0)
             });
-            let after = before.with(&chosen.collect::<Vec<_>>());
+            let chosen: Vec<u64> = chosen.collect();
+            let after = Segment::build(&[&honest[..], &chosen].concat(), headroom(honest.len()) - chosen.len());
             assert_eq!(after.shape, before.shape, "the attack stays inside the room left");
             let Store::Own(words) = &after.store else {
                 unreachable!()

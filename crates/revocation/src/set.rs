@@ -18,9 +18,9 @@ use crate::{
     limits::{
         EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, RULES_PER_REVOCATION_MAX, SERIALS_MAX, SERIALS_PER_REVOCATION_MAX,
     },
+    pulse::{OwnPulse, Pulse},
     rules::RuleTable,
     set_log::{IssuerChange, SetLog, Step},
-    view::{OwnPulse, Pulse},
 };
 
 /// Revoked serials of one issuer and bucket, by fingerprint and padded serial.
