@@ -1,4 +1,4 @@
-//! C ABI over the node's revocation map: open, check, last update, close. The contract is `include/mintage_revocation.h`.
+//! C ABI over the node's revocation map: open, check, check batch, last update, close. The contract is `include/mintage_revocation.h`.
 //!
 //! Every function is safe against null and against a panic inside, which becomes an error code; nothing unwinds into C.
 
@@ -12,7 +12,7 @@ use std::{
 };
 
 use mintage_identity::UnixTime;
-use mintage_revocation::{Decision, FreshnessPolicy, MapReader, Verdict};
+use mintage_revocation::{Decision, FreshnessPolicy, MapReader, Query, Verdict};
 
 pub use argument::MintageRevocationQuery;
 use call::{guarded, write_error};
@@ -31,6 +31,9 @@ pub const INVALID: c_int = -1;
 pub const REFUSED: c_int = -2;
 /// A fault of this library.
 pub const INTERNAL: c_int = -3;
+
+/// Queries that are turned into ours at a time.
+const BATCH: usize = 32;
 
 /// An open map; C sees a pointer to it only.
 pub struct MintageRevocation {
@@ -93,22 +96,75 @@ pub unsafe extern "C" fn mintage_revocation_check(
         let map = unsafe { map.as_ref() }?;
         // SAFETY: the caller promises null or a query that stays unchanged for this call.
         let query = unsafe { argument::query(query) }?;
-        let policy = match max_age_s {
-            0 => FreshnessPolicy::Strict,
-            seconds => FreshnessPolicy::Bounded {
-                max_age: Duration::from_secs(u64::from(seconds)),
-            },
-        };
         let now = now();
-        Some(map.reader.view(now).decide(&query.as_query(), now, policy))
+        Some(map.reader.view(now).decide(&query.as_query(), now, policy(max_age_s)))
     });
     match answer {
         None => INTERNAL,
         Some(None) => INVALID,
-        Some(Some(Decision::Accept { .. })) => GOOD,
-        Some(Some(Decision::Refuse(Verdict::Revoked { .. }))) => REVOKED,
-        Some(Some(Decision::Refuse(Verdict::NotCovered))) => NOT_COVERED,
-        Some(Some(Decision::Refuse(Verdict::Good | Verdict::Stale))) => STALE,
+        Some(Some(decision)) => code_of(decision),
+    }
+}
+
+/// Answers for many certificates; see the header.
+///
+/// # Safety
+/// `map` is null or a handle that is open; `queries` is null or `count` pointers as `mintage_revocation_check` takes them;
+/// `results` is null or has room for `count` results.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mintage_revocation_check_batch(
+    map: *const MintageRevocation,
+    queries: *const *const MintageRevocationQuery,
+    count: usize,
+    max_age_s: u32,
+    results: *mut c_int,
+) -> c_int {
+    let answered = guarded(|| {
+        // SAFETY: the caller promises null or an open handle, which only `close` ends.
+        let map = unsafe { map.as_ref() }?;
+        // SAFETY: the caller promises null or `count` pointers that stay unchanged for this call.
+        let queries = unsafe { argument::list(queries, count) }?;
+        if results.is_null() {
+            return None;
+        }
+        let (now, policy) = (now(), policy(max_age_s));
+        let view = map.reader.view(now);
+        for (group, pointers) in queries.chunks(BATCH).enumerate() {
+            // SAFETY: the caller promises null or queries that stay unchanged for this call.
+            let owned: Vec<_> = pointers
+                .iter()
+                .map(|query| unsafe { argument::query(*query) })
+                .collect();
+            let asked: Vec<Query<'_>> = owned.iter().flatten().map(argument::OwnedQuery::as_query).collect();
+            let mut decisions = [Decision::Refuse(Verdict::Stale); BATCH];
+            view.decide_batch(&asked, now, policy, &mut decisions);
+            let mut answers = decisions.into_iter().map(code_of);
+            for (at, query) in owned.iter().enumerate() {
+                let answer = query.as_ref().and_then(|_| answers.next()).unwrap_or(INVALID);
+                // SAFETY: not null, and the caller promises room for `count` results.
+                unsafe { results.wrapping_add(group * BATCH + at).write(answer) };
+            }
+        }
+        Some(GOOD)
+    });
+    answered.map_or(INTERNAL, |done| done.unwrap_or(INVALID))
+}
+
+fn policy(max_age_s: u32) -> FreshnessPolicy {
+    match max_age_s {
+        0 => FreshnessPolicy::Strict,
+        seconds => FreshnessPolicy::Bounded {
+            max_age: Duration::from_secs(u64::from(seconds)),
+        },
+    }
+}
+
+fn code_of(decision: Decision) -> c_int {
+    match decision {
+        Decision::Accept { .. } => GOOD,
+        Decision::Refuse(Verdict::Revoked { .. }) => REVOKED,
+        Decision::Refuse(Verdict::NotCovered) => NOT_COVERED,
+        Decision::Refuse(Verdict::Good | Verdict::Stale) => STALE,
     }
 }
 

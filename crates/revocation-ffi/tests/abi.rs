@@ -218,6 +218,16 @@ fn null_and_wrong_lengths_are_invalid_and_never_good() {
     }
     assert_eq!(check(ptr::null(), &fixture, &fixture.good, 600, |_| {}), ffi::INVALID);
     assert_eq!(ask(map, ptr::null(), 600), ffi::INVALID);
+    let mut results = [9; 2];
+    let none = [ptr::null(); 2];
+    // SAFETY: as many pointers and results as are named, and the refused calls look at none.
+    let batch = |map, count| unsafe {
+        ffi::mintage_revocation_check_batch(map, none.as_ptr(), count, 600, results.as_mut_ptr())
+    };
+    let mut batch = batch;
+    assert_eq!(batch(ptr::null(), 2), ffi::INVALID);
+    assert_eq!(batch(map, 65_537), ffi::INVALID);
+    assert_eq!(results, [9; 2], "nothing was answered");
     assert_eq!(last_update(ptr::null()), i64::from(ffi::INVALID));
     close(ptr::null_mut());
     close(map);
@@ -272,5 +282,5 @@ fn a_c_program_compiles_against_the_header_and_gets_the_same_answers() {
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "1\n0\n1\n");
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "1 0 1 -1 1\n0 0 0 -1 0\n1\n");
 }

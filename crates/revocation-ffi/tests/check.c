@@ -48,7 +48,11 @@ int main(int argc, char **argv) {
             .spiffe_id_len = strlen("spiffe://dev.test/web"),
             .spki_sha256 = spki,
         };
-        printf("%d\n", mintage_revocation_check(map, &query, 600));
+        printf("%d", mintage_revocation_check(map, &query, 600));
+        const mintage_revocation_query *batch[3] = {&query, NULL, &query};
+        int results[3] = {9, 9, 9};
+        int answered = mintage_revocation_check_batch(map, batch, 3, 600, results);
+        printf(" %d %d %d %d\n", answered, results[0], results[1], results[2]);
     }
     printf("%d\n", mintage_revocation_last_update(map) > 0);
     mintage_revocation_close(map);

@@ -244,7 +244,28 @@ impl View {
 
     /// [`Self::check`] and then the policy: what a verifier does with the certificate.
     pub fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
-        match self.check(query, now) {
+        self.judge(self.check(query, now), now, policy)
+    }
+
+    /// [`Self::check_batch`] and then the policy.
+    pub fn decide_batch(
+        &self,
+        queries: &[Query<'_>],
+        now: UnixTime,
+        policy: FreshnessPolicy,
+        decisions: &mut [Decision],
+    ) {
+        for (queries, decisions) in queries.chunks(BATCH).zip(decisions.chunks_mut(BATCH)) {
+            let mut verdicts = [Verdict::Stale; BATCH];
+            self.check_batch(queries, now, &mut verdicts);
+            for (decision, verdict) in decisions.iter_mut().zip(verdicts).take(queries.len()) {
+                *decision = self.judge(verdict, now, policy);
+            }
+        }
+    }
+
+    fn judge(&self, verdict: Verdict, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+        match verdict {
             Verdict::Good => Decision::Accept { tolerated: false },
             Verdict::Stale => match policy.judge(self.age(now)) {
                 Freshness::Fresh => Decision::Accept { tolerated: false },
