@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use mintage_ca::{
-    Deps, Witness, WitnessOptions, logging,
+    Deps, Witness, WitnessOptions, logging, parse_metrics_address,
     witness::{check_init, init},
 };
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::Context,
@@ -43,12 +44,16 @@ pub(crate) struct Serve {
     /// The directory that `witness init` made.
     #[arg(long)]
     dir: PathBuf,
-    /// File with the logs that are cosigned (C2SP tlog-policy); the CA's own is `policy` in its `ledger` folder.
+    /// File with the logs that are cosigned (C2SP tlog-policy), read again on SIGHUP; the CA's own is `policy` in its `ledger`
+    /// folder. A log that one of them names as the one after it is cosigned too.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// Address for requests, by plain HTTP.
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// Loopback address for Prometheus metrics.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics_address)]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -98,13 +103,22 @@ fn make(context: &Context, options: Make) -> Result<(), Failure> {
 async fn serve(options: Serve) -> Result<(), Failure> {
     logging::start();
     let mut interrupt = Interrupt::listen()?;
+    // Before the start: the signal's default ends a process.
+    let unheard = |error| Failure::local(format!("signals cannot be heard: {error}"));
+    let mut hangup = signal(SignalKind::hangup()).map_err(unheard)?;
     let options = WitnessOptions {
         dir: options.dir,
         policy: options.policy,
         listen: options.listen,
+        metrics: options.metrics,
     };
     let witness = Witness::start(options, &Deps::system()).await.map_err(Failure::local)?;
-    interrupt.came().await;
+    loop {
+        tokio::select! {
+            () = interrupt.came() => break,
+            _ = hangup.recv() => witness.reload().await,
+        }
+    }
     witness.stop().await;
     Ok(())
 }

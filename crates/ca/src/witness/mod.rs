@@ -1,8 +1,13 @@
 //! A witness of transparency logs (C2SP tlog-witness): it cosigns a log's checkpoint only when that is shown to go on from
-//! the last one it cosigned. Made once by [`init`], run by [`Witness`]; it shares nothing with a CA but this program.
+//! the last one it cosigned. It follows the logs of its policy file, and each log that one of them names as the one after it.
+//! Made once by [`init`], run by [`Witness`]; it shares nothing with a CA but this program.
 
+mod answers;
 #[cfg(test)]
 pub(crate) mod kit;
+mod known;
+mod metrics;
+mod seen;
 mod server;
 mod store;
 
@@ -26,6 +31,8 @@ pub struct WitnessOptions {
     pub policy: PathBuf,
     /// Where requests come in, by plain HTTP: what comes is signed, and so is what is answered.
     pub listen: SocketAddr,
+    /// Where `/metrics` is served, on a loopback address.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Makes a witness with a new Ed25519 key in a directory that is new or empty, and returns the key that verifies it.
