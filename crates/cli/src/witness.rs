@@ -34,6 +34,9 @@ pub(crate) struct Make {
     /// Its name in every cosignature: where it is known by, without https://, such as witness.example/w1.
     #[arg(long)]
     name: String,
+    /// File with the passphrase that encrypts the key; the systemd credential "passphrase" is used without it.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Checks everything and says what would be made, but makes nothing.
     #[arg(long)]
     dry_run: bool,
@@ -51,6 +54,9 @@ pub(crate) struct Serve {
     /// Address for requests, by plain HTTP.
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// File with the passphrase that encrypts the key; the systemd credential "passphrase" is used without it.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Loopback address for Prometheus metrics.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics_address)]
     metrics: Option<SocketAddr>,
@@ -76,9 +82,13 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 fn make(context: &Context, options: Make) -> Result<(), Failure> {
+    let passphrase_file = options.passphrase_file.as_deref();
     let vkey = match options.dry_run {
-        true => check_init(&options.dir, &options.name).map(|()| None),
-        false => init(&options.dir, &options.name, &Deps::system()).map(|key| Some(key.to_string())),
+        true => check_init(&options.dir, &options.name, passphrase_file).map(|()| None),
+        false => {
+            let made = init(&options.dir, &options.name, passphrase_file, &Deps::system());
+            made.map(|key| Some(key.to_string()))
+        }
     };
     let made = Made {
         dry_run: options.dry_run,
@@ -111,6 +121,7 @@ async fn serve(options: Serve) -> Result<(), Failure> {
         policy: options.policy,
         listen: options.listen,
         metrics: options.metrics,
+        passphrase_file: options.passphrase_file,
     };
     let witness = Witness::start(options, &Deps::system()).await.map_err(Failure::local)?;
     loop {

@@ -121,10 +121,10 @@ impl Place {
     }
 
     pub(crate) fn init(&self, name: &str) -> CosignerKey {
-        store::init(&self.dir(), name, Deps::system().random).unwrap()
+        store::init(&self.dir(), name, None, Deps::system().random).unwrap()
     }
 
     pub(super) fn open(&self) -> Result<Store, CaError> {
-        Store::open(&self.dir(), &self.policy())
+        Store::open(&self.dir(), &self.policy(), None)
     }
 }

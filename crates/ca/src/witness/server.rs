@@ -24,6 +24,7 @@ use super::{
 use crate::{
     error::CaError,
     init::Deps,
+    keys::find_passphrase,
     limits::{
         ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, WITNESS_CONNECTION_LIFE, WITNESS_CONNECTIONS_MAX,
         WITNESS_CONNECTIONS_PER_SOURCE_MAX, WITNESS_HEAD_BYTES_MAX, WITNESS_HEAD_TIMEOUT, WITNESS_HEADERS_MAX,
@@ -48,8 +49,12 @@ impl Witness {
     /// # Errors
     /// What is wrong with the directory, the policy or the address; nothing is cosigned then.
     pub async fn start(options: WitnessOptions, deps: &Deps) -> Result<Self, CaError> {
-        let (dir, policy) = (options.dir, options.policy);
-        let store = tokio::task::spawn_blocking(move || Store::open(&dir, &policy)).await;
+        let (dir, policy, passphrase_file) = (options.dir, options.policy, options.passphrase_file);
+        let open = move || {
+            let passphrase = find_passphrase(passphrase_file.as_deref())?;
+            Store::open(&dir, &policy, passphrase.as_ref())
+        };
+        let store = tokio::task::spawn_blocking(open).await;
         let store = Arc::new(store.map_err(|error| CaError::Poisoned(error.to_string()))??);
         let listen = |address| move |source| CaError::Listen { address, source };
         let listener = TcpListener::bind(options.listen)

@@ -1,7 +1,7 @@
 //! What a witness keeps: its key, and of each log the last checkpoint that it cosigned.
 //!
 //! ```text
-//! key.pem            Ed25519 private key, mode 0600
+//! key.pem            Ed25519 private key, mode 0600, encrypted where a passphrase was given
 //! vkey               the key that verifies cosignatures; written last by `init`
 //! lock               held while serving
 //! logs/<SHA-256 of the origin>         the last checkpoint, with the log's lines and the witness's own
@@ -23,7 +23,8 @@ use mintage_ledger::{
     AddCheckpoint, Cosigner, CosignerKey, LogKey, LogVerdict, Policy, SuccessionClaim, Verdict, Vkey, cosigned, decide,
     decide_log, limits::POLICY_BYTES_MAX,
 };
-use mintage_svid::pem;
+use mintage_mint::{decrypt_key_file, encrypt_key_file};
+use mintage_svid::pem::{self, Label};
 use mintage_sys::{
     dir::{self, Dir},
     lock::Lock,
@@ -42,8 +43,11 @@ const KEY: &str = "key.pem";
 const VKEY: &str = "vkey";
 const LOCK: &str = "lock";
 const LOGS: &str = "logs";
-/// Longest key file: an Ed25519 key in PEM takes 120 bytes.
+/// Longest key file: an Ed25519 key in PEM takes 120 bytes, encrypted 400.
 const KEY_BYTES_MAX: usize = 4096;
+
+/// What the key is encrypted under.
+pub(super) type Passphrase = Zeroizing<Vec<u8>>;
 
 /// What is answered when a lock's holder has panicked: what it left is unknown.
 const PANICKED: &str = "an earlier request ended in a panic; start the witness again";
@@ -88,7 +92,13 @@ pub(super) fn check_init(path: &Path, name: &str) -> Result<(), CaError> {
     }
 }
 
-pub(super) fn init(path: &Path, name: &str, random: Random) -> Result<CosignerKey, CaError> {
+/// `passphrase` encrypts the key.
+pub(super) fn init(
+    path: &Path,
+    name: &str,
+    passphrase: Option<&Passphrase>,
+    random: Random,
+) -> Result<CosignerKey, CaError> {
     check_name(name)?;
     let dir = dir::create_owned(path).map_err(CaError::Sys)?;
     let _lock = {
@@ -100,7 +110,14 @@ pub(super) fn init(path: &Path, name: &str, random: Random) -> Result<CosignerKe
     let (pair, pkcs8) = LogKey::generate(&seed)?;
     let key = CosignerKey::new(name, pair.public_key())?;
     dir::create_owned(&path.join(LOGS)).map_err(CaError::Sys)?;
-    let text = pem::encode_private_key(&pkcs8);
+    let text = match passphrase {
+        Some(passphrase) => {
+            let mut octets = [0; 32];
+            random.fill(&mut octets).map_err(|_| CaError::NoRandom)?;
+            encrypt_key_file(&pkcs8, passphrase, &octets)?
+        }
+        None => pem::encode_private_key(&pkcs8),
+    };
     secret_file::write_new(&dir, KEY, text.as_bytes()).map_err(CaError::Sys)?;
     secret_file::write_new(&dir, VKEY, format!("{key}\n").as_bytes()).map_err(CaError::Sys)?;
     Ok(key)
@@ -140,11 +157,11 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens what `init` made, for the logs of a policy file and those that follow from them.
-    pub(super) fn open(path: &Path, policy: &Path) -> Result<Self, CaError> {
+    pub(super) fn open(path: &Path, policy: &Path, passphrase: Option<&Passphrase>) -> Result<Self, CaError> {
         let listed = read_policy(policy)?;
         let dir = dir::open_owned(path).map_err(CaError::Sys)?;
         let lock = Lock::exclusive(&dir, LOCK).map_err(CaError::Sys)?;
-        let cosigner = read_key(&dir)?;
+        let cosigner = read_key(&dir, passphrase)?;
         let logs = dir::open_owned(&path.join(LOGS)).map_err(CaError::Sys)?;
         let mut shelf = Shelf::default();
         let known = Known::read(&listed, &logs, cosigner.key(), &mut shelf)?;
@@ -284,7 +301,7 @@ fn read_policy(file: &Path) -> Result<Policy, CaError> {
     }
 }
 
-fn read_key(dir: &Dir) -> Result<Cosigner, CaError> {
+fn read_key(dir: &Dir, passphrase: Option<&Passphrase>) -> Result<Cosigner, CaError> {
     let told = |what: String| problem(dir.path(), what);
     if dir.entry(VKEY).ok().flatten().is_none() {
         return Err(told(
@@ -296,7 +313,15 @@ fn read_key(dir: &Dir) -> Result<Cosigner, CaError> {
     let vkey: CosignerKey = vkey.trim_end().parse()?;
     let text = secret_file::read_beneath(dir, KEY, KEY_BYTES_MAX).map_err(CaError::Sys)?;
     let text = std::str::from_utf8(&text).map_err(|_| told(format!("{KEY} is no text")))?;
-    let pkcs8 = pem::decode_private_key(text).map_err(|error| told(format!("{KEY}: {error}")))?;
+    let pkcs8 = match passphrase {
+        Some(passphrase) => decrypt_key_file(text, passphrase).map_err(|error| told(format!("{KEY}: {error}")))?,
+        None if Label::of(text) == Some(Label::EncryptedPrivateKey) => {
+            return Err(told(format!(
+                "{KEY} is encrypted: give its passphrase by --passphrase-file"
+            )));
+        }
+        None => pem::decode_private_key(text).map_err(|error| told(format!("{KEY}: {error}")))?,
+    };
     let cosigner = Cosigner::new(vkey.name(), LogKey::from_pkcs8(&pkcs8)?)?;
     match *cosigner.key() == vkey {
         true => Ok(cosigner),

@@ -14,6 +14,7 @@ async fn started(place: &Place) -> Witness {
         policy: place.policy(),
         listen: "127.0.0.1:0".parse().unwrap(),
         metrics: Some("127.0.0.1:0".parse().unwrap()),
+        passphrase_file: None,
     };
     Witness::start(options, &Deps::system()).await.unwrap()
 }

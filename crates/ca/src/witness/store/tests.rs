@@ -21,7 +21,7 @@ fn a_witness_is_made_once_and_its_key_is_for_its_user_alone() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     for refused in [
         check_init(&place.dir(), "w1").unwrap_err(),
-        init(&place.dir(), "w1", Deps::system().random).unwrap_err(),
+        init(&place.dir(), "w1", None, Deps::system().random).unwrap_err(),
     ] {
         assert!(refused.to_string().contains("never over what is there"), "{refused}");
     }
@@ -35,6 +35,27 @@ fn a_witness_is_made_once_and_its_key_is_for_its_user_alone() {
     std::fs::remove_file(place.dir().join(VKEY)).unwrap();
     let refused = place.open().unwrap_err().to_string();
     assert!(refused.contains("witness init"), "{refused}");
+}
+
+#[test]
+fn an_encrypted_key_opens_under_its_passphrase_alone() {
+    let place = Place::new();
+    let passphrase = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    let own = passphrase("correct horse");
+    let key = init(&place.dir(), "w1", Some(&own), Deps::system().random).unwrap();
+    let text = std::fs::read_to_string(place.dir().join(KEY)).unwrap();
+    assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{text}");
+    let open = |passphrase| Store::open(&place.dir(), &place.policy(), passphrase);
+    assert_eq!(open(Some(&own)).unwrap().key(), &key);
+    let wrong = passphrase("incorrect horse");
+    let told = open(Some(&wrong)).unwrap_err().to_string();
+    assert!(told.contains("passphrase is wrong"), "{told}");
+    let told = open(None).unwrap_err().to_string();
+    assert!(told.contains("--passphrase-file"), "{told}");
+    let clear = Place::new();
+    clear.init("w1");
+    let told = Store::open(&clear.dir(), &clear.policy(), Some(&own)).unwrap_err();
+    assert!(told.to_string().contains("in clear"), "{told}");
 }
 
 #[test]
