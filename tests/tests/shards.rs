@@ -1,17 +1,19 @@
 //! Shards with the real CA: certificates on both sides of the end of a log, proofs of both, a state that is lost after its records
-//! were given up, and a month that ends.
+//! were given up, a month that ends, and a witness of all of them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
-    net::{SocketAddr, TcpListener},
-    path::Path,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use mintage_ca::{Ca, Deps};
-use mintage_svid::LeafInfo;
+use mintage_ledger::{LogKey, Origin, Succession, Vkey};
+use mintage_svid::{LeafInfo, pem};
 use mintage_tests::kit::{
     bins::binary,
     ca::{CaProcess, config, entry, make_with, token},
@@ -19,7 +21,7 @@ use mintage_tests::kit::{
     clock::Shifted,
     face::metric,
     stream::{Stream, ask, code},
-    witness::WitnessHome,
+    witness::{WitnessHome, WitnessProcess},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,9 +29,8 @@ use tempfile::TempDir;
 /// Longest wait for what should happen at once; the machine may be busy.
 const SOON: Duration = Duration::from_secs(30);
 
-/// What `mintage` says on this CA's socket and folder, when it ends with this code.
-#[track_caller]
-fn ran(code: i32, data: &Path, words: &[&str]) -> String {
+/// How `mintage` ends on this CA's socket and folder, and what it says.
+fn run(data: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(binary("mintage"));
     for variable in ["MINTAGE_FORMAT", "MINTAGE_ADMIN_SOCKET", "MINTAGE_LOG"] {
         command.env_remove(variable);
@@ -37,8 +38,15 @@ fn ran(code: i32, data: &Path, words: &[&str]) -> String {
     command.arg("--data-dir").arg(data).args(words).stdin(Stdio::null());
     let output = command.output().unwrap();
     let [said, told] = [output.stdout, output.stderr].map(|octets| String::from_utf8(octets).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{words:?}: {said}{told}");
-    said + &told
+    (output.status.code(), said + &told)
+}
+
+/// What it says when it ends with this code.
+#[track_caller]
+fn ran(code: i32, data: &Path, words: &[&str]) -> String {
+    let (ended, said) = run(data, words);
+    assert_eq!(ended, Some(code), "{words:?}: {said}");
+    said
 }
 
 #[track_caller]
@@ -247,37 +255,158 @@ async fn until_unwitnessed(face: SocketAddr, value: u64) {
     tokio::time::timeout(SOON, look).await.unwrap();
 }
 
+/// Stands between a CA and its witness, and lets no statement about a log through: as a witness without that call.
+fn way_of_a_witness_that_follows_nothing(witness: &str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, witness) = (listener.local_addr().unwrap(), witness.to_owned());
+    std::thread::spawn(move || {
+        for ours in listener.incoming() {
+            let Ok(theirs) = TcpStream::connect(&witness) else {
+                continue;
+            };
+            let ours = ours.unwrap();
+            let ways = [(ours.try_clone(), theirs.try_clone()), (Ok(theirs), Ok(ours))];
+            for (from, to) in ways {
+                let (mut from, mut to) = (from.unwrap(), to.unwrap());
+                std::thread::spawn(move || {
+                    let mut octets = [0; 64 * 1024];
+                    while let Ok(read @ 1..) = from.read(&mut octets) {
+                        if octets.starts_with(b"POST /add-log") {
+                            octets[6..9].copy_from_slice(b"not");
+                        }
+                        if to.write_all(&octets[..read]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    address
+}
+
+/// A CA with a witness of its log, both running.
+struct Witnessed {
+    folder: TempDir,
+    home: WitnessHome,
+    face: SocketAddr,
+}
+
+impl Witnessed {
+    /// The CA asks its witness on the way that this function makes.
+    fn begin(max_unwitnessed: &str, way: impl FnOnce(&str) -> String) -> (Self, WitnessProcess, CaProcess) {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, logs) = (folder.path().join("ca"), folder.path().join("logs"));
+        make_with(&data, &Deps::system());
+        std::fs::copy(data.join("ledger/policy"), &logs).unwrap();
+        let mut home = WitnessHome::make(folder.path(), "w1", &logs);
+        let witness = home.start();
+        let face = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = format!(
+            "data_dir = {data:?}\nlisten = \"127.0.0.1:0\"\nmetrics = \"{face}\"\n[ledger]\ncheckpoint_interval = \
+             \"100ms\"\nmax_unwitnessed = \"{max_unwitnessed}\"\n[[witness]]\nurl = \"http://{}\"\nvkey = \"{}\"\n",
+            way(&home.address),
+            home.vkey
+        );
+        let file = folder.path().join("ca.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(binary("mintage-ca"));
+        command.arg("serve").arg("--config").arg(&file);
+        let ca = CaProcess::launch(&data, command);
+        (Self { folder, home, face }, witness, ca)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("ca")
+    }
+
+    /// A policy that trusts the first log and asks for this witness, as an auditor was given it.
+    fn policy(&self) -> String {
+        let path = self.folder.path().join("audit-policy");
+        let logs = std::fs::read_to_string(self.folder.path().join("logs")).unwrap();
+        let witness = format!("witness w1 {}\nquorum w1", self.home.vkey);
+        std::fs::write(&path, logs.replace("quorum none", &witness)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_shard_is_unwitnessed_until_its_witness_is_given_its_key() {
-    let folder = tempfile::tempdir().unwrap();
-    let (data, logs, file) = (
-        folder.path().join("ca"),
-        folder.path().join("logs"),
-        folder.path().join("ca.toml"),
-    );
-    make_with(&data, &Deps::system());
-    let give_policy = || std::fs::copy(data.join("ledger/policy"), &logs).unwrap();
-    give_policy();
-    let mut home = WitnessHome::make(folder.path(), "w1", &logs);
-    let witness = home.start();
-    let face = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let text = format!(
-        "data_dir = {data:?}\nlisten = \"127.0.0.1:0\"\nmetrics = \"{face}\"\n[ledger]\ncheckpoint_interval = \"100ms\"\n\
-         max_unwitnessed = \"1s\"\n[[witness]]\nurl = \"http://{}\"\nvkey = \"{}\"\n",
-        home.address, home.vkey
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(binary("mintage-ca"));
-    command.arg("serve").arg("--config").arg(&file);
-    let ca = CaProcess::launch(&data, command);
-    until_unwitnessed(face, 0).await;
+async fn a_new_shard_is_unwitnessed_until_a_witness_that_follows_nothing_is_given_its_key() {
+    let way = |address: &str| way_of_a_witness_that_follows_nothing(address).to_string();
+    let (scene, witness, mut ca) = Witnessed::begin("1s", way);
+    until_unwitnessed(scene.face, 0).await;
     // The log that ends has more records than the one that begins will have for a while.
-    ran(0, &data, &["audit", "roll"]);
-    until_unwitnessed(face, 1).await;
-    // As the README says: the policy again, and a restart.
-    assert_eq!(witness.stop(), Some(0));
-    give_policy();
-    let _witness = home.start();
-    until_unwitnessed(face, 0).await;
+    ran(0, &scene.data(), &["audit", "roll"]);
+    until_unwitnessed(scene.face, 1).await;
+    ca.wait_for("what to do", |log| {
+        log.contains("give it the CA's `ledger/policy` file")
+    });
+    // As the README says: the policy again, and a signal. One that is bad changes nothing.
+    let logs = scene.folder.path().join("logs");
+    std::fs::write(&logs, "log x\nquorum none\n").unwrap();
+    witness.hang_up();
+    eventually("a bad policy is told of", || {
+        let log = scene.home.log();
+        log.contains("reload refused") && log.contains("line 1")
+    });
+    std::fs::copy(scene.data().join("ledger/policy"), &logs).unwrap();
+    witness.hang_up();
+    until_unwitnessed(scene.face, 0).await;
     assert_eq!(ca.stop(), Some(0));
+    assert_eq!(witness.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_follows_every_shard_and_cosigns_the_end_of_each() {
+    let (mut scene, witness, ca) = Witnessed::begin("60s", str::to_owned);
+    let (data, policy) = (scene.data(), scene.policy());
+    let words = ["audit", "verify", "--policy", &policy, "-o", "json"];
+    let proven = |shards: usize| {
+        let (code, said) = run(&data, &words);
+        let json: Value = serde_json::from_str(&said[..=said.rfind('}').unwrap_or_default()]).unwrap_or_default();
+        let listed = json["shards"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_cosigned = |shard: &Value| shard["witnesses"] == serde_json::json!(["w1"]);
+        code == Some(0) && listed.len() == shards && listed.iter().all(is_cosigned)
+    };
+    eventually("the first log is witnessed", || proven(1));
+    let first_key = std::fs::read_to_string(data.join("keys/log.key")).unwrap();
+    let first = asked(&data, &["audit", "shards"])["shards"][0]["vkey"].clone();
+    let first: Vkey = first.as_str().unwrap().parse().unwrap();
+
+    ran(0, &data, &["audit", "roll"]);
+    eventually("two logs are witnessed", || proven(2));
+    // Two more begin while nobody is there to follow them.
+    witness.kill();
+    ran(0, &data, &["audit", "roll"]);
+    ran(0, &data, &["audit", "roll"]);
+    let (code, said) = run(&data, &words);
+    assert_eq!(code, Some(3), "nobody has cosigned their ends: {said}");
+    let witness = scene.home.start();
+    eventually("four logs are witnessed", || proven(4));
+    assert!(!ca.log().contains("no witness has cosigned"), "{}", ca.log());
+    assert_eq!(ca.stop(), Some(0));
+
+    // Whoever has the first key, which the CA has destroyed, names no second log after the first.
+    let from = Origin::parse(first.name()).unwrap();
+    let stolen = LogKey::from_pkcs8(&pem::decode_private_key(&first_key).unwrap()).unwrap();
+    // RFC 8410, section 7: an Ed25519 key in PKCS#8, before its 32 octets.
+    let head = hex::decode("302e020100300506032b657004220420").unwrap();
+    let other = LogKey::from_pkcs8(&[&head[..], &[9; 32]].concat()).unwrap();
+    let elsewhere = first.name().replacen("dev.test", "other.test", 1);
+    let named = |by: &LogKey, name: &str| {
+        let next = other.vkey(&Origin::parse(name).unwrap());
+        Succession::sign(by, &from, &next).to_string()
+    };
+    let next = from.marked("x").unwrap();
+    for (statement, status) in [
+        (named(&stolen, next.as_str()), 409),
+        (named(&other, next.as_str()), 403),
+        (named(&stolen, &elsewhere), 422),
+        ("garbled".to_owned(), 400),
+    ] {
+        let (answered, told) = scene.home.call("add-log", &statement).await.unwrap();
+        assert_eq!(answered, status, "{told}");
+    }
+    assert_eq!(witness.stop(), Some(0));
 }

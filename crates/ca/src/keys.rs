@@ -50,27 +50,33 @@ impl KeyName {
 /// Refuses a passphrase file that others can read, a passphrase that is too short or too long, and a trust domain outside
 /// `.test` without any.
 pub fn find_protection(file: Option<&Path>, domain: &TrustDomain) -> Result<KeyProtection, CaError> {
+    match find_passphrase(file)? {
+        Some(passphrase) => Ok(KeyProtection::Passphrase(passphrase)),
+        None if domain.is_test() => Ok(KeyProtection::ClearForTestDomainOnly),
+        None => Err(CaError::NoPassphrase(domain.clone())),
+    }
+}
+
+/// The passphrase in a file, else in the systemd credential, where there is one.
+pub(crate) fn find_passphrase(file: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>, CaError> {
     if let Some(file) = file {
         let secret = secret_file::read(file, PASSPHRASE_FILE_BYTES_MAX).map_err(CaError::Sys)?;
-        return passphrase(&file.display().to_string(), secret);
+        return passphrase(&file.display().to_string(), secret).map(Some);
     }
     if let Some(directory) = env::var_os("CREDENTIALS_DIRECTORY") {
         let directory = Path::new(&directory);
         if directory.join(CREDENTIAL).exists() {
             let secret = secret_file::read_credential(directory, CREDENTIAL, PASSPHRASE_FILE_BYTES_MAX);
-            return passphrase("the systemd credential \"passphrase\"", secret.map_err(CaError::Sys)?);
+            return passphrase("the systemd credential \"passphrase\"", secret.map_err(CaError::Sys)?).map(Some);
         }
     }
-    match domain.is_test() {
-        true => Ok(KeyProtection::ClearForTestDomainOnly),
-        false => Err(CaError::NoPassphrase(domain.clone())),
-    }
+    Ok(None)
 }
 
-fn passphrase(origin: &str, mut secret: Zeroizing<Vec<u8>>) -> Result<KeyProtection, CaError> {
+fn passphrase(origin: &str, mut secret: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, CaError> {
     secret_file::trim_line_end(&mut secret);
     if (PASSPHRASE_BYTES_MIN..=PASSPHRASE_BYTES_MAX).contains(&secret.len()) {
-        return Ok(KeyProtection::Passphrase(secret));
+        return Ok(secret);
     }
     Err(CaError::Passphrase {
         origin: origin.to_owned(),

@@ -133,6 +133,12 @@ pub(crate) const WITNESS_ROUNDS_MAX: usize = 3;
 pub(crate) const WITNESS_RETRY_MIN: Duration = Duration::from_millis(200);
 /// Longest pause after a failed request: a witness that is back is used again within this.
 pub(crate) const WITNESS_RETRY_MAX: Duration = Duration::from_secs(5);
+/// A witness that does not know the log and follows no statements is told them again after this: it may have been changed.
+pub(crate) const WITNESS_TELL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the final checkpoint of a closed log may keep the checkpoints of the next from a witness: those are a second apart.
+pub(crate) const WITNESS_CLOSED_WAIT: Duration = Duration::from_secs(5);
+/// Pause after the final checkpoint of a closed log was not answered; meanwhile the log that is written has its turns.
+pub(crate) const WITNESS_CLOSED_PAUSE: Duration = Duration::from_secs(10);
 /// Records of one witness that says the same of this log again and again: one each this long.
 pub(crate) const WITNESS_EVENT_INTERVAL: Duration = Duration::from_secs(600);
 /// Pages of witness records that a start looks through for the set that was configured before.

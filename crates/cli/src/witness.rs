@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use mintage_ca::{
-    Deps, Witness, WitnessOptions, logging,
+    Deps, Witness, WitnessOptions, logging, parse_metrics_address,
     witness::{check_init, init},
 };
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::Context,
@@ -33,6 +34,9 @@ pub(crate) struct Make {
     /// Its name in every cosignature: where it is known by, without https://, such as witness.example/w1.
     #[arg(long)]
     name: String,
+    /// File with the passphrase that encrypts the key; the systemd credential "passphrase" is used without it.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     /// Checks everything and says what would be made, but makes nothing.
     #[arg(long)]
     dry_run: bool,
@@ -43,12 +47,19 @@ pub(crate) struct Serve {
     /// The directory that `witness init` made.
     #[arg(long)]
     dir: PathBuf,
-    /// File with the logs that are cosigned (C2SP tlog-policy); the CA's own is `policy` in its `ledger` folder.
+    /// File with the logs that are cosigned (C2SP tlog-policy), read again on SIGHUP; the CA's own is `policy` in its `ledger`
+    /// folder. A log that one of them names as the one after it is cosigned too.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// Address for requests, by plain HTTP.
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// File with the passphrase that encrypts the key; the systemd credential "passphrase" is used without it.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Loopback address for Prometheus metrics.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics_address)]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -71,9 +82,13 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 fn make(context: &Context, options: Make) -> Result<(), Failure> {
+    let passphrase_file = options.passphrase_file.as_deref();
     let vkey = match options.dry_run {
-        true => check_init(&options.dir, &options.name).map(|()| None),
-        false => init(&options.dir, &options.name, &Deps::system()).map(|key| Some(key.to_string())),
+        true => check_init(&options.dir, &options.name, passphrase_file).map(|()| None),
+        false => {
+            let made = init(&options.dir, &options.name, passphrase_file, &Deps::system());
+            made.map(|key| Some(key.to_string()))
+        }
     };
     let made = Made {
         dry_run: options.dry_run,
@@ -98,13 +113,23 @@ fn make(context: &Context, options: Make) -> Result<(), Failure> {
 async fn serve(options: Serve) -> Result<(), Failure> {
     logging::start();
     let mut interrupt = Interrupt::listen()?;
+    // Before the start: the signal's default ends a process.
+    let unheard = |error| Failure::local(format!("signals cannot be heard: {error}"));
+    let mut hangup = signal(SignalKind::hangup()).map_err(unheard)?;
     let options = WitnessOptions {
         dir: options.dir,
         policy: options.policy,
         listen: options.listen,
+        metrics: options.metrics,
+        passphrase_file: options.passphrase_file,
     };
     let witness = Witness::start(options, &Deps::system()).await.map_err(Failure::local)?;
-    interrupt.came().await;
+    loop {
+        tokio::select! {
+            () = interrupt.came() => break,
+            _ = hangup.recv() => witness.reload().await,
+        }
+    }
     witness.stop().await;
     Ok(())
 }

@@ -213,8 +213,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// stored one, larger than the log or signed by another key.
     fn cas_checkpoint(&self, old: u64, new: &SignedCheckpoint) -> Result<(), LedgerError>;
 
-    /// Adds signature lines to the stored checkpoint, durably, when it is still the one with this text; a newer one is
-    /// never replaced. Only lines that the caller has verified are to be added.
+    /// Adds signature lines to the stored checkpoint of the log that the text names, durably, when it is still the one with
+    /// this text; a newer one is never replaced. Only lines that the caller has verified are to be added.
     ///
     /// # Errors
     /// `CheckpointMoved` when another checkpoint is stored; refuses more lines than a note may have.

@@ -71,6 +71,7 @@
 
 mod check;
 mod checkpoint;
+mod closed;
 mod committer;
 mod cosignature;
 mod disk;
@@ -156,7 +157,7 @@ pub use retain::Releasable;
 pub use roll::Roll;
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};
-pub use succession::{Succession, follow};
+pub use succession::{Succession, SuccessionClaim, follow};
 pub use tile_dir::{LedgerTreeWriter, TreeFile, TreePath, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};
 pub use tiles::{TILE_WIDTH, Tree, tile_path};
 pub use tlog_proof::TlogProof;
@@ -164,4 +165,7 @@ pub use tree::{Frontier, Hash, empty_root, leaf_hash, node_hash};
 pub use trees::Trees;
 pub use verify::{RecordCheck, ShardReport, verify};
 pub use verify_index::verify_indexes;
-pub use witness::{AddCheckpoint, SIZE_CONTENT_TYPE, TreeHead, Verdict, cosignature_in, cosigned, decide, size_in};
+pub use witness::{
+    AddCheckpoint, LogVerdict, SIZE_CONTENT_TYPE, TreeHead, Verdict, cosignature_in, cosigned, decide, decide_log,
+    size_in,
+};

@@ -37,6 +37,10 @@ pub const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const POSITION_EVERY: u64 = 128;
 /// Largest signed note accepted: text of three lines and the sixteen signatures a verifier must accept.
 pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+/// Largest statement about the log after a log: three lines and a signature, with names of 345 bytes, take 1.3 KB.
+pub const SUCCESSION_BYTES_MAX: usize = 4096;
+/// Logs that a witness follows from one log of its policy by such statements: the monthly shards of 20 years.
+pub const FOLLOWED_LOGS_MAX: usize = 256;
 /// Signatures of one note that are looked at (C2SP signed-note: at least 16 must be).
 pub const NOTE_SIGNATURES_MAX: usize = 64;
 /// Checkpoints that are kept of one shard: two hundred starts a day in a month of thirty-one days, and a segment each minute.

@@ -10,6 +10,8 @@ use crate::LedgerError;
 const ID_BYTES_MAX: usize = 64;
 /// Longest shard name in bytes: `2026-11` and a suffix.
 const SHARD_BYTES_MAX: usize = 16;
+/// First letter of the mark of a shard that a restore began.
+const RESTORED: char = 'r';
 /// Between trust domain and ledger id, so that nobody's other log has the same name.
 const MIDDLE: &str = "/mintage/";
 
@@ -53,6 +55,20 @@ impl Origin {
     /// Refuses a mark of over 8 characters, or of others than `[a-z0-9-]`.
     pub fn marked(&self, mark: &str) -> Result<Self, LedgerError> {
         Self::parse(&format!("{}-{mark}", &self.line[..self.shard_at + 7]))
+    }
+
+    /// A shard of the same month that a restore begins: its digits are random, so that nobody can have used the name.
+    ///
+    /// # Errors
+    /// None for an origin that was read or made.
+    pub fn restored(&self, digits: [u8; 3]) -> Result<Self, LedgerError> {
+        let digits = u32::from_be_bytes([0, digits[0], digits[1], digits[2]]);
+        self.marked(&format!("{RESTORED}{digits:06x}"))
+    }
+
+    /// True when a restore began this shard: the log before it may have gone on elsewhere after the backup.
+    pub fn is_restored(&self) -> bool {
+        self.shard()[7..].starts_with(&format!("-{RESTORED}"))
     }
 
     /// Reads an origin line.

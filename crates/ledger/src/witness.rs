@@ -1,6 +1,8 @@
 //! What a witness is asked and what it answers (C2SP tlog-witness, add-checkpoint): the body, the decision, and the reading
 //! of answers. Nothing here waits, stores or looks at a clock.
 
+mod add_log;
+
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -9,11 +11,12 @@ use crate::{
     CosignerKey, LedgerError,
     foreign::{ForeignCheckpoint, number},
     limits::{ADD_CHECKPOINT_BYTES_MAX, NOTE_BYTES_MAX, WITNESS_PROOF_HASHES_MAX},
-    note::{NoteSignature, SignedNote},
-    policy::Policy,
+    note::{NoteSignature, SignedNote, Vkey},
     proof::verify_consistency,
     tree::{Hash, empty_root},
 };
+
+pub use self::add_log::{LogVerdict, decide_log};
 
 /// Content type of the answer that says which size the witness holds.
 pub const SIZE_CONTENT_TYPE: &str = "text/x.tlog.size";
@@ -137,7 +140,7 @@ pub enum Verdict {
     Malformed(String),
     /// No key of the log has signed, or a line of one does not verify (403).
     NotSigned(String),
-    /// The policy lists no log with this origin (404).
+    /// The witness has no key of a log with this origin (404).
     UnknownLog,
     /// The old size is not the stored one, which this is (409).
     OtherSize(u64),
@@ -159,22 +162,18 @@ impl Verdict {
     }
 }
 
-/// Decides on a request. `stored` is the last tree that was cosigned of its log, [`TreeHead::empty`] before the first; it has
+/// Decides on a request by the keys of its log; those of other logs are ignored. `stored` is the last tree that was cosigned of its log, [`TreeHead::empty`] before the first; it has
 /// to stay the last one until the verdict is carried out.
-pub fn decide(policy: &Policy, request: &AddCheckpoint, stored: TreeHead) -> Verdict {
+pub fn decide(keys: &[Vkey], request: &AddCheckpoint, stored: TreeHead) -> Verdict {
     let (note, checkpoint) = (request.note(), request.checkpoint());
     let mut known = false;
     let mut signed = false;
-    for log in policy
-        .logs()
-        .iter()
-        .filter(|log| log.vkey.name() == checkpoint.origin())
-    {
+    for key in keys.iter().filter(|key| key.name() == checkpoint.origin()) {
         known = true;
-        if note.lines_of(log.vkey.named()).next().is_none() {
+        if note.lines_of(key.named()).next().is_none() {
             continue;
         }
-        if let Err(error) = note.verify(&log.vkey) {
+        if let Err(error) = note.verify(key) {
             return Verdict::NotSigned(error.to_string());
         }
         signed = true;
@@ -204,10 +203,10 @@ pub fn decide(policy: &Policy, request: &AddCheckpoint, stored: TreeHead) -> Ver
 ///
 /// # Errors
 /// Refuses a checkpoint whose extension lines leave no room for that in a note.
-pub fn cosigned(policy: &Policy, request: &AddCheckpoint, line: NoteSignature) -> Result<SignedNote, LedgerError> {
+pub fn cosigned(keys: &[Vkey], request: &AddCheckpoint, line: NoteSignature) -> Result<SignedNote, LedgerError> {
     let origin = request.checkpoint().origin();
-    let logs = policy.logs().iter().filter(|log| log.vkey.name() == origin);
-    let of_logs = logs.flat_map(|log| request.note().lines_of(log.vkey.named()).cloned());
+    let own = keys.iter().filter(|key| key.name() == origin);
+    let of_logs = own.flat_map(|key| request.note().lines_of(key.named()).cloned());
     let bare = SignedNote::new(request.note().text().to_owned(), Vec::new());
     let whole = bare.with_lines(of_logs.chain([line]))?;
     // It must read back, or the witness could not be started again.

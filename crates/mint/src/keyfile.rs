@@ -62,13 +62,25 @@ pub fn encode_key_file(
     trust_domain: &TrustDomain,
     random: &[u8; 32],
 ) -> Result<Zeroizing<String>, MintError> {
-    let passphrase = match protection {
-        KeyProtection::Passphrase(passphrase) => check_passphrase(passphrase)?,
+    match protection {
+        KeyProtection::Passphrase(passphrase) => encrypt_key_file(pkcs8_der, passphrase, random),
         KeyProtection::ClearForTestDomainOnly => {
             check_test_domain(trust_domain)?;
-            return Ok(pem::encode(Label::PrivateKey, pkcs8_der));
+            Ok(pem::encode(Label::PrivateKey, pkcs8_der))
         }
-    };
+    }
+}
+
+/// Writes a PKCS#8 private key, of no trust domain's CA, as the text of an encrypted key file. `random` as above.
+///
+/// # Errors
+/// Refuses passphrases of fewer than 8 or more than 1,024 bytes.
+pub fn encrypt_key_file(
+    pkcs8_der: &[u8],
+    passphrase: &Zeroizing<Vec<u8>>,
+    random: &[u8; 32],
+) -> Result<Zeroizing<String>, MintError> {
+    let passphrase = check_passphrase(passphrase)?;
     let failed = |_| MintError::KeyFile("it cannot be encrypted");
     let (salt, iv) = random.split_at(16);
     let iv = <&[u8; 16]>::try_from(iv).map_err(|_| MintError::KeyFile("it cannot be encrypted"))?;
@@ -94,20 +106,32 @@ pub fn decode_key_file(
     protection: &KeyProtection,
     trust_domain: &TrustDomain,
 ) -> Result<Zeroizing<Vec<u8>>, MintError> {
-    let passphrase = match (Label::of(text), protection) {
+    match (Label::of(text), protection) {
         (Some(Label::PrivateKey), KeyProtection::ClearForTestDomainOnly) => {
             check_test_domain(trust_domain)?;
-            return Ok(pem::decode(Label::PrivateKey, text)?);
-        }
-        (Some(Label::EncryptedPrivateKey), KeyProtection::Passphrase(passphrase)) => check_passphrase(passphrase)?,
-        (Some(Label::PrivateKey), KeyProtection::Passphrase(_)) => {
-            return Err(MintError::KeyFile("it is in clear although a passphrase is configured"));
+            Ok(pem::decode(Label::PrivateKey, text)?)
         }
         (Some(Label::EncryptedPrivateKey), KeyProtection::ClearForTestDomainOnly) => {
-            return Err(MintError::KeyFile("it is encrypted, give its passphrase"));
+            Err(MintError::KeyFile("it is encrypted, give its passphrase"))
+        }
+        (_, KeyProtection::Passphrase(passphrase)) => decrypt_key_file(text, passphrase),
+        _ => Err(MintError::KeyFile("it is no PKCS#8 private key in PEM")),
+    }
+}
+
+/// Reads the text of an encrypted key file and gives the PKCS#8 private key in it.
+///
+/// # Errors
+/// Refuses a file in clear, a wrong passphrase, and files that ask for absurd amounts of work.
+pub fn decrypt_key_file(text: &str, passphrase: &Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, MintError> {
+    match Label::of(text) {
+        Some(Label::EncryptedPrivateKey) => {}
+        Some(Label::PrivateKey) => {
+            return Err(MintError::KeyFile("it is in clear although a passphrase is configured"));
         }
         _ => return Err(MintError::KeyFile("it is no PKCS#8 private key in PEM")),
-    };
+    }
+    let passphrase = check_passphrase(passphrase)?;
     let der = pem::decode(Label::EncryptedPrivateKey, text)?;
     let malformed = |_| MintError::KeyFile("it is malformed");
     let file = EncryptedPrivateKeyInfo::from_der(&der).map_err(malformed)?;

@@ -32,7 +32,7 @@ pub use crl::{CrlEntry, sign_crl};
 pub use csr::{KeyPolicy, ProvenKey, prove_possession};
 pub use error::{CsrError, MintError};
 pub use issuer::Issuer;
-pub use keyfile::{KeyProtection, decode_key_file, encode_key_file};
+pub use keyfile::{KeyProtection, decode_key_file, decrypt_key_file, encode_key_file, encrypt_key_file};
 pub use mintage_svid::KeyKind;
 pub use prepare::{Prepared, prepare};
 pub use root::{CaDates, make_intermediate, make_root};

@@ -115,8 +115,13 @@ impl WitnessHome {
 
     /// Status and body of the answer to an add-checkpoint request; `None` when nobody answered.
     pub async fn ask(&self, body: &str) -> Option<(u16, String)> {
+        self.call("add-checkpoint", body).await
+    }
+
+    /// Status and body of the answer to any call; `None` when nobody answered.
+    pub async fn call(&self, name: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address).await.ok()?;
-        let head = "POST /add-checkpoint HTTP/1.1\r\nhost: w\r\nconnection: close\r\n";
+        let head = format!("POST /{name} HTTP/1.1\r\nhost: w\r\nconnection: close\r\n");
         let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
@@ -135,6 +140,12 @@ impl WitnessProcess {
     pub fn kill(mut self) {
         self.0.kill().expect("the process can be killed");
         self.0.wait().expect("the process ends");
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the process takes signals");
     }
 
     /// SIGTERM, and the exit code.

@@ -51,11 +51,7 @@ pub(super) fn enter_log(
 
 /// A name of this month that nobody can have used: it has random digits.
 fn unused_name(old: &Origin, (now, deps): (UnixTime, &Deps)) -> Result<Origin, CaError> {
-    let digits = random::<3>(deps)?
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect::<String>();
-    Ok(old.of_month(now)?.marked(&format!("r{digits}"))?)
+    Ok(old.of_month(now)?.restored(random(deps)?)?)
 }
 
 /// Closes the backup's log and begins the next, over a state that is opened for its snapshot alone.

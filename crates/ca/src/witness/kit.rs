@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use mintage_identity::{TrustDomain, UnixTime};
 use mintage_ledger::{
-    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, LedgerError, LogKey, Origin, SignedCheckpoint, Vkey,
-    consistency, leaf_hash, node_hash, root_at,
+    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, LedgerError, LogKey, Origin, SignedCheckpoint,
+    Succession, Vkey, consistency, leaf_hash, node_hash, root_at,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -15,13 +15,17 @@ use crate::{Deps, error::CaError};
 
 pub(crate) const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
-/// One history of the log; the log's key signs any of them.
-pub(crate) struct Fork(u8, Origin);
+/// One history of a log; the log's key signs any of them.
+pub(crate) struct Fork {
+    seed: u8,
+    origin: Origin,
+    key: u16,
+}
 
 impl HashSource for Fork {
     fn node(&self, level: u8, index: u64) -> Result<Hash, LedgerError> {
         match level {
-            0 => Ok(leaf_hash(&[&[self.0][..], &index.to_be_bytes()].concat())),
+            0 => Ok(leaf_hash(&[&[self.seed][..], &index.to_be_bytes()].concat())),
             _ => Ok(node_hash(
                 &self.node(level - 1, 2 * index)?,
                 &self.node(level - 1, 2 * index + 1)?,
@@ -33,24 +37,54 @@ impl HashSource for Fork {
 impl Fork {
     pub(crate) fn new(seed: u8) -> Self {
         let domain = TrustDomain::parse("dev.test").unwrap();
-        Self(seed, Origin::new(&domain, "a1b2", NOW).unwrap())
+        let origin = Origin::new(&domain, "a1b2", NOW).unwrap();
+        Self { seed, origin, key: 3 }
     }
 
-    fn key() -> LogKey {
-        LogKey::generate(&Zeroizing::new([3; 32])).unwrap().0
+    /// A log of this name, with the key of this seed.
+    pub(crate) fn named(origin: &str, key: u16) -> Self {
+        let origin = Origin::parse(origin).unwrap();
+        Self { seed: 1, origin, key }
+    }
+
+    /// The log of the same ledger that is this many shards after the first.
+    pub(crate) fn later(number: u8) -> Self {
+        Self::named(
+            &format!("dev.test/mintage/a1b2/2030-{number:02}"),
+            100 + u16::from(number),
+        )
+    }
+
+    /// One of many logs of the same ledger.
+    pub(crate) fn numbered(number: usize) -> Self {
+        Self::named(
+            &format!("dev.test/mintage/a1b2/2040-01-{number}"),
+            1000 + u16::try_from(number).unwrap(),
+        )
+    }
+
+    fn key(&self) -> LogKey {
+        let mut seed = Zeroizing::new([3; 32]);
+        seed[..2].copy_from_slice(&self.key.to_be_bytes());
+        LogKey::generate(&seed).unwrap().0
+    }
+
+    /// What the key of this log says about the log after it.
+    pub(crate) fn names(&self, next: &Self) -> String {
+        Succession::sign(&self.key(), &self.origin, &next.vkey()).to_string()
     }
 
     pub(crate) fn origin(&self) -> &str {
-        self.1.as_str()
+        self.origin.as_str()
     }
 
     pub(crate) fn vkey(&self) -> Vkey {
-        Self::key().vkey(&self.1)
+        self.key().vkey(&self.origin)
     }
 
     pub(crate) fn signed(&self, size: u64) -> SignedCheckpoint {
-        Self::key().sign(Checkpoint {
-            origin: self.1.clone(),
+        self.key().sign(Checkpoint {
+            origin: self.origin.clone(),
             size,
             root: root_at(self, size).unwrap(),
         })
@@ -87,10 +121,10 @@ impl Place {
     }
 
     pub(crate) fn init(&self, name: &str) -> CosignerKey {
-        store::init(&self.dir(), name, Deps::system().random).unwrap()
+        store::init(&self.dir(), name, None, Deps::system().random).unwrap()
     }
 
     pub(super) fn open(&self) -> Result<Store, CaError> {
-        Store::open(&self.dir(), &self.policy())
+        Store::open(&self.dir(), &self.policy(), None)
     }
 }

@@ -1,23 +1,15 @@
-//! The witness's HTTP face: `POST /add-checkpoint`, and `GET /<SHA-256 of the origin>/checkpoint` for monitors.
+//! A running witness: it listens, serves connections within their limits, and ends in order.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    extract::{Path, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
+use axum::Router;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use mintage_ledger::{CosignerKey, SIZE_CONTENT_TYPE, Verdict, limits::ADD_CHECKPOINT_BYTES_MAX};
+use mintage_ledger::CosignerKey;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,16 +17,18 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     WitnessOptions,
-    store::{Answer, Store},
+    answers::{Face, router},
+    metrics::{self, Metrics},
+    store::Store,
 };
 use crate::{
-    clock::Clock,
     error::CaError,
     init::Deps,
+    keys::find_passphrase,
     limits::{
         ACCEPT_PAUSE_MAX, ACCEPT_PAUSE_MIN, WITNESS_CONNECTION_LIFE, WITNESS_CONNECTIONS_MAX,
         WITNESS_CONNECTIONS_PER_SOURCE_MAX, WITNESS_HEAD_BYTES_MAX, WITNESS_HEAD_TIMEOUT, WITNESS_HEADERS_MAX,
-        WITNESS_IN_WORK_MAX, WITNESS_REQUEST_TIMEOUT,
+        WITNESS_REQUEST_TIMEOUT,
     },
     places::{Place, Places},
 };
@@ -43,17 +37,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Witness {
     address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
     store: Arc<Store>,
     stop: CancellationToken,
     accepting: JoinHandle<()>,
-}
-
-/// What every request works with.
-#[derive(Clone)]
-struct Face {
-    store: Arc<Store>,
-    clock: Arc<dyn Clock>,
-    in_work: Arc<Semaphore>,
 }
 
 impl Witness {
@@ -62,33 +49,51 @@ impl Witness {
     /// # Errors
     /// What is wrong with the directory, the policy or the address; nothing is cosigned then.
     pub async fn start(options: WitnessOptions, deps: &Deps) -> Result<Self, CaError> {
-        let (dir, policy) = (options.dir, options.policy);
-        let store = tokio::task::spawn_blocking(move || Store::open(&dir, &policy)).await;
+        let (dir, policy, passphrase_file) = (options.dir, options.policy, options.passphrase_file);
+        let open = move || {
+            let passphrase = find_passphrase(passphrase_file.as_deref())?;
+            Store::open(&dir, &policy, passphrase.as_ref())
+        };
+        let store = tokio::task::spawn_blocking(open).await;
         let store = Arc::new(store.map_err(|error| CaError::Poisoned(error.to_string()))??);
-        let listen = |source| CaError::Listen {
-            address: options.listen,
-            source,
+        let listen = |address| move |source| CaError::Listen { address, source };
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(listen(options.listen))?;
+        let address = listener.local_addr().map_err(listen(options.listen))?;
+        let (stop, metrics) = (CancellationToken::new(), Arc::new(Metrics::new()));
+        let metrics_address = match options.metrics {
+            Some(wanted) => {
+                let started = metrics::start(wanted, metrics.clone(), store.clone(), stop.clone()).await;
+                Some(started.map_err(listen(wanted))?)
+            }
+            None => None,
         };
-        let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
-        let face = Face {
-            store: store.clone(),
-            clock: deps.clock.clone(),
-            in_work: Arc::new(Semaphore::new(WITNESS_IN_WORK_MAX)),
-        };
-        let router = Router::new()
-            .route("/add-checkpoint", post(add_checkpoint))
-            .route("/{origin}/checkpoint", get(checkpoint))
-            .with_state(face);
-        let stop = CancellationToken::new();
-        let accepting = tokio::spawn(accept(listener, router, stop.clone()));
+        let face = Face::new(store.clone(), deps.clock.clone(), metrics);
+        let accepting = tokio::spawn(accept(listener, router(face), stop.clone()));
         info!(%address, witness = %store.key(), logs = store.logs(), "serving");
         Ok(Self {
             address,
+            metrics_address,
             store,
             stop,
             accepting,
         })
+    }
+
+    /// Reads the policy file again. One that is bad changes nothing and is told of, with its line.
+    pub async fn reload(&self) {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.reload()).await {
+            Ok(Ok(logs)) => info!(logs, "the policy file was read again"),
+            Ok(Err(problem)) => error!(%problem, "reload refused; the logs that were followed stay followed"),
+            Err(_) => error!("reload ended with a panic; the logs that were followed stay followed"),
+        }
+    }
+
+    /// Where metrics are served, when they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Where it listens.
@@ -173,64 +178,6 @@ async fn serve(stream: TcpStream, router: Router, stop: CancellationToken, _plac
     if let Err(problem) = ended {
         debug!(%problem, "a connection ended");
     }
-}
-
-async fn add_checkpoint(State(face): State<Face>, body: Body) -> Response {
-    match tokio::time::timeout(WITNESS_REQUEST_TIMEOUT, add(face, body)).await {
-        Ok(response) => response,
-        Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request took too long\n"),
-    }
-}
-
-async fn add(face: Face, body: Body) -> Response {
-    let Ok(body) = to_bytes(body, ADD_CHECKPOINT_BYTES_MAX).await else {
-        let told = format!("a request has at most {ADD_CHECKPOINT_BYTES_MAX} bytes\n");
-        return text(StatusCode::PAYLOAD_TOO_LARGE, told);
-    };
-    let Ok(place) = face.in_work.clone().try_acquire_owned() else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are in work\n");
-    };
-    // On a thread of its own, which goes on when the caller leaves: what is begun under a log's lock is finished there.
-    let answer = tokio::task::spawn_blocking(move || {
-        let answer = face.store.add(&body, face.clock.now());
-        drop(place);
-        answer
-    });
-    match answer.await {
-        Ok(Answer::Cosigned(line)) => text(StatusCode::OK, line),
-        Ok(Answer::Refused(verdict)) => refusal(&verdict),
-        Ok(Answer::Unavailable(why)) => text(StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the witness failed\n"),
-    }
-}
-
-fn refusal(verdict: &Verdict) -> Response {
-    let status = StatusCode::from_u16(verdict.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    match verdict {
-        Verdict::OtherSize(size) => {
-            (status, [(header::CONTENT_TYPE, SIZE_CONTENT_TYPE)], format!("{size}\n")).into_response()
-        }
-        Verdict::Malformed(why) | Verdict::NotSigned(why) | Verdict::Inconsistent(why) => {
-            text(status, format!("{why}\n"))
-        }
-        Verdict::UnknownLog => text(status, "the witness does not know this log\n"),
-        Verdict::Cosign(_) => status.into_response(),
-    }
-}
-
-async fn checkpoint(State(face): State<Face>, Path(origin): Path<String>) -> Response {
-    // The log's lock may be held for a flush.
-    let found = tokio::task::spawn_blocking(move || face.store.checkpoint(&origin)).await;
-    match found {
-        Ok(Some(note)) => text(StatusCode::OK, note),
-        Ok(None) => text(StatusCode::NOT_FOUND, "no checkpoint of this log was cosigned\n"),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the witness failed\n"),
-    }
-}
-
-fn text(status: StatusCode, body: impl Into<String>) -> Response {
-    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    (status, kind, body.into()).into_response()
 }
 
 #[cfg(test)]

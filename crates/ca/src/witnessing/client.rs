@@ -31,6 +31,19 @@ pub(super) enum Answer {
     Holds(u64),
     /// It takes the checkpoint for no continuation of what it holds (422). Nobody has signed that.
     Inconsistent(String),
+    /// It does not know the log (404).
+    Unknown(String),
+    /// Anything else.
+    Refused(String),
+}
+
+/// What a witness answered to a log's statement about the log after it.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// It follows the log that is named.
+    Follows,
+    /// It does not know the log that speaks, or has no such call.
+    Unknown(String),
     /// Anything else.
     Refused(String),
 }
@@ -52,7 +65,25 @@ impl Client {
     /// # Errors
     /// Why there is no answer.
     pub(super) async fn ask(&mut self, request: &AddCheckpoint) -> Result<Answer, String> {
-        match timeout(WITNESS_ANSWER_TIMEOUT, self.exchange(request)).await {
+        let (status, kind, body) = self.call("add-checkpoint", request.to_string()).await?;
+        self.read(request, status, &kind, &body)
+    }
+
+    /// Sends a log's statement about the log after it: a call that C2SP tlog-witness does not have, and other witnesses need not.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn tell(&mut self, statement: String) -> Result<Told, String> {
+        let (status, _, body) = self.call("add-log", statement).await?;
+        Ok(match status {
+            StatusCode::OK => Told::Follows,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Told::Unknown(told(status, &body)),
+            _ => Told::Refused(told(status, &body)),
+        })
+    }
+
+    async fn call(&mut self, name: &str, body: String) -> Result<(StatusCode, String, Bytes), String> {
+        match timeout(WITNESS_ANSWER_TIMEOUT, self.exchange(name, Bytes::from(body))).await {
             Ok(answer) => answer,
             Err(_) => {
                 // An answer that comes too late must not be taken for that of the next request.
@@ -62,18 +93,15 @@ impl Client {
         }
     }
 
-    async fn exchange(&mut self, request: &AddCheckpoint) -> Result<Answer, String> {
-        let body = Bytes::from(request.to_string());
-        let answer = match self.open.take() {
+    async fn exchange(&mut self, name: &str, body: Bytes) -> Result<(StatusCode, String, Bytes), String> {
+        match self.open.take() {
             // A kept connection may have been closed from the other side at any time: then a new one is tried, once.
-            Some(kept) => match self.send(kept, body.clone()).await {
+            Some(kept) => match self.send(kept, name, body.clone()).await {
                 Ok(answer) => Ok(answer),
-                Err(_) => self.send(self.connect().await?, body).await,
+                Err(_) => self.send(self.connect().await?, name, body).await,
             },
-            None => self.send(self.connect().await?, body).await,
-        };
-        let (status, kind, body) = answer?;
-        self.read(request, status, &kind, &body)
+            None => self.send(self.connect().await?, name, body).await,
+        }
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
@@ -97,12 +125,13 @@ impl Client {
     async fn send(
         &mut self,
         mut sender: SendRequest<Full<Bytes>>,
+        name: &str,
         body: Bytes,
     ) -> Result<(StatusCode, String, Bytes), String> {
         let failed = |error: hyper::Error| format!("no answer: {error}");
         let request = Request::builder()
             .method(Method::POST)
-            .uri(self.peer.url.call("add-checkpoint"))
+            .uri(self.peer.url.call(name))
             .header(header::HOST, &self.peer.url.authority)
             .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
             .body(Full::new(body))
@@ -118,10 +147,6 @@ impl Client {
     }
 
     fn read(&self, request: &AddCheckpoint, status: StatusCode, kind: &str, body: &[u8]) -> Result<Answer, String> {
-        let told = || {
-            let text = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
-            format!("{status}: {}", printable(text.trim_end()))
-        };
         match status {
             StatusCode::OK => cosignature_in(body, request.note(), &self.peer.key)
                 .map(Answer::Cosigned)
@@ -129,10 +154,17 @@ impl Client {
             StatusCode::CONFLICT if kind == SIZE_CONTENT_TYPE => {
                 size_in(body).map(Answer::Holds).map_err(|error| error.to_string())
             }
-            StatusCode::UNPROCESSABLE_ENTITY => Ok(Answer::Inconsistent(told())),
-            _ => Ok(Answer::Refused(told())),
+            StatusCode::UNPROCESSABLE_ENTITY => Ok(Answer::Inconsistent(told(status, body))),
+            StatusCode::NOT_FOUND => Ok(Answer::Unknown(told(status, body))),
+            _ => Ok(Answer::Refused(told(status, body))),
         }
     }
+}
+
+/// A refusal as it is told: nobody has signed it.
+fn told(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
+    format!("{status}: {}", printable(text.trim_end()))
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, String> {
@@ -172,13 +204,17 @@ mod tests {
 
     /// A client of a witness that answers each connection with these octets, whatever it is asked, and then closes it.
     async fn client_of(answers: Vec<String>) -> Client {
+        client_that_sends(request(7).to_string(), answers).await
+    }
+
+    async fn client_that_sends(whole: String, answers: Vec<String>) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             for answer in answers {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 // All of it, for closing with something unread would take the answer away.
-                let (whole, mut read) = (request(7).to_string(), Vec::new());
+                let mut read = Vec::new();
                 while !read.ends_with(whole.as_bytes()) {
                     assert!(stream.read_buf(&mut read).await.unwrap() > 0);
                 }
@@ -209,8 +245,26 @@ mod tests {
             matches!(&told, Ok(Answer::Inconsistent(why)) if why.ends_with("no\\u{1b}[31m")),
             "{told:?}"
         );
-        assert!(matches!(client.ask(&request(7)).await, Ok(Answer::Refused(_))));
+        assert!(matches!(client.ask(&request(7)).await, Ok(Answer::Unknown(_))));
         assert!(client.ask(&request(7)).await.is_err(), "nobody is there any more");
+    }
+
+    #[tokio::test]
+    async fn a_witness_that_does_not_follow_logs_is_told_from_one_that_refuses() {
+        let statement = Fork::new(1).names(&Fork::later(2));
+        let answers = ["200 OK", "404 Not Found", "405 Method Not Allowed", "409 Conflict"];
+        let answers = answers.map(|status| answer(status, "text/plain", "x\n")).to_vec();
+        let mut client = client_that_sends(statement.clone(), answers).await;
+        assert!(matches!(client.tell(statement.clone()).await, Ok(Told::Follows)));
+        for _ in 0..2 {
+            assert!(matches!(client.tell(statement.clone()).await, Ok(Told::Unknown(_))));
+        }
+        let told = client.tell(statement.clone()).await;
+        assert!(
+            matches!(&told, Ok(Told::Refused(why)) if why == "409 Conflict: x"),
+            "{told:?}"
+        );
+        assert!(client.tell(statement).await.is_err(), "nobody is there any more");
     }
 
     #[tokio::test]

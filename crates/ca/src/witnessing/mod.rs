@@ -6,6 +6,8 @@
 //! nobody: who can alter the path can delay cosignatures, raise alarms and keep a CA from starting, and no more.
 
 mod client;
+mod closed;
+mod naming;
 mod peer;
 mod set;
 mod standing;

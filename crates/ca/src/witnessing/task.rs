@@ -9,6 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     client::{Answer, Client},
+    closed::Closed,
     peer::WitnessPeer,
     set,
 };
@@ -31,7 +32,7 @@ pub(super) enum Started {
 
 /// What a witness says against the log: the words are those of `witness.event` and of the alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Against {
+pub(super) enum Against {
     /// It has seen more than the log holds: the log was rolled back.
     Behind,
     /// It has seen another tree.
@@ -56,9 +57,9 @@ impl Against {
 
 /// Carries checkpoints to one witness.
 pub(super) struct Courier {
-    desk: Arc<Desk>,
-    peer: WitnessPeer,
-    client: Client,
+    pub(super) desk: Arc<Desk>,
+    pub(super) peer: WitnessPeer,
+    pub(super) client: Client,
     /// The log that the sizes are of.
     origin: Option<Origin>,
     /// The size that the witness is taken to hold; it says so itself when that is wrong.
@@ -68,6 +69,12 @@ pub(super) struct Courier {
     /// The last request came to nothing: no checkpoint waits for this witness until one does.
     failing: bool,
     told: BTreeMap<Against, Duration>,
+    /// Whether the closed logs were looked through since the log that is written began, or the CA started.
+    has_looked: bool,
+    /// The closed logs that are still to be cosigned.
+    pub(super) closed: Closed,
+    /// When it refused to be told of a log.
+    pub(super) told_last: Option<Duration>,
 }
 
 impl Courier {
@@ -81,6 +88,9 @@ impl Courier {
             done: None,
             failing: false,
             told: BTreeMap::new(),
+            has_looked: false,
+            closed: Closed::default(),
+            told_last: None,
         }
     }
 
@@ -89,7 +99,7 @@ impl Courier {
         self.peer.key.name()
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.desk.clock.clock().monotonic()
     }
 
@@ -122,7 +132,7 @@ impl Courier {
                 });
             }
             Ok(Answer::Holds(held)) => held,
-            Ok(Answer::Refused(why)) | Err(why) => return Ok(Started::Unknown(why)),
+            Ok(Answer::Unknown(why) | Answer::Refused(why)) | Err(why) => return Ok(Started::Unknown(why)),
         };
         self.held = held;
         while self.desk.trees.growing().1.size() < size {
@@ -140,7 +150,7 @@ impl Courier {
             }
             Ok(Answer::Inconsistent(_)) => Err(forked(held)),
             Ok(Answer::Holds(other)) => Ok(Started::Unknown(format!("its size changes, from {held} to {other}"))),
-            Ok(Answer::Refused(why)) | Err(why) => Ok(Started::Unknown(why)),
+            Ok(Answer::Unknown(why) | Answer::Refused(why)) | Err(why) => Ok(Started::Unknown(why)),
         }
     }
 
@@ -186,14 +196,27 @@ impl Courier {
         let origin = &signed.checkpoint().origin;
         if self.origin.as_ref() != Some(origin) {
             // A log that begins: the witness has seen nothing of it.
-            (self.origin, self.held, self.done) = (Some(origin.clone()), 0, None);
-        }
-        if self.done == Some(signed.checkpoint().size) {
-            return Some(Ok(()));
+            (self.origin, self.held, self.done, self.told_last) = (Some(origin.clone()), 0, None, None);
+            self.has_looked = false;
         }
         tokio::select! {
-            carried = self.carry(signed) => Some(carried),
+            carried = self.carry_all(signed) => Some(carried),
             () = stop.cancelled() => None,
+        }
+    }
+
+    /// Gets the final checkpoint of a closed log cosigned, when there is one without, and then this one.
+    async fn carry_all(&mut self, signed: SignedCheckpoint) -> Result<(), String> {
+        if !std::mem::replace(&mut self.has_looked, true) {
+            self.look_for_closed().await;
+        }
+        // A witness that does not answer is asked one thing only.
+        if !self.failing && self.closed.is_due(self.now()) {
+            self.carry_closed().await;
+        }
+        match self.done == Some(signed.checkpoint().size) {
+            true => Ok(()),
+            false => self.carry(signed).await,
         }
     }
 
@@ -223,7 +246,7 @@ impl Courier {
                     let ours = self.desk.journal.checkpoint().map_err(|error| error.to_string())?;
                     let ours = ours.checkpoint().size;
                     if held > ours {
-                        self.tell(Against::Behind, held);
+                        self.tell_against(Against::Behind, held);
                         return Err(format!("it has seen {held} records of this log, which holds {ours}"));
                     }
                     // Somebody else brought it a newer checkpoint of ours.
@@ -231,8 +254,12 @@ impl Courier {
                     return Ok(());
                 }
                 Answer::Inconsistent(why) => {
-                    self.tell(Against::Conflict, self.held);
+                    self.tell_against(Against::Conflict, self.held);
                     return Err(format!("it has seen another tree of size {}: {why}", self.held));
+                }
+                Answer::Unknown(why) => {
+                    self.name_current(why).await?;
+                    self.held = 0;
                 }
                 Answer::Refused(why) => return Err(why),
             }
@@ -269,12 +296,7 @@ impl Courier {
         sent: Duration,
     ) -> Result<(), LedgerError> {
         let size = signed.checkpoint().size;
-        let (journal, text) = (self.desk.journal.clone(), signed.note().text().to_owned());
-        let added = tokio::task::spawn_blocking(move || journal.add_cosignatures(&text, &[line])).await;
-        match added.unwrap_or(Err(LedgerError::Closed)) {
-            Ok(()) | Err(LedgerError::CheckpointMoved { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.add(signed, line).await?;
         self.held = size;
         self.done = Some(size);
         let stored = self.desk.journal.checkpoint()?;
@@ -284,8 +306,18 @@ impl Courier {
         Ok(())
     }
 
+    /// Adds a verified line to a stored checkpoint, of whatever log, unless a newer one is stored by now.
+    pub(super) async fn add(&self, signed: &SignedCheckpoint, line: NoteSignature) -> Result<(), LedgerError> {
+        let (journal, text) = (self.desk.journal.clone(), signed.note().text().to_owned());
+        let added = tokio::task::spawn_blocking(move || journal.add_cosignatures(&text, &[line])).await;
+        match added.unwrap_or(Err(LedgerError::Closed)) {
+            Ok(()) | Err(LedgerError::CheckpointMoved { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Alarms, and records it: at once, and then not again for a while.
-    fn tell(&mut self, against: Against, size: u64) {
+    pub(super) fn tell_against(&mut self, against: Against, size: u64) {
         let now = self.now();
         let last = self.told.get(&against);
         if last.is_some_and(|at| now.saturating_sub(*at) < WITNESS_EVENT_INTERVAL) {

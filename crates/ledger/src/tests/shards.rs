@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use super::kit::{Fault, Faulty, Place, contents, group, integrate, key, keys, options, origin, record, trees};
 use crate::{
-    Body, FileJournal, Journal, Kind, LedgerError, LedgerTreeWriter, Log, LogKey, LogKeys, OpenOptions, Origin, Policy,
-    Query, Record, RecordCheck, Roll, Sealer, Search, ShardBegin, Stored, Trees, Vkey, samples, verify,
-    verify_inclusion, verify_ledger_tree, verify_tree,
+    Body, Checkpoint, Cosigner, FileJournal, Journal, Kind, LedgerError, LedgerTreeWriter, Log, LogKey, LogKeys,
+    OpenOptions, Origin, Policy, Query, Record, RecordCheck, Roll, Sealer, Search, ShardBegin, SignedNote, Stored,
+    Trees, Vkey, samples, verify, verify_inclusion, verify_ledger_tree, verify_tree,
 };
 
 fn next(number: u8) -> (Origin, LogKey) {
@@ -414,4 +414,44 @@ fn an_exported_ledger_of_several_shards_verifies_from_its_first_key() {
         [true, false, false]
     );
     assert_eq!((seen.records[0], seen.records.len()), (300, 600));
+}
+
+#[test]
+fn the_final_checkpoint_of_a_closed_log_takes_lines_and_keeps_them() {
+    let place = Place::new();
+    let (journal, keys) = (place.create(options()), keys());
+    append(&journal, 4);
+    let old = journal.log();
+    roll(&journal, &keys, 2).unwrap();
+    let last = journal.checkpoint_of(&old).unwrap();
+    let (pair, _) = LogKey::generate(&Zeroizing::new([5; 32])).unwrap();
+    let witness = Cosigner::new("w1", pair).unwrap();
+    let line = |note: &SignedNote| witness.cosign(note, UnixTime::from_seconds(7)).unwrap();
+    journal
+        .add_cosignatures(last.note().text(), &[line(last.note())])
+        .unwrap();
+    // Lines about another tree of it, and of a log that is none of this ledger.
+    let head = |origin: &Origin, size| Checkpoint {
+        origin: origin.clone(),
+        size,
+        root: last.checkpoint().root,
+    };
+    for other in [
+        key().sign(head(&origin(), last.checkpoint().size + 1)),
+        key().sign(head(&next(3).0, last.checkpoint().size)),
+    ] {
+        let refused = journal.add_cosignatures(other.note().text(), &[line(other.note())]);
+        assert!(
+            matches!(refused, Err(LedgerError::CheckpointMoved { .. })),
+            "{refused:?}"
+        );
+    }
+    drop(journal);
+    let journal = place.open().unwrap();
+    let stored = journal.checkpoint_of(&old).unwrap();
+    assert_eq!(stored.checkpoint(), last.checkpoint());
+    assert!(witness.key().time_on(stored.note()).unwrap().is_some());
+    assert_eq!(journal.checkpoint().unwrap().note().signatures().len(), 1);
+    drop(journal);
+    verify(&place.ledger(), None, &mut ()).unwrap();
 }

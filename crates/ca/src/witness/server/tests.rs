@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mintage_ledger::SignedNote;
+use mintage_ledger::{SignedNote, limits::ADD_CHECKPOINT_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -13,6 +13,8 @@ async fn started(place: &Place) -> Witness {
         dir: place.dir(),
         policy: place.policy(),
         listen: "127.0.0.1:0".parse().unwrap(),
+        metrics: Some("127.0.0.1:0".parse().unwrap()),
+        passphrase_file: None,
     };
     Witness::start(options, &Deps::system()).await.unwrap()
 }
@@ -28,7 +30,11 @@ async fn raw(address: SocketAddr, octets: &[u8]) -> String {
 }
 
 async fn post(address: SocketAddr, body: &str) -> String {
-    let head = "POST /add-checkpoint HTTP/1.1\r\nhost: w\r\nconnection: close\r\n";
+    post_to(address, "/add-checkpoint", body).await
+}
+
+async fn post_to(address: SocketAddr, path: &str, body: &str) -> String {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: w\r\nconnection: close\r\n");
     raw(
         address,
         format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes(),
@@ -90,6 +96,50 @@ async fn each_verdict_has_its_status_and_form() {
     let served = SignedNote::parse(served.as_bytes()).unwrap();
     served.verify(&ours.vkey()).unwrap();
     assert_eq!(served.text(), ours.text(5));
+    witness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_after_a_log_is_followed_and_the_metrics_tell_of_both() {
+    let place = Place::new();
+    place.init("w1");
+    let witness = started(&place).await;
+    let (at, metrics) = (witness.address(), witness.metrics_address().unwrap());
+    let (first, second) = (Fork::new(1), Fork::later(2));
+    let named = post_to(at, "/add-log", &first.names(&second)).await;
+    assert!(
+        status(&named) == 200 && named.ends_with(&format!("\r\n\r\n{}\n", second.vkey())),
+        "{named}"
+    );
+    let other = post_to(at, "/add-log", &first.names(&Fork::later(3))).await;
+    assert!(
+        status(&other) == 409 && other.contains(&second.vkey().to_string()),
+        "{other}"
+    );
+    assert_eq!(status(&post_to(at, "/add-log", "no note").await), 400);
+    assert_eq!(status(&post_to(at, "/add-log", &"a".repeat(5000)).await), 413);
+    assert_eq!(status(&get(at, "/add-log").await), 405);
+    assert_eq!(status(&post(at, &second.request(0, 7)).await), 200);
+    let told = get(metrics, "/metrics").await;
+    let size = format!("mintage_witness_log_size{{origin=\"{}\"}} 7\n", second.origin());
+    let time = format!(
+        "mintage_witness_log_cosigned_timestamp_seconds{{origin=\"{}\"}} ",
+        second.origin()
+    );
+    for line in [
+        "mintage_witness_logs 2\n",
+        "mintage_witness_requests_total{call=\"add-log\",status=\"409\"} 1\n",
+        "mintage_witness_requests_total{call=\"add-checkpoint\",status=\"200\"} 1\n",
+        &size,
+        &time,
+    ] {
+        assert!(told.contains(line), "{line:?} is not in {told}");
+    }
+    assert!(
+        !told.contains(first.origin()),
+        "a log that was never cosigned has no size: {told}"
+    );
+    assert_eq!(status(&get(at, "/metrics").await), 404, "only on its own address");
     witness.stop().await;
 }
 

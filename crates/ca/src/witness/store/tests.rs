@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use mintage_ledger::Vkey;
+use mintage_ledger::{SignedNote, limits::FOLLOWED_LOGS_MAX};
 
 use super::*;
 use crate::{
@@ -21,7 +21,7 @@ fn a_witness_is_made_once_and_its_key_is_for_its_user_alone() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     for refused in [
         check_init(&place.dir(), "w1").unwrap_err(),
-        init(&place.dir(), "w1", Deps::system().random).unwrap_err(),
+        init(&place.dir(), "w1", None, Deps::system().random).unwrap_err(),
     ] {
         assert!(refused.to_string().contains("never over what is there"), "{refused}");
     }
@@ -35,6 +35,27 @@ fn a_witness_is_made_once_and_its_key_is_for_its_user_alone() {
     std::fs::remove_file(place.dir().join(VKEY)).unwrap();
     let refused = place.open().unwrap_err().to_string();
     assert!(refused.contains("witness init"), "{refused}");
+}
+
+#[test]
+fn an_encrypted_key_opens_under_its_passphrase_alone() {
+    let place = Place::new();
+    let passphrase = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    let own = passphrase("correct horse");
+    let key = init(&place.dir(), "w1", Some(&own), Deps::system().random).unwrap();
+    let text = std::fs::read_to_string(place.dir().join(KEY)).unwrap();
+    assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{text}");
+    let open = |passphrase| Store::open(&place.dir(), &place.policy(), passphrase);
+    assert_eq!(open(Some(&own)).unwrap().key(), &key);
+    let wrong = passphrase("incorrect horse");
+    let told = open(Some(&wrong)).unwrap_err().to_string();
+    assert!(told.contains("passphrase is wrong"), "{told}");
+    let told = open(None).unwrap_err().to_string();
+    assert!(told.contains("--passphrase-file"), "{told}");
+    let clear = Place::new();
+    clear.init("w1");
+    let told = Store::open(&clear.dir(), &clear.policy(), Some(&own)).unwrap_err();
+    assert!(told.to_string().contains("in clear"), "{told}");
 }
 
 #[test]
@@ -150,6 +171,175 @@ fn a_clock_before_the_epoch_cosigns_nothing() {
     let answer = store.add(Fork::new(1).request(0, 5).as_bytes(), UnixTime::from_seconds(0));
     assert!(matches!(answer, Answer::Unavailable(_)));
     assert_eq!(store.checkpoint(&file_of(Fork::new(1).origin())), None);
+}
+
+/// The status of the answer to a statement.
+fn followed(store: &Store, statement: &str) -> u16 {
+    match store.follow(statement.as_bytes()) {
+        Following::Followed(_) => 200,
+        Following::Refused(verdict) => verdict.status(),
+        Following::Unavailable(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn the_log_that_a_followed_one_names_is_cosigned_from_nothing_on_and_after_a_restart() {
+    let place = Place::new();
+    place.init("w1");
+    let store = place.open().unwrap();
+    let (first, second, third) = (Fork::new(1), Fork::later(2), Fork::later(3));
+    assert!(refused(&store, &second.request(0, 5), 404));
+    assert_eq!(
+        followed(&store, &second.names(&third)),
+        404,
+        "nobody knows the second yet"
+    );
+    for _ in 0..2 {
+        assert_eq!(followed(&store, &first.names(&second)), 200);
+    }
+    assert!(refused(&store, &second.request(3, 5), 409));
+    assert!(cosigned_by(&store, &second.request(0, 5)));
+    assert_eq!(followed(&store, &second.names(&third)), 200);
+    assert!(cosigned_by(&store, &third.request(0, 2)) && cosigned_by(&store, &first.request(0, 9)));
+    assert_eq!(store.logs(), 3);
+    drop(store);
+    let store = place.open().unwrap();
+    assert_eq!(store.logs(), 3);
+    assert!(
+        refused(&store, &second.request(0, 7), 409),
+        "what was cosigned is known"
+    );
+    assert!(cosigned_by(&store, &second.request(5, 7)) && cosigned_by(&store, &third.request(2, 4)));
+    assert_eq!(followed(&store, &first.names(&second)), 200);
+}
+
+#[test]
+fn a_log_has_one_successor_and_none_in_another_ledger() {
+    let place = Place::new();
+    place.init("w1");
+    let store = place.open().unwrap();
+    let (first, second) = (Fork::new(1), Fork::later(2));
+    let forged = Fork::named(first.origin(), 9).names(&second);
+    assert_eq!(followed(&store, &forged), 403);
+    for elsewhere in ["other.test/mintage/a1b2/2030-02", "dev.test/mintage/a1b3/2030-02"] {
+        assert_eq!(
+            followed(&store, &first.names(&Fork::named(elsewhere, 9))),
+            422,
+            "{elsewhere}"
+        );
+    }
+    assert_eq!(followed(&store, &first.names(&first)), 422);
+    // Its own key under another name: no two logs share one.
+    let own_key = Fork::named("dev.test/mintage/a1b2/2030-02", 3);
+    assert_eq!(followed(&store, &first.names(&own_key)), 422);
+    for garbled in [
+        "",
+        "no note",
+        &first.request(0, 5),
+        &first.names(&second).replace(" v1", " v2"),
+    ] {
+        assert_eq!(followed(&store, garbled), 400, "{garbled:?}");
+    }
+    assert_eq!(store.logs(), 1);
+    assert_eq!(followed(&store, &first.names(&second)), 200);
+    let same_name = Fork::named(second.origin(), 9);
+    for other in [Fork::later(3), same_name] {
+        assert_eq!(followed(&store, &first.names(&other)), 409);
+    }
+    // Back to a log that is known, with its key: nothing new; with another: refused.
+    assert_eq!(followed(&store, &second.names(&Fork::named(first.origin(), 9))), 422);
+    assert_eq!(followed(&store, &second.names(&first)), 200);
+    assert_eq!(store.logs(), 2);
+    drop(store);
+    assert_eq!(place.open().unwrap().logs(), 2);
+}
+
+#[test]
+fn a_statement_that_is_damaged_on_disk_is_told_of_and_never_taken_for_none() {
+    let place = Place::new();
+    place.init("w1");
+    let (first, second) = (Fork::new(1), Fork::later(2));
+    assert_eq!(followed(&place.open().unwrap(), &first.names(&second)), 200);
+    let path = place.dir().join(LOGS).join(next_file(first.origin()));
+    let good = std::fs::read_to_string(&path).unwrap();
+    for bad in [
+        String::new(),
+        good[..good.len() / 2].to_owned(),
+        Fork::named(first.origin(), 9).names(&second),
+        second.names(&Fork::later(3)),
+        "a".repeat(5000),
+    ] {
+        std::fs::write(&path, &bad).unwrap();
+        let told = place.open().unwrap_err().to_string();
+        assert!(told.contains(&next_file(first.origin())), "{told}");
+    }
+    std::fs::write(&path, good).unwrap();
+    assert_eq!(place.open().unwrap().logs(), 2);
+}
+
+#[test]
+fn a_statement_that_could_not_be_stored_is_not_followed() {
+    let place = Place::new();
+    place.init("w1");
+    let store = place.open().unwrap();
+    let logs = place.dir().join(LOGS);
+    std::fs::remove_dir_all(&logs).unwrap();
+    let answer = store.follow(Fork::new(1).names(&Fork::later(2)).as_bytes());
+    assert!(matches!(answer, Following::Unavailable(why) if why.contains("could not be stored")));
+    assert_eq!(store.logs(), 1);
+    assert!(refused(&store, &Fork::later(2).request(0, 5), 404));
+}
+
+#[test]
+fn only_so_many_logs_are_followed_from_one_that_is_listed() {
+    let place = Place::new();
+    place.init("w1");
+    let store = place.open().unwrap();
+    let log = |number: usize| match number {
+        0 => Fork::new(1),
+        _ => Fork::numbered(number),
+    };
+    for number in 0..FOLLOWED_LOGS_MAX {
+        assert_eq!(followed(&store, &log(number).names(&log(number + 1))), 200, "{number}");
+    }
+    let further = log(FOLLOWED_LOGS_MAX).names(&log(FOLLOWED_LOGS_MAX + 1));
+    assert_eq!(followed(&store, &further), 422);
+    // A later log in the policy file begins anew.
+    let policy = format!(
+        "log {}\nlog {}\nquorum none\n",
+        log(0).vkey(),
+        log(FOLLOWED_LOGS_MAX).vkey()
+    );
+    std::fs::write(place.policy(), policy).unwrap();
+    assert_eq!(store.reload().unwrap(), FOLLOWED_LOGS_MAX + 1);
+    assert_eq!(followed(&store, &further), 200);
+}
+
+#[test]
+fn a_policy_is_read_again_and_a_bad_one_changes_nothing() {
+    let place = Place::new();
+    place.init("w1");
+    let store = place.open().unwrap();
+    let (first, second, other) = (
+        Fork::new(1),
+        Fork::later(2),
+        Fork::named("dev.test/mintage/c3/2030-01", 7),
+    );
+    assert_eq!(followed(&store, &first.names(&second)), 200);
+    assert!(cosigned_by(&store, &first.request(0, 5)) && cosigned_by(&store, &second.request(0, 5)));
+    let write = |text: String| std::fs::write(place.policy(), text).unwrap();
+    write(format!("log {}\nlog x\nquorum none\n", other.vkey()));
+    let told = store.reload().unwrap_err().to_string();
+    assert!(told.contains("line 2"), "{told}");
+    assert!(cosigned_by(&store, &first.request(5, 6)) && refused(&store, &other.request(0, 5), 404));
+    write(format!("log {}\nquorum none\n", other.vkey()));
+    assert_eq!(store.reload().unwrap(), 1);
+    // What is listed no more is followed no more, and neither is what it has named.
+    assert!(cosigned_by(&store, &other.request(0, 5)));
+    assert!(refused(&store, &first.request(6, 7), 404) && refused(&store, &second.request(5, 7), 404));
+    write(format!("log {}\nquorum none\n", first.vkey()));
+    assert_eq!(store.reload().unwrap(), 2);
+    assert!(cosigned_by(&store, &first.request(6, 7)) && cosigned_by(&store, &second.request(5, 7)));
 }
 
 fn cosigned_by(store: &Store, request: &str) -> bool {
