@@ -125,8 +125,11 @@ impl Revoked {
             Ok(applied) => {
                 self.shared.not_older(Forward::Revocation);
                 self.publish_map();
-                if !applied.added.is_empty() {
+                let is_new = !applied.added.is_empty();
+                if is_new {
                     self.announce(applied.sequence, applied.added);
+                }
+                if is_new || self.saved.wants_snapshot() {
                     self.save(&wire);
                 }
                 self.acknowledge(applied.sequence, upstream);
@@ -211,6 +214,8 @@ impl Revoked {
         };
         if let Err(problem) = saved {
             self.shared.problem("store", "revocation set", &problem);
+        } else if matches!(wire, Wire::Delta(_)) && self.saved.wants_snapshot() {
+            self.fetch_snapshot();
         }
     }
 

@@ -65,10 +65,15 @@ impl SavedSet {
         Ok(())
     }
 
-    /// Saves a delta that continues what is saved. Past the limit nothing more is saved until the next snapshot: what
-    /// is missing then is fetched after a restart.
+    /// True when nothing can be added to what is saved: a snapshot must take its place, or a restart without the CA would
+    /// forget what was revoked since.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        !self.whole || self.deltas >= SAVED_DELTAS_MAX
+    }
+
+    /// Saves a delta that continues what is saved, unless a snapshot is wanted.
     pub(crate) fn delta(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if !self.whole || self.deltas >= SAVED_DELTAS_MAX {
+        if self.wants_snapshot() {
             return Ok(());
         }
         self.whole = false;

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use mintage_agent::AgentEvent;
+use mintage_identity::Serial;
 use mintage_proto::v1::{Revoked, ca_message::Message, revoked::News};
 use mintage_revocation::{MapOwner, MapReader, Query, Verdict};
 use mintage_svid::CertInfo;
@@ -160,5 +161,36 @@ async fn an_agent_whose_filter_is_old_still_reaches_its_ca() {
     ca.up().await;
     agent.connected().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_revoked_after_many_deltas_stays_revoked_across_a_restart_with_the_ca_down() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let mut agent = node.start(node.config(&["web"]), Some(ca.token()));
+    let (_, _) = agent.delivered("web").await;
+    until("the filter", || {
+        ca.seen().acks.iter().any(|ack| ack.revocation_sequence == 2)
+    })
+    .await;
+    let pair = node.read("web");
+    let deltas = mintage_revocation::limits::SAVED_DELTAS_MAX as u64;
+    for other in 0..deltas {
+        let serial = Serial::from_random(std::array::from_fn(|at| (other >> (at % 8)) as u8 ^ 0x5a));
+        let sequence = ca.revoke(serial, pair.leaf().not_after());
+        applied(&mut agent, sequence).await;
+    }
+    let saved = node.data().join("revocation");
+    until("a snapshot in the place of the deltas", || {
+        !saved.join("delta-00001").exists()
+    })
+    .await;
+    let sequence = ca.revoke(pair.serial(), pair.leaf().not_after());
+    applied(&mut agent, sequence).await;
+    agent.stop().await;
+    ca.down();
+    let agent = node.start(node.config(&["web"]), None);
+    assert!(!accepted(&agent, &pair), "the delta after the limit was saved too");
     agent.stop().await;
 }

@@ -12,12 +12,13 @@ use std::{
 };
 
 use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
-use mintage_sys::{SysError, dir::Dir, map::WriteMap};
+use mintage_sys::{SysError, dir::Dir, lock::Lock, map::WriteMap};
 
 use crate::{
     RevocationError, TrustDomainHash, View,
     bucket::Bucket,
     header::sha256,
+    limits::MAP_BYTES_MAX,
     map_layout::{self as layout, Plan},
     segment::Segment,
 };
@@ -32,7 +33,13 @@ pub struct MapWriter {
     name: String,
     domain: TrustDomainHash,
     live: Option<Live>,
+    /// What a writer before this one left in place, until this one puts its first file there.
+    former: Option<Former>,
+    _lock: Lock,
 }
+
+/// The file of a writer that is no more.
+struct Former(WriteMap);
 
 /// The file in place.
 struct Live {
@@ -46,7 +53,7 @@ impl MapWriter {
     /// A writer for the file at `path`; its directory must be there, the file is made by the first publication.
     ///
     /// # Errors
-    /// When the directory cannot be opened or `path` names no file.
+    /// When the directory cannot be opened, `path` names no file, or another process writes this map.
     pub fn create(path: &Path, domain: &TrustDomain) -> Result<Self, RevocationError> {
         let name = path.file_name().and_then(|name| name.to_str());
         let (Some(name), Some(parent)) = (name, path.parent()) else {
@@ -59,12 +66,19 @@ impl MapWriter {
             parent
         };
         let dir = Dir::open(parent).map_err(|source| failed(parent, "open the directory", source))?;
+        let lock = Lock::exclusive(&dir, &format!(".{name}.lock"));
+        let lock = lock.map_err(|error| by_system(path, "be the writer of the map", error))?;
+        let former = WriteMap::reopen(&dir, name, MAP_BYTES_MAX);
+        let former = former.map_err(|error| by_system(path, "take over the map", error))?;
+        let domain = TrustDomainHash::of(domain);
         Ok(Self {
-            dir,
             path: path.to_owned(),
             name: name.to_owned(),
-            domain: TrustDomainHash::of(domain),
+            former: former.map(Former).filter(|former| former.is_map_of(domain)),
+            domain,
             live: None,
+            dir,
+            _lock: lock,
         })
     }
 
@@ -74,13 +88,19 @@ impl MapWriter {
     }
 
     /// Makes the map say what `view` says; cheap when only the heartbeat moved. A view without a filter is not written:
-    /// readers keep what they have and see it grow old.
+    /// readers keep what they have and see it grow old. Nor is one that is older than what a writer before this one left,
+    /// as after a restart without the CA: what was revoked stays revoked.
     ///
     /// # Errors
     /// When a new file cannot be made: `StorageFull` for a full disk. The file in place stays as it is.
     pub fn publish(&mut self, view: &Arc<View>) -> Result<(), RevocationError> {
         let Some(heartbeat) = view.last_heartbeat() else {
             return Ok(());
+        };
+        let heartbeat = match &self.former {
+            Some(former) if former.is_ahead_of(view, heartbeat) => return Ok(()),
+            Some(former) => former.vouches_until(view).max(heartbeat),
+            None => heartbeat,
         };
         match &mut self.live {
             Some(live) if Arc::ptr_eq(&live.view, view) => live.pulse(heartbeat, view.horizon()),
@@ -99,19 +119,65 @@ impl MapWriter {
             }
             _ => {}
         }
-        let in_place = |error: SysError| {
-            let kind = error.io_kind();
-            failed(&self.path, "make a new map", io::Error::new(kind, error))
-        };
+        let in_place = |error| by_system(&self.path, "make a new map", error);
         let map = WriteMap::create(&self.dir, &fresh, plan.words, MODE).map_err(in_place)?;
-        let generation = self.live.as_ref().map_or(0, Live::generation) + 1;
+        let former = self
+            .former
+            .as_ref()
+            .map_or(0, |former| former.number(layout::GENERATION));
+        let generation = self.live.as_ref().map_or(former, Live::generation) + 1;
         let live = Live::fill(map, view, &plan, self.domain, generation);
         live.pulse(heartbeat, view.horizon());
         live.map.publish(&self.dir, &fresh, &self.name).map_err(in_place)?;
         if let Some(former) = self.live.replace(live) {
             former.store(layout::STATE, layout::SUPERSEDED);
         }
+        if let Some(former) = self.former.take() {
+            former.supersede();
+        }
         Ok(())
+    }
+}
+
+impl Former {
+    fn number(&self, at: usize) -> u64 {
+        self.0.as_words().get(at).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn is_map_of(&self, domain: TrustDomainHash) -> bool {
+        let head = [layout::MAGIC, layout::VERSION, layout::WORDS].map(|at| self.number(at));
+        let words = self.0.as_words();
+        let found = words.iter().skip(layout::TRUST_DOMAIN).take(domain.0.len() / 8);
+        let found: Vec<u8> = found
+            .flat_map(|word| word.load(Ordering::Acquire).to_ne_bytes())
+            .collect();
+        head == [layout::MAGIC_VALUE, layout::VERSION_VALUE, words.len() as u64] && found == domain.0
+    }
+
+    fn heartbeat(&self) -> UnixTime {
+        UnixTime::from_millis(self.number(layout::HEARTBEAT) as i64)
+    }
+
+    /// True when it knows more than `view`, which was last vouched for at `heartbeat`. A later word of the CA is believed
+    /// whatever it says, because a CA may have been made anew.
+    fn is_ahead_of(&self, view: &View, heartbeat: UnixTime) -> bool {
+        let position = (self.number(layout::EPOCH), self.number(layout::SEQUENCE));
+        position > (view.epoch(), view.sequence()) && self.heartbeat() > heartbeat
+    }
+
+    /// When the CA last vouched for the set that `view` is, as far as this file knows.
+    fn vouches_until(&self, view: &View) -> UnixTime {
+        match (self.number(layout::EPOCH), self.number(layout::SEQUENCE)) == (view.epoch(), view.sequence()) {
+            true => self.heartbeat(),
+            false => UnixTime::from_millis(i64::MIN),
+        }
+    }
+
+    /// Tells its readers that a newer file stands under the name.
+    fn supersede(&self) {
+        if let Some(state) = self.0.as_words().get(layout::STATE) {
+            state.store(layout::SUPERSEDED, Ordering::Release);
+        }
     }
 }
 
@@ -181,10 +247,18 @@ impl Live {
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// Stores the heartbeat last: who sees it sees all that it vouches for.
+    /// Stores the heartbeat last: who sees it sees all that it vouches for. It never goes back: what the file before this one
+    /// said of the same set stands.
     fn pulse(&self, heartbeat: UnixTime, horizon: UnixTime) {
+        let word = |at: usize| {
+            self.map
+                .as_words()
+                .get(at)
+                .map_or(0, |word| word.load(Ordering::Relaxed))
+        };
+        let heartbeat = heartbeat.millis().max(word(layout::HEARTBEAT) as i64);
         self.store(layout::HORIZON, horizon.millis() as u64);
-        self.store(layout::HEARTBEAT, heartbeat.millis() as u64);
+        self.store(layout::HEARTBEAT, heartbeat as u64);
     }
 
     fn store(&self, at: usize, value: u64) {
@@ -220,6 +294,11 @@ impl std::fmt::Debug for MapWriter {
             .field("live", &self.live.is_some())
             .finish_non_exhaustive()
     }
+}
+
+fn by_system(path: &Path, what: &str, error: SysError) -> RevocationError {
+    let kind = error.io_kind();
+    failed(path, what, io::Error::new(kind, error))
 }
 
 fn failed(path: &Path, what: &str, source: io::Error) -> RevocationError {

@@ -18,7 +18,7 @@ use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, domain, id, seconds, 
 struct Node {
     publisher: Publisher,
     replica: mintage_revocation::Replica,
-    writer: MapWriter,
+    writer: Option<MapWriter>,
     path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ impl Node {
         Self {
             publisher,
             replica,
-            writer,
+            writer: Some(writer),
             path,
             _dir: dir,
         }
@@ -50,7 +50,17 @@ impl Node {
 
     fn publish(&mut self) {
         self.publisher.bring_up(&mut self.replica);
-        self.writer.publish(&self.replica.view()).unwrap();
+        self.write();
+    }
+
+    fn write(&mut self) {
+        self.writer.as_mut().unwrap().publish(&self.replica.view()).unwrap();
+    }
+
+    /// The agent is killed and started again: nobody marks its file.
+    fn restart(&mut self) {
+        self.writer = None;
+        self.writer = Some(MapWriter::create(&self.path, &domain()).unwrap());
     }
 
     fn inode(&self) -> u64 {
@@ -128,16 +138,66 @@ fn a_dead_agent_is_noticed_and_a_restarted_one_followed() {
     node.replica
         .heartbeat(&node.publisher.heartbeat(), node.publisher.now)
         .unwrap();
-    node.writer.publish(&node.replica.view()).unwrap();
+    node.write();
     assert_eq!(ask(&reader, &cert, &node), Verdict::Good);
     assert_eq!(reader.last_update(node.publisher.now), Some(START.plus(seconds(60))));
 
-    // The agent is killed: nobody marks its file. The next one makes a new file under the same name.
-    node.writer = MapWriter::create(&node.path, &domain()).unwrap();
+    // The next one makes a new file under the same name, and readers of the old one are told at once.
+    node.restart();
     node.publisher.revoke_serial(&cert);
-    node.publisher.now = START.plus(seconds(75));
     node.publish();
     assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+}
+
+#[test]
+fn a_restarted_agent_without_its_ca_takes_nothing_back_and_stays_as_fresh_as_it_was() {
+    let mut node = Node::new();
+    let (old, cert) = (node.publisher.snapshot(), Cert::new(1));
+    node.publisher.now = START.plus(seconds(30));
+    node.publisher.revoke_serial(&cert);
+    node.publish();
+    let (reader, inode) = (node.reader(), node.inode());
+    // What it had saved is older than its own map.
+    node.replica = node.publisher.follower();
+    node.replica.restore_snapshot(&old, node.publisher.now).unwrap();
+    node.restart();
+    node.write();
+    assert_eq!(node.inode(), inode, "the newer file stays");
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+    assert_eq!(ask(&node.reader(), &cert, &node), BY_SERIAL);
+    // The CA is back: an older set than the map's is no longer held back by it.
+    node.publisher.now = START.plus(seconds(40));
+    node.publish();
+    assert_ne!(node.inode(), inode);
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+    // What it had saved is the very set of its map, which the CA vouched for later than when it was saved.
+    let saved = node.publisher.snapshot();
+    node.publisher.now = START.plus(seconds(80));
+    node.replica
+        .heartbeat(&node.publisher.heartbeat(), node.publisher.now)
+        .unwrap();
+    node.write();
+    node.replica = node.publisher.follower();
+    node.replica.restore_snapshot(&saved, node.publisher.now).unwrap();
+    node.restart();
+    node.write();
+    node.write();
+    node.publisher.now = START.plus(seconds(130));
+    assert_eq!(
+        ask(&node.reader(), &Cert::new(2), &node),
+        Verdict::Good,
+        "fresh as of second 80"
+    );
+    assert_eq!(ask(&reader, &Cert::new(2), &node), Verdict::Good);
+}
+
+#[test]
+fn one_map_has_one_writer() {
+    let mut node = Node::new();
+    let refused = MapWriter::create(&node.path, &domain()).unwrap_err().to_string();
+    assert!(refused.contains("be the writer of the map"), "{refused}");
+    node.restart();
+    node.write();
 }
 
 #[test]
@@ -149,7 +209,10 @@ fn a_map_that_went_back_is_not_followed() {
     node.publish();
     let reader = node.reader();
     assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
-    MapWriter::create(&node.path, &domain()).unwrap().publish(&old).unwrap();
+    // An agent that has forgotten even where the map stood.
+    fs::remove_file(&node.path).unwrap();
+    node.restart();
+    node.writer.as_mut().unwrap().publish(&old).unwrap();
     for later in [0, 11, 30, 70] {
         node.publisher.now = START.plus(seconds(later));
         assert_eq!(ask(&reader, &cert, &node), BY_SERIAL, "{later}");

@@ -17,6 +17,7 @@ use std::{
 
 use rustix::{
     fs::{CWD, FallocateFlags, Mode, OFlags},
+    io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
     process::geteuid,
 };
@@ -227,6 +228,31 @@ impl WriteMap {
                 Err(SysError::io(&path, "reserve space for the map", error))
             }
         }
+    }
+
+    /// Maps the file `name` that an earlier process of this user left in place, to store to it again; `None` when there is
+    /// none, and when it is no whole map of ours: another owner's, writable by others, or longer than `bytes_max`.
+    ///
+    /// # Errors
+    /// Whatever open(2) and mmap(2) answer.
+    pub fn reopen(dir: &Dir, name: &str, bytes_max: u64) -> Result<Option<Self>, SysError> {
+        let path = dir.path().join(name);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file: File = match rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty()) {
+            Ok(file) => file.into(),
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::ACCESS) => return Ok(None),
+            Err(error) => return Err(SysError::io(&path, "open", error)),
+        };
+        let meta = Meta::of(&file).map_err(|error| SysError::io(&path, "stat", error))?;
+        let is_ours = meta.kind == Kind::File && meta.uid == geteuid().as_raw() && meta.mode & 0o022 == 0;
+        let is_map = meta.len <= bytes_max && meta.len.is_multiple_of(WORD_BYTES as u64);
+        let len = usize::try_from(meta.len).ok().and_then(NonZeroUsize::new);
+        let Some(len) = len.filter(|_| is_ours && is_map) else {
+            return Ok(None);
+        };
+        let mapping = Mapping::new(&file, len, ProtFlags::READ | ProtFlags::WRITE);
+        let mapping = mapping.map_err(|error| SysError::io(&path, "map", error))?;
+        Ok(Some(Self { mapping, file }))
     }
 
     /// Every word. Only atomic stores reach the file, so no reader sees a torn word.
