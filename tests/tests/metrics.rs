@@ -18,7 +18,7 @@ use mintage_tests::kit::{
 };
 
 /// Names of the CA's metrics, as they are documented; the last label of each is one that dashboards group by.
-const OF_CA: [&str; 14] = [
+const OF_CA: [&str; 16] = [
     "mintage_issuance_requests_total{profile=,result=,reason=}",
     "mintage_issuance_duration_seconds_bucket{le=}",
     "mintage_attestations_total{attestor=,result=,reason=}",
@@ -31,6 +31,8 @@ const OF_CA: [&str; 14] = [
     "mintage_log_tree_size{}",
     "mintage_log_unwitnessed_seconds{}",
     "mintage_log_unwitnessed{}",
+    "mintage_upload_pending_segments{}",
+    "mintage_upload_behind_seconds{}",
     "mintage_agents_connected{}",
     "mintage_ready{}",
 ];

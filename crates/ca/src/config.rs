@@ -18,6 +18,7 @@ use crate::{
     auditors::{AuditSettings, Auditors, RawAudit},
     limits::WITNESSES_MAX,
     shards::ShardPolicy,
+    upload::{RawUpload, UploadSettings},
     witnessing::{RawWitness, SubmissionPrefix, WitnessPeer, parse_key},
 };
 
@@ -67,6 +68,7 @@ struct RawLedger {
     max_unwitnessed: Option<Spanned<String>>,
     shards: Option<Spanned<String>>,
     retain: Option<Spanned<String>>,
+    upload: Option<RawUpload>,
 }
 
 /// Which key signs leaves.
@@ -106,6 +108,7 @@ pub struct Config {
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
     pub(crate) shards: ShardPolicy,
+    pub(crate) upload: Option<UploadSettings>,
     pub(crate) audit: Option<AuditSettings>,
 }
 
@@ -132,6 +135,7 @@ impl Config {
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
             shards: ShardPolicy::default(),
+            upload: None,
             audit: None,
         }
     }
@@ -232,6 +236,7 @@ impl Config {
         note(self.max_unwitnessed != other.max_unwitnessed, "ledger.max_unwitnessed");
         note(self.shards.monthly != other.shards.monthly, "ledger.shards");
         note(self.shards.retain != other.shards.retain, "ledger.retain");
+        note(self.upload != other.upload, "ledger.upload");
         note(self.witnesses != other.witnesses, "witness");
         note(self.audit != other.audit, "audit");
         keys
@@ -284,6 +289,8 @@ impl Checker<'_> {
         if let Some(retain) = self.map(raw.ledger.retain, retain)? {
             config.shards.retain = retain;
         }
+        let upload = raw.ledger.upload.map(RawUpload::check).transpose();
+        config.upload = upload.map_err(|(at, told)| self.at(&at, &told))?;
         config.witnesses = self.witnesses(raw.witness)?;
         config.audit = raw.audit.map(|audit| self.audit(audit)).transpose()?;
         Ok(config)

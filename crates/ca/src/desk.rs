@@ -16,7 +16,7 @@ use crate::{
     clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, seen::SeenAlarms,
     services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
-    witnessing::Standing,
+    upload::Uploaded, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -54,6 +54,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     pub(crate) witnesses: Standing,
+    /// How far the store has the ledger, when one is configured.
+    pub(crate) uploaded: Option<Arc<Uploaded>>,
     /// Addresses that join tokens carry.
     pub(crate) advertise: Vec<String>,
 }

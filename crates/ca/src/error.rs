@@ -108,6 +108,9 @@ pub enum CaError {
     /// The records of a restore cannot be made.
     #[error("restore: {0}")]
     Restore(String),
+    /// The upload of sealed segments cannot begin.
+    #[error("upload: {0}")]
+    Upload(String),
     /// The ledger was poisoned while serving; the supervisor shall start the CA anew.
     #[error("the ledger failed and nothing more can be recorded: {0}")]
     Poisoned(String),

@@ -57,6 +57,7 @@ mod sparse;
 mod standing;
 mod status;
 mod trust;
+mod upload;
 pub mod witness;
 mod witnessing;
 

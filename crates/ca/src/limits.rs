@@ -193,3 +193,56 @@ pub(crate) const AUDIT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const AUDIT_STALL_MAX: Duration = Duration::from_secs(10);
 /// A connection of an auditor ends after this, so that none that neither reads nor closes is kept.
 pub(crate) const AUDIT_CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// Bytes of the part of an object's name before the ledger's own.
+pub(crate) const UPLOAD_PREFIX_BYTES_MAX: usize = 256;
+/// Objects that are put or compared at once: two use the line of any store, and hold 64 MB.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOADS_AT_ONCE: usize = 2;
+/// Bytes up to which an object is put by one request, and held as a whole: a segment of records of 1 KB has 20 MB.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_WHOLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Bytes of one part of a larger object: of a segment of the largest records, 4 GB, there are 250 (S3 takes 10,000).
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_PART_BYTES: u64 = 16 * 1024 * 1024;
+/// Objects of one shard in the store: a month of 4,000 certificates a second has 160,000 segments' files, and kept checkpoints.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_LISTED_MAX: usize = 1_000_000;
+/// Longest wait for a store that is asked for something small.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that a usable store takes each second: a request may last longer by what its object needs at this rate.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
+/// Tries again of one request, before the pass as a whole is tried again later.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_REQUEST_RETRIES: usize = 2;
+/// How long a store may take to be connected to, TLS included.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the head of a store's answer, and of the buffer it is read into.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header lines of one answer of a store.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_HEADERS_MAX: usize = 100;
+/// Bytes of an answer that is no object: a list of a thousand objects with the longest names.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a file with an access key.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_CREDENTIALS_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a file with the certificates that may speak for a store: twice what a Linux distribution trusts.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_CA_FILE_BYTES_MAX: u64 = 512 * 1024;
+/// How often is looked whether something was sealed.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the newest checkpoint goes to the store when nothing is sealed.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause after a failed pass, doubled up to the maximum while they fail.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause after a failed pass: a store that is back is used again within this.
+#[cfg(feature = "upload")]
+pub(crate) const UPLOAD_PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -107,6 +107,9 @@ pub(crate) struct Metrics {
     witness_cosigned_size: Family<Witness, Gauge>,
     log_unwitnessed_seconds: Gauge<f64, AtomicU64>,
     log_unwitnessed: Gauge,
+    upload_objects: Family<Outcome, Counter>,
+    upload_pending_segments: Gauge,
+    upload_behind_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -141,11 +144,15 @@ impl Metrics {
             witness_cosigned_size: Family::default(),
             log_unwitnessed_seconds: Gauge::default(),
             log_unwitnessed: Gauge::default(),
+            upload_objects: Family::default(),
+            upload_pending_segments: Gauge::default(),
+            upload_behind_seconds: Gauge::default(),
         };
         new.register_issuing(&mut registry);
         new.register_state(&mut registry);
         new.register_witnesses(&mut registry);
         new.register_seen(&mut registry);
+        new.register_upload(&mut registry);
         new.registry = registry;
         new.accepting.set(1);
         new
@@ -284,6 +291,24 @@ impl Metrics {
             "seen_unknown",
             "Certificates that agents saw in use and the ledger does not hold",
             self.seen_unknown.clone(),
+        );
+    }
+
+    fn register_upload(&self, r: &mut Registry) {
+        r.register(
+            "upload_objects",
+            "Objects of the ledger in the object store, by what became of them",
+            self.upload_objects.clone(),
+        );
+        r.register(
+            "upload_pending_segments",
+            "Sealed segments that are not in the object store",
+            self.upload_pending_segments.clone(),
+        );
+        r.register(
+            "upload_behind_seconds",
+            "How long a sealed segment has waited for the object store",
+            self.upload_behind_seconds.clone(),
         );
     }
 
@@ -426,6 +451,20 @@ impl Metrics {
     pub(crate) fn unwitnessed(&self, age: Duration, alarm: bool) {
         self.log_unwitnessed_seconds.set(age.as_secs_f64());
         self.log_unwitnessed.set(i64::from(alarm));
+    }
+
+    /// An object was put into the store, or found there, or not.
+    #[cfg(feature = "upload")]
+    pub(crate) fn uploaded(&self, result: &'static str) {
+        self.upload_objects.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// So many sealed segments wait for the store, the first of them for so long.
+    #[cfg(feature = "upload")]
+    pub(crate) fn upload_behind(&self, segments: u64, age: Duration) {
+        let segments = i64::try_from(segments).unwrap_or(i64::MAX);
+        self.upload_pending_segments.set(segments);
+        self.upload_behind_seconds.set(age.as_secs_f64());
     }
 
     pub(crate) fn live(&self, certificates: u64) {

@@ -177,6 +177,7 @@ pub(crate) fn open(
         metrics,
         health,
         witnesses,
+        uploaded: config.upload.as_ref().map(|_| Arc::default()),
         advertise: config.advertise.clone(),
     };
     Ok((

@@ -48,6 +48,9 @@ use crate::{
     witnessing,
 };
 
+#[cfg(feature = "upload")]
+use crate::upload::{Upload, UploadSettings};
+
 /// How long a stop waits for calls under way.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a poisoned CA stays up for readers before its supervisor starts it anew.
@@ -104,6 +107,8 @@ impl Ca {
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
+        #[cfg(feature = "upload")]
+        starting.upload(config.upload)?;
         let callers = starting.agents(listener, routes.clone()).await?;
         starting.administrators(&admin_socket, routes)?;
         // Before anybody can look: a gauge that says 0 until the first round would look like a loss.
@@ -382,6 +387,16 @@ impl Starting {
         };
         self.serve("agents", acceptor.start(), routes);
         Ok(callers)
+    }
+
+    /// The copy in an object store, if one is configured.
+    #[cfg(feature = "upload")]
+    fn upload(&mut self, settings: Option<UploadSettings>) -> Result<(), CaError> {
+        if let Some(settings) = settings {
+            let upload = Upload::new(settings, &self.deps)?;
+            self.tasks.spawn(upload.run(self.desk.clone(), self.stop.clone()));
+        }
+        Ok(())
     }
 
     /// The HTTPS side for auditors, if it is configured.

@@ -12,7 +12,7 @@ use mintage_ledger::{
 };
 use ring::digest;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -200,22 +200,43 @@ async fn record_keys(
     command(desk, origin, |_| Ok((bodies.clone(), ()))).await.map(drop)
 }
 
-/// The shards that may be given up now: closed, sealed, older than `age`, and without a certificate that lives.
-pub(crate) fn releasable(desk: &Desk, age: Duration) -> Result<Vec<Releasable>, Refusal> {
+/// Which shards are given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retention {
+    /// Age of their last record.
+    pub(crate) age: Duration,
+    /// Also those that the configured object store does not have whole.
+    pub(crate) even_if_not_uploaded: bool,
+}
+
+/// Old shards, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Old {
+    /// They may be given up.
+    pub(crate) released: Vec<Releasable>,
+    /// They may not yet, for the configured object store does not have them whole.
+    pub(crate) withheld: Vec<Releasable>,
+}
+
+/// The shards that may be given up now: closed, sealed, old, and without a certificate that lives.
+pub(crate) fn releasable(desk: &Desk, retention: Retention) -> Result<Old, Refusal> {
     let now = desk.clock.now()?;
-    let found = desk.shards.files.releasable(now.minus(age), now);
-    found.map_err(|error| Refusal::unavailable("ledger-read", format!("an index cannot be read: {error}")))
+    let found = desk.shards.files.releasable(now.minus(retention.age), now);
+    let found =
+        found.map_err(|error| Refusal::unavailable("ledger-read", format!("an index cannot be read: {error}")))?;
+    let is_safe = |shard: &Releasable| match &desk.uploaded {
+        Some(uploaded) if !retention.even_if_not_uploaded => uploaded.covers(shard.log.position_of(shard.records)),
+        _ => true,
+    };
+    let (released, withheld) = found.into_iter().partition(is_safe);
+    Ok(Old { released, withheld })
 }
 
 /// Records that shards are given up, and then gives up their records.
-pub(crate) async fn retain(
-    desk: &Arc<Desk>,
-    origin: &control::Origin,
-    age: Duration,
-) -> Result<Vec<Releasable>, Refusal> {
+pub(crate) async fn retain(desk: &Arc<Desk>, origin: &control::Origin, retention: Retention) -> Result<Old, Refusal> {
     let _turn = desk.shards.turn.lock().await;
-    let old = releasable(desk, age)?;
-    for shard in &old {
+    let old = releasable(desk, retention)?;
+    for shard in &old.released {
         let event = AdminEvent {
             action: "retain".to_owned(),
             detail: format!("gave up the {} records of {}", shard.records, shard.log.origin()),
@@ -229,6 +250,18 @@ pub(crate) async fn retain(
         info!(origin = %shard.log.origin(), records = shard.records, "the records of a shard were given up");
     }
     Ok(old)
+}
+
+/// Gives up what is old enough and, where an object store is configured, whole in it.
+async fn retain_by_age(desk: &Arc<Desk>, by: &control::Origin, age: Duration) -> Result<(), Refusal> {
+    let retention = Retention {
+        age,
+        even_if_not_uploaded: false,
+    };
+    for kept in retain(desk, by, retention).await?.withheld {
+        warn!(origin = %kept.log.origin(), "a shard is old enough to be given up, and kept until the object store has it whole");
+    }
+    Ok(())
 }
 
 /// Begins a shard with each month and gives up old ones, as far as the configuration asks for it.
@@ -245,7 +278,7 @@ pub(crate) async fn keep(desk: Arc<Desk>, stop: CancellationToken) {
                 false => Ok(()),
             },
             _ = ages.tick() => match policy.retain {
-                Some(age) => retain(&desk, &by, age).await.map(drop),
+                Some(age) => retain_by_age(&desk, &by, age).await,
                 None => Ok(()),
             },
         };

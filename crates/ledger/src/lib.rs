@@ -69,6 +69,7 @@
 //! # }
 //! ```
 
+mod archive;
 mod check;
 mod checkpoint;
 mod closed;
@@ -130,6 +131,7 @@ pub mod limits;
 #[path = "gen.rs"]
 pub mod wire;
 
+pub use archive::{Archive, ArchiveFile};
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};
 pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits, MoreToCome};
 pub use cosignature::{Cosigner, CosignerKey};

@@ -16,8 +16,9 @@ cargo xtask <command>
 
   test [--full] [--seed N] [filter...]
         everything a change must pass: fmt, clippy, bans, binaries, all tests, docs; with filters only the tests whose
-        names contain one. Randomised campaigns run a seeded tenth, or whole with --full. CI=true in the environment
-        installs missing outside programs (as root, through apt-get) and fails when one stays missing.
+        names contain one. Randomised campaigns run a seeded tenth, or whole with --full, which also builds and
+        tests the features that are off by default. CI=true in the environment installs missing outside programs
+        (as root, through apt-get) and fails when one stays missing.
   proto [--check]
         generate the checked-in code from proto/ (no protoc needed); --check only compares
 

@@ -22,6 +22,8 @@ pub(crate) struct Wish {
 
 /// One seed for all ordinary runs, so that they are comparable; `--seed` tries another.
 const SEED: u64 = 20_251_123;
+/// What is off by default.
+const FEATURES: &str = "parquet,upload";
 /// Cases per property of a whole campaign; an ordinary run makes a tenth, which is also what plain `cargo test` makes.
 const CASES_WHOLE: u32 = 2560;
 
@@ -95,6 +97,10 @@ pub(crate) fn test(root: &Path, wish: &Wish) -> Result<bool, Failure> {
             command.env("RUSTDOCFLAGS", "-D warnings");
             succeed(command)
         });
+    }
+    // Features change what other crates are built with, so that half of the build is made a second time.
+    if wish.full && wish.filters.is_empty() {
+        run.step("features", |run| features(run, &mut tally));
     }
     let missing = peers::missing()?;
     report(&mut run, &missing);
@@ -182,7 +188,7 @@ fn bans(run: &Run<'_>) -> Result<(), Failure> {
     run.cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
 }
 
-/// All tests of the workspace, their output passed through as it comes and their closing lines counted.
+/// All tests of the workspace.
 fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
     let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     if !run.wish.filters.is_empty() {
@@ -209,6 +215,29 @@ fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
     if run.wish.full {
         command.env("MINTAGE_FULL", "1");
     }
+    counted(command, tally)
+}
+
+/// The features that are off by default: their code linted, and their tests with programs that have them.
+fn features(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
+    let with = ["--workspace", "--locked", "--features", FEATURES];
+    run.cargo(&[&["clippy", "--all-targets"], &with[..], &["--", "-D", "warnings"]].concat())?;
+    run.cargo(&[&["build", "--bins"], &with[..]].concat())?;
+    let mut command = run.command(
+        "cargo",
+        &[
+            &["test", "--no-fail-fast", "--lib", "--bins", "--test", "upload"],
+            &with[..],
+        ]
+        .concat(),
+    );
+    command.env("MINTAGE_BIN_DIR", bin_dir()?).stdout(Stdio::piped());
+    counted(command, tally)
+}
+
+/// Runs tests, their output passed through as it comes and their closing lines counted.
+fn counted(mut command: Command, tally: &mut Tally) -> Result<(), Failure> {
+    let before = tally.passed;
     let mut child = command.spawn().map_err(|error| Failure::new("cargo test", error))?;
     let output = child
         .stdout
@@ -231,7 +260,7 @@ fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
     if !status.success() {
         return Err(Failure::new("cargo test", status));
     }
-    if tally.passed == 0 {
+    if tally.passed == before {
         return Err(Failure::new("cargo test", "no test ran"));
     }
     Ok(())

@@ -151,6 +151,11 @@ pub const HOMES: &[Home] = &[
         folders: &["ca", "agent", "console"],
         why: "HTTP faces are health, metrics and the console; everything else is gRPC",
     },
+    Home {
+        package: "object_store",
+        folders: &["ca"],
+        why: "only the CA's upload, behind a feature, speaks to an object store",
+    },
 ];
 
 /// Folders whose crates may hold unsafe code.

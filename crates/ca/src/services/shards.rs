@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mintage_ledger::{Journal, Log, Releasable};
 use mintage_proto::v1::{RetainRequest, RetainResponse, RollRequest, RollResponse, Shard};
 
-use crate::{control::Origin, desk::Desk, limits::SHARD_NOTE_BYTES_MAX, shards, status::Refusal};
+use crate::{control::Origin, desk::Desk, limits::SHARD_NOTE_BYTES_MAX, shards, shards::Retention, status::Refusal};
 
 const WRITTEN: &str = "written";
 const CLOSED: &str = "closed";
@@ -74,13 +74,20 @@ pub(crate) async fn roll(desk: &Arc<Desk>, by: &Origin, request: RollRequest) ->
 
 /// Gives up the records of old shards.
 pub(crate) async fn retain(desk: &Arc<Desk>, by: &Origin, request: &RetainRequest) -> Result<RetainResponse, Refusal> {
-    let age = Duration::from_secs(request.older_than_seconds);
-    let old = match request.dry_run {
-        true => shards::releasable(desk, age)?,
-        false => shards::retain(desk, by, age).await?,
+    let retention = Retention {
+        age: Duration::from_secs(request.older_than_seconds),
+        even_if_not_uploaded: request.even_if_not_uploaded,
     };
-    let row = |one: &Releasable| shard(&one.log, one.records, RELEASED);
+    let old = match request.dry_run {
+        true => shards::releasable(desk, retention)?,
+        false => shards::retain(desk, by, retention).await?,
+    };
+    let rows = |list: &[Releasable], state| {
+        let row = |one: &Releasable| shard(&one.log, one.records, state);
+        list.iter().map(row).collect()
+    };
     Ok(RetainResponse {
-        released: old.iter().map(row).collect(),
+        released: rows(&old.released, RELEASED),
+        withheld: rows(&old.withheld, CLOSED),
     })
 }

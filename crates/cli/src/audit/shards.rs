@@ -30,6 +30,9 @@ pub(crate) struct RetainArgs {
     /// Age of a shard's last record from which on its records are given up, such as 2160h for 90 days.
     #[arg(long, value_name = "DURATION", value_parser = age)]
     older_than: Duration,
+    /// Also gives up what the object store of the CA's configuration does not have whole.
+    #[arg(long)]
+    even_if_not_uploaded: bool,
     /// Only says which shards would be given up.
     #[arg(long)]
     dry_run: bool,
@@ -104,20 +107,33 @@ impl Rolled {
 struct Retained {
     dry_run: bool,
     released: Vec<Shard>,
+    /// Old enough, and kept because the configured object store does not have them whole.
+    withheld: Vec<Shard>,
 }
 
 impl Retained {
     fn text(&self) -> String {
-        match (self.released.is_empty(), self.dry_run) {
+        let mut text = match (self.released.is_empty(), self.dry_run) {
+            (true, _) if !self.withheld.is_empty() => String::new(),
             (true, _) => "no shard is that old, closed, sealed and without a live certificate\n".to_owned(),
-            (false, true) => format!("these would be given up:\n{}", self.table()),
-            (false, false) => format!("given up; checkpoints, upper tiles and state stay:\n{}", self.table()),
+            (false, true) => format!("these would be given up:\n{}", listed(&self.released)),
+            (false, false) => format!(
+                "given up; checkpoints, upper tiles and state stay:\n{}",
+                listed(&self.released)
+            ),
+        };
+        if !self.withheld.is_empty() {
+            text.push_str(
+                "kept until the object store has them whole (--even-if-not-uploaded gives them up without):\n",
+            );
+            text.push_str(&listed(&self.withheld));
         }
+        text
     }
+}
 
-    fn table(&self) -> String {
-        table(Shard::HEADER, self.released.iter().map(Row::cells))
-    }
+fn listed(shards: &[Shard]) -> String {
+    table(Shard::HEADER, shards.iter().map(Row::cells))
 }
 
 /// Lists the shards.
@@ -153,11 +169,13 @@ pub(super) async fn retain(context: &Context, args: RetainArgs) -> Result<(), Fa
     let request = RetainRequest {
         older_than_seconds: args.older_than.as_secs(),
         dry_run: args.dry_run,
+        even_if_not_uploaded: args.even_if_not_uploaded,
     };
     let answer = context.ca().await?.ledger().retain(request).await?.into_inner();
     let retained = Retained {
         dry_run: args.dry_run,
         released: answer.released.into_iter().map(Into::into).collect(),
+        withheld: answer.withheld.into_iter().map(Into::into).collect(),
     };
     context.output.object(&retained, || retained.text())
 }

@@ -33,7 +33,7 @@ use crate::{
 /// `audit verify`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct VerifyArgs {
-    /// A CA's data directory, or what `audit export-tiles` wrote [default: the data directory].
+    /// A CA's data directory, what `audit export-tiles` wrote, or a copy of an object store [default: the data directory].
     #[arg(value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
@@ -215,7 +215,7 @@ impl Verified {
 /// What a folder is, by its files.
 #[derive(Debug)]
 pub(super) enum Form {
-    /// A ledger as the CA keeps it.
+    /// A ledger as the CA keeps it, or a copy of closed shards.
     Ledger(PathBuf),
     /// An exported ledger: a policy, and a folder for each log.
     Tree(PathBuf),
@@ -232,12 +232,12 @@ impl Form {
         if dir.join("checkpoint").exists() {
             return Ok(Self::Log(dir.to_owned()));
         }
-        // A ledger that was ever served has its lock, and a tree never.
-        if dir.join("policy").exists() && !dir.join("lock").exists() {
-            return Ok(Self::Tree(dir.to_owned()));
-        }
         if dir.join("policy").exists() {
-            return Ok(Self::Ledger(dir.to_owned()));
+            // A ledger that was ever served has its lock, a copy of closed shards has their segments, and a tree neither.
+            return Ok(match dir.join("lock").exists() || has_segments(dir) {
+                true => Self::Ledger(dir.to_owned()),
+                false => Self::Tree(dir.to_owned()),
+            });
         }
         ledger_of(dir).map(Self::Ledger)
     }
@@ -290,6 +290,17 @@ impl Form {
             }
         }
     }
+}
+
+/// True when a shard's folder, two below the ledger's, holds sealed segments.
+fn has_segments(dir: &Path) -> bool {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(dir).into_iter().flatten();
+        listed.filter_map(|entry| Some(entry.ok()?.path())).collect()
+    };
+    below(dir)
+        .iter()
+        .any(|id| below(id).iter().any(|shard| shard.join("seg").is_dir()))
 }
 
 /// Everything that looks at a record.
@@ -433,5 +444,31 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
             }
             Err(failure)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_told_by_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Form::of(dir.path()).is_err());
+        fs::write(dir.path().join("policy"), "").unwrap();
+        fs::create_dir_all(dir.path().join("a1/2026-01/tile")).unwrap();
+        assert!(matches!(Form::of(dir.path()), Ok(Form::Tree(_))), "exported");
+        fs::create_dir(dir.path().join("a1/2026-01/seg")).unwrap();
+        assert!(
+            matches!(Form::of(dir.path()), Ok(Form::Ledger(_))),
+            "a copy of closed shards"
+        );
+        fs::remove_dir(dir.path().join("a1/2026-01/seg")).unwrap();
+        fs::write(dir.path().join("lock"), "").unwrap();
+        assert!(matches!(Form::of(dir.path()), Ok(Form::Ledger(_))), "served");
+        fs::write(dir.path().join("checkpoint"), "").unwrap();
+        assert!(matches!(Form::of(dir.path()), Ok(Form::Log(_))));
     }
 }

@@ -455,3 +455,73 @@ fn the_final_checkpoint_of_a_closed_log_takes_lines_and_keeps_them() {
     drop(journal);
     verify(&place.ledger(), None, &mut ()).unwrap();
 }
+
+/// Copies what is archived of the first `logs` logs, with their checkpoints and a policy of them.
+fn copied(journal: &FileJournal, logs: usize) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    let mut policy = String::new();
+    for log in &journal.logs()[..logs] {
+        let archive = journal.archive(log).unwrap();
+        assert!(archive.whole);
+        let checkpoint = FileJournal::archived_checkpoint(log);
+        let names = archive.files.iter().map(|file| file.name.clone());
+        for name in names.chain([checkpoint]) {
+            let path = to.path().join(&name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::copy(journal.ledger().join(&name), path).unwrap();
+        }
+        policy.push_str(&format!("log {}\n", log.vkey()));
+    }
+    std::fs::write(to.path().join("policy"), policy + "quorum none\n").unwrap();
+    to
+}
+
+#[test]
+fn a_copy_of_what_is_archived_of_closed_shards_is_a_ledger() {
+    let place = Place::new();
+    let (journal, trees, _) = three(&place, options());
+    let logs = journal.logs();
+    let before = journal.archive(&logs[0]).unwrap();
+    assert!(
+        !before.whole && before.segments == 0,
+        "nothing is sealed yet: {before:?}"
+    );
+    let mut sealer = Sealer::new(journal.clone(), trees);
+    while sealer.seal_next().unwrap() {}
+    let first = journal.archive(&logs[0]).unwrap();
+    let names: Vec<_> = first.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "a1b2/2025-12/seg/00000000.entries.zst",
+            "a1b2/2025-12/seg/00000000.idx",
+            "a1b2/2025-12/seg/00000000.tiles",
+            "a1b2/2025-12/checkpoints/1",
+            "a1b2/2025-12/checkpoints/300",
+        ]
+    );
+    let written = journal.archive(&logs[2]).unwrap();
+    assert!(!written.whole && written.end == 700, "{written:?}");
+    let first_key = [key().vkey(&origin())];
+    for count in [1, 2] {
+        let copy = copied(&journal, count);
+        let reports = verify(copy.path(), Some(&first_key), &mut ()).unwrap();
+        let sizes: Vec<_> = reports.iter().map(|report| (report.size, report.tiles)).collect();
+        assert_eq!(sizes, [(300, 1), (400, 1)][..count]);
+        // Neither the end of a shard nor one record in it can be left out.
+        let entries = copy.path().join(&first.files[0].name);
+        let mut octets = std::fs::read(&entries).unwrap();
+        let middle = octets.len() / 2;
+        octets[middle] ^= 1;
+        std::fs::write(&entries, octets).unwrap();
+        assert!(verify(copy.path(), Some(&first_key), &mut ()).is_err());
+        std::fs::remove_file(&entries).unwrap();
+        assert!(verify(copy.path(), Some(&first_key), &mut ()).is_err());
+    }
+    let far = UnixTime::from_seconds(4_000_000_000);
+    journal.release(&journal.releasable(far, far).unwrap()[0]).unwrap();
+    let reports = verify(copied(&journal, 2).path(), Some(&first_key), &mut ()).unwrap();
+    assert!(reports[0].released && !reports[1].released);
+    let other = Log::new(next(9).1.vkey(&next(9).0), 300).unwrap();
+    assert!(journal.archive(&other).is_err());
+}

@@ -265,11 +265,17 @@ pub struct RetainRequest {
     pub older_than_seconds: u64,
     #[prost(bool, tag = "2")]
     pub dry_run: bool,
+    /// Also what the configured object store does not have whole.
+    #[prost(bool, tag = "3")]
+    pub even_if_not_uploaded: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RetainResponse {
     #[prost(message, repeated, tag = "1")]
     pub released: ::prost::alloc::vec::Vec<Shard>,
+    /// Old enough, and kept because the configured object store does not have them whole.
+    #[prost(message, repeated, tag = "2")]
+    pub withheld: ::prost::alloc::vec::Vec<Shard>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordsRequest {
