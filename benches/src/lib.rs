@@ -5,7 +5,9 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+pub mod filter;
 pub mod floor;
 pub mod host;
 pub mod load;
+pub mod peers;
 pub mod records;

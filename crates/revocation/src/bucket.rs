@@ -31,13 +31,7 @@ impl Span {
         Self::ALL.into_iter().find(|span| *span as u8 == code)
     }
 
-    /// Bit of this span in a set of spans.
-    pub(crate) const fn bit(self) -> u8 {
-        1 << self as u8
-    }
-
-    /// The bucket's number; `None` when it does not fit. Widths are constants here, so that no division is made.
-    #[inline(always)]
+    /// The bucket's number; `None` when it does not fit.
     fn index_of(self, millis: u64) -> Option<u32> {
         let index = match self {
             Self::Minute => millis / MINUTE_MS as u64,
@@ -93,7 +87,6 @@ impl Bucket {
     };
 
     /// The bucket of `span` that a certificate ending at `not_after` would be in.
-    #[inline(always)]
     pub(crate) fn containing(span: Span, not_after: UnixTime) -> Option<Self> {
         let index = span.index_of(u64::try_from(not_after.millis()).ok()?)?;
         Some(Self { span, index })
@@ -121,9 +114,13 @@ impl Bucket {
     }
 
     /// One number that sorts like the bucket.
-    #[inline]
     pub(crate) fn packed(self) -> u64 {
-        u64::from(self.span as u8) << 32 | u64::from(self.index)
+        Self::packed_begin(self.span) + u64::from(self.index)
+    }
+
+    /// [`Self::packed`] of the span's bucket zero.
+    pub(crate) fn packed_begin(span: Span) -> u64 {
+        u64::from(span as u8) << 32
     }
 
     /// The instant at which every certificate in the bucket has ended; `None` when that is not known.
@@ -135,6 +132,42 @@ impl Bucket {
     /// True when the bucket ended at or before `horizon`: it may be dropped.
     pub fn is_dead(self, horizon: UnixTime) -> bool {
         self.end().is_some_and(|end| end <= horizon)
+    }
+}
+
+/// A span prepared for finding buckets without a division: a multiplication by the width's reciprocal, which is exact for every
+/// instant (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Width {
+    multiplier: u64,
+    shift: u32,
+    begin: u64,
+}
+
+impl Width {
+    pub(crate) fn of(span: Span) -> Self {
+        let width = span.width_ms().and_then(|width| u64::try_from(width).ok());
+        // A width of `Forever` is none: whatever is multiplied by zero is bucket zero.
+        let (multiplier, shift) = width.map_or((0, 0), |width| {
+            let shift = width.ilog2();
+            let multiplier = (1_u128 << (64 + shift)) / u128::from(width) + 1;
+            // Below 2^64, since the width is above 2^shift and no power of two.
+            (multiplier as u64, shift)
+        });
+        Self {
+            multiplier,
+            shift,
+            begin: Bucket::packed_begin(span),
+        }
+    }
+
+    /// [`Bucket::packed`] of the bucket that `millis` since 1970 lies in; for an instant that is in no bucket some number
+    /// that belongs to none of this span.
+    #[inline(always)]
+    pub(crate) fn packed(self, millis: u64) -> u64 {
+        let index = ((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64 >> self.shift;
+        // The largest number of a bucket is above that of every year a certificate can name.
+        self.begin + index.min(u64::from(u32::MAX))
     }
 }
 
@@ -176,6 +209,30 @@ mod tests {
             assert_eq!(Bucket::containing(bucket.span(), after(left)), Some(bucket));
         }
         assert!(!Bucket::FOREVER.is_dead(UnixTime::from_millis(i64::MAX)));
+    }
+
+    #[test]
+    fn the_bucket_is_found_without_a_division() {
+        let mut instants = vec![0, 1, 1_900_000_000_000, 253_402_300_799_999, u64::MAX >> 1];
+        for width in [MINUTE_MS, HOUR_MS, WEEK_MS] {
+            for multiple in [1, 2, 31_666_667, 4_194_303] {
+                instants.extend([-1, 0, 1].map(|off| (width * multiple + off) as u64));
+            }
+        }
+        for span in Span::ALL {
+            for &millis in &instants {
+                let bucket = Bucket::containing(span, UnixTime::from_millis(millis as i64));
+                let found = Width::of(span).packed(millis);
+                match bucket {
+                    Some(bucket) => assert_eq!(found, bucket.packed(), "{span:?} {millis}"),
+                    None => assert_eq!(
+                        found,
+                        Bucket::packed_begin(span) + u64::from(u32::MAX),
+                        "{span:?} {millis}"
+                    ),
+                }
+            }
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Shape {
     }
 
     /// The Bloom filter's answer: false is certain, true is not.
-    #[inline]
+    #[inline(always)]
     fn may_contain<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
         let Some(block) = self.block(words, fingerprint) else {
             return false;
@@ -77,7 +77,7 @@ impl Shape {
     }
 
     /// As [`Self::contains`]; a hit of the filter that the lines refute is counted.
-    #[inline]
+    #[inline(always)]
     fn contains_counted<W: Word>(self, words: &[W], fingerprint: u64, refuted: &AtomicU64) -> bool {
         self.may_contain(words, fingerprint) && self.confirm_counted(words, fingerprint, refuted)
     }
@@ -122,7 +122,7 @@ impl Shape {
         Ok(new)
     }
 
-    #[inline]
+    #[inline(always)]
     fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
         // Both factors have at most 32 bits.
         let at = (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS;
@@ -237,7 +237,7 @@ impl Segment {
     }
 
     /// True when it holds `fingerprint`; a hit of the filter that the lines refute is counted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn contains_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
         match &self.store {
             Store::Own(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),

@@ -220,7 +220,7 @@ impl View {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_at(&self, query: &Query<'_>, moment: Moment) -> Verdict {
         if self.has_rules
             && let Some(why) = self.rules.strike(query)
@@ -348,7 +348,7 @@ impl View {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn issuer(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
         match self.issuers.len() {
             ..=FEW => self.issuers.iter().find(|issuer| issuer.id == *id),

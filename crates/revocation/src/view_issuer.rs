@@ -7,7 +7,7 @@ use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use crate::{
     SerialKind,
     body::BodyIssuer,
-    bucket::{Bucket, Span},
+    bucket::{Bucket, Span, Width},
     fingerprint::fingerprint,
     segment::{Add, Segment},
 };
@@ -22,8 +22,8 @@ pub(crate) struct ViewIssuer {
     pub(crate) covered: bool,
     pub(crate) kind: SerialKind,
     pub(crate) until: UnixTime,
-    /// [`Span::bit`] of every span that has a segment.
-    spans: u8,
+    /// Every span that has a segment.
+    spans: Vec<SpanRow>,
     /// [`Bucket::packed`] of each segment; sorted.
     buckets: Vec<u64>,
     segments: Vec<(Bucket, Segment)>,
@@ -36,7 +36,7 @@ impl ViewIssuer {
             covered: from.covered,
             kind: from.kind,
             until: from.until,
-            spans: 0,
+            spans: Vec::new(),
             buckets: Vec::new(),
             segments: Vec::new(),
         }
@@ -52,45 +52,35 @@ impl ViewIssuer {
         }
     }
 
-    #[inline]
-    fn segment(&self, bucket: Bucket) -> Option<&Segment> {
-        let at = match &self.buckets[..] {
-            [only] => (*only == bucket.packed()).then_some(0)?,
-            buckets => among(buckets, bucket.packed())?,
-        };
-        self.segments.get(at).map(|(_, segment)| segment)
+    /// The segments that a certificate with this end may be in, at most one of each span.
+    #[inline(always)]
+    fn candidates(&self, not_after: UnixTime) -> impl Iterator<Item = &Segment> {
+        let millis = u64::try_from(not_after.millis()).unwrap_or(0);
+        self.spans.iter().filter_map(move |span| {
+            let at = span.position(&self.buckets, millis)?;
+            self.segments.get(at).map(|(_, segment)| segment)
+        })
     }
 
-    #[inline]
+    /// True when the filter strikes this serial; hits that the lines refute are counted.
+    #[inline(always)]
     pub(crate) fn lists(&self, serial: &Serial, not_after: UnixTime, refuted: &AtomicU64) -> bool {
         let wanted = fingerprint(self.kind, &self.id, serial);
-        // One after the other and not in a loop: each width is then a constant, and most issuers have one or two.
-        self.lists_in(Span::Minute, wanted, not_after, refuted)
-            || self.lists_in(Span::Hour, wanted, not_after, refuted)
-            || self.lists_in(Span::Week, wanted, not_after, refuted)
-            || self.lists_in(Span::Forever, wanted, not_after, refuted)
+        // A loop, which the compiler keeps in one piece with what asks.
+        for segment in self.candidates(not_after) {
+            if segment.contains_counted(wanted, refuted) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Loads a word of each block that [`Self::lists`] would look at.
     #[inline]
     pub(crate) fn touch(&self, serial: &Serial, not_after: UnixTime) -> u64 {
         let wanted = fingerprint(self.kind, &self.id, serial);
-        let in_span = |span: Span| {
-            let bucket = Bucket::containing(span, not_after.max(UnixTime::from_millis(0)))?;
-            Some(self.segment(bucket)?.touch(wanted))
-        };
-        let spans = Span::ALL.into_iter().filter(|span| self.spans & span.bit() != 0);
-        spans.filter_map(in_span).fold(0, |all, word| all ^ word)
-    }
-
-    #[inline(always)]
-    fn lists_in(&self, span: Span, wanted: u64, not_after: UnixTime, refuted: &AtomicU64) -> bool {
-        if self.spans & span.bit() == 0 {
-            return false;
-        }
-        let bucket = Bucket::containing(span, not_after.max(UnixTime::from_millis(0)));
-        let segment = bucket.and_then(|bucket| self.segment(bucket));
-        segment.is_some_and(|segment| segment.contains_counted(wanted, refuted))
+        let candidates = self.candidates(not_after);
+        candidates.fold(0, |all, segment| all ^ segment.touch(wanted))
     }
 
     pub(crate) fn segments(&self) -> &[(Bucket, Segment)] {
@@ -105,9 +95,14 @@ impl ViewIssuer {
     }
 
     fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
-        self.spans |= bucket.span().bit();
-        self.buckets.insert(at, bucket.packed());
         self.segments.insert(at, (bucket, segment));
+        self.index();
+    }
+
+    fn index(&mut self) {
+        self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
+        let spans = Span::ALL.into_iter();
+        self.spans = spans.filter_map(|span| SpanRow::of(span, &self.buckets)).collect();
     }
 
     /// Adds a segment that sorts after all others.
@@ -117,11 +112,48 @@ impl ViewIssuer {
 
     pub(crate) fn drop_dead(&mut self, horizon: UnixTime) {
         self.segments.retain(|(bucket, _)| !bucket.is_dead(horizon));
-        self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
-        self.spans = self
-            .segments
-            .iter()
-            .fold(0, |spans, (bucket, _)| spans | bucket.span().bit());
+        self.index();
+    }
+}
+
+/// The segments of one span among those of an issuer.
+#[derive(Clone, Copy)]
+struct SpanRow {
+    width: Width,
+    /// [`Bucket::packed`] of the first.
+    first: u64,
+    /// Its position, and how many there are.
+    at: usize,
+    len: usize,
+    /// True when their numbers have no gap.
+    is_dense: bool,
+}
+
+impl SpanRow {
+    fn of(span: Span, buckets: &[u64]) -> Option<Self> {
+        let begin = Bucket::packed_begin(span);
+        let at = buckets.partition_point(|bucket| *bucket < begin);
+        let held = &buckets[at..];
+        let len = held.partition_point(|bucket| bucket - begin <= u64::from(u32::MAX));
+        let (first, last) = (*held[..len].first()?, *held[..len].last()?);
+        Some(Self {
+            width: Width::of(span),
+            first,
+            at,
+            len,
+            is_dense: last - first == len as u64 - 1,
+        })
+    }
+
+    /// Where the segment is whose certificates end at `millis`.
+    #[inline(always)]
+    fn position(&self, buckets: &[u64], millis: u64) -> Option<usize> {
+        let wanted = self.width.packed(millis);
+        if !self.is_dense {
+            return among(buckets, wanted);
+        }
+        let off = wanted.wrapping_sub(self.first);
+        (off < self.len as u64).then(|| self.at + off as usize)
     }
 }
 

@@ -1,0 +1,242 @@
+//! The revocation filter: look-ups with up to ten million revoked, against what others offer; bytes, and the cost of an addition.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    sync::Arc,
+    time::Instant,
+};
+
+use clap::Parser;
+use mintage_benches::{
+    filter::{Asked, NOW, Publisher, follower, serial},
+    host::rss_mb,
+    load::{Failure, percentile},
+    peers::{Peers, median_ns, peers},
+};
+use mintage_identity::Serial;
+use mintage_revocation::{Query, Verdict, View};
+use serde::{Deserialize, Serialize};
+
+/// Serials that were never revoked begin here.
+const UNTOUCHED: u64 = 1 << 40;
+/// Serials of deltas begin here.
+const ADDED: u64 = 1 << 41;
+/// Questions of each sort.
+const QUESTIONS: u64 = 1_000_000;
+/// Serials of a delta, and deltas.
+const DELTA: u64 = 1_000;
+const DELTAS: u64 = 40;
+
+#[derive(Parser)]
+struct Options {
+    /// Revoked serials of the largest set.
+    #[arg(long, default_value_t = 10_000_000)]
+    largest: u64,
+    /// Asks ten times as often.
+    #[arg(long)]
+    full: bool,
+    /// Output format; only json.
+    #[arg(short, default_value = "json")]
+    output: String,
+    #[arg(long, hide = true)]
+    load: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    lookup_ns: Sizes,
+    lookup_hit_ns: Sizes,
+    batch_m_per_s_100k: f64,
+    batch_m_per_s_10m: f64,
+    peers_ns_100k: Peers,
+    bytes: Bytes,
+    add_ns: f64,
+    add_one_us: f64,
+    load_s_10m: f64,
+    largest: u64,
+}
+
+#[derive(Serialize)]
+struct Sizes {
+    n1k: f64,
+    n100k: f64,
+    n10m: f64,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    ram: f64,
+    snapshot: f64,
+    delta: f64,
+}
+
+/// What one set answered.
+#[derive(Serialize, Deserialize)]
+struct Answers {
+    miss_ns: f64,
+    hit_ns: f64,
+    batch_m_per_s: f64,
+    ram: f64,
+    load_s: f64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = match &options.load {
+        Some(dir) => load(dir, &options).and_then(|answers| Ok(println!("{}", serde_json::to_string(&answers)?))),
+        None => run(&options).and_then(|report| Ok(println!("{}", serde_json::to_string_pretty(&report)?))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<Report, Failure> {
+    let folder = tempfile::tempdir()?;
+    let questions = questions(options);
+    let mut small = Publisher::new()?;
+    small.revoke(0, 1_000)?;
+    let small = asked(&small.follower()?.view(), 1_000, questions)?;
+    let mut middle = Publisher::new()?;
+    middle.revoke(0, 100_000)?;
+    let snapshot = middle.snapshot()?.len() as f64 / 100_000.0;
+    let answers = asked(&middle.follower()?.view(), 100_000, questions)?;
+    let revoked: Vec<Serial> = (0..100_000).map(serial).collect();
+    let peers_ns_100k = peers(&revoked, &untouched(questions), folder.path())?;
+    let (add_ns, delta) = additions(&mut middle, DELTA)?;
+    let (add_one_ns, _) = additions(&mut middle, 1)?;
+    let large = in_a_process(folder.path(), options)?;
+    let sizes = |of: fn(&Answers) -> f64| Sizes {
+        n1k: of(&small),
+        n100k: of(&answers),
+        n10m: of(&large),
+    };
+    Ok(Report {
+        lookup_ns: sizes(|answers| answers.miss_ns),
+        lookup_hit_ns: sizes(|answers| answers.hit_ns),
+        batch_m_per_s_100k: answers.batch_m_per_s,
+        batch_m_per_s_10m: large.batch_m_per_s,
+        peers_ns_100k,
+        bytes: Bytes {
+            ram: large.ram,
+            snapshot,
+            delta,
+        },
+        add_ns,
+        add_one_us: add_one_ns / 1_000.0,
+        load_s_10m: large.load_s,
+        largest: options.largest,
+    })
+}
+
+fn questions(options: &Options) -> u64 {
+    match options.full {
+        true => 10 * QUESTIONS,
+        false => QUESTIONS,
+    }
+}
+
+fn untouched(count: u64) -> Vec<Serial> {
+    (UNTOUCHED..UNTOUCHED + count).map(serial).collect()
+}
+
+/// Asks `view`, which holds serials `0..revoked`.
+fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure> {
+    let about = Asked::new()?;
+    let misses = untouched(count);
+    // Strewn over the set, each asked for as often as it must be to fill the row.
+    let hits: Vec<Serial> = (0..count)
+        .map(|n| serial(n.wrapping_mul(0x9e37_79b9) % revoked))
+        .collect();
+    let is_struck = |verdict: &Verdict| matches!(verdict, Verdict::Revoked { .. });
+    let ask = |serials: &[Serial]| {
+        let queries: Vec<Query<'_>> = serials.iter().map(|serial| about.about(serial)).collect();
+        median_ns(&queries, |chunk| {
+            chunk.iter().filter(|query| is_struck(&view.check(query, NOW))).count()
+        })
+    };
+    let queries: Vec<Query<'_>> = misses.iter().map(|serial| about.about(serial)).collect();
+    let mut verdicts = vec![Verdict::Stale; 2_000];
+    let batch_ns = median_ns(&queries, |chunk| {
+        view.check_batch(chunk, NOW, &mut verdicts);
+        usize::from(is_struck(&verdicts[0]))
+    });
+    let right = view.check(&about.about(&misses[0]), NOW) == Verdict::Good;
+    let right = right
+        && hits
+            .iter()
+            .take(100_000)
+            .all(|serial| is_struck(&view.check(&about.about(serial), NOW)));
+    match right {
+        true => Ok(Answers {
+            miss_ns: ask(&misses),
+            hit_ns: ask(&hits),
+            batch_m_per_s: 1_000.0 / batch_ns,
+            ram: 0.0,
+            load_s: 0.0,
+        }),
+        false => Err("the filter answers wrongly".into()),
+    }
+}
+
+/// Nanoseconds of one serial in deltas of `each`, verified and put in force, and its bytes on the wire.
+fn additions(publisher: &mut Publisher, each: u64) -> Result<(f64, f64), Failure> {
+    let mut replica = publisher.follower()?;
+    let from = ADDED + each * 1_000_000;
+    let deltas = (0..DELTAS).map(|n| publisher.delta(from + n * each, from + (n + 1) * each));
+    let deltas: Vec<Vec<u8>> = deltas.collect::<Result<_, _>>()?;
+    let mut took = Vec::new();
+    for delta in &deltas {
+        let started = Instant::now();
+        replica.apply_delta(delta, NOW)?;
+        took.push(started.elapsed().as_nanos() as f64 / each as f64);
+    }
+    Ok((percentile(&mut took, 0.5), deltas[0].len() as f64 / each as f64))
+}
+
+/// Loads the largest set in a process of its own, so that its memory is that of the set alone.
+fn in_a_process(folder: &Path, options: &Options) -> Result<Answers, Failure> {
+    let mut publisher = Publisher::new()?;
+    publisher.revoke(0, options.largest)?;
+    let (spki, delegation) = publisher.trust()?;
+    let files = [
+        ("spki", spki),
+        ("delegation", delegation),
+        ("snapshot", publisher.snapshot()?),
+    ];
+    for (name, octets) in files {
+        std::fs::write(folder.join(name), octets)?;
+    }
+    drop(publisher);
+    let mut child = Command::new(std::env::current_exe()?);
+    child
+        .arg("--load")
+        .arg(folder)
+        .arg("--largest")
+        .arg(options.largest.to_string());
+    child.args(options.full.then_some("--full"));
+    let output = child.output()?;
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout)?),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned().into()),
+    }
+}
+
+fn load(dir: &Path, options: &Options) -> Result<Answers, Failure> {
+    let [spki, delegation, snapshot] = ["spki", "delegation", "snapshot"].map(|name| std::fs::read(dir.join(name)));
+    let (spki, delegation, snapshot) = (spki?, delegation?, snapshot?);
+    let snapshot_mb = snapshot.len() as f64 / 1e6;
+    let (before, started) = (rss_mb(std::process::id()), Instant::now());
+    let replica = follower(&spki, &delegation, &snapshot)?;
+    let load_s = started.elapsed().as_secs_f64();
+    drop(snapshot);
+    let answers = asked(&replica.view(), options.largest, questions(options))?;
+    // Afterwards, when the allocator has given back what reading the snapshot took for a moment.
+    let ram = (rss_mb(std::process::id()) - before + snapshot_mb) * 1e6 / options.largest as f64;
+    Ok(Answers { ram, load_s, ..answers })
+}

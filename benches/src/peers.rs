@@ -1,0 +1,132 @@
+//! What others offer for the same question: is this serial revoked?
+
+use std::{collections::HashSet, hint::black_box, path::Path, process::Command, time::Instant};
+
+use fastbloom::BloomFilter;
+use mintage_identity::Serial;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use serde::Serialize;
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+use xorf::{BinaryFuse16, Filter};
+
+use crate::load::{Failure, percentile};
+
+/// Questions between two looks at the clock: far less than a slice of the scheduler, so that a median knows no other program.
+const CHUNK: usize = 2_000;
+
+/// Median time of a question in nanoseconds, over chunks of 2,000; `ask` says how many of a chunk are revoked.
+pub fn median_ns<T>(asked: &[T], mut ask: impl FnMut(&[T]) -> usize) -> f64 {
+    let mut took: Vec<f64> = asked
+        .chunks_exact(CHUNK)
+        .map(|chunk| {
+            let started = Instant::now();
+            black_box(ask(black_box(chunk)));
+            started.elapsed().as_nanos() as f64 / CHUNK as f64
+        })
+        .collect();
+    percentile(&mut took, 0.5)
+}
+
+/// Nanoseconds of a look-up of a certificate that is not revoked.
+#[derive(Debug, Serialize)]
+pub struct Peers {
+    webpki_crl: f64,
+    /// None where there is no C compiler or no OpenSSL to build against.
+    openssl_crl: Option<f64>,
+    hashset: f64,
+    fastbloom: f64,
+    xorf: f64,
+}
+
+/// Asks each peer, which holds `revoked`, for `asked`. `folder` is for files of the OpenSSL program.
+///
+/// # Errors
+/// When a peer cannot be filled.
+pub fn peers(revoked: &[Serial], asked: &[Serial], folder: &Path) -> Result<Peers, Failure> {
+    let crl = crl_of(revoked)?;
+    let owned: CertRevocationList<'_> = OwnedCertRevocationList::from_der(&crl)?.into();
+    let webpki_crl = median_ns(asked, |chunk| {
+        let found = chunk
+            .iter()
+            .filter(|serial| matches!(owned.find_serial(serial.octets()), Ok(Some(_))));
+        found.count()
+    });
+    let set: HashSet<Serial> = revoked.iter().copied().collect();
+    let hashset = median_ns(asked, |chunk| {
+        chunk.iter().filter(|serial| set.contains(*serial)).count()
+    });
+    let mut bloom = BloomFilter::with_false_pos(0.001).expected_items(revoked.len());
+    bloom.extend(revoked);
+    let fastbloom = median_ns(asked, |chunk| {
+        chunk.iter().filter(|serial| bloom.contains(*serial)).count()
+    });
+    let keys: Vec<u64> = revoked.iter().map(key).collect();
+    let fuse = BinaryFuse16::try_from(&keys)?;
+    let xorf = median_ns(asked, |chunk| {
+        chunk.iter().filter(|serial| fuse.contains(&key(serial))).count()
+    });
+    Ok(Peers {
+        webpki_crl,
+        openssl_crl: openssl(&crl, asked, folder),
+        hashset,
+        fastbloom,
+        xorf,
+    })
+}
+
+/// The last eight octets: random ones need no hash.
+fn key(serial: &Serial) -> u64 {
+    let mut key = [0; 8];
+    key.copy_from_slice(&serial.tail()[4..]);
+    u64::from_be_bytes(key)
+}
+
+fn crl_of(revoked: &[Serial]) -> Result<Vec<u8>, Failure> {
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::CrlSign];
+    let issuer = Issuer::new(ca, KeyPair::generate()?);
+    let entry = |serial: &Serial| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial.octets()),
+        revocation_time: date_time_ymd(2030, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2030, 1, 1),
+        next_update: date_time_ymd(2031, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(params.signed_by(&issuer)?.der().to_vec())
+}
+
+/// Builds and runs the program beside this crate.
+fn openssl(crl: &[u8], asked: &[Serial], folder: &Path) -> Option<f64> {
+    let (list, serials, program) = (
+        folder.join("crl.der"),
+        folder.join("serials"),
+        folder.join("openssl_crl"),
+    );
+    std::fs::write(&list, crl).ok()?;
+    let octets: Vec<u8> = asked.iter().flat_map(|serial| serial.octets().to_vec()).collect();
+    std::fs::write(&serials, octets).ok()?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/openssl_crl.c");
+    let built = Command::new("cc")
+        .args(["-O2", "-o"])
+        .arg(&program)
+        .arg(source)
+        .arg("-lcrypto")
+        .output()
+        .ok()?;
+    if !built.status.success() {
+        return None;
+    }
+    let ran = Command::new(&program).args([list, serials]).output().ok()?;
+    String::from_utf8(ran.stdout).ok()?.split(' ').next()?.parse().ok()
+}
