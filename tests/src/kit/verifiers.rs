@@ -52,26 +52,7 @@ impl Verifier {
     /// # Panics
     /// Under `CI=true` instead.
     pub fn python(scratch: &Path) -> Option<Self> {
-        let (python, pip) = (peer("python3")?, peer("pip3")?);
-        let folder = scratch.join("python");
-        let wanted = fs::read_to_string(sources("python").join("requirements.txt")).expect("requirements");
-        let installed = folder.join("installed.txt");
-        let interpreter = folder.join("bin/python");
-        // The list is written last, so an environment that was never finished, or is of another list, is made again.
-        if fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) {
-            let _ = fs::remove_dir_all(&folder);
-            let mut make = Command::new(python);
-            make.args(["-m", "venv", "--without-pip"]).arg(&folder);
-            ready(make, "python3's venv")?;
-            let mut install = Command::new(pip);
-            install
-                .arg("--python")
-                .arg(&interpreter)
-                .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
-                .arg(sources("python").join("requirements.txt"));
-            ready(install, "tlog-scales")?;
-            fs::write(&installed, wanted).expect("the list of what is installed");
-        }
+        let Interpreter(interpreter) = Interpreter::python(scratch)?;
         Some(Self {
             name: "tlog-scales",
             command: vec![interpreter.into(), sources("python").join("verify.py").into()],
@@ -96,6 +77,55 @@ impl Verifier {
             Some(1) => Err(said),
             _ => panic!("{}: {output:?}", self.name),
         }
+    }
+}
+
+/// Python with the modules that `tests/interop/python` needs, in an environment of its own.
+#[derive(Debug)]
+pub struct Interpreter(PathBuf);
+
+impl Interpreter {
+    /// Makes the environment in `scratch`; none where it is not to be had.
+    ///
+    /// # Panics
+    /// Under `CI=true` instead.
+    pub fn python(scratch: &Path) -> Option<Self> {
+        let (python, pip) = (peer("python3")?, peer("pip3")?);
+        let folder = scratch.join("python");
+        let wanted = fs::read_to_string(sources("python").join("requirements.txt")).expect("requirements");
+        let installed = folder.join("installed.txt");
+        let interpreter = folder.join("bin/python");
+        // The list is written last, so an environment that was never finished, or is of another list, is made again.
+        if fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) {
+            let _ = fs::remove_dir_all(&folder);
+            let mut make = Command::new(python);
+            make.args(["-m", "venv", "--without-pip"]).arg(&folder);
+            ready(make, "python3's venv")?;
+            let mut install = Command::new(pip);
+            install
+                .arg("--python")
+                .arg(&interpreter)
+                .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
+                .arg(sources("python").join("requirements.txt"));
+            ready(install, "tlog-scales")?;
+            fs::write(&installed, wanted).expect("the list of what is installed");
+        }
+        Some(Self(interpreter))
+    }
+
+    /// What the program `script` of `tests/interop/python` makes of `input`.
+    ///
+    /// # Panics
+    /// When it ends with an error, or not at all.
+    pub fn run(&self, script: &str, input: &[u8]) -> Vec<u8> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (told, answer) = (folder.path().join("told"), folder.path().join("answer"));
+        fs::write(&told, input).expect("the input");
+        let mut command = Command::new(&self.0);
+        command.arg(sources("python").join(script)).arg(told).arg(&answer);
+        let output = finished(command, VERIFY_MAX).expect("it ends");
+        assert!(output.status.success(), "{script}: {output:?}");
+        fs::read(answer).expect("its answer")
     }
 }
 
