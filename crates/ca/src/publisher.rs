@@ -86,7 +86,7 @@ impl Publisher {
         if to <= from {
             return Ok(None);
         }
-        let exceptions = set.exceptions_for(live)?;
+        let exceptions = set.exceptions_since(from, &latest.exceptions, live)?;
         let delta = self.key.sign_delta(set, from, to, &exceptions, &self.terms(now));
         *latest = Latest {
             set: set.clone(),
@@ -94,9 +94,9 @@ impl Publisher {
             snapshot: None,
         };
         let news = match delta {
-            Ok(delta) => News::Delta(delta),
-            // The set remembers too little for a delta: followers start over.
-            Err(RevocationError::NoDelta { .. }) => snapshot_news(to, self.signed_snapshot(&mut latest, now)?),
+            Ok(delta) if delta.len() <= INLINE_BYTES_MAX => News::Delta(delta),
+            // A delta that no message holds, or a set that remembers too little for one: followers start over.
+            Ok(_) | Err(RevocationError::NoDelta { .. }) => snapshot_news(to, self.signed_snapshot(&mut latest, now)?),
             Err(error) => return Err(error),
         };
         drop(latest);
@@ -186,4 +186,54 @@ fn snapshot_news(sequence: u64, bytes: Vec<u8>) -> News {
 /// News as a message of the Sync stream.
 pub(crate) fn revoked(news: News) -> Revoked {
     Revoked { news: Some(news) }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain};
+    use mintage_revocation::{IssuerCoverage, Revocation, RevokedSerial, SerialKind};
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_seconds(1_900_000_000);
+    const ISSUER: IssuerKeyId = IssuerKeyId::new([7; 32]);
+
+    #[test]
+    fn a_delta_that_no_message_holds_is_a_snapshot_by_reference() {
+        let mut set = RevokedSet::new(&TrustDomain::parse("dev.test").unwrap());
+        let (serials, until) = (SerialKind::Native, None);
+        let id = ISSUER;
+        set.cover_issuer(1, &IssuerCoverage { id, serials, until }).unwrap();
+        let (key, _) = RevocationKey::generate().unwrap();
+        let publisher = Publisher::new(key, 1, set.clone(), std::iter::empty()).unwrap();
+        let mut next = 0_u128;
+        for (records, is_inline) in [(1, true), (4, false)] {
+            for _ in 0..records {
+                let serials = (0..40_000).map(|_| {
+                    next += 1;
+                    // An odd factor makes a row of numbers as strewn as serials are.
+                    let octets = next
+                        .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+                        .to_be_bytes();
+                    RevokedSerial {
+                        issuer: ISSUER,
+                        serial: Serial::from_random(octets),
+                        not_after: NOW.plus(Duration::from_secs(600)),
+                    }
+                });
+                let revocation = Revocation {
+                    at: NOW,
+                    serials: serials.collect(),
+                    rules: Vec::new(),
+                    reason: RevocationReason::Unspecified,
+                };
+                set.apply_revocation(set.sequence() + 1, &revocation).unwrap();
+            }
+            let news = publisher.advance(&set, std::iter::empty(), NOW).unwrap().unwrap();
+            match is_inline {
+                true => assert!(matches!(news, News::Delta(_))),
+                false => assert!(matches!(news, News::SnapshotRef(sequence) if sequence == set.sequence())),
+            }
+        }
+    }
 }

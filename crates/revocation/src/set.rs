@@ -3,7 +3,10 @@
 //! Any replica that folds the same records gets the same set, the same hash at every sequence, and so the same deltas:
 //! a follower may go from one publisher to another in mid-chain. Cloning is cheap; clones share what did not change.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX};
@@ -11,7 +14,7 @@ use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, TrustDomain, Uni
 use crate::{
     Exception, IssuerCoverage, LiveSerial, Query, Revocation, RevocationError, RevokedEntry, RevokedSerial, Rule,
     RuleTarget, SerialKind, SetHash, TrustDomainHash, Verdict, View, Why,
-    body::{BodyIssuer, subject_of},
+    body::{Body, BodyIssuer, subject_of},
     bucket::{Bucket, horizon_at},
     fingerprint::fingerprint,
     header::sha256,
@@ -26,6 +29,8 @@ use crate::{
 /// Revoked serials of one issuer and bucket, by fingerprint and padded serial.
 pub(crate) type SegmentMap = OrdMap<(u64, [u8; SERIAL_OCTETS_MAX]), RevokedEntry>;
 
+/// Before every horizon.
+const ALWAYS: UnixTime = UnixTime::from_millis(i64::MIN);
 const CHAIN_LABEL: &[u8] = b"mintage-revoked-set-v1\0";
 
 /// The revoked set of one trust domain at one sequence.
@@ -272,19 +277,43 @@ impl RevokedSet {
     /// # Errors
     /// Fails past [`EXCEPTIONS_MAX`]: then serials are not random, and nothing must be published.
     pub fn exceptions_for(&self, live: impl Iterator<Item = LiveSerial>) -> Result<Vec<Exception>, RevocationError> {
-        let always = UnixTime::from_millis(i64::MIN);
-        let body = self.snapshot_body(&[], always);
-        let pulse = Pulse::Own(Arc::new(OwnPulse::new(always, always)));
-        let filter = View::of_snapshot(0, self.sequence, &body, pulse);
+        self.struck_wrongly(&self.snapshot_body(&[], ALWAYS), &HashSet::new(), live)
+    }
+
+    /// As [`Self::exceptions_for`], when `prior` are those at the earlier sequence `from`, and every serial issued since was
+    /// good under the set of its time ([`Self::check`]): then only what was revoked since can strike anybody wrongly, and
+    /// the cost is that of the live serials and not of all that is revoked.
+    ///
+    /// # Errors
+    /// As [`Self::exceptions_for`].
+    pub fn exceptions_since(
+        &self,
+        from: u64,
+        prior: &[Exception],
+        live: impl Iterator<Item = LiveSerial>,
+    ) -> Result<Vec<Exception>, RevocationError> {
+        let Ok(new) = self.delta_body(from, self.sequence, &[], ALWAYS) else {
+            return self.exceptions_for(live);
+        };
+        self.struck_wrongly(&new, &prior.iter().cloned().collect(), live)
+    }
+
+    /// The live serials that are exceptions already, or that a filter of `body` strikes, and that are not revoked.
+    fn struck_wrongly(
+        &self,
+        body: &Body,
+        prior: &HashSet<Exception>,
+        live: impl Iterator<Item = LiveSerial>,
+    ) -> Result<Vec<Exception>, RevocationError> {
+        let pulse = Pulse::Own(Arc::new(OwnPulse::new(ALWAYS, ALWAYS)));
+        let filter = View::of_snapshot(0, self.sequence, body, pulse);
         let mut exceptions = BTreeSet::new();
-        for LiveSerial {
-            issuer,
-            serial,
-            not_after,
-        } in live
-        {
-            if filter.lists(&issuer, &serial, not_after) && self.revoked(&issuer, &serial).is_none() {
-                exceptions.insert(Exception { issuer, serial });
+        for live in live {
+            let (issuer, serial) = (live.issuer, live.serial);
+            let exception = Exception { issuer, serial };
+            let is_struck = filter.lists(&issuer, &serial, live.not_after);
+            if (is_struck || prior.contains(&exception)) && self.revoked(&issuer, &serial).is_none() {
+                exceptions.insert(exception);
                 limit("exceptions", exceptions.len(), EXCEPTIONS_MAX)?;
             }
         }

@@ -160,7 +160,18 @@ impl World {
             serial: cert.serial,
             not_after: cert.not_after,
         });
-        self.publisher.exceptions = self.publisher.set.exceptions_for(live).unwrap();
+        let live: Vec<LiveSerial> = live.collect();
+        let exceptions = self.publisher.set.exceptions_for(live.iter().copied()).unwrap();
+        if let Some(held) = self.follower.position() {
+            let (set, prior) = (&self.publisher.set, &self.publisher.exceptions);
+            let since = set.exceptions_since(held.sequence, prior, live.into_iter());
+            assert_eq!(
+                since.unwrap(),
+                exceptions,
+                "what came since is all that can have been added"
+            );
+        }
+        self.publisher.exceptions = exceptions;
         match self.follower.position() {
             Some(held) if held.sequence < self.publisher.set.sequence() => self.publisher.bring_up(&mut self.follower),
             Some(_) => {}
