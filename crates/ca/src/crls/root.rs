@@ -19,8 +19,11 @@ impl RootList {
     /// Reads and verifies it; none in a directory that was made before there were any.
     pub(crate) fn read(data: &DataDir, root: &CertInfo) -> Result<Option<Self>, CaError> {
         let Some(list) = data.root_list()? else { return Ok(None) };
-        list.verify(root)
-            .map_err(|error| data.problem(format!("{ROOT_CRL} is not the list of its root: {error}")))?;
+        list.verify(root).map_err(|error| {
+            data.problem(format!(
+                "{ROOT_CRL} is not the list of its root ({error}): put that one back, or remove it to serve without"
+            ))
+        })?;
         let issuer = root.key_id();
         Ok(Some(Self(SignedList { issuer, list })))
     }
