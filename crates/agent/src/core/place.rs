@@ -267,7 +267,8 @@ impl Core {
     fn rewrite(&mut self, key: &SlotKey) {
         if let Some(slot) = self.slots.get_mut(key)
             && slot.delivery().is_some()
-            && slot.held.is_some()
+            // What is being put in place for the first time was begun with what was in force before.
+            && (slot.held.is_some() || slot.placing)
         {
             slot.rewrite = true;
             self.place(key);
