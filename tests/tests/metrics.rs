@@ -18,12 +18,15 @@ use mintage_tests::kit::{
 };
 
 /// Names of the CA's metrics, as they are documented; the last label of each is one that dashboards group by.
-const OF_CA: [&str; 16] = [
+const OF_CA: [&str; 19] = [
     "mintage_issuance_requests_total{profile=,result=,reason=}",
     "mintage_issuance_duration_seconds_bucket{le=}",
     "mintage_attestations_total{attestor=,result=,reason=}",
     "mintage_svids_live{}",
     "mintage_ca_expiry_timestamp_seconds{ca=}",
+    "mintage_crl_end_timestamp_seconds{ca=}",
+    "mintage_crl_entries{ca=}",
+    "mintage_crls_signed_total{}",
     "mintage_revocations_total{cause=}",
     "mintage_revocation_set_version{}",
     "mintage_revocation_propagation_seconds_bucket{le=}",

@@ -230,6 +230,7 @@ fn a_development_root_is_refused_in_every_other_trust_domain() {
         for (name, der) in [("root.pem", root), ("intermediate.pem", intermediate)] {
             fs::write(dir.join(name), mintage_svid::pem::encode_certificates([der])).unwrap();
         }
+        fs::remove_file(dir.join("root.crl")).unwrap();
         let protection = KeyProtection::ClearForTestDomainOnly;
         let text = mintage_mint::encode_key_file(key.serialized_der(), &protection, &trust_domain, &[0; 32]).unwrap();
         fs::write(dir.join("keys/intermediate.key"), text.as_bytes()).unwrap();

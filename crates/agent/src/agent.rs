@@ -20,6 +20,7 @@ use crate::{
     AgentError, AgentEvent, Config, Deps,
     config::Delivery,
     core::{Core, Input, Reloaded},
+    crls::{Crls, Taken},
     http,
     limits::{EVENTS_MAX, INBOX_MAX},
     link::Link,
@@ -81,6 +82,7 @@ impl Agent {
             (events, news.clone()),
         ));
         load_identity(&shared)?;
+        load_lists(&shared);
         let map = config
             .revocation_map()
             .map(|path| open_map(path, &shared.domain))
@@ -245,6 +247,24 @@ fn load_identity(shared: &Shared) -> Result<(), AgentError> {
             .map_err(|problem| broken("agent.pem", problem))?;
     }
     Ok(())
+}
+
+/// Takes up the saved lists of revoked certificates, as far as they verify and hold; the others come again.
+fn load_lists(shared: &Shared) {
+    let Some(bundle) = shared.bundle.load_full() else {
+        return;
+    };
+    let mut lists = Crls::default();
+    for der in shared.store.crls() {
+        match lists.with(&der, &bundle, shared.wall()) {
+            Ok(Taken::New(_, more)) => lists = more,
+            Ok(Taken::Known) => {}
+            Err(problem) => tracing::info!(problem, "a saved list of revoked certificates is not used any more"),
+        }
+    }
+    let held: Vec<_> = lists.iter().map(|(key, _)| *key).collect();
+    shared.store.forget_other_crls(&held);
+    shared.crls.store(Arc::new(lists));
 }
 
 impl AgentHandle {

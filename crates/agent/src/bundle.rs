@@ -124,7 +124,7 @@ impl Bundle {
     }
 
     /// The roots, and the issuers that one of them signed.
-    fn signers(&self) -> Vec<CertInfo> {
+    pub(crate) fn signers(&self) -> Vec<CertInfo> {
         let parse = |der: &Vec<u8>| CertInfo::parse_signing(der).ok();
         let roots: Vec<CertInfo> = self.roots().iter().filter_map(parse).collect();
         let issued = self

@@ -41,6 +41,8 @@ pub struct Material<'a> {
     /// The proof that the leaf is in the CA's ledger (C2SP tlog-proof), where one is wanted and there: `svid.tlog-proof` in
     /// every layout.
     pub proof: Option<&'a [u8]>,
+    /// The lists of revoked certificates in PEM, where they are wanted and there.
+    pub crls: Option<&'a str>,
 }
 
 impl Layout {
@@ -60,6 +62,14 @@ impl Layout {
                 let names: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
                 format!("layout {text:?} does not exist; layouts are {}", names.join(", "))
             })
+    }
+
+    /// The file of the lists of revoked certificates.
+    const fn crl_file(self) -> &'static str {
+        match self {
+            Self::Split => "svid_crl.pem",
+            Self::CredentialBundle => "crl.pem",
+        }
     }
 
     /// The files of one generation.
@@ -87,6 +97,7 @@ impl Layout {
             content: Zeroizing::new(proof.to_vec()),
             secret: false,
         });
+        let crls = of.crls.map(|text| public(self.crl_file(), text.to_owned()));
         let mut files = match self {
             Self::Split => vec![
                 public("svid.pem", chain()),
@@ -102,6 +113,7 @@ impl Layout {
                 public(&format!("{}.spiffe-trust-bundle.pem", of.trust_domain), roots),
             ],
         };
+        files.extend(crls);
         files.extend(proof);
         files
     }
@@ -118,6 +130,7 @@ mod tests {
             chain: &[b"leaf".to_vec(), b"ca".to_vec()],
             roots: &[b"root".to_vec()],
             proof: Some(b"c2sp.org/tlog-proof@v1\n"),
+            crls: Some("-----LIST-----\n"),
         };
         let text = |file: &LayoutFile| String::from_utf8(file.content.to_vec()).unwrap();
         layout
@@ -148,6 +161,15 @@ mod tests {
                 .unwrap();
             let order: Vec<&str> = text.lines().filter(|line| line.contains("BEGIN")).collect();
             assert!(order[0].contains("PRIVATE KEY") && order[1].contains("CERTIFICATE") && order[2] == order[1]);
+        }
+    }
+
+    #[test]
+    fn the_lists_lie_in_a_file_of_their_own_that_is_no_secret() {
+        for (layout, name) in [(Layout::Split, "svid_crl.pem"), (Layout::CredentialBundle, "crl.pem")] {
+            let all = files(layout);
+            let with: Vec<_> = all.iter().filter(|(_, text, _)| text.contains("LIST")).collect();
+            assert_eq!(with, [&(name.to_owned(), "-----LIST-----\n".to_owned(), false)]);
         }
     }
 

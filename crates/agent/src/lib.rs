@@ -14,6 +14,7 @@ mod bundle;
 mod clock;
 mod config;
 mod core;
+mod crls;
 mod error;
 mod event;
 mod held;

@@ -28,6 +28,12 @@ pub const EVENTS_MAX: usize = 1024;
 pub const WRITERS_MAX: usize = 4;
 /// Bytes of a revocation snapshot: 10 million revocations at 20 octets, and room.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of all lists of revoked certificates: the largest of three CA keys.
+pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
+/// Bytes of lists in one answer on the socket: gRPC clients refuse more than 4 MiB, identities and bundle included.
+pub const CRLS_ON_SOCKET_BYTES_MAX: usize = 1024 * 1024;
+/// Files looked through for saved lists: one for each key that the CA had in years.
+pub const CRL_FILES_MAX: usize = 1024;
 /// Connections of one user to the socket: ten programs with ten clients each.
 pub const CONNECTIONS_PER_UID_MAX: usize = 100;
 /// Connections to the socket in all.
@@ -89,6 +95,8 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(15);
 /// A stream that lived this long starts the waits anew.
 pub const STREAM_GOOD_AFTER: Duration = Duration::from_secs(10);
+/// Lists of revoked certificates are asked for again after this time, when they broke off or one was not taken.
+pub const CRLS_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// An ask without an answer counts as failed after this time, or after a twentieth of the lifetime where that is less.
 pub const ASK_WAIT: Duration = Duration::from_secs(10);
 /// The same ask (request id and key) is sent again for this long; afterwards a new key is made.

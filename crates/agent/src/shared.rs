@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
 use mintage_revocation::ViewHandle;
 use mintage_svid::{LeafInfo, key_matches};
@@ -17,8 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Deps, bundle::Bundle, held::Unverified, link::ALPN, metrics::Metrics, revoked::News, seen::Pool,
-    store::Store,
+    AgentEvent, Deps, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, metrics::Metrics, revoked::News,
+    seen::Pool, store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) tls_identity: Arc<IdentitySource>,
     pub(crate) own: ArcSwapOption<Own>,
     pub(crate) bundle: ArcSwapOption<Bundle>,
+    /// For software that speaks only X.509.
+    pub(crate) crls: ArcSwap<Crls>,
     /// For the CA's certificates and those it just made; see [`Bundle::catching_up_trust`].
     pub(crate) ca_trust: Arc<TrustStore>,
     /// For verifiers on this node.
@@ -94,6 +96,7 @@ impl Shared {
             tls_identity: IdentitySource::empty(),
             own: ArcSwapOption::empty(),
             bundle: ArcSwapOption::empty(),
+            crls: ArcSwap::default(),
             ca_trust: nobody(),
             local_trust: nobody(),
             roots_trust: ArcSwapOption::empty(),

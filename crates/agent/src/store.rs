@@ -10,13 +10,14 @@
 //! deliveries/<name>.pem   key and chain of one delivery, so that a folder that was lost can be filled without the CA
 //! deliveries/<name>.receipt   where its record stands in the CA's ledger, and the proof, for deliveries that want it
 //! revocation/             last good revocation set
+//! crls/<key id>.crl       newest list of revoked certificates of a CA key, DER
 //! ```
 
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mintage_identity::{CertHash, SpiffeId, TrustDomain};
-use mintage_svid::cert_sha256;
+use mintage_identity::{CertHash, IssuerKeyId, SpiffeId, TrustDomain};
+use mintage_svid::{cert_sha256, limits::CRL_BYTES_MAX};
 use mintage_sys::{
     SysError,
     dir::{Dir, create_owned},
@@ -32,7 +33,7 @@ use crate::{
     bundle::Bundle,
     config::check_address,
     held::{Unverified, from_pem, to_pem},
-    limits::PROOF_BYTES_MAX,
+    limits::{CRL_FILES_MAX, PROOF_BYTES_MAX},
     receipt::{Proof, Receipt},
 };
 
@@ -42,6 +43,8 @@ const JOINING: &str = "joining.pem";
 const BUNDLE: &str = "bundle.json";
 const DELIVERIES: &str = "deliveries";
 const REVOCATION: &str = "revocation";
+const CRLS: &str = "crls";
+const CRL_SUFFIX: &str = ".crl";
 /// Version of the files here; a newer one is refused, so that an old program never half-reads a new state.
 const VERSION: u32 = 1;
 /// Bytes of a key and chain: a chain is at most 48 KiB, in PEM a third more.
@@ -60,6 +63,7 @@ pub(crate) struct Store {
     dir: Dir,
     deliveries: Dir,
     revocation: Dir,
+    crls: Dir,
     _lock: Lock,
 }
 
@@ -131,6 +135,7 @@ impl Store {
         Ok(Arc::new(Self {
             deliveries: below(DELIVERIES)?,
             revocation: below(REVOCATION)?,
+            crls: below(CRLS)?,
             dir,
             _lock: lock,
         }))
@@ -139,6 +144,38 @@ impl Store {
     /// The directory of the last good revocation set.
     pub(crate) fn revocation_dir(&self) -> &Dir {
         &self.revocation
+    }
+
+    /// Keeps the newest list of a CA key (DER).
+    pub(crate) fn save_crl(&self, signer: &IssuerKeyId, der: &[u8]) -> Result<(), SysError> {
+        secret_file::replace(&self.crls, &format!("{signer}{CRL_SUFFIX}"), der)
+    }
+
+    /// The lists kept, whatever they hold; they are verified like those that come. One that cannot be read comes again.
+    pub(crate) fn crls(&self) -> Vec<Vec<u8>> {
+        let names = self.crls.names(CRL_FILES_MAX).unwrap_or_default();
+        let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
+        let lists = names.filter(|name| name.ends_with(CRL_SUFFIX));
+        lists
+            .filter_map(|name| read(&self.crls, &name, CRL_BYTES_MAX).ok().flatten())
+            .map(|der| der.to_vec())
+            .collect()
+    }
+
+    /// Removes the lists of keys that are no longer trusted.
+    pub(crate) fn forget_other_crls(&self, held: &[IssuerKeyId]) {
+        let known: Vec<Vec<u8>> = held
+            .iter()
+            .map(|key| format!("{key}{CRL_SUFFIX}").into_bytes())
+            .collect();
+        for name in self.crls.names(CRL_FILES_MAX).unwrap_or_default() {
+            if let Ok(text) = std::str::from_utf8(&name)
+                && !known.contains(&name)
+                && let Err(error) = remove(&self.crls, text)
+            {
+                tracing::warn!(file = text, %error, "a list of a key that is no longer trusted stays");
+            }
+        }
     }
 
     /// Who this agent is; `None` before it joined.

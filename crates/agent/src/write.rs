@@ -8,6 +8,7 @@ use mintage_sys::swap::{Folder, FolderRules, GenerationFile};
 use crate::{
     bundle::Bundle,
     config::Delivery,
+    crls::Crls,
     held::Held,
     layout::Material,
     receipt::{Proof, Receipt},
@@ -32,6 +33,7 @@ pub(crate) struct Write {
     pub(crate) receipt: Option<Receipt>,
     pub(crate) proof: Option<Proof>,
     pub(crate) bundle: Arc<Bundle>,
+    pub(crate) crls: Arc<Crls>,
     pub(crate) store: Arc<Store>,
 }
 
@@ -93,6 +95,7 @@ impl Write {
     fn swap(&self) -> Result<(), String> {
         let trust_domain = self.bundle.trust_domain().as_str();
         let folder = self.folder.open(&self.delivery, trust_domain)?;
+        let crls = self.delivery.crl().then(|| self.crls.to_pem()).flatten();
         let files = self.delivery.layout().files(&Material {
             trust_domain,
             key: self.held.key(),
@@ -103,6 +106,7 @@ impl Write {
                 .as_ref()
                 .filter(|_| self.delivery.receipt())
                 .map(Proof::octets),
+            crls: crls.as_deref(),
         });
         let generation: Vec<GenerationFile<'_>> = files
             .iter()

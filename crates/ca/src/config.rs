@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use crate::{
     auditors::{AuditSettings, Auditors, RawAudit},
+    crls::CrlSettings,
     limits::WITNESSES_MAX,
     shards::ShardPolicy,
     upload::{RawUpload, UploadSettings},
@@ -59,6 +60,9 @@ struct RawCa {
     #[serde(default)]
     strict_csr: bool,
     rotate_keys: Option<bool>,
+    crl_validity: Option<Spanned<String>>,
+    #[serde(default)]
+    crl_reasons: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -104,6 +108,7 @@ pub struct Config {
     pub(crate) chain: ChainMode,
     pub(crate) policy: IssuancePolicy,
     pub(crate) strict_csr: bool,
+    pub(crate) crls: CrlSettings,
     pub(crate) checkpoint_interval: Duration,
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
@@ -131,6 +136,7 @@ impl Config {
             chain: ChainMode::default(),
             policy: IssuancePolicy::default(),
             strict_csr: false,
+            crls: CrlSettings::default(),
             checkpoint_interval: Duration::from_secs(1),
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
@@ -228,6 +234,7 @@ impl Config {
         note(self.chain != other.chain, "ca.chain");
         note(self.strict_csr != other.strict_csr, "ca.strict_csr");
         note(self.policy.allow_rsa != other.policy.allow_rsa, "ca.allow_rsa");
+        note(self.crls != other.crls, "ca.crl_validity or ca.crl_reasons");
         note(self.advertise != other.advertise, "advertise");
         note(
             self.checkpoint_interval != other.checkpoint_interval,
@@ -277,6 +284,10 @@ impl Checker<'_> {
         config.policy.allow_rsa = raw.ca.allow_rsa;
         config.policy.rotate_keys = raw.ca.rotate_keys.unwrap_or(config.policy.rotate_keys);
         config.strict_csr = raw.ca.strict_csr;
+        config.crls.reasons = raw.ca.crl_reasons;
+        if let Some(validity) = self.map(raw.ca.crl_validity, CrlSettings::parse_validity)? {
+            config.crls.validity = validity;
+        }
         if let Some(interval) = self.map(raw.ledger.checkpoint_interval, checkpoint_interval)? {
             config.checkpoint_interval = interval;
         }

@@ -4,6 +4,7 @@
 //! authority.toml     trust domain and replica; written last by `init`: without it nothing was made
 //! keys/              key files, mode 0600, encrypted outside .test
 //! root.pem  intermediate.pem
+//! root.crl           the root's list of revoked CA certificates, PEM
 //! ledger/            the truth
 //! state/             a view of the ledger; rebuilt when lost
 //! restore.unfinished while a restore is under way: nothing is served
@@ -16,7 +17,7 @@ use std::{
 };
 
 use mintage_identity::{ReplicaName, TrustDomain};
-use mintage_svid::pem;
+use mintage_svid::{Crl, pem};
 use mintage_sys::{
     dir::{self, Dir},
     lock::Lock,
@@ -40,6 +41,10 @@ const UNFINISHED_TEXT: &str =
 pub(crate) const ROOT: &str = "root.pem";
 /// Certificate of the issuing intermediate.
 pub(crate) const INTERMEDIATE: &str = "intermediate.pem";
+/// The list of CA certificates that the root has revoked.
+pub(crate) const ROOT_CRL: &str = "root.crl";
+/// Bytes of that list in PEM: it names intermediates, of which there are a handful in ten years.
+const ROOT_CRL_BYTES_MAX: usize = 64 * 1024;
 const AUTHORITY_BYTES_MAX: usize = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 /// Version of the layout; a newer one is refused.
@@ -130,7 +135,7 @@ impl DataDir {
         for folder in [KEYS, LEDGER] {
             let _ = fs::remove_dir_all(self.path.join(folder));
         }
-        for file in [ROOT, INTERMEDIATE, AUTHORITY, LOCK] {
+        for file in [ROOT, ROOT_CRL, INTERMEDIATE, AUTHORITY, LOCK] {
             let _ = fs::remove_file(self.path.join(file));
         }
     }
@@ -160,7 +165,7 @@ impl DataDir {
             _ => Ok(()),
         };
         // First what makes it an authority.
-        let files = [AUTHORITY, ROOT, INTERMEDIATE];
+        let files = [AUTHORITY, ROOT, ROOT_CRL, INTERMEDIATE];
         let mut cleared = files.map(|name| fs::remove_file(self.path.join(name))).into_iter();
         let folders = [KEYS, LEDGER, STATE].map(|name| fs::remove_dir_all(self.path.join(name)));
         let outcome = cleared.try_for_each(there);
@@ -254,6 +259,26 @@ impl DataDir {
             Ok([der]) => Ok(der),
             Err(list) => Err(self.problem(format!("{name} holds {} certificates, not one", list.len()))),
         }
+    }
+
+    pub(crate) fn write_root_list(&self, der: &[u8]) -> Result<(), CaError> {
+        let text = pem::encode(pem::Label::Crl, der);
+        secret_file::write_new(&self.dir, ROOT_CRL, text.as_bytes()).map_err(CaError::Sys)
+    }
+
+    /// The root's list; none in a directory that was made before there were any.
+    pub(crate) fn root_list(&self) -> Result<Option<Crl>, CaError> {
+        if self.dir.entry(ROOT_CRL).is_ok_and(|entry| entry.is_none()) {
+            return Ok(None);
+        }
+        let octets = secret_file::read_beneath(&self.dir, ROOT_CRL, ROOT_CRL_BYTES_MAX).map_err(CaError::Sys)?;
+        let text = String::from_utf8_lossy(&octets);
+        let list = pem::decode(pem::Label::Crl, &text).and_then(|der| Crl::parse(&der));
+        list.map(Some).map_err(|error| {
+            self.problem(format!(
+                "{ROOT_CRL}: {error}; put the file back from a backup, or remove it to serve without the root's list"
+            ))
+        })
     }
 
     pub(crate) fn problem(&self, problem: impl Into<String>) -> CaError {

@@ -13,7 +13,7 @@ use mintage_state::{State, View};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    clock::ClockGuard, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
+    clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, seen::SeenAlarms,
     services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
     upload::Uploaded, witnessing::Standing,
@@ -46,6 +46,7 @@ pub(crate) struct Desk {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,
     pub(crate) propagation: Propagation,
+    pub(crate) crls: Crls,
     pub(crate) record_streams: RecordStreams,
     pub(crate) receipt_waits: ReceiptWaits,
     pub(crate) seen: SeenAlarms,

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     ca_events::{bare, certified, introduced},
     clock::{Clock, SystemClock},
+    crls,
     data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Random,
     error::CaError,
@@ -233,6 +234,7 @@ impl Maker<'_> {
         self.store(keys, KeyName::Intermediate, &pkcs8)?;
         data.write_certificate(ROOT, &root_der)?;
         data.write_certificate(INTERMEDIATE, &intermediate_der)?;
+        crls::write_root_list(data, &root, &[], self.now)?;
         let intermediate =
             CertInfo::parse_signing(&intermediate_der).map_err(|error| data.problem(error.to_string()))?;
         Ok(Chain {

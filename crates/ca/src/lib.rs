@@ -14,6 +14,7 @@ mod clock;
 mod config;
 mod control;
 mod convert;
+mod crls;
 mod data_dir;
 mod denials;
 mod descriptors;

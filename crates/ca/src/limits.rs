@@ -246,3 +246,20 @@ pub(crate) const UPLOAD_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest pause after a failed pass: a store that is back is used again within this.
 #[cfg(feature = "upload")]
 pub(crate) const UPLOAD_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a list of revoked certificates holds: less leaves no time to bring the next one to every file, and after a week
+/// of silence nobody should go on trusting.
+pub(crate) const CRL_VALIDITY_MIN: Duration = Duration::from_secs(600);
+/// See [`CRL_VALIDITY_MIN`].
+pub(crate) const CRL_VALIDITY_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// How long the root's list holds, which only the root's key can renew: as long as the intermediate below it.
+pub(crate) const ROOT_CRL_VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+/// Time between two lists of one key: signing 100,000 entries takes 39 ms, and whoever reads files reloads for each.
+pub(crate) const CRL_PACE: Duration = Duration::from_secs(1);
+/// How often is looked whether a list has grown old, and tried again after one could not be signed.
+pub(crate) const CRL_LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// Streams of lists to agents: as many as a replica is meant to serve.
+pub(crate) const CRL_STREAMS_OF_AGENTS_MAX: usize = 10_000;
+/// Streams of lists to everybody else: a few gateways, and somebody's script; each is a task and at most four chunks.
+pub(crate) const CRL_STREAMS_OF_OTHERS_MAX: usize = 64;
+/// Chunks that wait for one reader: 1 MB.
+pub(crate) const CRL_CHUNKS_QUEUE: usize = 4;

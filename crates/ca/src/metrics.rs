@@ -94,6 +94,9 @@ pub(crate) struct Metrics {
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
     ca_expiry: Family<Ca, Gauge>,
+    crl_end: Family<Ca, Gauge>,
+    crl_entries: Family<Ca, Gauge>,
+    crls_signed: Counter,
     svids_live: Gauge,
     agents_connected: Gauge,
     log_tree_size: Gauge<i64, std::sync::atomic::AtomicI64>,
@@ -131,6 +134,9 @@ impl Metrics {
             verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
             ca_expiry: Family::default(),
+            crl_end: Family::default(),
+            crl_entries: Family::default(),
+            crls_signed: Counter::default(),
             svids_live: Gauge::default(),
             agents_connected: Gauge::default(),
             log_tree_size: Gauge::default(),
@@ -150,6 +156,7 @@ impl Metrics {
         };
         new.register_issuing(&mut registry);
         new.register_state(&mut registry);
+        new.register_crls(&mut registry);
         new.register_witnesses(&mut registry);
         new.register_seen(&mut registry);
         new.register_upload(&mut registry);
@@ -261,6 +268,20 @@ impl Metrics {
             "1 while the CA can issue and takes new callers",
             self.ready.clone(),
         );
+    }
+
+    fn register_crls(&self, r: &mut Registry) {
+        r.register(
+            "crl_end_timestamp_seconds",
+            "When the current list of revoked certificates of a CA key ends",
+            self.crl_end.clone(),
+        );
+        r.register(
+            "crl_entries",
+            "Certificates in the current list of a CA key",
+            self.crl_entries.clone(),
+        );
+        r.register("crls_signed", "Lists signed since the start", self.crls_signed.clone());
     }
 
     fn register_witnesses(&self, r: &mut Registry) {
@@ -415,6 +436,17 @@ impl Metrics {
 
     pub(crate) fn ca_expires(&self, ca: &'static str, seconds: i64) {
         self.ca_expiry.get_or_create(&Ca { ca }).set(seconds);
+    }
+
+    /// This list is current now.
+    pub(crate) fn crl(&self, ca: &'static str, end: i64, entries: usize) {
+        self.crl_end.get_or_create(&Ca { ca }).set(end);
+        let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+        self.crl_entries.get_or_create(&Ca { ca }).set(entries);
+    }
+
+    pub(crate) fn crl_signed(&self) {
+        self.crls_signed.inc();
     }
 
     pub(crate) fn suppressed_deny(&self) {

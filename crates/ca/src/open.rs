@@ -21,6 +21,7 @@ use tracing::info;
 use crate::{
     clock::ClockGuard,
     config::{ChainMode, Config},
+    crls::{Crls, RootList},
     data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Desk,
     error::CaError,
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
 /// Keys in memory, each checked against what it must fit.
 struct Keys {
     issuer: Issuer,
+    /// The root's list of revoked CA certificates, where the root itself does not sign here.
+    root_list: Option<RootList>,
     log: LogKey,
     revocation: RevocationKey,
 }
@@ -98,6 +101,10 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     // The mark stands in the root's name; what it signed need not repeat it.
     let root_info = CertInfo::parse_signing(&root).map_err(|error| data.problem(format!("{ROOT}: {error}")))?;
     check_not_development(&root_info, domain, data)?;
+    let root_list = match config.chain {
+        ChainMode::Intermediate => RootList::read(data, &root_info)?,
+        ChainMode::Root => None,
+    };
     let (name, path) = match config.chain {
         ChainMode::Intermediate => (KeyName::Intermediate, vec![data.certificate(INTERMEDIATE)?, root]),
         ChainMode::Root => (KeyName::Root, vec![root]),
@@ -108,6 +115,7 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     let log = keys::read_log_key(&dir, current.origin(), &protection, domain)?;
     Ok(Keys {
         issuer,
+        root_list,
         log: LogKey::from_pkcs8(&log)?,
         revocation: RevocationKey::from_pkcs8(&read(KeyName::Revocation, &protection)?)?,
     })
@@ -136,9 +144,8 @@ pub(crate) fn open(
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
-    let now = clock.unguarded();
     let set = state.view().revoked().clone();
-    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?)?;
+    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(clock.unguarded())?)?;
     let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
     let signer = (log_keys.clone(), config.checkpoint_interval, witnesses.hold().clone());
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
@@ -170,6 +177,7 @@ pub(crate) fn open(
         fleet: Fleet::new(metrics.clone()),
         publisher,
         propagation: Default::default(),
+        crls: Crls::new(config.crls, keys.root_list),
         record_streams: Default::default(),
         receipt_waits: Default::default(),
         seen: Default::default(),

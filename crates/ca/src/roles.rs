@@ -26,6 +26,8 @@ pub type Row = (&'static str, &'static [Role]);
 pub const TABLE: &[Row] = &[
     ("/grpc.health.v1.Health/Check", ANYBODY),
     ("/grpc.health.v1.Health/Watch", ADMIN),
+    // A list is signed and holds serials only.
+    ("/mintage.v1.Crls/Watch", VERIFIERS),
     ("/mintage.v1.Ledger/Checkpoint", ADMIN),
     ("/mintage.v1.Ledger/GetRecord", ADMIN),
     ("/mintage.v1.Ledger/Proof", ADMIN),

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use mintage_proto::{
     limits::{ADMIN_REQUEST_BYTES_MAX, AGENT_MESSAGE_BYTES_MAX},
     v1::{
-        ledger_server::LedgerServer, node_server::NodeServer, registry_server::RegistryServer,
+        crls_server::CrlsServer, ledger_server::LedgerServer, node_server::NodeServer, registry_server::RegistryServer,
         revocation_server::RevocationServer, trust_domain_server::TrustDomainServer,
     },
 };
@@ -26,6 +26,7 @@ use crate::{
     clock::TlsTime,
     config::Config,
     control::Origin,
+    crls,
     desk::Desk,
     error::CaError,
     gate::GateLayer,
@@ -40,8 +41,8 @@ use crate::{
     open::{Engine, open},
     pusher, replica_svid,
     services::{
-        ledger::LedgerService, node::NodeService, registry::RegistryService, revocation::RevocationService,
-        trust::TrustService,
+        crls::CrlService, ledger::LedgerService, node::NodeService, registry::RegistryService,
+        revocation::RevocationService, trust::TrustService,
     },
     shards,
     trust::{PeerTrust, trust_of},
@@ -195,6 +196,7 @@ impl Ca {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
         self.desk.record_streams.dismiss();
+        self.desk.crls.dismiss();
         self.desk.receipt_waits.dismiss();
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
@@ -266,11 +268,13 @@ fn routes(desk: &Arc<Desk>, stop: CancellationToken) -> (Routes, impl Future<Out
         RevocationServer::new(RevocationService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let ledger = LedgerServer::new(LedgerService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let trust = TrustDomainServer::new(TrustService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let crls = CrlsServer::new(CrlService(desk.clone())).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let routes = Routes::new(node)
         .add_service(registry)
         .add_service(revocation)
         .add_service(ledger)
         .add_service(trust)
+        .add_service(crls)
         .add_service(health);
     let mut ready = desk.health.watch();
     let told = async move {
@@ -363,6 +367,7 @@ impl Starting {
             self.stop.clone(),
         ));
         self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(crls::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),

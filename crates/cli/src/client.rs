@@ -8,8 +8,8 @@ use std::{
 use hyper_util::rt::TokioIo;
 use mintage_identity::TrustDomain;
 use mintage_proto::v1::{
-    CaStatusRequest, ledger_client::LedgerClient, registry_client::RegistryClient, revocation_client::RevocationClient,
-    trust_domain_client::TrustDomainClient,
+    CaStatusRequest, crls_client::CrlsClient, ledger_client::LedgerClient, registry_client::RegistryClient,
+    revocation_client::RevocationClient, trust_domain_client::TrustDomainClient,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -58,6 +58,11 @@ impl Ca {
     /// Revocations.
     pub(crate) fn revocation(&self) -> RevocationClient<Channel> {
         RevocationClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Lists of revoked certificates.
+    pub(crate) fn crls(&self) -> CrlsClient<Channel> {
+        CrlsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// The ledger.

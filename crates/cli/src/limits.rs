@@ -41,5 +41,7 @@ pub(crate) const LINES_QUEUE: usize = 4;
 pub(crate) const HISTORY_ROWS_MAX: usize = 1_000;
 /// Revocations looked at for those that name an identity: one page of the CA, the newest.
 pub(crate) const REVOCATIONS_LOOKED_AT: u32 = 1_000;
+/// Lists of revoked certificates of one CA: its root, and a few issuing keys that overlap.
+pub(crate) const CRLS_MAX: usize = 64;
 /// Bytes of a file with a certificate or its chain: four certificates of 16 KB in base64.
 pub(crate) const CERTIFICATE_FILE_BYTES_MAX: usize = 128 * 1024;

@@ -7,6 +7,7 @@ mod ca;
 mod cert;
 mod cli;
 mod client;
+mod crl;
 mod dev;
 mod entry;
 mod failure;

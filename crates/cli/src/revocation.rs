@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Context,
+    crl::{self, Wanted},
     failure::Failure,
     limits::SEARCH_ROWS_DEFAULT,
     output::{Row, fields},
@@ -23,6 +24,8 @@ pub(crate) enum Verb {
     List(Paging),
     /// Shows what is in force and how many agents enforce it.
     Status,
+    /// Fetches the lists of revoked certificates (CRLs) for software that speaks only X.509.
+    Crl(Wanted),
 }
 
 #[derive(Serialize)]
@@ -105,6 +108,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
             let rows: Vec<RevocationRow> = rows.into_iter().map(Into::into).collect();
             context.output.list("revocations", &rows, next.as_deref())
         }
+        Verb::Crl(wanted) => crl::run(context, wanted).await,
         Verb::Status => {
             let answer = revocation
                 .clone()

@@ -19,8 +19,8 @@ pub struct CrlEntry {
     pub serial: Serial,
     /// When it was revoked.
     pub revoked_at: UnixTime,
-    /// Why.
-    pub reason: RevocationReason,
+    /// Why, where the list is to say so: a reason takes 14 octets of each entry's 53.
+    pub reason: Option<RevocationReason>,
 }
 
 /// Signs the list of every revoked certificate of this issuer. `number` only ever rises (RFC 5280, section 5.2.3).
@@ -63,7 +63,7 @@ fn revoked(entry: &CrlEntry) -> Result<RevokedCertParams, MintError> {
         serial_number: rcgen::SerialNumber::from_slice(entry.serial.octets()),
         revocation_time: instant(entry.revoked_at)?,
         // rcgen leaves `unspecified` out, as RFC 5280, section 5.3.1 asks.
-        reason_code: Some(reason(entry.reason)),
+        reason_code: entry.reason.map(reason),
         invalidity_date: None,
     })
 }
@@ -124,7 +124,7 @@ mod tests {
         let entry = |(fill, reason): (u8, RevocationReason)| CrlEntry {
             serial: serial(fill),
             revoked_at: NOW,
-            reason,
+            reason: Some(reason),
         };
         (1u8..).zip(RevocationReason::ALL).map(entry).collect()
     }
@@ -166,13 +166,29 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_written_only_where_it_is_asked_for() {
+        let ca = ca();
+        let day = NOW.plus(Duration::from_secs(86_400));
+        let silent: Vec<_> = entries()
+            .into_iter()
+            .map(|entry| CrlEntry { reason: None, ..entry })
+            .collect();
+        let list = sign_crl(&ca.issuing, 1, NOW, day, &silent).unwrap();
+        let (_, parsed) = CertificateRevocationList::from_der(&list).unwrap();
+        let revoked: Vec<_> = parsed.iter_revoked_certificates().collect();
+        assert_eq!(revoked.len(), silent.len());
+        assert!(revoked.iter().all(|revoked| revoked.reason_code().is_none()));
+        assert!(list.len() < sign_crl(&ca.issuing, 1, NOW, day, &entries()).unwrap().len());
+    }
+
+    #[test]
     fn large_lists_are_signed_and_larger_ones_refused() {
         let ca = ca();
         let mut entries: Vec<_> = (0..5000u32)
             .map(|n| CrlEntry {
                 serial: Serial::from_be_octets(&(n + 1).to_be_bytes()).unwrap(),
                 revoked_at: NOW,
-                reason: RevocationReason::Unspecified,
+                reason: Some(RevocationReason::Unspecified),
             })
             .collect();
         let next = NOW.plus(Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! X.509-SVID, JWT-SVID and trust-bundle documents: strict parsing and the SPIFFE rules.
+//! X.509-SVID, JWT-SVID, trust-bundle and CRL documents: strict parsing and the SPIFFE rules.
 //!
 //! A value of a type in this crate has been checked: a [`LeafInfo`] obeys the leaf rules of the X509-SVID standard, a
 //! [`TrustBundle`] holds only signing certificates. Path validation, revocation and time are not looked at here; they
@@ -7,6 +7,7 @@
 mod bundle;
 mod certificate;
 mod chain;
+mod crl;
 mod error;
 mod frame;
 mod jwk;
@@ -23,6 +24,7 @@ pub mod pem;
 
 pub use bundle::{JwtKey, TrustBundle};
 pub use chain::X509Svid;
+pub use crl::Crl;
 pub use error::{LeafRule, SvidError};
 pub use frame::check_tbs_frame;
 pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};

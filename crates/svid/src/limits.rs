@@ -39,3 +39,7 @@ pub const JWT_AUDIENCES_MAX: usize = 64;
 
 /// Nesting of constructed DER values: X.509 needs 9.
 pub const DER_DEPTH_MAX: usize = 16;
+
+/// Bytes of one revocation list: 250,000 entries with reasons have 13.3 MB; from 16 MB on, lengths need an octet more than
+/// the strict reader takes.
+pub const CRL_BYTES_MAX: usize = 0xff_ffff;

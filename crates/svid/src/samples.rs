@@ -58,6 +58,10 @@ impl Ca {
         }
     }
 
+    pub(crate) fn crl(&self, params: rcgen::CertificateRevocationListParams) -> Vec<u8> {
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
     pub(crate) fn leaf(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         self.leaf_for(&KeyPair::generate().unwrap(), change)
     }

@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("revocation-delta", revocation::delta, revocation::deltas),
     target("delegation", revocation::delegation, revocation::delegations),
     target("csr", names::csr, names::csrs),
+    target("crl", names::crl, names::crls),
     target("spiffe-id", names::spiffe_id, names::spiffe_ids),
     target("entries-file", names::entries_file, names::entries_files),
 ];

@@ -5,6 +5,7 @@ use std::path::Path;
 use mintage_identity::{IdPrefix, Selector, SpiffeId, TrustDomain};
 use mintage_mint::{KeyPolicy, prove_possession};
 use mintage_policy::parse_entries;
+use mintage_svid::Crl;
 
 pub(super) fn csrs() -> Vec<Vec<u8>> {
     let key = rcgen::KeyPair::generate().expect("a key");
@@ -31,6 +32,40 @@ pub(super) fn csr(bytes: &[u8]) -> bool {
         }
     }
     taken
+}
+
+pub(super) fn crls() -> Vec<Vec<u8>> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut issuer = rcgen::CertificateParams::default();
+    issuer.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+    let issuer = rcgen::Issuer::new(issuer, key);
+    let list = |serials: u64| rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2026, 1, 2),
+        crl_number: 7u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: (1..=serials)
+            .map(|serial| rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+                reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            })
+            .collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let signed = |serials| list(serials).signed_by(&issuer).expect("a list").der().to_vec();
+    vec![signed(0), signed(3)]
+}
+
+/// A list that was taken is the bytes themselves, and names no more than they can hold.
+pub(super) fn crl(bytes: &[u8]) -> bool {
+    let list = Crl::parse(bytes);
+    if let Ok(list) = &list {
+        assert_eq!(list.der(), bytes);
+        assert!(list.entries() < bytes.len() && list.this_update() <= list.next_update());
+    }
+    list.is_ok()
 }
 
 pub(super) fn spiffe_ids() -> Vec<Vec<u8>> {

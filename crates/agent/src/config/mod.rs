@@ -39,6 +39,7 @@ pub struct Delivery {
     mode: u32,
     layout: Layout,
     receipt: bool,
+    crl: bool,
 }
 
 impl Delivery {
@@ -57,6 +58,7 @@ impl Delivery {
             mode: MODE_DEFAULT,
             layout: Layout::default(),
             receipt: false,
+            crl: false,
         })
     }
 
@@ -88,6 +90,13 @@ impl Delivery {
     #[must_use]
     pub fn with_receipt(mut self, receipt: bool) -> Self {
         self.receipt = receipt;
+        self
+    }
+
+    /// The same delivery with, or without, the CA's lists of revoked certificates.
+    #[must_use]
+    pub fn with_crl(mut self, crl: bool) -> Self {
+        self.crl = crl;
         self
     }
 
@@ -124,6 +133,12 @@ impl Delivery {
     /// The proof that the CA's ledger holds the certificate is written beside it, a second or so later; off by default.
     pub fn receipt(&self) -> bool {
         self.receipt
+    }
+
+    /// The CA's lists of revoked certificates are written beside the bundle; off by default, because each revocation in the
+    /// trust domain is then a swap of the folder.
+    pub fn crl(&self) -> bool {
+        self.crl
     }
 }
 

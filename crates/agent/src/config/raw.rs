@@ -51,6 +51,8 @@ struct RawDelivery {
     layout: Option<Spanned<String>>,
     #[serde(default)]
     receipt: bool,
+    #[serde(default)]
+    crl: bool,
 }
 
 /// A name or a number.
@@ -175,6 +177,7 @@ impl Reader<'_> {
             delivery.layout = self.on(layout, |text| Layout::parse(text))?;
         }
         delivery.receipt = raw.receipt;
+        delivery.crl = raw.crl;
         Ok(delivery)
     }
 }

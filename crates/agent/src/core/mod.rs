@@ -58,6 +58,8 @@ pub(crate) enum Input {
     FromCa { generation: u64, message: Message },
     /// The revoked set grew.
     Revocation { sequence: u64, concerns_all: bool },
+    /// Other lists of revoked certificates are in force.
+    Crls,
     /// Placing a pair ended.
     Placed {
         key: SlotKey,
@@ -212,6 +214,10 @@ impl Core {
             Input::Revocation { sequence, concerns_all } => {
                 tracing::debug!(sequence, concerns_all, "looking at the own certificates again");
                 self.replace_struck();
+            }
+            Input::Crls => {
+                self.watches.touch();
+                self.rewrite_lists();
             }
             Input::Placed { key, held, result } => self.placed(&key, held, result),
             Input::Proved { key, held, result } => self.proved(&key, &held, result),

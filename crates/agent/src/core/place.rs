@@ -140,6 +140,7 @@ impl Core {
                     receipt,
                     proof,
                     bundle,
+                    crls: self.shared.crls.load_full(),
                     store: self.shared.store.clone(),
                 };
                 self.spawn_place(key, held, move || write.run());
@@ -266,7 +267,8 @@ impl Core {
     fn rewrite(&mut self, key: &SlotKey) {
         if let Some(slot) = self.slots.get_mut(key)
             && slot.delivery().is_some()
-            && slot.held.is_some()
+            // What is being put in place for the first time was begun with what was in force before.
+            && (slot.held.is_some() || slot.placing)
         {
             slot.rewrite = true;
             self.place(key);
@@ -276,6 +278,13 @@ impl Core {
     /// Another bundle is in force: it lies in every folder.
     pub(super) fn rewrite_all(&mut self) {
         for key in self.keys_of(|slot| slot.delivery().is_some()) {
+            self.rewrite(&key);
+        }
+    }
+
+    /// Other lists of revoked certificates are in force: they lie in the folders that want them.
+    pub(super) fn rewrite_lists(&mut self) {
+        for key in self.keys_of(|slot| slot.delivery().is_some_and(Delivery::crl)) {
             self.rewrite(&key);
         }
     }

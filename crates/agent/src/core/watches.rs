@@ -189,9 +189,10 @@ impl Core {
         let Some(bundle) = self.shared.bundle.load_full() else {
             return WorkloadView::Unavailable("there is no trust bundle yet".into());
         };
+        let crls = self.shared.crls.load_full();
         if want == Want::Bundles {
             let svids = Arc::default();
-            return WorkloadView::Ready { svids, bundle };
+            return WorkloadView::Ready { svids, bundle, crls };
         }
         let now = self.shared.deps.now();
         let (mut svids, mut missing, mut failed) = (Vec::new(), 0, None);
@@ -225,7 +226,7 @@ impl Core {
             return WorkloadView::Unavailable(why.into());
         }
         let svids = Arc::new(svids);
-        WorkloadView::Ready { svids, bundle }
+        WorkloadView::Ready { svids, bundle, crls }
     }
 
     pub(super) fn who_am_i(&self, proven: &BTreeSet<Selector>) -> WhoAmI {

@@ -20,6 +20,7 @@ use crate::{AgentError, core::Input, limits::REJOIN_WITHIN, shared::Shared};
 mod backoff;
 mod connect;
 mod join;
+mod lists;
 mod session;
 
 use backoff::{Backoff, shuffled};

@@ -12,6 +12,7 @@ use super::{
     Control, Failure, Link,
     connect::{Connection, chain_of},
     join::{VERSION, client},
+    lists,
 };
 use crate::{
     AgentEvent,
@@ -74,7 +75,10 @@ impl Link {
         };
         let _ = self.inbox.send(up).await;
         self.deliver(generation, first, &upstream).await;
+        let lists = lists::follow(self.shared.clone(), self.inbox.clone(), connection.channel.clone());
+        let lists = tokio::spawn(lists);
         let (ended, why) = self.pump(generation, &mut stream, &upstream, &connection.channel).await;
+        lists.abort();
         tracing::info!(address, why, "the stream to the CA ended");
         self.shared.tell(AgentEvent::Disconnected { why: why.clone() });
         let _ = self.inbox.send(Input::Down { generation, why }).await;

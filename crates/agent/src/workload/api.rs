@@ -17,7 +17,10 @@ use super::{
     caller::{Caller, PerUid, Place},
     view::{Want, WorkloadSvid, WorkloadView},
 };
-use crate::{bundle::Bundle, core::Input, shared::Shared};
+use crate::{bundle::Bundle, core::Input, crls::Crls, shared::Shared};
+
+/// What a call makes of what its caller may have.
+type Answer<T> = fn(&[WorkloadSvid], &Bundle, &Crls) -> T;
 
 /// The metadata every call of the SPIFFE service carries (SPIFFE Workload Endpoint, section 3): a request that a fooled
 /// HTTP client was made to send does not have it.
@@ -59,7 +62,7 @@ impl Api {
         &self,
         caller: Arc<Caller>,
         want: Want,
-        answer: fn(&[WorkloadSvid], &Bundle) -> T,
+        answer: Answer<T>,
     ) -> Result<ReceiverStream<Result<T, Status>>, Status> {
         if let Err(status) = caller.peer() {
             self.shared.metrics.workload_request("not_attested");
@@ -108,11 +111,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run<T: Send>(
-        mut self,
-        sender: mpsc::Sender<Result<T, Status>>,
-        answer: fn(&[WorkloadSvid], &Bundle) -> T,
-    ) {
+    async fn run<T: Send>(mut self, sender: mpsc::Sender<Result<T, Status>>, answer: Answer<T>) {
         loop {
             let changed = tokio::select! {
                 changed = self.view.changed() => changed,
@@ -134,7 +133,7 @@ impl Watch {
     }
 
     /// The answer to the view as it is, once it is one; the process is looked at again just before.
-    async fn next<T>(&mut self, answer: fn(&[WorkloadSvid], &Bundle) -> T) -> Result<T, Status> {
+    async fn next<T>(&mut self, answer: Answer<T>) -> Result<T, Status> {
         loop {
             let view = self.view.borrow_and_update().clone();
             match view {
@@ -154,16 +153,16 @@ impl Watch {
                     self.shared.metrics.workload_request("unavailable");
                     return Err(Status::unavailable(&*why));
                 }
-                WorkloadView::Ready { svids, bundle } => {
+                WorkloadView::Ready { svids, bundle, crls } => {
                     self.caller.still_same().await?;
-                    return Ok(answer(&svids, &bundle));
+                    return Ok(answer(&svids, &bundle, &crls));
                 }
             }
         }
     }
 }
 
-fn svids(svids: &[WorkloadSvid], bundle: &Bundle) -> X509svidResponse {
+fn svids(svids: &[WorkloadSvid], bundle: &Bundle, crls: &Crls) -> X509svidResponse {
     let roots = bundle.roots().concat();
     let svid = |svid: &WorkloadSvid| X509svid {
         spiffe_id: svid.held.id().to_string(),
@@ -174,15 +173,15 @@ fn svids(svids: &[WorkloadSvid], bundle: &Bundle) -> X509svidResponse {
     };
     X509svidResponse {
         svids: svids.iter().map(svid).collect(),
-        crl: Vec::new(),
+        crl: crls.for_socket(),
         federated_bundles: HashMap::new(),
     }
 }
 
-fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle) -> X509BundlesResponse {
+fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle, crls: &Crls) -> X509BundlesResponse {
     let own: SpiffeId = bundle.trust_domain().id();
     X509BundlesResponse {
-        crl: Vec::new(),
+        crl: crls.for_socket(),
         bundles: HashMap::from([(own.to_string(), bundle.roots().concat())]),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mintage_identity::{EntryName, SpiffeId};
 
-use crate::{bundle::Bundle, held::Held};
+use crate::{bundle::Bundle, crls::Crls, held::Held};
 
 /// What a call needs: identities are minted on demand, bundles need none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,7 @@ pub(crate) enum WorkloadView {
         /// In the order of the entries' names; the first is the default identity. Empty for [`Want::Bundles`].
         svids: Arc<Vec<WorkloadSvid>>,
         bundle: Arc<Bundle>,
+        crls: Arc<Crls>,
     },
 }
 
@@ -52,7 +53,14 @@ impl PartialEq for WorkloadView {
         match (self, other) {
             (Self::Pending, Self::Pending) => true,
             (Self::Denied(a), Self::Denied(b)) | (Self::Unavailable(a), Self::Unavailable(b)) => a == b,
-            (Self::Ready { svids: a, bundle: x }, Self::Ready { svids: b, bundle: y }) => a == b && Arc::ptr_eq(x, y),
+            (
+                Self::Ready { svids, bundle, crls },
+                Self::Ready {
+                    svids: others,
+                    bundle: other,
+                    crls: lists,
+                },
+            ) => svids == others && Arc::ptr_eq(bundle, other) && Arc::ptr_eq(crls, lists),
             _ => false,
         }
     }

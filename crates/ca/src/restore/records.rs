@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     ca_events::{bare, certified, introduced},
+    crls,
     data_dir::{DataDir, INTERMEDIATE},
     error::CaError,
     init::{Deps, REVOCATION_KEY_LIFETIME},
@@ -56,6 +57,10 @@ impl Keys {
         let issuer_der = make_intermediate(root, &key, Serial::from_random(random(deps)?), dates)?;
         let issuer = CertInfo::parse_signing(&issuer_der).map_err(|error| data.problem(error.to_string()))?;
         data.write_certificate(INTERMEDIATE, &issuer_der)?;
+        let replaced = backup.keys_of(CaRole::Intermediate, now);
+        let replaced = replaced.filter_map(|key| CertInfo::parse(&key.certificate_der).ok());
+        let replaced: Vec<Serial> = replaced.map(|info| *info.serial()).collect();
+        crls::write_root_list(data, root, &replaced, now)?;
         let (revocation, pkcs8) = RevocationKey::generate()?;
         store(KeyName::Revocation, &pkcs8)?;
         let delegated_until = now.plus(REVOCATION_KEY_LIFETIME);

@@ -1,0 +1,256 @@
+//! Lists of revoked certificates for software that speaks only X.509: the newest of each CA key, verified against the
+//! bundle before it is held, written beside the bundle or handed to callers of the socket.
+//!
+//! A list that does not verify changes nothing, and none gives way to an older one while it holds.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mintage_identity::{IssuerKeyId, UnixTime};
+use mintage_proto::v1::CrlChunk;
+use mintage_svid::{
+    Crl,
+    limits::CRL_BYTES_MAX,
+    pem::{Label, encode},
+};
+
+use crate::{
+    bundle::Bundle,
+    limits::{CRLS_BYTES_MAX, CRLS_ON_SOCKET_BYTES_MAX},
+};
+
+/// The lists in force; replaced whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Crls(BTreeMap<IssuerKeyId, Arc<Crl>>);
+
+/// What became of a list.
+pub(crate) enum Taken {
+    /// It takes its place among these.
+    New(IssuerKeyId, Crls),
+    /// It is held already.
+    Known,
+}
+
+impl Crls {
+    /// These lists with this one (DER), and without those of keys that the bundle has no more.
+    ///
+    /// # Errors
+    /// Refuses what is no list, one that no CA key of the bundle signed, one that is over, one that is older than the one
+    /// held, and more bytes than the limit.
+    pub(crate) fn with(&self, der: &[u8], bundle: &Bundle, now: UnixTime) -> Result<Taken, String> {
+        let list = Crl::parse(der).map_err(|error| error.to_string())?;
+        let signers = bundle.signers();
+        let signer = signers.iter().find(|signer| list.verify(signer).is_ok());
+        let signer = signer.ok_or("no CA key of the trust bundle has signed it")?.key_id();
+        if list.next_update() < now {
+            return Err(format!("that of key {signer} is over"));
+        }
+        // A list that is over holds nobody back: its number may come from a clock that was wrong.
+        if let Some(held) = self.0.get(&signer).filter(|held| held.next_update() >= now) {
+            if held.der() == list.der() {
+                return Ok(Taken::Known);
+            }
+            if list.number() <= held.number() {
+                let (old, new) = (held.number(), list.number());
+                return Err(format!("the number of that of key {signer} goes from {old} to {new}"));
+            }
+        }
+        let mut lists = self.0.clone();
+        lists.retain(|key, _| signers.iter().any(|signer| signer.key_id() == *key));
+        lists.insert(signer, Arc::new(list));
+        let lists = Self(lists);
+        match lists.bytes() <= CRLS_BYTES_MAX {
+            true => Ok(Taken::New(signer, lists)),
+            false => Err(format!("with it all lists have more than {CRLS_BYTES_MAX} bytes")),
+        }
+    }
+
+    /// Every list as PEM, one block after the other; none when there is no list.
+    pub(crate) fn to_pem(&self) -> Option<String> {
+        let blocks = self.0.values().map(|list| encode(Label::Crl, list.der()));
+        (!self.0.is_empty()).then(|| blocks.map(|block| block.as_str().to_owned()).collect())
+    }
+
+    /// Every list as the SPIFFE Workload API has them; none when together they are too long for one answer.
+    pub(crate) fn for_socket(&self) -> Vec<Vec<u8>> {
+        match self.bytes() <= CRLS_ON_SOCKET_BYTES_MAX {
+            true => self.0.values().map(|list| list.der().to_vec()).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// The lists by the keys that signed them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&IssuerKeyId, &Arc<Crl>)> {
+        self.0.iter()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.values().map(|list| list.der().len()).sum()
+    }
+}
+
+/// Puts the chunks of a list together again.
+#[derive(Default)]
+pub(crate) struct Assembly {
+    issuer: Vec<u8>,
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+impl Assembly {
+    /// Takes the next chunk; the whole list after its last.
+    ///
+    /// # Errors
+    /// Refuses chunks that do not follow one another, and lists above the limit.
+    pub(crate) fn add(&mut self, chunk: CrlChunk) -> Result<Option<Vec<u8>>, String> {
+        if chunk.offset == 0 {
+            *self = Self {
+                issuer: chunk.issuer_key_id.clone(),
+                number: chunk.number,
+                bytes: Vec::new(),
+            };
+        }
+        if chunk.total > CRL_BYTES_MAX as u64 {
+            return Err(format!("has {} bytes, the limit is {CRL_BYTES_MAX}", chunk.total));
+        }
+        let continues = (&self.issuer, self.number) == (&chunk.issuer_key_id, chunk.number)
+            && self.bytes.len() as u64 == chunk.offset;
+        let length = chunk.offset.saturating_add(chunk.data.len() as u64);
+        if !continues || length > chunk.total || chunk.data.is_empty() {
+            return Err("its chunks do not follow one another".to_owned());
+        }
+        self.bytes.extend_from_slice(&chunk.data);
+        Ok((length == chunk.total).then(|| std::mem::take(self).bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mintage_identity::TrustDomain;
+    use mintage_proto::v1::TrustBundle;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
+        KeyPair, KeyUsagePurpose, SerialNumber,
+    };
+
+    use super::*;
+
+    struct Ca {
+        der: Vec<u8>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    fn ca(name: &str) -> Ca {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(SerialNumber::from(1u64));
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        let issuer = Issuer::new(params, key);
+        Ca { der, issuer }
+    }
+
+    fn list(ca: &Ca, number: u64) -> Vec<u8> {
+        let params = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2026, 1, 1),
+            next_update: rcgen::date_time_ymd(2026, 1, 2),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&ca.issuer).unwrap().der().to_vec()
+    }
+
+    fn bundle(cas: &[&Ca]) -> Bundle {
+        let wire = TrustBundle {
+            trust_domain: TrustDomain::parse("dev.test").unwrap().to_string(),
+            sequence: 1,
+            roots: cas.iter().map(|ca| ca.der.clone()).collect(),
+            ..TrustBundle::default()
+        };
+        Bundle::from_wire(&wire).unwrap()
+    }
+
+    const NOW: UnixTime = UnixTime::from_seconds(1_767_225_700);
+
+    fn new(taken: Result<Taken, String>) -> Crls {
+        match taken {
+            Ok(Taken::New(_, crls)) => crls,
+            Ok(Taken::Known) => panic!("it is known"),
+            Err(problem) => panic!("{problem}"),
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_and_the_last_good_list_stays() {
+        let (one, other) = (ca("one"), ca("other"));
+        let ours = bundle(&[&one]);
+        let held = new(Crls::default().with(&list(&one, 7), &ours, NOW));
+        let told = |der: &[u8], now| held.with(der, &ours, now).err().unwrap_or_default();
+        assert!(told(&list(&other, 8), NOW).contains("no CA key"));
+        assert!(told(b"-----BEGIN X509 CRL-----", NOW).contains("DER"));
+        assert!(told(&list(&one, 6), NOW).contains("from 7 to 6"), "an older one");
+        assert!(
+            told(&list(&one, 7), NOW).contains("from 7 to 7"),
+            "another of the same number"
+        );
+        let mut damaged = list(&one, 8);
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(!told(&damaged, NOW).is_empty());
+        let late = NOW.plus(Duration::from_secs(2 * 86_400));
+        assert!(told(&list(&one, 8), late).contains("over"));
+        assert_eq!(held.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [7]);
+        assert_eq!(
+            new(held.with(&list(&one, 8), &ours, NOW))
+                .to_pem()
+                .unwrap()
+                .matches("BEGIN")
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_list_of_a_key_that_left_the_bundle_goes() {
+        let (one, other) = (ca("one"), ca("other"));
+        let both = bundle(&[&one, &other]);
+        let held = new(Crls::default().with(&list(&one, 1), &both, NOW));
+        let held = new(held.with(&list(&other, 1), &both, NOW));
+        assert_eq!(held.for_socket().len(), 2);
+        assert_eq!(
+            new(held.with(&list(&other, 2), &bundle(&[&other]), NOW))
+                .for_socket()
+                .len(),
+            1
+        );
+        assert_eq!(Crls::default().to_pem(), None);
+    }
+
+    #[test]
+    fn chunks_make_the_list_again_and_nothing_else() {
+        let chunk = |offset: u64, data: &[u8]| CrlChunk {
+            issuer_key_id: vec![1; 32],
+            number: 5,
+            offset,
+            total: 6,
+            data: data.to_vec(),
+        };
+        let mut parts = Assembly::default();
+        assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));
+        assert_eq!(parts.add(chunk(3, b"def")), Ok(Some(b"abcdef".to_vec())));
+        parts.add(chunk(3, b"def")).unwrap_err();
+        assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));
+        parts.add(chunk(3, b"defg")).unwrap_err();
+        let mut other = chunk(3, b"def");
+        other.number = 6;
+        parts.add(other).unwrap_err();
+        let mut long = chunk(0, b"abc");
+        long.total = CRL_BYTES_MAX as u64 + 1;
+        assert!(parts.add(long).unwrap_err().contains("limit"));
+        parts.add(chunk(0, b"")).unwrap_err();
+    }
+}

@@ -1,0 +1,139 @@
+//! Keeps the issuing key's list current: a new one after each change of what is revoked, at most one a second, and one
+//! before half of the validity of the last is over.
+
+use std::sync::Arc;
+
+use mintage_identity::UnixTime;
+use mintage_mint::{limits::BACKDATE, sign_crl};
+use mintage_state::View;
+use mintage_svid::Crl;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{
+    SignedList,
+    entries::{FirstListed, entries},
+    root::number_at,
+};
+use crate::{
+    desk::Desk,
+    limits::{CRL_LOOK_INTERVAL, CRL_PACE},
+};
+
+/// What was signed last.
+struct Signed {
+    sequence: u64,
+    number: u64,
+    at: UnixTime,
+    first_listed: Arc<FirstListed>,
+}
+
+/// Follows the state until told to stop.
+pub(crate) async fn keep(desk: Arc<Desk>, stop: CancellationToken) {
+    let mut views = desk.state.subscribe();
+    let mut look = tokio::time::interval(CRL_LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut signed: Option<Signed> = None;
+    if let Some(root) = &desk.crls.root {
+        note(&desk, "root", root);
+    }
+    loop {
+        let view = views.borrow_and_update().clone();
+        if is_due(&desk, signed.as_ref(), &view) {
+            let pause = match next(&desk, view, signed.as_ref()).await {
+                Ok(new) => {
+                    signed = Some(new);
+                    CRL_PACE
+                }
+                Err(problem) => {
+                    error!(%problem, "the list of revoked certificates could not be signed; the former one stays");
+                    CRL_LOOK_INTERVAL
+                }
+            };
+            // Whatever is revoked meanwhile comes into one list.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => continue,
+                () = stop.cancelled() => return,
+            }
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn is_due(desk: &Desk, signed: Option<&Signed>, view: &View) -> bool {
+    let Some(signed) = signed else { return true };
+    let now = desk.clock.unguarded();
+    // A clock that was set back makes it due too: the list would begin in the future.
+    let aged = now.since(signed.at) >= desk.crls.settings.validity / 2 || now < signed.at.minus(BACKDATE);
+    aged || view.revoked().sequence() > signed.sequence
+}
+
+/// Signs the list of what this view says, and publishes it.
+async fn next(desk: &Arc<Desk>, view: Arc<View>, last: Option<&Signed>) -> Result<Signed, String> {
+    // A certificate that was recorded before its revocation has to be in the index, or the list would lack it.
+    if let Some(index) = view.applied().checked_sub(1) {
+        let stopped = || "the index follows the ledger no longer".to_owned();
+        desk.index.wait_applied(index).await.ok_or_else(stopped)?;
+    }
+    let sequence = view.revoked().sequence();
+    let first_listed = last.map(|last| last.first_listed.clone()).unwrap_or_default();
+    let number = last.map_or(0, |last| last.number + 1);
+    let worker = desk.clone();
+    let made = tokio::task::spawn_blocking(move || sign(&worker, &view, &first_listed, number));
+    let (list, at, first_listed) = made.await.map_err(|error| error.to_string())??;
+    let number = list.list.number();
+    debug!(
+        sequence,
+        number,
+        entries = list.list.entries(),
+        "list of revoked certificates signed"
+    );
+    desk.metrics.crl_signed();
+    note(desk, "issuer", &list);
+    desk.crls.publish(list);
+    Ok(Signed {
+        sequence,
+        number,
+        at,
+        first_listed: Arc::new(first_listed),
+    })
+}
+
+/// Blocks while it walks through the live certificates and signs. The number is the time, or `least` when that is more.
+fn sign(
+    desk: &Desk,
+    view: &View,
+    first_listed: &FirstListed,
+    least: u64,
+) -> Result<(SignedList, UnixTime, FirstListed), String> {
+    let now = desk.clock.unguarded();
+    let issuer = desk.issuer.key_id();
+    let listed = entries(&desk.index, view.revoked(), issuer, first_listed, now);
+    let mut listed = listed.map_err(|error| error.to_string())?;
+    let dates = listed.iter().map(|entry| (entry.serial, entry.revoked_at)).collect();
+    if !desk.crls.settings.reasons {
+        listed.iter_mut().for_each(|entry| entry.reason = None);
+    }
+    let (begin, end) = (now.minus(BACKDATE), now.plus(desk.crls.settings.validity));
+    let der = sign_crl(&desk.issuer, number_at(now).max(least), begin, end, &listed);
+    let list = der.map_err(|error| error.to_string())?;
+    let list = Crl::parse(&list).map_err(|error| error.to_string())?;
+    Ok((SignedList { issuer, list }, now, dates))
+}
+
+/// Tells the metrics of a list, and warns of one that is over.
+fn note(desk: &Desk, ca: &'static str, of: &SignedList) {
+    let end = of.list.next_update();
+    desk.metrics.crl(ca, end.seconds(), of.list.entries());
+    if end < desk.clock.unguarded() {
+        warn!(
+            ca,
+            "this list of revoked certificates is over; whoever checks lists refuses the chains below it"
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! Lists of revoked certificates for software that speaks only X.509 (RFC 5280): one full list for each key of the chain.
+//!
+//! The issuing key's list is a view of the ledger like the signed filter: it follows the state, rules are spelt out into
+//! the live serials that they strike, and whatever has expired is left out. The root's list is made with the root, whose key
+//! is then away.
+
+mod entries;
+mod keep;
+mod root;
+mod settings;
+
+use std::sync::Arc;
+
+use mintage_identity::IssuerKeyId;
+use mintage_svid::Crl;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use keep::keep;
+pub(crate) use root::{RootList, write_root_list};
+pub(crate) use settings::CrlSettings;
+
+use crate::limits::{CRL_STREAMS_OF_AGENTS_MAX, CRL_STREAMS_OF_OTHERS_MAX};
+
+/// One signed list.
+#[derive(Debug)]
+pub(crate) struct SignedList {
+    pub(crate) issuer: IssuerKeyId,
+    pub(crate) list: Crl,
+}
+
+/// Every current list; shared by all streams, replaced whole.
+pub(crate) type Lists = Arc<[Arc<SignedList>]>;
+
+/// The current lists, and the places of those who follow them.
+#[derive(Debug)]
+pub(crate) struct Crls {
+    settings: CrlSettings,
+    root: Option<Arc<SignedList>>,
+    /// None before the issuing key's first list is signed.
+    current: watch::Sender<Option<Lists>>,
+    pub(crate) agents: Arc<Semaphore>,
+    pub(crate) others: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Crls {
+    pub(crate) fn new(settings: CrlSettings, root: Option<RootList>) -> Self {
+        Self {
+            settings,
+            root: root.map(|root| Arc::new(root.0)),
+            current: watch::Sender::new(None),
+            agents: Arc::new(Semaphore::new(CRL_STREAMS_OF_AGENTS_MAX)),
+            others: Arc::new(Semaphore::new(CRL_STREAMS_OF_OTHERS_MAX)),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The lists from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Lists>> {
+        self.current.subscribe()
+    }
+
+    /// Ends every stream: the CA stops.
+    pub(crate) fn dismiss(&self) {
+        self.stop.cancel();
+    }
+
+    /// Completes when every stream is to end.
+    pub(crate) async fn dismissed(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Puts a list of the issuing key in the place of the former one.
+    fn publish(&self, list: SignedList) {
+        let lists = self.root.iter().cloned().chain([Arc::new(list)]).collect();
+        self.current.send_replace(Some(lists));
+    }
+}

@@ -1,0 +1,136 @@
+//! `mintage revocation crl`: the lists of revoked certificates (RFC 5280), shown or written to files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use mintage_identity::IssuerKeyId;
+use mintage_proto::{issuer_key_id, v1::WatchCrlsRequest};
+use mintage_svid::{
+    Crl,
+    limits::CRL_BYTES_MAX,
+    pem::{Label, encode},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Context,
+    failure::Failure,
+    limits::CRLS_MAX,
+    output::Row,
+    text::{rfc3339, utc},
+};
+
+/// Which lists, and where they go.
+#[derive(Args, Debug)]
+pub(crate) struct Wanted {
+    /// Only the list of this CA key, by its id as `mintage ca status` shows it.
+    #[arg(long, value_name = "KEYID")]
+    issuer: Option<IssuerKeyId>,
+    /// Write each list to `<key id>.crl` (DER) in this folder, and all of them to `crl.pem`.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct CrlRow {
+    issuer: String,
+    number: u64,
+    this_update: Option<String>,
+    next_update: Option<String>,
+    entries: usize,
+    pem: String,
+    #[serde(skip)]
+    ends: i64,
+}
+
+impl Row for CrlRow {
+    const HEADER: &'static [&'static str] = &["ISSUER KEY", "NUMBER", "CERTIFICATES", "NEXT UPDATE"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.issuer.clone(),
+            self.number.to_string(),
+            self.entries.to_string(),
+            utc(self.ends),
+        ]
+    }
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, wanted: Wanted) -> Result<(), Failure> {
+    let mut lists = fetch(context).await?;
+    if let Some(issuer) = &wanted.issuer {
+        lists.retain(|(signer, _)| signer == issuer);
+        if lists.is_empty() {
+            let told = format!("the CA has no list of key {issuer}; `mintage revocation crl` shows those it has");
+            return Err(Failure::No(told));
+        }
+    }
+    if let Some(folder) = &wanted.out {
+        save(folder, &lists)?;
+    }
+    let rows: Vec<CrlRow> = lists
+        .iter()
+        .map(|(issuer, list)| CrlRow {
+            issuer: issuer.to_string(),
+            number: list.number(),
+            this_update: rfc3339(list.this_update().millis()),
+            next_update: rfc3339(list.next_update().millis()),
+            entries: list.entries(),
+            pem: encode(Label::Crl, list.der()).to_string(),
+            ends: list.next_update().millis(),
+        })
+        .collect();
+    context.output.list("crls", &rows, None)
+}
+
+/// Every current list. Lengths are believed only as far as the limits.
+async fn fetch(context: &Context) -> Result<Vec<(IssuerKeyId, Crl)>, Failure> {
+    let mut client = context.ca().await?.crls();
+    let mut chunks = client.watch(WatchCrlsRequest { once: true }).await?.into_inner();
+    let bad = |why: String| Failure::Remote(format!("the CA sent a bad list of revoked certificates: {why}"));
+    let mut lists = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
+    while let Some(chunk) = chunks.message().await? {
+        let length = (bytes.len() + chunk.data.len()) as u64;
+        if chunk.offset != bytes.len() as u64 || length > chunk.total || chunk.total > CRL_BYTES_MAX as u64 {
+            return Err(bad("its chunks do not follow one another, or it is too long".to_owned()));
+        }
+        bytes.extend_from_slice(&chunk.data);
+        if length == chunk.total {
+            let issuer =
+                issuer_key_id("issuer_key_id", &chunk.issuer_key_id).map_err(|error| bad(error.to_string()))?;
+            let list = Crl::parse(&std::mem::take(&mut bytes)).map_err(|error| bad(error.to_string()))?;
+            if lists.len() == CRLS_MAX {
+                return Err(bad(format!("there are more than {CRLS_MAX}")));
+            }
+            lists.push((issuer, list));
+        }
+    }
+    match bytes.is_empty() {
+        true => Ok(lists),
+        false => Err(bad("it ended early".to_owned())),
+    }
+}
+
+fn save(folder: &Path, lists: &[(IssuerKeyId, Crl)]) -> Result<(), Failure> {
+    let failed = |path: &Path, error: std::io::Error| Failure::Local(format!("{}: {error}", path.display()));
+    fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    let mut all = String::new();
+    for (issuer, list) in lists {
+        all.push_str(&encode(Label::Crl, list.der()));
+        let path = folder.join(format!("{issuer}.crl"));
+        replace(&path, list.der()).map_err(|error| failed(&path, error))?;
+    }
+    let path = folder.join("crl.pem");
+    replace(&path, all.as_bytes()).map_err(|error| failed(&path, error))
+}
+
+/// A reader sees the former list or this one, never half of one.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_added_extension("new");
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path)
+}
