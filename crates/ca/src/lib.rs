@@ -38,6 +38,7 @@ mod listing;
 pub mod logging;
 mod metrics;
 mod open;
+mod orphans;
 mod peer;
 mod places;
 mod preface;

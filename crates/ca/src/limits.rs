@@ -57,6 +57,8 @@ pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often certificates of deleted entries are looked for: a walk through all that live, as their count is.
+pub(crate) const ORPHAN_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ends of the CA's keys are looked at.
 pub(crate) const KEY_END_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The ends of issuing CA and revocation key are warned of from here on: two weeks are enough for whoever has to plan a

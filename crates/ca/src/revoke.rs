@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mintage_identity::{AgentName, RevocationReason};
+use mintage_identity::{AgentName, EntryName, RevocationReason};
 use mintage_ledger::{Body, LiveQuery};
 use mintage_state::{
     View,
     command::{RevokeRequest, Scope, ban_agent, resolve, revoke},
+    limits::REVOKE_TARGETS_MAX,
 };
 use tracing::info;
 
@@ -104,8 +105,41 @@ pub(crate) struct Order {
 fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result<(Vec<Body>, Struck), Refusal> {
     let mut rows = live_in(desk, &order.scope)?;
     rows.retain(|row| before.is_none_or(|before| row.index < before));
+    draft_of(desk, view, order, &rows)
+}
+
+/// Drafts the records that strike what a deleted entry left behind: its certificates recorded before `before` that are
+/// not revoked yet. More than one command may name are left to the next look for orphans.
+pub(crate) fn draft_of_gone(
+    desk: &Desk,
+    view: &View,
+    entry: &EntryName,
+    before: Option<u64>,
+) -> Result<(Vec<Body>, u64), Refusal> {
+    let order = Order {
+        scope: Scope::Entry(entry.clone()),
+        reason: RevocationReason::CessationOfOperation,
+        note: "the entry was deleted".to_owned(),
+    };
+    let mut rows = live_in(desk, &order.scope)?;
+    rows.retain(|row| before.is_none_or(|before| row.index < before));
+    rows.retain(|row| view.revoked().revoked(&row.issuer, &row.serial).is_none());
+    rows.truncate(REVOKE_TARGETS_MAX);
+    if rows.is_empty() {
+        return Ok((Vec::new(), 0));
+    }
+    let (bodies, struck) = draft_of(desk, view, &order, &rows)?;
+    Ok((bodies, struck.certificates))
+}
+
+fn draft_of(
+    desk: &Desk,
+    view: &View,
+    order: &Order,
+    rows: &[mintage_ledger::LiveCertificate],
+) -> Result<(Vec<Body>, Struck), Refusal> {
     let now = desk.clock.now()?;
-    let resolved = resolve(view, &order.scope, &rows, order.reason.as_str(), now)?;
+    let resolved = resolve(view, &order.scope, rows, order.reason.as_str(), now)?;
     let request = RevokeRequest {
         serials: &resolved.serials,
         rules: &resolved.rules,
@@ -115,7 +149,7 @@ fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result
     };
     let mut bodies: Vec<Body> = resolved.ban.into_iter().collect();
     bodies.extend(revoke(view, &request)?);
-    Ok((bodies, struck(&rows)))
+    Ok((bodies, struck(rows)))
 }
 
 /// Records an order (or, for a dry run, only says what it would strike); returns the index of the last record.
