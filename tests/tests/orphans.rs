@@ -112,6 +112,7 @@ async fn what_a_crash_left_unrevoked_is_revoked_at_the_next_start() {
         }
     });
     let struck = struck.await.expect("the orphan is found");
+    drop(news);
     assert_eq!((struck.len(), struck[0].scope.as_str()), (1, "entry web"));
     assert_eq!(struck[0].certificates, 1);
     let records = issued(ca.admin_socket(), "web").await;

@@ -76,6 +76,9 @@ struct Status {
     rules: u64,
     agents: u64,
     agents_current: u64,
+    acks: u64,
+    p50_ack_ms: f64,
+    p99_ack_ms: f64,
     slowest_ack_ms: f64,
 }
 
@@ -118,6 +121,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 rules: answer.rules,
                 agents: answer.agents,
                 agents_current: answer.agents_current,
+                acks: answer.acks,
+                p50_ack_ms: answer.p50_ack_ms,
+                p99_ack_ms: answer.p99_ack_ms,
                 slowest_ack_ms: answer.slowest_ack_ms,
             };
             context.output.object(&status, || {
@@ -130,8 +136,14 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                         format!("on {} of {} agents", status.agents_current, status.agents),
                     ),
                     (
-                        "slowest",
-                        format!("{:.1} ms for the latest revocation", status.slowest_ack_ms),
+                        "latest revocation",
+                        match status.acks {
+                            0 => String::new(),
+                            _ => format!(
+                                "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms",
+                                status.p50_ack_ms, status.p99_ack_ms, status.slowest_ack_ms
+                            ),
+                        },
                     ),
                 ])
             })

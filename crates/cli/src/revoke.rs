@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mintage_identity::{AgentName, EntryName, IdPrefix, RevocationReason, Serial, SpiffeId, SpkiHash, parse_duration};
+use mintage_identity::{
+    AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, Serial, SpiffeId, SpkiHash, parse_duration,
+};
 use mintage_proto::v1::{
     RevocationStatusRequest, RevocationStatusResponse, RevokeRequest, RevokeResponse, revoke_request::Target as Wire,
 };
@@ -23,7 +25,7 @@ use crate::{
 pub(crate) struct Revoke {
     #[command(flatten)]
     target: Target,
-    /// Why: unspecified, key-compromise, ca-compromise, affiliation-changed, superseded, cessation-of-operation or
+    /// Why: unspecified, key-compromise (blocks the public keys as well), ca-compromise, affiliation-changed, superseded, cessation-of-operation or
     /// privilege-withdrawn.
     #[arg(long, value_name = "REASON", default_value = "unspecified")]
     reason: RevocationReason,
@@ -33,6 +35,13 @@ pub(crate) struct Revoke {
     /// Says what would be struck; nothing is changed.
     #[arg(long)]
     dry_run: bool,
+    /// Disables the entries in scope too, until they are applied as enabled: with --spiffe-id, --id-prefix, --entry or
+    /// --selector.
+    #[arg(long)]
+    and_disable: bool,
+    /// With --issuer: also when no other issuing key is active. Nothing is issued afterwards.
+    #[arg(long, requires = "issuer")]
+    force_last: bool,
     /// Do not ask the agents to fetch replacements.
     #[arg(long)]
     no_renew: bool,
@@ -60,9 +69,19 @@ struct Target {
     /// Everything obtained through an entry.
     #[arg(long, value_name = "NAME")]
     entry: Option<EntryName>,
+    /// Everything obtained through entries that hold this selector, or held it when it was issued.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector)]
+    selector: Option<Selector>,
+    /// Every certificate that one of the CA's issuing keys has signed, now and later (see `ca status`).
+    #[arg(long, value_name = "KEYID")]
+    issuer: Option<IssuerKeyId>,
     /// Every certificate of a public key (SHA-256 of its SubjectPublicKeyInfo), which may not come back.
     #[arg(long, value_name = "SHA256")]
     key: Option<SpkiHash>,
+}
+
+fn selector(text: &str) -> Result<Selector, String> {
+    Selector::parse(text).map_err(|error| error.to_string())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
@@ -77,6 +96,8 @@ impl Target {
             .or_else(|| self.id_prefix.as_ref().map(|value| Wire::IdPrefix(text(value))))
             .or_else(|| self.agent.as_ref().map(|value| Wire::Agent(text(value))))
             .or_else(|| self.entry.as_ref().map(|value| Wire::Entry(text(value))))
+            .or_else(|| self.selector.as_ref().map(|value| Wire::Selector(text(value))))
+            .or_else(|| self.issuer.as_ref().map(|value| Wire::Issuer(text(value))))
             .or_else(|| self.key.as_ref().map(|value| Wire::Key(text(value))))
     }
 }
@@ -88,6 +109,8 @@ struct Revoked {
     agents: Vec<String>,
     entries: Vec<String>,
     serials: Vec<String>,
+    blocked_keys: u64,
+    left_without: Vec<String>,
     dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<Enforced>,
@@ -97,6 +120,9 @@ struct Revoked {
 struct Enforced {
     agents: u64,
     agents_current: u64,
+    acks: u64,
+    p50_ack_ms: f64,
+    p99_ack_ms: f64,
     slowest_ack_ms: f64,
 }
 
@@ -105,6 +131,9 @@ impl From<RevocationStatusResponse> for Enforced {
         Self {
             agents: status.agents,
             agents_current: status.agents_current,
+            acks: status.acks,
+            p50_ack_ms: status.p50_ack_ms,
+            p99_ack_ms: status.p99_ack_ms,
             slowest_ack_ms: status.slowest_ack_ms,
         }
     }
@@ -116,14 +145,16 @@ impl Enforced {
     }
 
     fn line(&self) -> String {
-        let (current, agents, slowest) = (self.agents_current, self.agents, self.slowest_ack_ms);
-        match (agents, current) {
+        let enforced = format!(
+            "enforced on {} of {}",
+            self.agents_current,
+            count(self.agents, "agent", "agents")
+        );
+        match (self.agents, self.acks) {
             (0, _) => "no agent is connected; each takes it when it comes back".to_owned(),
-            (_, 0) => format!("enforced on 0 of {}", count(agents, "agent", "agents")),
-            _ => format!(
-                "enforced on {current} of {}, slowest {slowest:.1} ms",
-                count(agents, "agent", "agents")
-            ),
+            // An agent that came only afterwards had it from the start, and a CA of the previous version measures less.
+            (_, 0) => enforced,
+            _ => format!("{enforced}, p99 {:.1} ms", self.p99_ack_ms),
         }
     }
 }
@@ -132,6 +163,7 @@ impl Revoked {
     fn text(&self) -> String {
         let done = if self.dry_run { "would revoke" } else { "revoked" };
         let names = |names: &[String]| names.join(", ");
+        let shown = |number: u64| if number == 0 { String::new() } else { number.to_string() };
         let head = format!(
             "{done} {} of {} through {}\n",
             count(self.certificates, "certificate", "certificates"),
@@ -147,6 +179,8 @@ impl Revoked {
             ("agents", names(&self.agents)),
             ("entries", names(&self.entries)),
             ("serials", serials),
+            ("blocked keys", shown(self.blocked_keys)),
+            ("left without identity", names(&self.left_without)),
         ])
     }
 }
@@ -160,6 +194,8 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         note: revoke.note.clone(),
         dry_run: revoke.dry_run,
         no_renew: revoke.no_renew,
+        and_disable: revoke.and_disable,
+        force_last: revoke.force_last,
     };
     let answer: RevokeResponse = ca.revocation().revoke(request).await?.into_inner();
     let enforced = match revoke.dry_run {
@@ -172,6 +208,8 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         agents: answer.agents,
         entries: answer.entries,
         serials: answer.serials,
+        blocked_keys: answer.blocked_keys,
+        left_without: answer.left_without,
         dry_run: revoke.dry_run,
         enforced,
     };
@@ -214,14 +252,17 @@ mod tests {
         Enforced {
             agents,
             agents_current,
-            slowest_ack_ms: 12.345,
+            acks: agents_current,
+            p50_ack_ms: 4.0,
+            p99_ack_ms: 12.345,
+            slowest_ack_ms: 13.0,
         }
     }
 
     #[test]
     fn progress_is_one_line() {
-        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, slowest 12.3 ms");
-        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, slowest 12.3 ms");
+        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, p99 12.3 ms");
+        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, p99 12.3 ms");
         assert_eq!(enforced(2, 0).line(), "enforced on 0 of 2 agents");
         assert!(enforced(0, 0).line().contains("no agent is connected") && enforced(0, 0).everywhere());
         assert!(!enforced(5, 3).everywhere());
@@ -235,6 +276,8 @@ mod tests {
             agents: vec!["n1".into(), "n2".into()],
             entries: vec!["web".into()],
             serials: vec!["4f".into()],
+            blocked_keys: 3,
+            left_without: vec!["web".into()],
             dry_run: true,
             enforced: None,
         };
@@ -244,6 +287,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("4f and 36 more"), "{text}");
+        assert!(text.contains("left without identity  web"), "{text}");
         assert!(serde_json::to_value(&revoked).unwrap().get("enforced").is_none());
     }
 }
