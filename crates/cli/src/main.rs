@@ -10,6 +10,7 @@ mod client;
 mod dev;
 mod entry;
 mod failure;
+mod findings;
 mod holder;
 mod interrupt;
 mod ledger_row;
@@ -19,7 +20,9 @@ mod meaning;
 mod output;
 mod paging;
 mod revocation;
+mod revocation_export;
 mod revoke;
+mod revoke_from;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -13,6 +13,7 @@ use crate::{
     limits::SEARCH_ROWS_DEFAULT,
     output::{Row, fields},
     paging::Paging,
+    revocation_export::{self, ExportArgs},
     text::{rfc3339, utc},
 };
 
@@ -23,6 +24,8 @@ pub(crate) enum Verb {
     List(Paging),
     /// Shows what is in force and how many agents enforce it.
     Status,
+    /// Writes what is in force to a file: the signed snapshot, or lines of JSON.
+    Export(ExportArgs),
 }
 
 #[derive(Serialize)]
@@ -84,9 +87,10 @@ struct Status {
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
-    let revocation = context.ca().await?.revocation();
     match verb {
+        Verb::Export(args) => revocation_export::run(context, &args).await,
         Verb::List(paging) => {
+            let revocation = context.ca().await?.revocation();
             let (rows, next) = paging
                 .collect(SEARCH_ROWS_DEFAULT, async |page| {
                     let before = match page.token.as_str() {
@@ -109,8 +113,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
             context.output.list("revocations", &rows, next.as_deref())
         }
         Verb::Status => {
+            let mut revocation = context.ca().await?.revocation();
             let answer = revocation
-                .clone()
                 .revocation_status(RevocationStatusRequest::default())
                 .await?
                 .into_inner();

@@ -1,6 +1,9 @@
 //! `mintage revoke`: strikes certificates and watches the news reach the agents.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use mintage_identity::{
@@ -17,6 +20,7 @@ use crate::{
     failure::Failure,
     limits::{ENFORCE_WAIT_DEFAULT, STATUS_WAIT_MAX},
     output::{fields, notice},
+    revoke_from,
     text::count,
 };
 
@@ -25,16 +29,16 @@ use crate::{
 pub(crate) struct Revoke {
     #[command(flatten)]
     target: Target,
-    /// Why: unspecified, key-compromise (blocks the public keys as well), ca-compromise, affiliation-changed, superseded, cessation-of-operation or
-    /// privilege-withdrawn.
-    #[arg(long, value_name = "REASON", default_value = "unspecified")]
-    reason: RevocationReason,
+    /// Why: unspecified, key-compromise (blocks the public keys as well), ca-compromise, affiliation-changed, superseded,
+    /// cessation-of-operation or privilege-withdrawn [default: unspecified, with --from key-compromise].
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<RevocationReason>,
     /// A line for the record.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    note: String,
+    pub(crate) note: String,
     /// Says what would be struck; nothing is changed.
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Disables the entries in scope too, until they are applied as enabled: with --spiffe-id, --id-prefix, --entry or
     /// --selector.
     #[arg(long)]
@@ -44,10 +48,10 @@ pub(crate) struct Revoke {
     force_last: bool,
     /// Do not ask the agents to fetch replacements.
     #[arg(long)]
-    no_renew: bool,
+    pub(crate) no_renew: bool,
     /// Waits so long for every connected agent, and exits with 3 when some did not follow [default: 5s, and 0 then]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
-    wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 /// What is revoked: exactly one of these.
@@ -75,6 +79,10 @@ struct Target {
     /// Every certificate that one of the CA's issuing keys has signed, now and later (see `ca status`).
     #[arg(long, value_name = "KEYID")]
     issuer: Option<IssuerKeyId>,
+    /// What a scanner found: JSON of gitleaks or trufflehog, or a list of SHA-256 fingerprints of certificates or public
+    /// keys. No secret is printed.
+    #[arg(long, value_name = "FILE", conflicts_with = "and_disable")]
+    from: Option<PathBuf>,
     /// Every certificate of a public key (SHA-256 of its SubjectPublicKeyInfo), which may not come back.
     #[arg(long, value_name = "SHA256")]
     key: Option<SpkiHash>,
@@ -117,7 +125,7 @@ struct Revoked {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Enforced {
+pub(crate) struct Enforced {
     agents: u64,
     agents_current: u64,
     acks: u64,
@@ -187,10 +195,13 @@ impl Revoked {
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failure> {
+    if let Some(file) = &revoke.target.from {
+        return revoke_from::run(context, revoke, file).await;
+    }
     let ca = context.ca().await?;
     let request = RevokeRequest {
         target: revoke.target.wire(),
-        reason: revoke.reason.to_string(),
+        reason: revoke.reason.unwrap_or_default().to_string(),
         note: revoke.note.clone(),
         dry_run: revoke.dry_run,
         no_renew: revoke.no_renew,
@@ -214,6 +225,11 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         enforced,
     };
     context.output.object(&revoked, || revoked.text())?;
+    settled(revoke, enforced)
+}
+
+/// Whether who asked to wait for every agent has what was asked for.
+pub(crate) fn settled(revoke: &Revoke, enforced: Option<Enforced>) -> Result<(), Failure> {
     match enforced {
         Some(enforced) if revoke.wait.is_some() && !enforced.everywhere() => Err(Failure::No(
             "the revocation stands, but not every connected agent enforces it yet; look at `mintage revocation status`"
@@ -224,7 +240,7 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
 }
 
 /// Tells on standard error how the news spreads, until all have it or the time is over.
-async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
+pub(crate) async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
     let begun = Instant::now();
     let mut told = None;
     loop {
