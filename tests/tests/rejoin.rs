@@ -1,5 +1,5 @@
 //! An agent whose certificate has expired comes back by its last key, over this connection alone, within seven days, and
-//! not after a ban or an eviction.
+//! not after a ban or an eviction, nor when that key is known to be in other hands.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,12 +9,13 @@ use mintage_attest::{JoinToken, rejoin::prove};
 use mintage_ca::{Ca, Deps};
 use mintage_mint::{KeyPolicy, prove_possession};
 use mintage_proto::v1::{
-    AttestResponse, BanAgentRequest, EvictAgentRequest, ListAgentsRequest, RejoinRequest, node_client::NodeClient,
+    AttestResponse, BanAgentRequest, EvictAgentRequest, ListAgentsRequest, RejoinRequest, RevokeRequest,
+    node_client::NodeClient, revocation_client::RevocationClient, revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     ca::{config, make, token},
-    client::{Exporter, Joined, channel, join, key_and_csr, provider, random, registry},
+    client::{Exporter, Joined, admin, channel, join, key_and_csr, provider, random, registry},
     clock::Shifted,
 };
 use mintage_verifier::{JoinVerifier, TlsSettings, join_config};
@@ -48,12 +49,12 @@ async fn rejoin(agent: &Joined, to: &Channel, signed: &Exporter) -> Result<Attes
     Ok(NodeClient::new(to.clone()).rejoin(request).await?.into_inner())
 }
 
-/// A data directory that four agents have joined, and a token for its roots.
-async fn joined(dir: &Path) -> (Vec<Joined>, JoinToken) {
+/// A data directory that these agents have joined, and a token for its roots.
+async fn joined(dir: &Path, names: &[&str]) -> (Vec<Joined>, JoinToken) {
     make(dir);
     let ca = Ca::start(config(dir), Deps::system()).await.unwrap();
     let mut agents = Vec::new();
-    for name in ["n1", "banned", "evicted", "late"] {
+    for name in names {
         agents.push(join(&token(ca.admin_socket(), name).await).await.unwrap());
     }
     let roots = token(ca.admin_socket(), "roots").await;
@@ -65,7 +66,7 @@ async fn joined(dir: &Path) -> (Vec<Joined>, JoinToken) {
 async fn an_expired_agent_comes_back_by_its_last_key_and_by_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("ca");
-    let (agents, roots) = joined(&dir).await;
+    let (agents, roots) = joined(&dir, &["n1", "banned", "evicted", "late"]).await;
     let [agent, banned, evicted, late] = &agents[..] else {
         panic!("four agents")
     };
@@ -133,5 +134,64 @@ async fn an_expired_agent_comes_back_by_its_last_key_and_by_nothing_else() {
         .map(|agent| agent.name)
         .collect();
     assert_eq!(names.len(), 4, "nobody came in anew: {names:?}");
+    ca.stop().await;
+}
+
+/// Revokes for a reason.
+async fn revoke(ca: &Ca, target: Target, reason: &str) {
+    let mut revocation = RevocationClient::new(admin(ca.admin_socket()).await.unwrap());
+    let request = RevokeRequest {
+        target: Some(target),
+        reason: reason.to_owned(),
+        no_renew: true,
+        ..RevokeRequest::default()
+    };
+    revocation.revoke(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_key_brings_nobody_back_and_a_plain_revocation_keeps_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    let (agents, roots) = joined(&dir, &["plain", "stolen", "expired", "blocked", "ended"]).await;
+    let [plain, stolen, expired, blocked, ended] = &agents[..] else {
+        panic!("five agents")
+    };
+    let leaf = |agent: &Joined| LeafInfo::parse(&agent.chain[0]).unwrap();
+    let serial = |agent| Target::Serial(leaf(agent).serial().to_string());
+
+    let clock = Shifted::behind(Duration::ZERO);
+    let ca = Ca::start(config(&dir), clock.deps()).await.unwrap();
+    revoke(&ca, serial(plain), "superseded").await;
+    for agent in [stolen, expired] {
+        revoke(&ca, serial(agent), "key-compromise").await;
+    }
+    revoke(&ca, Target::Key(leaf(blocked).spki_sha256().to_string()), "unspecified").await;
+    let id = Target::SpiffeId(leaf(ended).id().to_string());
+    revoke(&ca, id, "key-compromise").await;
+    let (here, exporter) = connect(&ca, &roots, &clock).await;
+    let refused = |outcome: Result<AttestResponse, Status>, what: &str| {
+        let status = outcome.expect_err(what);
+        assert_eq!(status.code(), Code::PermissionDenied, "{what}: {status:?}");
+        assert!(status.message().contains("join token"), "{what}: {status:?}");
+    };
+    refused(
+        rejoin(stolen, &here, &exporter).await,
+        "a certificate revoked for key-compromise",
+    );
+    refused(rejoin(blocked, &here, &exporter).await, "a key that was blocked");
+    refused(
+        rejoin(ended, &here, &exporter).await,
+        "an identity revoked for key-compromise",
+    );
+    let back = rejoin(plain, &here, &exporter).await.unwrap();
+    assert_eq!(back.instance, plain.instance, "it is the same agent, not a new one");
+    ca.stop().await;
+
+    // The revoked set has forgotten what expired long ago; the door has not.
+    clock.move_on(2 * DAY);
+    let ca = Ca::start(config(&dir), clock.deps()).await.unwrap();
+    let (here, exporter) = connect(&ca, &roots, &clock).await;
+    refused(rejoin(expired, &here, &exporter).await, "two days after its end");
     ca.stop().await;
 }

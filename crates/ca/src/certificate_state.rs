@@ -1,6 +1,6 @@
 //! What became of an issued certificate: live, expired or revoked, and by which records.
 
-use mintage_identity::{IssuerKeyId, Serial, SpiffeId, UnixTime};
+use mintage_identity::{IssuerKeyId, RevocationReason, Serial, SpiffeId, UnixTime};
 use mintage_ledger::{Body, Kind, LedgerError, Query as RecordQuery, Record, wire};
 use mintage_revocation::{Query, Verdict};
 use mintage_svid::LeafInfo;
@@ -105,6 +105,23 @@ impl Shown {
 
 /// Ledger indices of the revocations that strike the certificate of this record, newest first.
 pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<u64>, LedgerError> {
+    Ok(strikers(desk, record)?.into_iter().map(|(index, _)| index).collect())
+}
+
+/// Whether the certificate with this serial was revoked because its key is in other hands. The ledger is asked, because
+/// the revoked set forgets what has expired and a last key opens the door for days after that.
+pub(crate) fn is_compromised(desk: &Desk, serial: &Serial) -> Result<bool, LedgerError> {
+    let Some(issued) = desk.index.certificate(serial)? else {
+        return Ok(false);
+    };
+    let record = issued.stored.decode()?;
+    let strikers = strikers(desk, &record)?;
+    let compromised = u32::from(RevocationReason::KeyCompromise.code());
+    Ok(strikers.iter().any(|(_, revoke)| revoke.reason == compromised))
+}
+
+/// The revocations that strike the certificate of this record, newest first.
+fn strikers(desk: &Desk, record: &Record) -> Result<Vec<(u64, wire::Revoke)>, LedgerError> {
     let Some(shown) = Shown::of(record) else {
         return Ok(Vec::new());
     };
@@ -117,7 +134,7 @@ pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<u64>, L
     let strikes = |index: u64| {
         let record = desk.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
         let Body::Revoke(revoke) = record.body else { return None };
-        shown.is_struck_by(&revoke).then_some(index)
+        shown.is_struck_by(&revoke).then_some((index, revoke))
     };
     Ok(page.rows.iter().filter_map(|row| strikes(row.index)).collect())
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
-    limits::APPLY_TIMEOUT, metrics::Metrics, publisher::Publisher, pusher::Propagation, seen::SeenAlarms,
+    limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher, seen::SeenAlarms,
     services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
     upload::Uploaded, witnessing::Standing,
 };

@@ -1,17 +1,16 @@
 //! Applying and deleting registration entries: planned against what stands, recorded, and pushed to the agents by
-//! whoever follows the state. An entry that goes takes its live certificates with it.
+//! whoever follows the state. An entry that goes takes its live certificates with it, in the same group of records.
 
 use std::sync::Arc;
 
-use mintage_identity::{EntryName, RevocationReason};
-use mintage_ledger::{Body, LiveQuery};
+use mintage_identity::EntryName;
 use mintage_policy::{Entry, plan};
 use mintage_proto::v1::{
     ApplyEntriesRequest, ApplyEntriesResponse, DeleteEntryResponse, EntryChange, entry_change::Action,
 };
 use mintage_state::{
     View,
-    command::{Expected, Scope, change_entries},
+    command::{Expected, change_entries, delete_entry},
 };
 use tonic::Code;
 
@@ -19,7 +18,8 @@ use crate::{
     control::{Origin, command},
     convert::{entry_of, wire_entry},
     desk::Desk,
-    revoke::{Order, carry_out},
+    orphans::strike,
+    revoke::draft_of_gone,
     status::Refusal,
 };
 
@@ -55,7 +55,12 @@ pub(crate) async fn apply(
             .collect();
         let puts: Vec<_> = wanted.iter().map(|entry| (entry.clone(), Expected::Any)).collect();
         let drafts = change_entries(view, &deletes, &puts, max_ttl)?;
-        Ok((drafts.bodies, changes_of(&plan)))
+        let mut bodies = Vec::new();
+        for (name, _) in &deletes {
+            bodies.extend(draft_of_gone(desk, view, name, None)?.0);
+        }
+        bodies.extend(drafts.bodies);
+        Ok((bodies, changes_of(&plan)))
     };
     if request.dry_run {
         let (_, changes) = draft(&desk.state.view())?;
@@ -64,7 +69,7 @@ pub(crate) async fn apply(
     let (changes, index) = command(desk, origin, draft).await?;
     for gone in changes.iter().filter(|change| change.action() == Action::Delete) {
         if let Ok(name) = EntryName::parse(&gone.name) {
-            strike(desk, origin, &name).await?;
+            strike(desk, origin, &name, index).await?;
         }
     }
     Ok(ApplyEntriesResponse {
@@ -125,41 +130,25 @@ pub(crate) async fn delete(
         let entry = view
             .entry(name)
             .map(|standing| wire_entry(&standing.entry, standing.revision));
-        let body: Body = mintage_state::command::delete_entry(view, name, None)?;
-        Ok((vec![body], entry))
+        let gone = delete_entry(view, name, None)?;
+        // Revoked first: should more than a group be cut short, the entry still stands and can be deleted again.
+        let (mut bodies, struck) = draft_of_gone(desk, view, name, None)?;
+        bodies.push(gone);
+        Ok((bodies, (entry, struck)))
     };
     if dry_run {
-        let (_, entry) = draft(&desk.state.view())?;
-        let query = LiveQuery {
-            entry: Some(name.to_string()),
-            ..LiveQuery::default()
-        };
-        let revoked_certificates = desk.index.live_count(&query, desk.clock.unguarded())?;
+        let (_, (entry, revoked_certificates)) = draft(&desk.state.view())?;
         return Ok(DeleteEntryResponse {
             entry,
             index: 0,
             revoked_certificates,
         });
     }
-    let (entry, index) = command(desk, origin, draft).await?;
-    let revoked_certificates = strike(desk, origin, name).await?;
+    let ((entry, struck), index) = command(desk, origin, draft).await?;
+    let late = strike(desk, origin, name, index).await?;
     Ok(DeleteEntryResponse {
         entry,
         index: index.unwrap_or(0),
-        revoked_certificates,
+        revoked_certificates: struck + late,
     })
-}
-
-/// Revokes the live certificates of an entry that is gone; nothing live is no failure.
-async fn strike(desk: &Arc<Desk>, origin: &Origin, name: &EntryName) -> Result<u64, Refusal> {
-    let order = Order {
-        scope: Scope::Entry(name.clone()),
-        reason: RevocationReason::CessationOfOperation,
-        note: "the entry was deleted".to_owned(),
-    };
-    match carry_out(desk, origin, &order, false).await {
-        Ok((struck, _)) => Ok(struck.certificates),
-        Err(refusal) if refusal.code == "nothing-live" => Ok(0),
-        Err(refusal) => Err(refusal),
-    }
 }

@@ -42,6 +42,8 @@ struct Member {
     cut: CancellationToken,
     /// Revocation sequence the agent enforces.
     enforced: u64,
+    /// Sequence that was published when it connected: of what came before, its acknowledgements say nothing about speed.
+    since: u64,
 }
 
 /// A stream's place in the fleet; leaving is dropping it.
@@ -60,6 +62,8 @@ pub(crate) struct NewMember {
     pub(crate) queue: mpsc::Sender<Outgoing>,
     pub(crate) cut: CancellationToken,
     pub(crate) enforced: u64,
+    /// Sequence published last.
+    pub(crate) since: u64,
 }
 
 /// One connected agent as listings show it.
@@ -97,6 +101,7 @@ impl Fleet {
             queue,
             cut,
             enforced,
+            since,
         } = member;
         self.streams().insert(
             number,
@@ -108,6 +113,7 @@ impl Fleet {
                 queue,
                 cut,
                 enforced,
+                since,
             },
         );
         Place {
@@ -166,12 +172,16 @@ impl Fleet {
         }
     }
 
-    /// An agent enforces revocations up to `sequence`.
-    fn enforce(&self, number: u64, sequence: u64) {
+    /// An agent enforces revocations up to `sequence`. Which of them were pushed to it and are acknowledged for the first
+    /// time: those after the first number, up to the second.
+    fn enforce(&self, number: u64, sequence: u64) -> (u64, u64) {
+        let mut news = (sequence, sequence);
         if let Some(member) = self.streams().get_mut(&number) {
+            news.0 = member.enforced.max(member.since).min(sequence);
             member.enforced = member.enforced.max(sequence);
         }
         self.acknowledged.send_modify(|count| *count += 1);
+        news
     }
 
     /// The streams of an agent's current instance.
@@ -228,9 +238,10 @@ impl Fleet {
 }
 
 impl Place {
-    /// The agent says that it enforces revocations up to `sequence`.
-    pub(crate) fn enforce(&self, sequence: u64) {
-        self.fleet.enforce(self.number, sequence);
+    /// The agent says that it enforces revocations up to `sequence`; returns the range of those that this is news of, the
+    /// first number excluded.
+    pub(crate) fn enforce(&self, sequence: u64) -> (u64, u64) {
+        self.fleet.enforce(self.number, sequence)
     }
 }
 
@@ -260,6 +271,7 @@ mod tests {
             queue,
             cut: cut.clone(),
             enforced: 0,
+            since: 5,
         });
         (place, receiver, cut)
     }
@@ -274,6 +286,18 @@ mod tests {
         }
         assert!(slow_cut.is_cancelled() && !quick_cut.is_cancelled());
         assert_eq!(std::iter::from_fn(|| read.try_recv().ok()).count(), 3);
+    }
+
+    #[test]
+    fn only_what_was_pushed_to_an_agent_is_measured_and_once() {
+        let fleet = Fleet::new(Arc::new(Metrics::new()));
+        let (agent, _read, _) = joined(&fleet, "agent", 1);
+        assert_eq!(agent.enforce(3), (3, 3), "it came back with something old");
+        assert_eq!(agent.enforce(5), (5, 5), "it caught up with what it had missed");
+        assert_eq!(agent.enforce(7), (5, 7), "two that were pushed");
+        assert_eq!(agent.enforce(7), (7, 7), "said twice");
+        assert_eq!(agent.enforce(6), (6, 6), "said late");
+        assert_eq!(agent.enforce(8), (7, 8));
     }
 
     #[tokio::test]

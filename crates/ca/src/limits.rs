@@ -57,6 +57,22 @@ pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Revocations whose spread is still measured: an agent that acknowledges a thousand later is slow whatever it took.
+pub(crate) const MEASURED_MAX: usize = 1024;
+/// Keys that one command may block: an agent with 30 workloads renewed each five minutes for a day has 8,640.
+pub(crate) const KEYS_BLOCKED_MAX: usize = 16_384;
+/// Records that are read to revoke by one selector: a second or so, during which nothing else is done for it.
+pub(crate) const SELECTOR_RECORDS_MAX: usize = 16_384;
+/// Fingerprints in one question: 340 KB, and more than a scanner's findings that somebody looks at.
+pub(crate) const FINGERPRINTS_MAX: usize = 10_000;
+/// Live certificates that are read to find fingerprints: some seconds of one thread.
+pub(crate) const FINGERPRINT_RECORDS_MAX: usize = 100_000;
+/// Revoked serials in one part of an export: at 150 bytes each far below any message.
+pub(crate) const EXPORT_PART_SERIALS: usize = 1_000;
+/// Parts of an export that wait for their reader.
+pub(crate) const EXPORT_PARTS_QUEUE: usize = 2;
+/// How often certificates of deleted entries are looked for: a walk through all that live, as their count is.
+pub(crate) const ORPHAN_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ends of the CA's keys are looked at.
 pub(crate) const KEY_END_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The ends of issuing CA and revocation key are warned of from here on: two weeks are enough for whoever has to plan a

@@ -1,11 +1,7 @@
 //! The pusher follows the state's views and tells every stream what changed: entries, trust, revocations, retirement.
 //! It knows only views, so a change made by another replica is pushed like one of our own.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use mintage_identity::{SpiffeId, UnixTime};
 use mintage_ledger::{
@@ -34,44 +30,6 @@ const ENTRIES_BYTES_MAX: usize = 512 * 1024;
 const REFRESH_HINT_SECONDS: u32 = 300;
 /// Heartbeats between two rounds of forgetting what has expired.
 const BEATS_PER_PRUNE: u32 = 12;
-/// Revocations whose spread is still measured.
-const MEASURED_MAX: usize = 1024;
-
-/// When each recent revocation was published, to measure how fast agents enforce it.
-#[derive(Debug, Default)]
-pub(crate) struct Propagation(Mutex<Measured>);
-
-#[derive(Debug, Default)]
-struct Measured {
-    published: BTreeMap<u64, Duration>,
-    slowest: f64,
-}
-
-impl Propagation {
-    fn published(&self, sequence: u64, at: Duration) {
-        let mut measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.published.insert(sequence, at);
-        measured.slowest = 0.0;
-        while measured.published.len() > MEASURED_MAX {
-            measured.published.pop_first();
-        }
-    }
-
-    /// An agent enforces everything up to `sequence`.
-    pub(crate) fn acknowledged(&self, sequence: u64, desk: &Desk) {
-        let mut measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = measured.published.get(&sequence) {
-            let seconds = desk.seconds_since(*at);
-            measured.slowest = measured.slowest.max(seconds);
-            desk.metrics.propagated(seconds);
-        }
-    }
-
-    /// Slowest acknowledgement of the latest revocation, in milliseconds.
-    pub(crate) fn slowest_ms(&self) -> f64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).slowest * 1000.0
-    }
-}
 
 /// Follows the state until told to stop.
 pub(crate) async fn run(

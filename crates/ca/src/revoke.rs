@@ -2,18 +2,22 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mintage_identity::{AgentName, RevocationReason};
+use mintage_identity::{AgentName, EntryName, RevocationReason};
 use mintage_ledger::{Body, LiveQuery};
 use mintage_state::{
     View,
-    command::{RevokeRequest, Scope, ban_agent, resolve, revoke},
+    command::{self, Resolved, RevokeRequest, Scope, ban_agent, disable_entries, resolve, revoke},
+    limits::REVOKE_TARGETS_MAX,
 };
+use tonic::Code;
 use tracing::info;
 
 use crate::{
     control::{Origin, command},
     desk::Desk,
+    scope::{entries_in, is_last_issuer, live_in},
     status::Refusal,
+    struck_keys,
 };
 
 /// What a revocation strikes.
@@ -24,59 +28,14 @@ pub(crate) struct Struck {
     pub(crate) entries: BTreeSet<String>,
     /// The first of the serials, for people.
     pub(crate) serials: Vec<String>,
+    /// Public keys that are blocked with it.
+    pub(crate) keys: u64,
+    /// Entries that hold no certificate afterwards and get none.
+    pub(crate) left_without: BTreeSet<String>,
 }
 
 /// Serials shown to people.
 const SERIALS_SHOWN: usize = 100;
-
-/// The live certificates in a scope.
-fn live_in(desk: &Desk, scope: &Scope) -> Result<Vec<mintage_ledger::LiveCertificate>, Refusal> {
-    let now = desk.clock.unguarded();
-    let all = LiveQuery::default();
-    let query = match scope {
-        Scope::Serial(_) => all,
-        Scope::Identity(id) => LiveQuery {
-            spiffe_id: Some(id.clone()),
-            ..all
-        },
-        Scope::Prefix(prefix) => LiveQuery {
-            id_prefix: Some(prefix.clone()),
-            ..all
-        },
-        Scope::Agent(name) => LiveQuery {
-            agent: Some(name.to_string()),
-            ..all
-        },
-        Scope::Entry(name) => LiveQuery {
-            entry: Some(name.to_string()),
-            ..all
-        },
-        Scope::Key(key) => LiveQuery {
-            spki_sha256: Some(*key),
-            ..all
-        },
-        Scope::Issuer(issuer) => LiveQuery {
-            issuer: Some(*issuer),
-            ..all
-        },
-    };
-    match scope {
-        Scope::Serial(serial) => {
-            // One certificate is looked up by its serial, not searched for among all.
-            let Some(issued) = desk.index.certificate(serial)? else {
-                return Ok(Vec::new());
-            };
-            let query = LiveQuery {
-                spki_sha256: Some(issued.facts.spki_sha256),
-                ..LiveQuery::default()
-            };
-            let mut rows = desk.index.live(&query, now)?;
-            rows.retain(|row| row.serial == *serial);
-            Ok(rows)
-        }
-        _ => Ok(desk.index.live(&query, now)?),
-    }
-}
 
 fn struck(rows: &[mintage_ledger::LiveCertificate]) -> Struck {
     let text = |name: &Option<Arc<str>>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
@@ -89,6 +48,7 @@ fn struck(rows: &[mintage_ledger::LiveCertificate]) -> Struck {
             .take(SERIALS_SHOWN)
             .map(|row| row.serial.to_string())
             .collect(),
+        ..Struck::default()
     }
 }
 
@@ -98,30 +58,150 @@ pub(crate) struct Order {
     pub(crate) scope: Scope,
     pub(crate) reason: RevocationReason,
     pub(crate) note: String,
+    /// Disable the entries in scope as well.
+    pub(crate) and_disable: bool,
+    /// Revoke an issuer although no other one is active.
+    pub(crate) force_last: bool,
+}
+
+impl Order {
+    pub(crate) fn new(scope: Scope, reason: RevocationReason, note: impl Into<String>) -> Self {
+        Self {
+            scope,
+            reason,
+            note: note.into(),
+            and_disable: false,
+            force_last: false,
+        }
+    }
 }
 
 /// Drafts the records of an order on one view, beside what it strikes: certificates recorded before `before`, or all.
 fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result<(Vec<Body>, Struck), Refusal> {
-    let mut rows = live_in(desk, &order.scope)?;
+    let mut rows = live_in(desk, view, &order.scope)?;
     rows.retain(|row| before.is_none_or(|before| row.index < before));
+    draft_of(desk, view, order, &rows)
+}
+
+/// Drafts the records that strike what a deleted entry left behind: its certificates recorded before `before` that are
+/// not revoked yet. More than one command may name are left to the next look for orphans.
+pub(crate) fn draft_of_gone(
+    desk: &Desk,
+    view: &View,
+    entry: &EntryName,
+    before: Option<u64>,
+) -> Result<(Vec<Body>, u64), Refusal> {
+    let reason = RevocationReason::CessationOfOperation;
+    let order = Order::new(Scope::Entry(entry.clone()), reason, "the entry was deleted");
+    let mut rows = live_in(desk, view, &order.scope)?;
+    rows.retain(|row| before.is_none_or(|before| row.index < before));
+    rows.retain(|row| view.revoked().revoked(&row.issuer, &row.serial).is_none());
+    rows.truncate(REVOKE_TARGETS_MAX);
+    if rows.is_empty() {
+        return Ok((Vec::new(), 0));
+    }
+    let (bodies, struck) = draft_of(desk, view, &order, &rows)?;
+    Ok((bodies, struck.certificates))
+}
+
+fn draft_of(
+    desk: &Desk,
+    view: &View,
+    order: &Order,
+    rows: &[mintage_ledger::LiveCertificate],
+) -> Result<(Vec<Body>, Struck), Refusal> {
     let now = desk.clock.now()?;
-    let resolved = resolve(view, &order.scope, &rows, order.reason.as_str(), now)?;
+    let last_issuer = check_issuer(view, order)?;
+    let disabled = disabled_by(view, order)?;
+    let blocked = struck_keys::rules(desk, view, order, rows)?;
+    let resolved = match resolve(view, &order.scope, rows, order.reason.as_str(), now) {
+        // A key can be lost after its certificate has expired, and an entry disabled before it has one.
+        Err(command::Refusal::NothingLive(_)) if !blocked.is_empty() || !disabled.is_empty() => Resolved::default(),
+        Ok(resolved) if order.and_disable => resolved.for_good(),
+        resolved => resolved?,
+    };
+    let mut rules = resolved.rules;
+    rules.extend(blocked.iter().cloned());
     let request = RevokeRequest {
         serials: &resolved.serials,
-        rules: &resolved.rules,
+        rules: &rules,
         reason: order.reason,
         note: &order.note,
         scope: &order.scope,
     };
     let mut bodies: Vec<Body> = resolved.ban.into_iter().collect();
+    bodies.extend(disable_entries(view, &disabled)?);
     bodies.extend(revoke(view, &request)?);
-    Ok((bodies, struck(&rows)))
+    let mut struck = struck(rows);
+    struck.keys = blocked.len() as u64;
+    struck.left_without = match &order.scope {
+        Scope::Agent(name) => only_of(desk, view, name, &struck.entries)?,
+        Scope::Issuer(_) if last_issuer => struck.entries.clone(),
+        _ => disabled.iter().map(ToString::to_string).collect(),
+    };
+    Ok((bodies, struck))
+}
+
+/// Whether the order takes the last issuing key, which has to be wanted.
+fn check_issuer(view: &View, order: &Order) -> Result<bool, Refusal> {
+    let Scope::Issuer(issuer) = &order.scope else {
+        return Ok(false);
+    };
+    let last = is_last_issuer(view, issuer)?;
+    if last && !order.force_last {
+        let text = format!(
+            "issuer {issuer}: no other issuing key is active, so nothing is issued after it, and every certificate that it \
+             signed ends, the agents' and this CA's own among them; if that is meant, say --force-last (force_last)"
+        );
+        return Err(Refusal::new(Code::FailedPrecondition, "last-issuer", text));
+    }
+    Ok(last)
+}
+
+/// The entries that the order disables.
+fn disabled_by(view: &View, order: &Order) -> Result<Vec<EntryName>, Refusal> {
+    if !order.and_disable {
+        return Ok(Vec::new());
+    }
+    if !matches!(
+        order.scope,
+        Scope::Identity(_) | Scope::Prefix(_) | Scope::Entry(_) | Scope::Selector(_)
+    ) {
+        let text = "and_disable: goes with a SPIFFE ID, a prefix, an entry or a selector; name one of these";
+        return Err(Refusal::invalid(text));
+    }
+    let names = entries_in(view, &order.scope).map(|standing| standing.entry.name().clone());
+    Ok(names.collect())
+}
+
+/// Those of the entries by which no other agent holds a certificate.
+fn only_of(
+    desk: &Desk,
+    view: &View,
+    agent: &AgentName,
+    entries: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, Refusal> {
+    let mut only = BTreeSet::new();
+    for entry in entries {
+        let query = LiveQuery {
+            entry: Some(entry.clone()),
+            ..LiveQuery::default()
+        };
+        let rows = desk.index.live(&query, desk.clock.unguarded())?;
+        let elsewhere = rows.iter().any(|row| {
+            row.agent.as_deref() != Some(agent.as_str()) && view.revoked().revoked(&row.issuer, &row.serial).is_none()
+        });
+        if !elsewhere {
+            only.insert(entry.clone());
+        }
+    }
+    Ok(only)
 }
 
 /// Records an order (or, for a dry run, only says what it would strike); returns the index of the last record.
 ///
 /// What is struck by serial is looked up and recorded in two steps, and an issuance may come in between. So an agent is
-/// banned first, after which nothing more is recorded for it, and an entry's certificates are looked up once more after
+/// banned first, after which nothing more is recorded for it, and the certificates of entries are looked up once more after
 /// the first record: those recorded before it are struck too, those after it are the replacements.
 pub(crate) async fn carry_out(
     desk: &Arc<Desk>,
@@ -135,6 +215,8 @@ pub(crate) async fn carry_out(
     }
     let mut last = None;
     if let Scope::Agent(name) = &order.scope {
+        // What is refused is refused before the ban.
+        draft(desk, &desk.state.view(), order, None)?;
         let ban = |view: &View| {
             Ok((
                 ban_agent(view, name, None, order.reason.as_str())?
@@ -146,7 +228,7 @@ pub(crate) async fn carry_out(
         last = command(desk, origin, ban).await?.1;
     }
     let (struck, index) = command(desk, origin, |view| draft(desk, view, order, None)).await?;
-    if let (Scope::Entry(_), Some(index)) = (&order.scope, index) {
+    if let (Scope::Entry(_) | Scope::Selector(_), Some(index)) = (&order.scope, index) {
         match command(desk, origin, |view| draft(desk, view, order, Some(index))).await {
             Ok((_, more)) => last = more,
             // Everything that was live has ended meanwhile.
@@ -165,9 +247,5 @@ pub(crate) async fn carry_out(
 
 /// Everything an agent obtained, and the agent itself.
 pub(crate) fn of_agent(name: &AgentName, reason: RevocationReason, note: &str) -> Order {
-    Order {
-        scope: Scope::Agent(name.clone()),
-        reason,
-        note: note.to_owned(),
-    }
+    Order::new(Scope::Agent(name.clone()), reason, note)
 }

@@ -56,6 +56,8 @@ pub const TABLE: &[Row] = &[
     ("/mintage.v1.Registry/RenewAgent", ADMIN),
     ("/mintage.v1.Registry/ShowAgent", ADMIN),
     ("/mintage.v1.Registry/ShowEntry", ADMIN),
+    ("/mintage.v1.Revocation/ExportRevocations", ADMIN),
+    ("/mintage.v1.Revocation/FindFingerprints", ADMIN),
     ("/mintage.v1.Revocation/ListRevocations", ADMIN),
     ("/mintage.v1.Revocation/RevocationStatus", ADMIN),
     ("/mintage.v1.Revocation/Revoke", ADMIN),

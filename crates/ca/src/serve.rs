@@ -39,7 +39,7 @@ use crate::{
     },
     metrics::Metrics,
     open::{Engine, open},
-    pusher, replica_svid,
+    orphans, pusher, replica_svid,
     services::{
         crls::CrlService, ledger::LedgerService, node::NodeService, registry::RegistryService,
         revocation::RevocationService, trust::TrustService,
@@ -369,6 +369,7 @@ impl Starting {
         self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
         self.tasks.spawn(crls::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(orphans::watch(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),
             peers.clone(),

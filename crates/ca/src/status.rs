@@ -33,7 +33,10 @@ impl Refusal {
 
     /// Whether a key was shown that is barred, the CA's own or another identity's: worth an alert, not only a log line.
     pub(crate) fn is_alarming(&self) -> bool {
-        matches!(self.code, "key-blocked" | "key-of-ca" | "key-under-other-id")
+        matches!(
+            self.code,
+            "key-blocked" | "key-of-ca" | "key-under-other-id" | "rejoin-compromised"
+        )
     }
 
     /// A fault of ours: the text says what was expected, the caller can do nothing.

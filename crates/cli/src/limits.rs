@@ -45,3 +45,9 @@ pub(crate) const REVOCATIONS_LOOKED_AT: u32 = 1_000;
 pub(crate) const CRLS_MAX: usize = 64;
 /// Bytes of a file with a certificate or its chain: four certificates of 16 KB in base64.
 pub(crate) const CERTIFICATE_FILE_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of a file of findings: a scan of a large repository is a few megabytes.
+pub(crate) const FINDINGS_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Findings in one file, most of which are about other secrets.
+pub(crate) const FINDINGS_MAX: usize = 100_000;
+/// Fingerprints that the CA is asked about at once; its own limit is the same.
+pub(crate) const FINGERPRINTS_MAX: usize = 10_000;

@@ -11,6 +11,7 @@ mod crl;
 mod dev;
 mod entry;
 mod failure;
+mod findings;
 mod holder;
 mod interrupt;
 mod ledger_row;
@@ -20,7 +21,9 @@ mod meaning;
 mod output;
 mod paging;
 mod revocation;
+mod revocation_export;
 mod revoke;
+mod revoke_from;
 #[cfg(test)]
 mod tests;
 mod text;

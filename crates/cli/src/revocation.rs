@@ -14,6 +14,7 @@ use crate::{
     limits::SEARCH_ROWS_DEFAULT,
     output::{Row, fields},
     paging::Paging,
+    revocation_export::{self, ExportArgs},
     text::{rfc3339, utc},
 };
 
@@ -26,6 +27,8 @@ pub(crate) enum Verb {
     Status,
     /// Fetches the lists of revoked certificates (CRLs) for software that speaks only X.509.
     Crl(Wanted),
+    /// Writes what is in force to a file: the signed snapshot, or lines of JSON.
+    Export(ExportArgs),
 }
 
 #[derive(Serialize)]
@@ -79,14 +82,18 @@ struct Status {
     rules: u64,
     agents: u64,
     agents_current: u64,
+    acks: u64,
+    p50_ack_ms: f64,
+    p99_ack_ms: f64,
     slowest_ack_ms: f64,
 }
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
-    let revocation = context.ca().await?.revocation();
     match verb {
+        Verb::Export(args) => revocation_export::run(context, &args).await,
         Verb::List(paging) => {
+            let revocation = context.ca().await?.revocation();
             let (rows, next) = paging
                 .collect(SEARCH_ROWS_DEFAULT, async |page| {
                     let before = match page.token.as_str() {
@@ -110,8 +117,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         }
         Verb::Crl(wanted) => crl::run(context, wanted).await,
         Verb::Status => {
+            let mut revocation = context.ca().await?.revocation();
             let answer = revocation
-                .clone()
                 .revocation_status(RevocationStatusRequest::default())
                 .await?
                 .into_inner();
@@ -122,6 +129,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 rules: answer.rules,
                 agents: answer.agents,
                 agents_current: answer.agents_current,
+                acks: answer.acks,
+                p50_ack_ms: answer.p50_ack_ms,
+                p99_ack_ms: answer.p99_ack_ms,
                 slowest_ack_ms: answer.slowest_ack_ms,
             };
             context.output.object(&status, || {
@@ -134,8 +144,14 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                         format!("on {} of {} agents", status.agents_current, status.agents),
                     ),
                     (
-                        "slowest",
-                        format!("{:.1} ms for the latest revocation", status.slowest_ack_ms),
+                        "latest revocation",
+                        match status.acks {
+                            0 => String::new(),
+                            _ => format!(
+                                "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms",
+                                status.p50_ack_ms, status.p99_ack_ms, status.slowest_ack_ms
+                            ),
+                        },
                     ),
                 ])
             })

@@ -1,9 +1,14 @@
 //! `mintage revoke`: strikes certificates and watches the news reach the agents.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use mintage_identity::{AgentName, EntryName, IdPrefix, RevocationReason, Serial, SpiffeId, SpkiHash, parse_duration};
+use mintage_identity::{
+    AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, Serial, SpiffeId, SpkiHash, parse_duration,
+};
 use mintage_proto::v1::{
     RevocationStatusRequest, RevocationStatusResponse, RevokeRequest, RevokeResponse, revoke_request::Target as Wire,
 };
@@ -15,6 +20,7 @@ use crate::{
     failure::Failure,
     limits::{ENFORCE_WAIT_DEFAULT, STATUS_WAIT_MAX},
     output::{fields, notice},
+    revoke_from,
     text::count,
 };
 
@@ -23,22 +29,29 @@ use crate::{
 pub(crate) struct Revoke {
     #[command(flatten)]
     target: Target,
-    /// Why: unspecified, key-compromise, ca-compromise, affiliation-changed, superseded, cessation-of-operation or
-    /// privilege-withdrawn.
-    #[arg(long, value_name = "REASON", default_value = "unspecified")]
-    reason: RevocationReason,
+    /// Why: unspecified, key-compromise (blocks the public keys as well), ca-compromise, affiliation-changed, superseded,
+    /// cessation-of-operation or privilege-withdrawn [default: unspecified, with --from key-compromise].
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<RevocationReason>,
     /// A line for the record.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    note: String,
+    pub(crate) note: String,
     /// Says what would be struck; nothing is changed.
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
+    /// Disables the entries in scope too, until they are applied as enabled: with --spiffe-id, --id-prefix, --entry or
+    /// --selector.
+    #[arg(long)]
+    and_disable: bool,
+    /// With --issuer: also when no other issuing key is active. Nothing is issued afterwards.
+    #[arg(long, requires = "issuer")]
+    force_last: bool,
     /// Do not ask the agents to fetch replacements.
     #[arg(long)]
-    no_renew: bool,
+    pub(crate) no_renew: bool,
     /// Waits so long for every connected agent, and exits with 3 when some did not follow [default: 5s, and 0 then]
     #[arg(long, value_name = "DURATION", value_parser = wait)]
-    wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 /// What is revoked: exactly one of these.
@@ -60,9 +73,23 @@ struct Target {
     /// Everything obtained through an entry.
     #[arg(long, value_name = "NAME")]
     entry: Option<EntryName>,
+    /// Everything obtained through entries that hold this selector, or held it when it was issued.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector)]
+    selector: Option<Selector>,
+    /// Every certificate that one of the CA's issuing keys has signed, now and later (see `ca status`).
+    #[arg(long, value_name = "KEYID")]
+    issuer: Option<IssuerKeyId>,
+    /// What a scanner found: JSON of gitleaks or trufflehog, or a list of SHA-256 fingerprints of certificates or public
+    /// keys. No secret is printed.
+    #[arg(long, value_name = "FILE", conflicts_with = "and_disable")]
+    from: Option<PathBuf>,
     /// Every certificate of a public key (SHA-256 of its SubjectPublicKeyInfo), which may not come back.
     #[arg(long, value_name = "SHA256")]
     key: Option<SpkiHash>,
+}
+
+fn selector(text: &str) -> Result<Selector, String> {
+    Selector::parse(text).map_err(|error| error.to_string())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
@@ -77,6 +104,8 @@ impl Target {
             .or_else(|| self.id_prefix.as_ref().map(|value| Wire::IdPrefix(text(value))))
             .or_else(|| self.agent.as_ref().map(|value| Wire::Agent(text(value))))
             .or_else(|| self.entry.as_ref().map(|value| Wire::Entry(text(value))))
+            .or_else(|| self.selector.as_ref().map(|value| Wire::Selector(text(value))))
+            .or_else(|| self.issuer.as_ref().map(|value| Wire::Issuer(text(value))))
             .or_else(|| self.key.as_ref().map(|value| Wire::Key(text(value))))
     }
 }
@@ -88,15 +117,20 @@ struct Revoked {
     agents: Vec<String>,
     entries: Vec<String>,
     serials: Vec<String>,
+    blocked_keys: u64,
+    left_without: Vec<String>,
     dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<Enforced>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Enforced {
+pub(crate) struct Enforced {
     agents: u64,
     agents_current: u64,
+    acks: u64,
+    p50_ack_ms: f64,
+    p99_ack_ms: f64,
     slowest_ack_ms: f64,
 }
 
@@ -105,6 +139,9 @@ impl From<RevocationStatusResponse> for Enforced {
         Self {
             agents: status.agents,
             agents_current: status.agents_current,
+            acks: status.acks,
+            p50_ack_ms: status.p50_ack_ms,
+            p99_ack_ms: status.p99_ack_ms,
             slowest_ack_ms: status.slowest_ack_ms,
         }
     }
@@ -116,14 +153,16 @@ impl Enforced {
     }
 
     fn line(&self) -> String {
-        let (current, agents, slowest) = (self.agents_current, self.agents, self.slowest_ack_ms);
-        match (agents, current) {
+        let enforced = format!(
+            "enforced on {} of {}",
+            self.agents_current,
+            count(self.agents, "agent", "agents")
+        );
+        match (self.agents, self.acks) {
             (0, _) => "no agent is connected; each takes it when it comes back".to_owned(),
-            (_, 0) => format!("enforced on 0 of {}", count(agents, "agent", "agents")),
-            _ => format!(
-                "enforced on {current} of {}, slowest {slowest:.1} ms",
-                count(agents, "agent", "agents")
-            ),
+            // An agent that came only afterwards had it from the start, and a CA of the previous version measures less.
+            (_, 0) => enforced,
+            _ => format!("{enforced}, p99 {:.1} ms", self.p99_ack_ms),
         }
     }
 }
@@ -132,6 +171,7 @@ impl Revoked {
     fn text(&self) -> String {
         let done = if self.dry_run { "would revoke" } else { "revoked" };
         let names = |names: &[String]| names.join(", ");
+        let shown = |number: u64| if number == 0 { String::new() } else { number.to_string() };
         let head = format!(
             "{done} {} of {} through {}\n",
             count(self.certificates, "certificate", "certificates"),
@@ -147,19 +187,26 @@ impl Revoked {
             ("agents", names(&self.agents)),
             ("entries", names(&self.entries)),
             ("serials", serials),
+            ("blocked keys", shown(self.blocked_keys)),
+            ("left without identity", names(&self.left_without)),
         ])
     }
 }
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failure> {
+    if let Some(file) = &revoke.target.from {
+        return revoke_from::run(context, revoke, file).await;
+    }
     let ca = context.ca().await?;
     let request = RevokeRequest {
         target: revoke.target.wire(),
-        reason: revoke.reason.to_string(),
+        reason: revoke.reason.unwrap_or_default().to_string(),
         note: revoke.note.clone(),
         dry_run: revoke.dry_run,
         no_renew: revoke.no_renew,
+        and_disable: revoke.and_disable,
+        force_last: revoke.force_last,
     };
     let answer: RevokeResponse = ca.revocation().revoke(request).await?.into_inner();
     let enforced = match revoke.dry_run {
@@ -172,10 +219,17 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         agents: answer.agents,
         entries: answer.entries,
         serials: answer.serials,
+        blocked_keys: answer.blocked_keys,
+        left_without: answer.left_without,
         dry_run: revoke.dry_run,
         enforced,
     };
     context.output.object(&revoked, || revoked.text())?;
+    settled(revoke, enforced)
+}
+
+/// Whether who asked to wait for every agent has what was asked for.
+pub(crate) fn settled(revoke: &Revoke, enforced: Option<Enforced>) -> Result<(), Failure> {
     match enforced {
         Some(enforced) if revoke.wait.is_some() && !enforced.everywhere() => Err(Failure::No(
             "the revocation stands, but not every connected agent enforces it yet; look at `mintage revocation status`"
@@ -186,7 +240,7 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
 }
 
 /// Tells on standard error how the news spreads, until all have it or the time is over.
-async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
+pub(crate) async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
     let begun = Instant::now();
     let mut told = None;
     loop {
@@ -214,14 +268,17 @@ mod tests {
         Enforced {
             agents,
             agents_current,
-            slowest_ack_ms: 12.345,
+            acks: agents_current,
+            p50_ack_ms: 4.0,
+            p99_ack_ms: 12.345,
+            slowest_ack_ms: 13.0,
         }
     }
 
     #[test]
     fn progress_is_one_line() {
-        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, slowest 12.3 ms");
-        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, slowest 12.3 ms");
+        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, p99 12.3 ms");
+        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, p99 12.3 ms");
         assert_eq!(enforced(2, 0).line(), "enforced on 0 of 2 agents");
         assert!(enforced(0, 0).line().contains("no agent is connected") && enforced(0, 0).everywhere());
         assert!(!enforced(5, 3).everywhere());
@@ -235,6 +292,8 @@ mod tests {
             agents: vec!["n1".into(), "n2".into()],
             entries: vec!["web".into()],
             serials: vec!["4f".into()],
+            blocked_keys: 3,
+            left_without: vec!["web".into()],
             dry_run: true,
             enforced: None,
         };
@@ -244,6 +303,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("4f and 36 more"), "{text}");
+        assert!(text.contains("left without identity  web"), "{text}");
         assert!(serde_json::to_value(&revoked).unwrap().get("enforced").is_none());
     }
 }

@@ -248,6 +248,27 @@ pub fn key_matches_spki(spki_der: &[u8], pkcs8_der: &[u8]) -> Result<bool, SvidE
     Ok(public_of_pkcs8(pkcs8_der)?.as_slice() == public.bare)
 }
 
+/// The fingerprint of the public key that belongs to a PKCS#8 private key: SHA-256 of its SubjectPublicKeyInfo.
+///
+/// # Errors
+/// Refuses a malformed private key and kinds without one DER form of a public key here: P-256, P-384 and Ed25519 have one.
+pub fn spki_sha256_of_pkcs8(pkcs8_der: &[u8]) -> Result<SpkiHash, SvidError> {
+    SvidError::check_size("private key", pkcs8_der.len(), PRIVATE_KEY_BYTES_MAX, "bytes")?;
+    let bare = public_of_pkcs8(pkcs8_der)?;
+    let prefix = match bare.len() {
+        65 => P256_PREFIX,
+        97 => P384_PREFIX,
+        32 => ED25519_PREFIX,
+        _ => {
+            return Err(SvidError::Key {
+                what: "private key",
+                why: "not of P-256, P-384 or Ed25519",
+            });
+        }
+    };
+    Ok(spki_sha256(&[prefix, &bare].concat()))
+}
+
 /// The bare public key that belongs to a PKCS#8 private key of any kind used here.
 fn public_of_pkcs8(pkcs8_der: &[u8]) -> Result<Vec<u8>, SvidError> {
     let rng = SystemRandom::new();

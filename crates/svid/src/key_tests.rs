@@ -60,6 +60,20 @@ fn an_ed25519_key_without_its_public_half_matches() {
 }
 
 #[test]
+fn a_private_key_tells_the_fingerprint_of_its_public_key() {
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ED25519,
+    ] {
+        let key = Rcgen::generate_for(algorithm).unwrap();
+        let told = spki_sha256_of_pkcs8(&key.serialize_der()).unwrap();
+        assert_eq!(told, spki_sha256(&spki_of(&key)));
+    }
+    assert!(spki_sha256_of_pkcs8(b"no key").is_err());
+}
+
+#[test]
 fn points_in_other_forms_are_refused() {
     let spki = spki_of(&Rcgen::generate().unwrap());
     assert_eq!(PublicKey::from_spki(&spki).unwrap().kind(), KeyKind::P256);

@@ -30,6 +30,7 @@ pub use frame::check_tbs_frame;
 pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
 pub use key::{
     KeyKind, PublicKey, RSA_BITS_MAX, RSA_BITS_MIN, SignatureAlgorithm, key_matches, key_matches_spki, spki_sha256,
+    spki_sha256_of_pkcs8,
 };
 pub use leaf::LeafInfo;
 pub use signing::{CertInfo, cert_sha256, verify_issued};

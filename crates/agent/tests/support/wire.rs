@@ -374,6 +374,7 @@ impl Node for Service {
 
 #[tonic::async_trait]
 impl Revocation for Service {
+    type ExportRevocationsStream = ReceiverStream<Result<v1::RevokedPart, Status>>;
     type SnapshotStream = ReceiverStream<Result<v1::SnapshotChunk, Status>>;
     type WatchStream = ReceiverStream<Result<v1::WatchNews, Status>>;
 
@@ -393,6 +394,20 @@ impl Revocation for Service {
             sender.try_send(Ok(chunk)).unwrap();
         }
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn export_revocations(
+        &self,
+        _: Request<v1::ExportRevocationsRequest>,
+    ) -> Result<Response<Self::ExportRevocationsStream>, Status> {
+        Err(Status::permission_denied(DOMAIN))
+    }
+
+    async fn find_fingerprints(
+        &self,
+        _: Request<v1::FindFingerprintsRequest>,
+    ) -> Result<Response<v1::FindFingerprintsResponse>, Status> {
+        Err(Status::permission_denied(DOMAIN))
     }
 
     async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {

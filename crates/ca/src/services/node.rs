@@ -7,7 +7,7 @@ use mintage_attest::{AttestError, Attested, JoinVerdict, TokenHash, join_token, 
 use mintage_identity::{AgentInstance, RequestId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{Actor, Attestation};
 use mintage_mint::{ProvenKey, prove_possession};
-use mintage_policy::{Want, check_key_for};
+use mintage_policy::{KeyView, Want, check_key_for};
 use mintage_proto::{
     request_id,
     v1::{
@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 use crate::{
+    certificate_state::is_compromised,
     control::{Origin, command},
     desk::Desk,
     issue::{Ask, Speaker, issue},
@@ -196,18 +197,34 @@ impl NodeService {
         refusal.into()
     }
 
+    /// Refuses a last key that may be in other hands: one that is blocked, or whose certificate was revoked for
+    /// key-compromise. What was revoked for another reason still opens the door to the agent itself.
+    fn check_last_key(&self, view: &View, last: &rejoin::LastCertificate, key: &SpkiHash) -> Result<(), Refusal> {
+        let blocked = view.key_blocked(key);
+        if blocked || is_compromised(&self.desk, &last.serial)? {
+            let why = match blocked {
+                true => "the last key of this agent is blocked",
+                false => "the last certificate of this agent was revoked for key-compromise",
+            };
+            let text = format!("{why}; ask an operator for a join token");
+            return Err(Refusal::new(tonic::Code::PermissionDenied, "rejoin-compromised", text));
+        }
+        Ok(())
+    }
+
     async fn rejoin_by_key(&self, exporter: [u8; 32], request: RejoinRequest) -> Result<AttestResponse, Refusal> {
         self.check_issuer()?;
         let desk = &self.desk;
         let id = request_id("request_id", &request.request_id)?;
         let key = prove_possession(&request.csr, &desk.key_policy)?;
-        let last = last_certificate(&request.last_chain)?;
+        let (last, last_key) = last_certificate(&request.last_chain)?;
         let spki: SpkiHash = key.spki_sha256();
         let check = |view: &View| {
             let now = desk.clock.now()?;
             let standing = standing::of_agent(view, &last.id);
             let attested = rejoin::verify(&last, &request.signature, &exporter, &spki, standing.as_ref(), now);
             let attested = attested.map_err(|error| self.not_proven(&error))?;
+            self.check_last_key(view, &last, &last_key)?;
             self.check_key(view, attested.agent(), &spki, now)?;
             let body = attest_again(
                 view,
@@ -245,8 +262,8 @@ impl NodeService {
     }
 }
 
-/// The certificate whose key signs the rejoin, parsed by the SPIFFE rules.
-fn last_certificate(chain: &[Vec<u8>]) -> Result<rejoin::LastCertificate, Refusal> {
+/// The certificate whose key signs the rejoin, parsed by the SPIFFE rules, with the hash of that key.
+fn last_certificate(chain: &[Vec<u8>]) -> Result<(rejoin::LastCertificate, SpkiHash), Refusal> {
     if chain.is_empty()
         || chain.len() > LAST_CHAIN_MAX
         || chain.iter().any(|der| der.len() > LAST_CERTIFICATE_BYTES_MAX)
@@ -256,12 +273,13 @@ fn last_certificate(chain: &[Vec<u8>]) -> Result<rejoin::LastCertificate, Refusa
         )));
     }
     let leaf = LeafInfo::parse(&chain[0]).map_err(|error| Refusal::invalid(format!("last_chain: {error}")))?;
-    Ok(rejoin::LastCertificate {
+    let last = rejoin::LastCertificate {
         id: leaf.id().clone(),
         serial: *leaf.serial(),
         not_after: leaf.not_after(),
         spki_der: leaf.spki_der().to_vec(),
-    })
+    };
+    Ok((last, leaf.spki_sha256()))
 }
 
 fn tls_peer<T>(request: &Request<T>) -> Result<Arc<TlsPeer>, Refusal> {

@@ -3,27 +3,30 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use mintage_identity::{AgentName, EntryName, IdPrefix, RevocationReason, SpiffeId, SpkiHash};
+use mintage_identity::{AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, SpiffeId, SpkiHash};
 use mintage_ledger::{Body, Cursor, Kind, Query};
 use mintage_proto::{
     limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, SNAPSHOT_CHUNK_BYTES},
     serial,
     v1::{
-        self, CaMessage, ListRevocationsRequest, ListRevocationsResponse, Renew, RevocationItem,
-        RevocationStatusRequest, RevocationStatusResponse, RevokeRequest, RevokeResponse, SnapshotChunk,
-        SnapshotRequest, WatchNews, WatchRequest, ca_message::Message as Down, revocation_server::Revocation,
-        revoke_request::Target, revoked::News, watch_news,
+        self, CaMessage, ExportRevocationsRequest, FindFingerprintsRequest, FindFingerprintsResponse,
+        ListRevocationsRequest, ListRevocationsResponse, Renew, RevocationItem, RevocationStatusRequest,
+        RevocationStatusResponse, RevokeRequest, RevokeResponse, RevokedPart, SnapshotChunk, SnapshotRequest,
+        WatchNews, WatchRequest, ca_message::Message as Down, revocation_server::Revocation, revoke_request::Target,
+        revoked::News, watch_news,
     },
 };
 use mintage_state::command::Scope;
 use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
     control::Origin,
     desk::Desk,
+    fingerprints,
     revoke::{Order, carry_out},
+    revoked_export,
     status::Refusal,
 };
 
@@ -33,20 +36,23 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct RevocationService(pub(crate) Arc<Desk>);
 
 type NewsStream = Pin<Box<dyn Stream<Item = Result<WatchNews, Status>> + Send>>;
+type PartStream = ReceiverStream<Result<RevokedPart, Status>>;
 type ChunkStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
 fn scope_of(target: Option<Target>) -> Result<Scope, Refusal> {
     let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
     Ok(
-        match target
-            .ok_or_else(|| Refusal::invalid("no target: name a serial, spiffe-id, prefix, agent, entry or key"))?
-        {
+        match target.ok_or_else(|| {
+            Refusal::invalid("no target: name a serial, spiffe-id, prefix, agent, entry, selector, key or issuer")
+        })? {
             Target::Serial(text) => Scope::Serial(serial("serial", &text)?),
             Target::SpiffeId(text) => Scope::Identity(SpiffeId::parse(&text).map_err(bad)?),
             Target::IdPrefix(text) => Scope::Prefix(IdPrefix::parse(&text).map_err(bad)?),
             Target::Agent(text) => Scope::Agent(AgentName::parse(&text).map_err(bad)?),
             Target::Entry(text) => Scope::Entry(EntryName::parse(&text).map_err(bad)?),
             Target::Key(text) => Scope::Key(text.parse::<SpkiHash>().map_err(bad)?),
+            Target::Issuer(text) => Scope::Issuer(text.parse::<IssuerKeyId>().map_err(bad)?),
+            Target::Selector(text) => Scope::Selector(Selector::parse(&text).map_err(bad)?),
         },
     )
 }
@@ -126,6 +132,7 @@ fn watch_news(news: News) -> WatchNews {
 
 #[tonic::async_trait]
 impl Revocation for RevocationService {
+    type ExportRevocationsStream = PartStream;
     type SnapshotStream = ChunkStream;
     type WatchStream = NewsStream;
 
@@ -137,10 +144,14 @@ impl Revocation for RevocationService {
             scope,
             reason: reason_of(&request.reason)?,
             note: request.note,
+            and_disable: request.and_disable,
+            force_last: request.force_last,
         };
-        let (struck, sequence) = carry_out(&self.0, &origin, &order, request.dry_run).await?;
+        let (struck, last) = carry_out(&self.0, &origin, &order, request.dry_run).await?;
+        // Where nothing lived, the last record disables or bans: no verifier is sent that.
+        let sequence = last.min(self.0.state.view().revoked().sequence());
         let entries: Vec<String> = struck.entries.into_iter().collect();
-        if !request.dry_run && !request.no_renew {
+        if !request.dry_run && !request.no_renew && !request.and_disable {
             self.renew(&order.scope, entries.clone());
         }
         Ok(Response::new(RevokeResponse {
@@ -149,6 +160,8 @@ impl Revocation for RevocationService {
             agents: struck.agents.into_iter().collect(),
             entries,
             serials: struck.serials,
+            blocked_keys: struck.keys,
+            left_without: struck.left_without.into_iter().collect(),
         }))
     }
 
@@ -195,6 +208,7 @@ impl Revocation for RevocationService {
             sequence
         };
         let progress = desk.fleet.progress(asked);
+        let spread = desk.propagation.of(asked);
         Ok(Response::new(RevocationStatusResponse {
             epoch: desk.publisher.epoch(),
             sequence,
@@ -202,8 +216,26 @@ impl Revocation for RevocationService {
             rules: view.revoked().rules().count() as u64,
             agents: progress.agents,
             agents_current: progress.current,
-            slowest_ack_ms: desk.propagation.slowest_ms(),
+            slowest_ack_ms: spread.slowest_ms,
+            acks: spread.acks,
+            p50_ack_ms: spread.p50_ms,
+            p99_ack_ms: spread.p99_ms,
         }))
+    }
+
+    async fn export_revocations(&self, _: Request<ExportRevocationsRequest>) -> Result<Response<PartStream>, Status> {
+        let parts = revoked_export::parts(self.0.state.view());
+        Ok(Response::new(ReceiverStream::new(parts)))
+    }
+
+    async fn find_fingerprints(
+        &self,
+        request: Request<FindFingerprintsRequest>,
+    ) -> Result<Response<FindFingerprintsResponse>, Status> {
+        let (desk, asked) = (self.0.clone(), request.into_inner().sha256);
+        let found = tokio::task::spawn_blocking(move || fingerprints::find(&desk, &asked)).await;
+        let matches = found.map_err(|_| Refusal::bug("looking for fingerprints ended early"))??;
+        Ok(Response::new(FindFingerprintsResponse { matches }))
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<ChunkStream>, Status> {

@@ -72,6 +72,7 @@ pub(crate) async fn open(
         queue: queue.clone(),
         cut: cut.clone(),
         enforced: hello.revocation_sequence,
+        since: desk.publisher.sequence(),
     });
     watch_for_newer(&desk, &session, &hello);
     catch_up(&desk, &session, &hello, &queue)?;
@@ -209,8 +210,8 @@ impl Reader {
             Some(Up::Mint(mint)) => self.mint(mint, work).await,
             Some(Up::Ack(ack)) => {
                 if ack.revocation_sequence > 0 {
-                    self.place.enforce(ack.revocation_sequence);
-                    self.desk.propagation.acknowledged(ack.revocation_sequence, &self.desk);
+                    let news = self.place.enforce(ack.revocation_sequence);
+                    self.desk.propagation.acknowledged(news, &self.desk);
                 }
                 Ok(())
             }

@@ -3,7 +3,7 @@
 mod check;
 mod describe;
 mod diff;
-mod export;
+pub(crate) mod export;
 mod export_tiles;
 mod facts;
 mod kept;

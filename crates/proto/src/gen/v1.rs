@@ -3484,8 +3484,15 @@ pub struct RevokeRequest {
     /// Do not ask the agents to fetch replacements.
     #[prost(bool, tag = "10")]
     pub no_renew: bool,
+    /// Disable the entries in scope as well, so that nothing replaces what is struck until they are applied as enabled. With
+    /// spiffe_id, id_prefix, entry or selector.
+    #[prost(bool, tag = "13")]
+    pub and_disable: bool,
+    /// Revoke an issuer although no other one is active.
+    #[prost(bool, tag = "14")]
+    pub force_last: bool,
     /// Exactly one of the targets.
-    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3, 4, 5, 6, 11, 12")]
     pub target: ::core::option::Option<revoke_request::Target>,
 }
 /// Nested message and enum types in `RevokeRequest`.
@@ -3510,6 +3517,12 @@ pub mod revoke_request {
         /// SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
         #[prost(string, tag = "6")]
         Key(::prost::alloc::string::String),
+        /// Key id of one of this CA's issuing keys: SHA-256 of its SubjectPublicKeyInfo, hexadecimal.
+        #[prost(string, tag = "11")]
+        Issuer(::prost::alloc::string::String),
+        /// Selector such as "unix:uid:1000": what was obtained by entries that hold it, or held it when it was issued.
+        #[prost(string, tag = "12")]
+        Selector(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3526,6 +3539,12 @@ pub struct RevokeResponse {
     /// At most 100 serials of those struck.
     #[prost(string, repeated, tag = "5")]
     pub serials: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Public keys that are blocked with it: those of what is struck for key-compromise.
+    #[prost(uint64, tag = "6")]
+    pub blocked_keys: u64,
+    /// Entries that hold no certificate after this and get none: disabled, of a banned agent, or of the last issuer.
+    #[prost(string, repeated, tag = "7")]
+    pub left_without: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRevocationsRequest {
@@ -3583,6 +3602,14 @@ pub struct RevocationStatusResponse {
     /// Slowest acknowledgement of the latest revocation in milliseconds.
     #[prost(double, tag = "7")]
     pub slowest_ack_ms: f64,
+    /// Acknowledgements of `wait_for` (or the latest revocation) by agents that were connected when it was published, and
+    /// how many milliseconds half of them and 99 of 100 took. 0 without any.
+    #[prost(uint64, tag = "8")]
+    pub acks: u64,
+    #[prost(double, tag = "9")]
+    pub p50_ack_ms: f64,
+    #[prost(double, tag = "10")]
+    pub p99_ack_ms: f64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotRequest {}
@@ -3620,6 +3647,57 @@ pub mod watch_news {
         #[prost(uint64, tag = "4")]
         SnapshotRef(u64),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRevocationsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevokedPart {
+    /// Ledger index of the last revocation folded in; the same in every part.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub certificates: ::prost::alloc::vec::Vec<RevokedCertificate>,
+    /// Rules as `ListRevocations` words them.
+    #[prost(string, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedCertificate {
+    /// Key id of the issuer, hexadecimal.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub serial: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub time_ms: i64,
+    /// Ledger index of the revocation.
+    #[prost(uint64, tag = "5")]
+    pub index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindFingerprintsRequest {
+    /// At most 10,000, each of 32 bytes.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub sha256: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindFingerprintsResponse {
+    /// In the order of the fingerprints; those that nothing has are left out.
+    #[prost(message, repeated, tag = "1")]
+    pub matches: ::prost::alloc::vec::Vec<FingerprintMatch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FingerprintMatch {
+    #[prost(bytes = "vec", tag = "1")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Serial of the certificate; empty when it is the fingerprint of a public key.
+    #[prost(string, tag = "2")]
+    pub serial: ::prost::alloc::string::String,
+    /// Live certificates with this fingerprint or key.
+    #[prost(uint64, tag = "3")]
+    pub certificates: u64,
 }
 /// Generated client implementations.
 pub mod revocation_client {
@@ -3695,7 +3773,7 @@ pub mod revocation_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Revokes by serial, identity, agent, entry or key. Admin only; dry_run prints what would be struck.
+        /// Revokes by serial, identity, agent, entry, selector, key or issuer. Admin only; dry_run prints what would be struck.
         pub async fn revoke(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeRequest>,
@@ -3739,6 +3817,38 @@ pub mod revocation_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("mintage.v1.Revocation", "RevocationStatus"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Everything in force in clear, in parts: serials of covered issuers, then rules. Admin only; reads nothing but the state.
+        pub async fn export_revocations(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportRevocationsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::RevokedPart>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Revocation/ExportRevocations");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Revocation", "ExportRevocations"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Which of these SHA-256 fingerprints are of live certificates, of their public keys, or of agents' last keys. Admin only.
+        pub async fn find_fingerprints(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindFingerprintsRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindFingerprintsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.Revocation/FindFingerprints");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.Revocation", "FindFingerprints"));
             self.inner.unary(req, path, codec).await
         }
         /// The newest signed snapshot in chunks of at most 256 KiB.
@@ -3789,7 +3899,7 @@ pub mod revocation_server {
     /// Generated trait containing gRPC methods that should be implemented for use with RevocationServer.
     #[async_trait]
     pub trait Revocation: std::marker::Send + std::marker::Sync + 'static {
-        /// Revokes by serial, identity, agent, entry or key. Admin only; dry_run prints what would be struck.
+        /// Revokes by serial, identity, agent, entry, selector, key or issuer. Admin only; dry_run prints what would be struck.
         async fn revoke(
             &self,
             request: tonic::Request<super::RevokeRequest>,
@@ -3802,6 +3912,20 @@ pub mod revocation_server {
             &self,
             request: tonic::Request<super::RevocationStatusRequest>,
         ) -> std::result::Result<tonic::Response<super::RevocationStatusResponse>, tonic::Status>;
+        /// Server streaming response type for the ExportRevocations method.
+        type ExportRevocationsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::RevokedPart, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// Everything in force in clear, in parts: serials of covered issuers, then rules. Admin only; reads nothing but the state.
+        async fn export_revocations(
+            &self,
+            request: tonic::Request<super::ExportRevocationsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportRevocationsStream>, tonic::Status>;
+        /// Which of these SHA-256 fingerprints are of live certificates, of their public keys, or of agents' last keys. Admin only.
+        async fn find_fingerprints(
+            &self,
+            request: tonic::Request<super::FindFingerprintsRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindFingerprintsResponse>, tonic::Status>;
         /// Server streaming response type for the Snapshot method.
         type SnapshotStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::SnapshotChunk, tonic::Status>>
             + std::marker::Send
@@ -3966,6 +4090,63 @@ pub mod revocation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevocationStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Revocation/ExportRevocations" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportRevocationsSvc<T: Revocation>(pub Arc<T>);
+                    impl<T: Revocation> tonic::server::ServerStreamingService<super::ExportRevocationsRequest> for ExportRevocationsSvc<T> {
+                        type Response = super::RevokedPart;
+                        type ResponseStream = T::ExportRevocationsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ExportRevocationsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Revocation>::export_revocations(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportRevocationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.Revocation/FindFingerprints" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindFingerprintsSvc<T: Revocation>(pub Arc<T>);
+                    impl<T: Revocation> tonic::server::UnaryService<super::FindFingerprintsRequest> for FindFingerprintsSvc<T> {
+                        type Response = super::FindFingerprintsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::FindFingerprintsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Revocation>::find_fingerprints(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindFingerprintsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

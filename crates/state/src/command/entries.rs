@@ -73,6 +73,34 @@ pub fn delete_entry(view: &View, name: &EntryName, expected: Option<u64>) -> Res
     }))
 }
 
+/// Drafts that these entries stand disabled; those that do already are left out.
+///
+/// # Errors
+/// An entry that does not exist or cannot be read any more, and more of them than one command may change.
+pub fn disable_entries(view: &View, names: &[EntryName]) -> Result<Vec<Body>, Refusal> {
+    within(
+        "entries to disable in one command",
+        names.len(),
+        ENTRIES_PER_COMMAND_MAX,
+        "send several commands",
+    )?;
+    let mut bodies = Vec::new();
+    for name in names {
+        let standing = view.entry(name).ok_or_else(|| Refusal::NoEntry(name.clone()))?;
+        if standing.entry.is_disabled() {
+            continue;
+        }
+        let mut raw = standing.entry.to_raw();
+        raw.disabled = true;
+        let entry = raw.restore(view.domain()).map_err(|error| Refusal::Entry {
+            name: name.clone(),
+            error,
+        })?;
+        bodies.push(Body::EntryPut(entry_to_put(&entry, standing.revision)));
+    }
+    Ok(bodies)
+}
+
 /// Drafts deletions and puts together. Entries are compared as they will stand after all of it, so that a rename (one
 /// name goes, another comes for the same workload) and an exchange are no duplicates.
 ///

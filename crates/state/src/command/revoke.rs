@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use mintage_identity::{
-    AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime,
+    AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, Serial, SpiffeId, SpkiHash, UnixTime,
 };
 use mintage_ledger::{Body, LiveCertificate, wire};
 use mintage_policy::Floor;
@@ -28,6 +28,8 @@ pub enum Scope {
     Agent(AgentName),
     /// Everything that was obtained by an entry.
     Entry(EntryName),
+    /// Everything that was obtained by entries that hold this selector, or held it when it was issued.
+    Selector(Selector),
     /// Every certificate of a public key, which may not come back.
     Key(SpkiHash),
     /// Everything an issuing key has signed.
@@ -42,6 +44,7 @@ impl fmt::Display for Scope {
             Self::Prefix(prefix) => write!(f, "prefix {prefix}"),
             Self::Agent(name) => write!(f, "agent {name}"),
             Self::Entry(name) => write!(f, "entry {name}"),
+            Self::Selector(selector) => write!(f, "selector {selector}"),
             Self::Key(key) => write!(f, "key {key}"),
             Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
         }
@@ -58,6 +61,20 @@ pub struct Resolved {
     /// The ban that goes with it. It is appended first, and what is live is asked for again once it stands: until then
     /// the agent may obtain one more certificate, afterwards none.
     pub ban: Option<Body>,
+}
+
+impl Resolved {
+    /// The same for good: no later certificate of a named identity is good either, until its entry is enabled again. A
+    /// prefix keeps its cut, because nothing lifts a rule on a prefix.
+    #[must_use]
+    pub fn for_good(mut self) -> Self {
+        let of_identity = |rule: &&mut Rule| matches!(rule.target, RuleTarget::Identity(_));
+        self.rules
+            .iter_mut()
+            .filter(of_identity)
+            .for_each(|rule| rule.cut = None);
+        self
+    }
 }
 
 /// A revocation to record.
@@ -102,8 +119,10 @@ pub fn resolve(
         false => Err(Refusal::ForeignIdentity(id.to_string())),
     };
     match scope {
-        Scope::Serial(_) | Scope::Entry(_) if live.is_empty() => Err(Refusal::NothingLive(scope.to_string())),
-        Scope::Serial(_) | Scope::Entry(_) => Ok(Resolved {
+        Scope::Serial(_) | Scope::Entry(_) | Scope::Selector(_) if live.is_empty() => {
+            Err(Refusal::NothingLive(scope.to_string()))
+        }
+        Scope::Serial(_) | Scope::Entry(_) | Scope::Selector(_) => Ok(Resolved {
             serials: serials_of(live),
             ..Resolved::default()
         }),

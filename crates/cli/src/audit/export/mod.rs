@@ -9,7 +9,7 @@ mod csv;
 mod ecs;
 mod jsonl;
 mod ocsf;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An open target. A file that is not finished is removed.
-pub(super) enum Target {
+pub(crate) enum Target {
     /// Written as it comes.
     Stdout(Lines),
     /// Held back until it is whole.
@@ -21,14 +21,14 @@ pub(super) enum Target {
 }
 
 /// A file under a temporary name beside its own.
-pub(super) struct Held {
+pub(crate) struct Held {
     file: File,
     part: PathBuf,
     name: PathBuf,
 }
 
 impl Target {
-    pub(super) fn open(out: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn open(out: Option<&Path>) -> Result<Self, Failure> {
         match out {
             None => Lines::start().map(Self::Stdout),
             Some(name) => Held::create(name).map(Self::File),
@@ -36,11 +36,11 @@ impl Target {
     }
 
     /// True when nothing is seen of it before [`Target::finish`].
-    pub(super) fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         matches!(self, Self::File(_))
     }
 
-    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<Reader, Failure> {
+    pub(crate) async fn write(&mut self, bytes: Vec<u8>) -> Result<Reader, Failure> {
         match self {
             Self::Stdout(lines) => lines.write(bytes).await,
             Self::File(held) => {
@@ -53,7 +53,7 @@ impl Target {
     }
 
     /// Everything is written: the file gets its name.
-    pub(super) async fn finish(self) -> Result<(), Failure> {
+    pub(crate) async fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Stdout(lines) => lines.finish().await,
             Self::File(held) => held.finish(),

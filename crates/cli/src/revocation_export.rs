@@ -1,0 +1,127 @@
+//! `mintage revocation export`: the signed snapshot as verifiers get it, or what is in force in clear.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use mintage_proto::v1::{ExportRevocationsRequest, RevokedPart, SnapshotRequest};
+use mintage_revocation::limits::BODY_BYTES_MAX;
+use serde::Serialize;
+
+use crate::{
+    audit::export::target::Target,
+    cli::Context,
+    client::Ca,
+    failure::Failure,
+    output::fields,
+    text::{printable_json, rfc3339},
+};
+
+/// `revocation export`.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// File to write, which appears when it is whole.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The signed snapshot, byte for byte, or a line of JSON for each serial and rule in force.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "snapshot")]
+    format: Form,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    Snapshot,
+    Jsonl,
+}
+
+#[derive(Serialize)]
+struct Exported<'a> {
+    file: &'a Path,
+    bytes: u64,
+    /// Lines of JSON; a snapshot has none.
+    lines: u64,
+}
+
+/// One line of JSON.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line {
+    Serial {
+        issuer: String,
+        serial: String,
+        reason: String,
+        time: Option<String>,
+        index: u64,
+    },
+    Rule {
+        rule: String,
+    },
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
+    let ca = context.ca().await?;
+    let mut target = Target::open(Some(&args.file))?;
+    let (bytes, lines) = match args.format {
+        Form::Snapshot => (snapshot(&ca, &mut target).await?, 0),
+        Form::Jsonl => jsonl(&ca, &mut target).await?,
+    };
+    target.finish().await?;
+    let exported = Exported {
+        file: &args.file,
+        bytes,
+        lines,
+    };
+    context.output.object(&exported, || {
+        fields(&[("file", args.file.display().to_string()), ("bytes", bytes.to_string())])
+    })
+}
+
+async fn snapshot(ca: &Ca, target: &mut Target) -> Result<u64, Failure> {
+    let mut chunks = ca.revocation().snapshot(SnapshotRequest {}).await?.into_inner();
+    let (mut written, mut total) = (0, 0);
+    while let Some(chunk) = chunks.message().await? {
+        // A signed snapshot is its body and a header of some hundred bytes.
+        if chunk.offset != written || chunk.total > 2 * BODY_BYTES_MAX as u64 {
+            return Err(Failure::Remote(
+                "the snapshot came in pieces that do not fit; ask again".into(),
+            ));
+        }
+        (written, total) = (written + chunk.data.len() as u64, chunk.total);
+        target.write(chunk.data).await?;
+    }
+    match written == total && total > 0 {
+        true => Ok(written),
+        false => Err(Failure::Remote("the snapshot ended early; ask again".into())),
+    }
+}
+
+async fn jsonl(ca: &Ca, target: &mut Target) -> Result<(u64, u64), Failure> {
+    let mut parts = ca
+        .revocation()
+        .export_revocations(ExportRevocationsRequest {})
+        .await?
+        .into_inner();
+    let (mut bytes, mut count) = (0, 0);
+    while let Some(part) = parts.message().await? {
+        let mut text = String::new();
+        for line in lines(part) {
+            text += &printable_json(&serde_json::to_string(&line).map_err(Failure::local)?);
+            text.push('\n');
+            count += 1;
+        }
+        bytes += text.len() as u64;
+        target.write(text.into_bytes()).await?;
+    }
+    Ok((bytes, count))
+}
+
+fn lines(part: RevokedPart) -> impl Iterator<Item = Line> {
+    let serials = part.certificates.into_iter().map(|revoked| Line::Serial {
+        issuer: revoked.issuer,
+        serial: revoked.serial,
+        reason: revoked.reason,
+        time: rfc3339(revoked.time_ms),
+        index: revoked.index,
+    });
+    serials.chain(part.rules.into_iter().map(|rule| Line::Rule { rule }))
+}
