@@ -84,8 +84,8 @@ struct Answers {
 fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = match &options.load {
-        Some(dir) => load(dir, &options).and_then(|answers| Ok(println!("{}", serde_json::to_string(&answers)?))),
-        None => run(&options).and_then(|report| Ok(println!("{}", serde_json::to_string_pretty(&report)?))),
+        Some(dir) => load(dir, &options).and_then(|answers| tell(&answers)),
+        None => run(&options).and_then(|report| tell(&report)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +94,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(what: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(what)?);
+    Ok(())
 }
 
 fn run(options: &Options) -> Result<Report, Failure> {
