@@ -126,6 +126,7 @@ campaigns! {
     a_revocation_delta: "revocation-delta",
     a_delegation: "delegation",
     a_signing_request: "csr",
+    a_revocation_list: "crl",
     a_spiffe_id: "spiffe-id",
     a_file_of_entries: "entries-file",
 }
