@@ -6,7 +6,7 @@ use crate::{
     disk::{Disk, DiskFile, Fill, is_full, remove_if_there},
     journal::AppendError,
     layout::Shard,
-    limits::LARGE_GROUP_BYTES,
+    limits::{LARGE_GROUP_BYTES, LARGE_STEPS},
     record::EncodedRecord,
     tree::{Frontier, sha256},
     wal::{FrameKind, GroupHead, Trailer, WalHeader, group_bytes, next_frame, put_frame},
@@ -129,10 +129,23 @@ impl Writer {
 
     /// Reserves whole steps up to `need`, durably: a group is never written where a crash could shorten the file.
     fn reserve(&mut self, need: u64) -> Result<(), AppendError> {
-        let to = need.next_multiple_of(self.sizes.reserve);
-        self.file
-            .reserve(self.reserved, to, self.pace.fill())
-            .map_err(|error| failed("reserve space", &error))?;
+        let (step, fill) = (self.sizes.reserve, self.pace.fill());
+        let least = need.next_multiple_of(step);
+        // Room that costs no writing is made in larger pieces: each costs a flush.
+        let file = least.max(self.sizes.file.next_multiple_of(step));
+        let to = match fill {
+            Fill::Blocks => (least + (LARGE_STEPS - 1) * step).min(file),
+            Fill::Zeros => least,
+        };
+        let to = match self.file.reserve(self.reserved, to, fill) {
+            Err(error) if is_full(&error) && to > least => {
+                self.file
+                    .reserve(self.reserved, least, fill)
+                    .map_err(|error| failed("reserve space", &error))?;
+                least
+            }
+            outcome => outcome.map(|()| to).map_err(|error| failed("reserve space", &error))?,
+        };
         self.file
             .sync()
             .map_err(|error| fatal("flush reserved space", &error))?;

@@ -192,6 +192,8 @@ pub(super) struct FaultDisk {
     plan: Mutex<Option<(u64, Fault)>>,
     /// How room was made, each time.
     pub(super) fills: Mutex<Vec<Fill>>,
+    /// So many of the next requests for room are answered that there is none.
+    pub(super) no_room: AtomicU64,
 }
 
 impl FaultDisk {
@@ -258,6 +260,15 @@ impl DiskFile for FaultFile {
     }
 
     fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()> {
+        let answered = |left: u64| left.checked_sub(1);
+        if self
+            .disk
+            .no_room
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, answered)
+            .is_ok()
+        {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.disk.fills.lock().unwrap().push(fill);
         let half = || drop(self.file.reserve(from, from + (to - from) / 3, fill));
         self.disk.call(half, || self.file.reserve(from, to, fill))

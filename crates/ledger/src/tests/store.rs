@@ -55,12 +55,16 @@ fn room_for_large_groups_is_made_without_zeros_and_for_small_ones_with() {
         .sum::<usize>() as u64;
     assert!(size >= crate::limits::LARGE_GROUP_BYTES, "{size}");
     // The first room after a change is made by what came before it.
-    let large = append(512, 12);
+    let large = append(512, 40);
     assert!(
         large[1..].len() > 1 && large[1..].iter().all(|fill| *fill == Fill::Blocks),
         "{large:?}"
     );
-    let small = append(32, 240);
+    // Where a large piece of room is not to be had, a small one is.
+    disk.0.no_room.store(1, std::sync::atomic::Ordering::SeqCst);
+    assert!(!append(512, 40).is_empty());
+    assert_eq!(disk.0.no_room.load(std::sync::atomic::Ordering::SeqCst), 0);
+    let small = append(32, 400);
     assert!(
         small[1..].len() > 1 && small[1..].iter().all(|fill| *fill == Fill::Zeros),
         "{small:?}"
