@@ -235,13 +235,10 @@ fn in_a_process(folder: &Path, options: &Options) -> Result<Answers, Failure> {
 fn load(dir: &Path, options: &Options) -> Result<Answers, Failure> {
     let [spki, delegation, snapshot] = ["spki", "delegation", "snapshot"].map(|name| std::fs::read(dir.join(name)));
     let (spki, delegation, snapshot) = (spki?, delegation?, snapshot?);
-    let snapshot_mb = snapshot.len() as f64 / 1e6;
     let (before, started) = (rss_mb(std::process::id()), Instant::now());
     let replica = follower(&spki, &delegation, &snapshot)?;
     let load_s = started.elapsed().as_secs_f64();
-    drop(snapshot);
+    let ram = (rss_mb(std::process::id()) - before) * 1e6 / options.largest as f64;
     let answers = asked(&replica.view(), options.largest, questions(options))?;
-    // Afterwards, when the allocator has given back what reading the snapshot took for a moment.
-    let ram = (rss_mb(std::process::id()) - before + snapshot_mb) * 1e6 / options.largest as f64;
     Ok(Answers { ram, load_s, ..answers })
 }
