@@ -1,5 +1,6 @@
-//! Certificates of entries that are gone. A deletion strikes them with records of its own group; what was issued while it
-//! was drafted, or left behind by a crash, is looked for at the start and once a minute, so that none outlives its entry.
+//! Certificates of entries that are gone. A deletion strikes them with records of its own group, and right afterwards what was
+//! issued while it was drafted; what a crash left behind is looked for at the start and once a minute, so that none outlives its
+//! entry.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,7 +31,13 @@ pub(crate) async fn watch(desk: Arc<Desk>, stop: CancellationToken) {
 }
 
 async fn sweep(desk: &Arc<Desk>) {
-    let names = match orphaned(desk) {
+    // A walk through everything that lives: not on a thread that others wait for.
+    let worker = Arc::clone(desk);
+    let found = tokio::task::spawn_blocking(move || orphaned(&worker)).await;
+    let names = match found
+        .map_err(|error| error.to_string())
+        .and_then(|names| names.map_err(|error| error.to_string()))
+    {
         Ok(names) => names,
         Err(problem) => return error!(error = %problem, "certificates of deleted entries cannot be looked for"),
     };
