@@ -283,8 +283,7 @@ impl Live {
 /// The segment of `issuer` and `bucket` in `view`.
 fn held(view: &View, issuer: IssuerKeyId, bucket: Bucket) -> Option<&Segment> {
     let issuer = view.issuers().iter().find(|held| held.id == issuer)?;
-    let held = issuer.segments().iter().find(|(held, _)| *held == bucket);
-    held.map(|(_, segment)| segment)
+    issuer.segment_of(bucket)
 }
 
 impl std::fmt::Debug for MapWriter {

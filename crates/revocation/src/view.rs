@@ -367,6 +367,7 @@ impl View {
 
     /// Brings up what is derived from the tables.
     fn index(&mut self) {
+        self.issuers.iter_mut().for_each(ViewIssuer::index);
         self.prefixes = self.issuers.iter().map(|issuer| prefix(&issuer.id)).collect();
         let segments = self.issuers.iter().flat_map(ViewIssuer::segments);
         self.is_large = segments.map(|(_, segment)| segment.filter_words()).sum::<usize>() > LARGE_WORDS;

@@ -83,6 +83,12 @@ impl ViewIssuer {
         candidates.fold(0, |all, segment| all ^ segment.touch(wanted))
     }
 
+    /// The segment of a bucket.
+    pub(crate) fn segment_of(&self, bucket: Bucket) -> Option<&Segment> {
+        let at = self.buckets.binary_search(&bucket.packed()).ok()?;
+        self.segments.get(at).map(|(_, segment)| segment)
+    }
+
     pub(crate) fn segments(&self) -> &[(Bucket, Segment)] {
         &self.segments
     }
@@ -95,12 +101,12 @@ impl ViewIssuer {
     }
 
     fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
+        self.buckets.insert(at, bucket.packed());
         self.segments.insert(at, (bucket, segment));
-        self.index();
     }
 
-    fn index(&mut self) {
-        self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
+    /// Brings up what look-ups go by. Whoever puts or drops segments calls it once, afterwards: there may be thousands.
+    pub(crate) fn index(&mut self) {
         let spans = Span::ALL.into_iter();
         self.spans = spans.filter_map(|span| SpanRow::of(span, &self.buckets)).collect();
     }
@@ -112,7 +118,7 @@ impl ViewIssuer {
 
     pub(crate) fn drop_dead(&mut self, horizon: UnixTime) {
         self.segments.retain(|(bucket, _)| !bucket.is_dead(horizon));
-        self.index();
+        self.buckets = self.segments.iter().map(|(bucket, _)| bucket.packed()).collect();
     }
 }
 
