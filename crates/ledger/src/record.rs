@@ -11,6 +11,7 @@ use crate::{
     kind::{Kind, is_restricting},
     limits::RECORD_BYTES_MAX,
     tree::{Hash, leaf_hash},
+    wal::{FrameKind, frame_checksum, put_frame_checked},
     wire,
 };
 
@@ -95,6 +96,9 @@ pub struct Attestation {
 pub struct EncodedRecord {
     bytes: Arc<[u8]>,
     leaf_hash: Hash,
+    /// Of the record's frame in the write-ahead file. Taken where the bytes are made, because there many work side by side
+    /// and the bytes are still in the cache; the committer is one thread.
+    frame_checksum: u32,
     kind: Kind,
     restricting: bool,
     time: UnixTime,
@@ -127,6 +131,7 @@ impl Record {
         whole.ok_or_else(|| LedgerError::Record(format!("{kind} was not encoded in the {len} bytes it measured")))?;
         Ok(EncodedRecord {
             leaf_hash: leaf_hash(&bytes),
+            frame_checksum: frame_checksum(FrameKind::Record, &bytes),
             bytes,
             kind,
             restricting,
@@ -259,6 +264,7 @@ impl EncodedRecord {
         check_len(kind, bytes.len())?;
         Ok(Self {
             leaf_hash: leaf_hash(bytes),
+            frame_checksum: frame_checksum(FrameKind::Record, bytes),
             bytes: bytes.into(),
             kind,
             restricting: false,
@@ -269,6 +275,11 @@ impl EncodedRecord {
     /// The bytes of the leaf.
     pub(crate) fn bytes(&self) -> &Arc<[u8]> {
         &self.bytes
+    }
+
+    /// Appends the record's frame to a buffer.
+    pub(crate) fn put_frame(&self, out: &mut Vec<u8>) {
+        put_frame_checked(out, FrameKind::Record, &self.bytes, self.frame_checksum);
     }
 
     /// Length in bytes.

@@ -128,12 +128,26 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Result<Frame<'_>, NoFrame> {
     Ok(Frame { kind, payload })
 }
 
+/// The first word of a frame: its kind and the payload's length.
+fn length_word(kind: FrameKind, payload: &[u8]) -> [u8; 4] {
+    // Payloads are at most 60 KB, so the length never reaches the kind's bits.
+    ((kind as u32) << KIND_SHIFT | payload.len() as u32).to_le_bytes()
+}
+
+/// The checksum of a frame.
+pub(crate) fn frame_checksum(kind: FrameKind, payload: &[u8]) -> u32 {
+    checksum(length_word(kind, payload), payload)
+}
+
 /// Appends a frame to a buffer.
 pub(crate) fn put_frame(out: &mut Vec<u8>, kind: FrameKind, payload: &[u8]) {
-    // Payloads are at most 60 KB, so the length never reaches the kind's bits.
-    let length = ((kind as u32) << KIND_SHIFT | payload.len() as u32).to_le_bytes();
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&checksum(length, payload).to_le_bytes());
+    put_frame_checked(out, kind, payload, frame_checksum(kind, payload));
+}
+
+/// Appends a frame whose checksum was taken before.
+pub(crate) fn put_frame_checked(out: &mut Vec<u8>, kind: FrameKind, payload: &[u8], checksum: u32) {
+    out.extend_from_slice(&length_word(kind, payload));
+    out.extend_from_slice(&checksum.to_le_bytes());
     out.extend_from_slice(payload);
 }
 

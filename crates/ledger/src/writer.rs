@@ -9,7 +9,7 @@ use crate::{
     limits::{LARGE_GROUP_BYTES, LARGE_STEPS},
     record::EncodedRecord,
     tree::{Frontier, sha256},
-    wal::{FrameKind, GroupHead, Trailer, WalHeader, group_bytes, next_frame, put_frame},
+    wal::{GroupHead, Trailer, WalHeader, group_bytes, next_frame},
 };
 
 /// Sizes of the write-ahead files.
@@ -104,7 +104,7 @@ impl Writer {
         };
         head.put(&mut self.buffer);
         for (at, record) in group.iter().enumerate() {
-            put_frame(&mut self.buffer, FrameKind::Record, record.bytes());
+            record.put_frame(&mut self.buffer);
             self.frontier.push(record.leaf_hash());
             if record.is_restricting() {
                 self.control_head = first + at as u64 + 1;

@@ -41,6 +41,24 @@ struct IssueProfile {
     profile: i32,
 }
 
+/// A record that was read ahead, without what the state does not want.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    index: u64,
+    record: Option<Record>,
+}
+
+impl Decoded {
+    /// # Errors
+    /// Fails when a record that the state wants cannot be decoded.
+    pub(crate) fn read(stored: &Stored) -> Result<Self, StateError> {
+        Ok(Self {
+            index: stored.index(),
+            record: concerns(stored).then(|| stored.decode()).transpose()?,
+        })
+    }
+}
+
 /// True for what the state wants: control records, and the certificates of agents.
 fn concerns(stored: &Stored) -> bool {
     match stored.kind() {
@@ -77,24 +95,23 @@ impl View {
         }
     }
 
-    /// Applies a stored record without saying what to write: what it touched is remembered, to be settled once at the end.
-    pub(crate) fn gather(&mut self, stored: &Stored, gathered: &mut Gathered) -> Result<(), StateError> {
-        let index = stored.index();
-        if !concerns(stored) {
+    /// Applies a record without saying what to write: what it touched is remembered, to be settled once at the end.
+    pub(crate) fn gather(&mut self, decoded: &Decoded, gathered: &mut Gathered) -> Result<(), StateError> {
+        let index = decoded.index;
+        let Some(record) = &decoded.record else {
             return self.pass(index).map(drop);
-        }
-        let record = stored.decode()?;
+        };
         self.expect(index)?;
         gathered.touched.extend(touched(&record.body));
         if matches!(record.body, Body::TokenCreate(_)) {
             gathered.touched.extend(self.dead_tokens(record.time).map(Key::Token));
         }
         let mut folds = Vec::new();
-        if let Err(why) = self.change(index, &record, &mut folds)? {
+        if let Err(why) = self.change(index, record, &mut folds)? {
             self.note_ignored(index, why);
         }
-        self.write_folds(index, &record, folds, &mut gathered.folds);
-        self.passed(index, &record);
+        self.write_folds(index, record, folds, &mut gathered.folds);
+        self.passed(index, record);
         Ok(())
     }
 

@@ -1,12 +1,14 @@
 //! A view made of a whole ledger at once. What stands at the end is accounted for and written once, and not after each
 //! record, which is most of the work where objects change often.
 
+use std::sync::mpsc::{SyncSender, sync_channel};
+
 use mintage_identity::TrustDomain;
 use mintage_ledger::Journal;
 
-use crate::apply::{Gathered, Writes};
+use crate::apply::{Decoded, Gathered, Writes};
 use crate::error::StateError;
-use crate::limits::READ_RECORDS;
+use crate::limits::{BATCHES_AHEAD, READ_RECORDS};
 use crate::view::View;
 
 /// A rebuilt view, and what its store has to hold.
@@ -17,18 +19,60 @@ pub(crate) struct Rebuilt {
     pub(crate) leaf: [u8; 32],
 }
 
+/// Reads and decodes in a thread of its own while this one applies: each is about half of the work.
 pub(crate) fn rebuild(domain: &TrustDomain, journal: &dyn Journal) -> Result<Rebuilt, StateError> {
     let (mut view, mut gathered, mut leaf) = (View::new(domain), Gathered::default(), [0; 32]);
-    while view.applied() < journal.size() {
-        let records = journal.read_from(view.applied(), READ_RECORDS)?;
-        let Some(last) = records.last() else { break };
-        leaf = *last.leaf_hash().as_bytes();
-        records
-            .iter()
-            .try_for_each(|stored| view.gather(stored, &mut gathered))?;
-    }
+    std::thread::scope(|scope| {
+        let (sender, batches) = sync_channel(BATCHES_AHEAD);
+        std::thread::Builder::new()
+            .name("state-decode".into())
+            .spawn_scoped(scope, move || read_ahead(journal, &sender))
+            .map_err(StateError::io("start a thread to read", "the ledger"))?;
+        // An error ends the loop and drops the receiver, which ends the thread.
+        for batch in batches {
+            let Batch { records, last } = batch?;
+            records
+                .iter()
+                .try_for_each(|record| view.gather(record, &mut gathered))?;
+            leaf = last;
+        }
+        Ok::<_, StateError>(())
+    })?;
     let writes = view.settle(gathered);
     Ok(Rebuilt { view, writes, leaf })
+}
+
+/// Records in their order, and the hash of the last one's leaf.
+struct Batch {
+    records: Vec<Decoded>,
+    last: [u8; 32],
+}
+
+impl Batch {
+    /// `None` when the journal holds nothing from `next` on.
+    fn read(journal: &dyn Journal, next: u64) -> Result<Option<Self>, StateError> {
+        let stored = journal.read_from(next, READ_RECORDS)?;
+        let Some(last) = stored.last() else { return Ok(None) };
+        Ok(Some(Self {
+            last: *last.leaf_hash().as_bytes(),
+            records: stored.iter().map(Decoded::read).collect::<Result<_, _>>()?,
+        }))
+    }
+}
+
+/// Sends everything that the journal holds, in batches, until an error or until nobody listens.
+fn read_ahead(journal: &dyn Journal, sender: &SyncSender<Result<Batch, StateError>>) {
+    let mut next = 0;
+    while next < journal.size() {
+        let Some(batch) = Batch::read(journal, next).transpose() else {
+            return;
+        };
+        next += batch.as_ref().map_or(0, |batch| batch.records.len()) as u64;
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
+        }
+    }
 }
 
 impl View {
