@@ -43,6 +43,15 @@ pub enum AgentEvent {
         /// The folder.
         directory: PathBuf,
     },
+    /// What is to be done after a change of a folder was done, and its effect was seen where one is asked for.
+    Acted {
+        /// The entry.
+        entry: EntryName,
+        /// The certificate's serial.
+        serial: Serial,
+        /// The folder.
+        directory: PathBuf,
+    },
     /// The agent's own certificate was renewed.
     Renewed {
         /// The certificate's serial.
@@ -70,7 +79,7 @@ pub enum AgentEvent {
     /// Something failed; what was in place before still is.
     Problem {
         /// Where: `connect`, `join`, `mint`, `verify`, `deliver`, `entry`, `trust`, `revocation`, `store`,
-        /// `receipt`.
+        /// `receipt`, `hook`, `effect`.
         stage: &'static str,
         /// The entry, address or file it is about.
         subject: String,

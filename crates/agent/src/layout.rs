@@ -15,7 +15,11 @@ pub enum Layout {
     Split,
     /// `credential-bundle.private-key.pem` (key first, then the chain) and `<trust-domain>.spiffe-trust-bundle.pem`, as
     /// the SPIFFE Filesystem Delivery proposal names them.
-    CredentialBundle,
+    Spiffe,
+    /// `tls.crt` (chain), `tls.key` and `ca.crt`, as Kubernetes TLS secrets and cert-manager name them.
+    Kubernetes,
+    /// `haproxy.pem` (chain, then the key) and `ca.pem`.
+    Haproxy,
 }
 
 /// One file of a generation.
@@ -45,15 +49,38 @@ pub struct Material<'a> {
     pub crls: Option<&'a str>,
 }
 
+/// The one file that HAProxy loads as a certificate.
+pub(crate) const HAPROXY_FILE: &str = "haproxy.pem";
+/// The roots beside it.
+pub(crate) const HAPROXY_CA_FILE: &str = "ca.pem";
+
+/// Chain and key in one text, as HAProxy's `crt` and `set ssl cert` take them.
+pub(crate) fn haproxy_pem(chain: &[Vec<u8>], key: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut both = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    both.extend_from_slice(encode_certificates(chain).as_bytes());
+    both.extend_from_slice(encode_private_key(key).as_bytes());
+    both
+}
+
 impl Layout {
     /// Every layout with the name a configuration gives it.
-    pub const ALL: [(&'static str, Self); 2] = [("split", Self::Split), ("credential-bundle", Self::CredentialBundle)];
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("split", Self::Split),
+        ("spiffe", Self::Spiffe),
+        ("kubernetes", Self::Kubernetes),
+        ("haproxy", Self::Haproxy),
+    ];
+    /// What the layout `spiffe` was called before; still read.
+    const SPIFFE_BEFORE: &'static str = "credential-bundle";
 
     /// The layout called `text`.
     ///
     /// # Errors
     /// The names that exist.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text == Self::SPIFFE_BEFORE {
+            return Ok(Self::Spiffe);
+        }
         Self::ALL
             .iter()
             .find(|(name, _)| *name == text)
@@ -65,10 +92,11 @@ impl Layout {
     }
 
     /// The file of the lists of revoked certificates.
-    const fn crl_file(self) -> &'static str {
+    pub(crate) const fn crl_file(self) -> &'static str {
         match self {
             Self::Split => "svid_crl.pem",
-            Self::CredentialBundle => "crl.pem",
+            Self::Spiffe | Self::Haproxy => "crl.pem",
+            Self::Kubernetes => "ca.crl",
         }
     }
 
@@ -76,6 +104,7 @@ impl Layout {
     pub fn files(self, of: &Material<'_>) -> Vec<LayoutFile> {
         let chain = || encode_certificates(of.chain);
         let roots = encode_certificates(of.roots);
+        let key = || Zeroizing::new(encode_private_key(of.key).as_bytes().to_vec());
         let key_first = || {
             let mut both = Zeroizing::new(Vec::with_capacity(8 * 1024));
             both.extend_from_slice(encode_private_key(of.key).as_bytes());
@@ -101,16 +130,22 @@ impl Layout {
         let mut files = match self {
             Self::Split => vec![
                 public("svid.pem", chain()),
-                secret(
-                    "svid_key.pem",
-                    Zeroizing::new(encode_private_key(of.key).as_bytes().to_vec()),
-                ),
+                secret("svid_key.pem", key()),
                 public("svid_bundle.pem", roots),
                 secret("svid_credential_bundle.pem", key_first()),
             ],
-            Self::CredentialBundle => vec![
+            Self::Spiffe => vec![
                 secret("credential-bundle.private-key.pem", key_first()),
                 public(&format!("{}.spiffe-trust-bundle.pem", of.trust_domain), roots),
+            ],
+            Self::Kubernetes => vec![
+                public("tls.crt", chain()),
+                secret("tls.key", key()),
+                public("ca.crt", roots),
+            ],
+            Self::Haproxy => vec![
+                secret(HAPROXY_FILE, haproxy_pem(of.chain, of.key)),
+                public(HAPROXY_CA_FILE, roots),
             ],
         };
         files.extend(crls);
@@ -149,11 +184,23 @@ mod tests {
             }
         }
         assert!(Layout::parse("spilt").unwrap_err().contains("split"));
+        assert_eq!(Layout::parse("credential-bundle"), Ok(Layout::Spiffe));
+    }
+
+    #[test]
+    fn the_names_are_those_that_other_software_reads() {
+        let names = |layout| -> Vec<String> { files(layout).into_iter().map(|(name, _, _)| name).take(3).collect() };
+        assert_eq!(names(Layout::Kubernetes), ["tls.crt", "tls.key", "ca.crt"]);
+        assert_eq!(names(Layout::Haproxy), ["haproxy.pem", "ca.pem", "crl.pem"]);
+        assert_eq!(names(Layout::Spiffe)[0], "credential-bundle.private-key.pem");
+        let (_, one, _) = files(Layout::Haproxy).swap_remove(0);
+        // HAProxy ends what its socket is given at the first empty line.
+        assert!(!one.contains("\n\n") && one.find("CERTIFICATE") < one.find("PRIVATE KEY"));
     }
 
     #[test]
     fn the_single_file_has_the_key_first_and_then_the_whole_chain() {
-        for layout in [Layout::Split, Layout::CredentialBundle] {
+        for layout in [Layout::Split, Layout::Spiffe] {
             let all = files(layout);
             let (_, text, _) = all
                 .iter()
@@ -166,7 +213,12 @@ mod tests {
 
     #[test]
     fn the_lists_lie_in_a_file_of_their_own_that_is_no_secret() {
-        for (layout, name) in [(Layout::Split, "svid_crl.pem"), (Layout::CredentialBundle, "crl.pem")] {
+        for (layout, name) in [
+            (Layout::Split, "svid_crl.pem"),
+            (Layout::Spiffe, "crl.pem"),
+            (Layout::Kubernetes, "ca.crl"),
+            (Layout::Haproxy, "crl.pem"),
+        ] {
             let all = files(layout);
             let with: Vec<_> = all.iter().filter(|(_, text, _)| text.contains("LIST")).collect();
             assert_eq!(with, [&(name.to_owned(), "-----LIST-----\n".to_owned(), false)]);

@@ -18,6 +18,7 @@ mod crls;
 mod error;
 mod event;
 mod held;
+mod hook;
 mod http;
 mod key;
 mod layout;
@@ -41,7 +42,10 @@ pub mod rotation;
 
 pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
-pub use config::{Accounts, Config, Delivery, MODE_DEFAULT, SOCKET_DEFAULT, TomlProblem};
+pub use config::{
+    Accounts, Config, Delivery, Effect, EffectProtocol, Hook, HookAction, HookSignal, MODE_DEFAULT, SOCKET_DEFAULT,
+    TomlProblem, UnitJob, Window,
+};
 pub use core::Reloaded;
 pub use error::AgentError;
 pub use event::AgentEvent;

@@ -125,3 +125,31 @@ pub const RECEIPT_CALL_WAIT: Duration = Duration::from_secs(20);
 pub const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// A certificate that is still in use is told again after this time: a message may have been lost with its stream.
 pub const SEEN_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Hooks of one delivery: a server, what stands in front of it, and what watches both.
+pub const HOOKS_PER_DELIVERY_MAX: usize = 8;
+/// Deliveries whose hooks run at once: reloads of one node's servers compete for its cores.
+pub const HOOKS_AT_ONCE_MAX: usize = 4;
+/// Parts of a hook's command.
+pub const HOOK_ARGUMENTS_MAX: usize = 64;
+/// Bytes of one part of a hook's command, of a path and of a name.
+pub const HOOK_ARGUMENT_BYTES_MAX: usize = 4096;
+/// Bytes of a unit's name: systemd's own limit.
+pub const UNIT_BYTES_MAX: usize = 255;
+/// Bytes of what a hook answers or prints that are read, and of those the last that are told.
+pub const HOOK_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a file with the number of a process.
+pub const PID_FILE_BYTES_MAX: u64 = 64;
+/// A hook counts as failed after this time, unless its own says otherwise.
+pub const HOOK_WAIT: Duration = Duration::from_secs(10);
+/// Longest time of a hook: a server that restarts slowly.
+pub const HOOK_WAIT_MAX: Duration = Duration::from_secs(300);
+/// First wait after hooks that failed; doubled at each further failure.
+pub const HOOK_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest wait between two tries, and never more than a tenth of the certificate's lifetime.
+pub const HOOK_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The new certificate is served within this time after the hooks, unless the configuration says otherwise.
+pub const EFFECT_WITHIN: Duration = Duration::from_secs(10);
+/// First wait between two looks at what is served; doubled at each.
+pub const EFFECT_LOOK_FIRST: Duration = Duration::from_millis(50);
+/// Longest wait between two looks.
+pub const EFFECT_LOOK_MAX: Duration = Duration::from_secs(2);

@@ -266,7 +266,7 @@ async fn reload_adds_changes_and_removes_folders() {
     agent.delivered("web").await;
     let changed = node
         .delivery("web")
-        .with_layout(Layout::CredentialBundle)
+        .with_layout(Layout::Spiffe)
         .with_mode(0o640)
         .unwrap();
     let done = agent.handle.reload(vec![changed, node.delivery("db")]).await.unwrap();

@@ -10,6 +10,7 @@ mod error;
 #[cfg(test)]
 mod privilege;
 
+pub mod child;
 pub mod dir;
 pub mod lock;
 pub mod map;

@@ -99,6 +99,15 @@ impl AgentProcess {
         }
     }
 
+    /// Waits until its log is as wanted; the log.
+    pub fn wait_for_log(&mut self, what: &str, done: impl Fn(&str) -> bool) -> String {
+        let path = self.log.clone();
+        self.wait_for(what, || {
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            done(&log).then_some(log)
+        })
+    }
+
     /// Holds that it has not ended by itself.
     pub fn runs(&mut self) {
         if let Ok(Some(status)) = self.child.try_wait() {

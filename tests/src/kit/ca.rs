@@ -133,12 +133,17 @@ pub async fn token(socket: &Path, agent: &str) -> JoinToken {
 
 /// Applies one entry for every agent, for whoever has this process's user id.
 pub async fn entry(socket: &Path, name: &str, path: &str) {
+    entry_for(socket, name, path, rustix::process::geteuid().as_raw()).await;
+}
+
+/// Applies one entry for every agent, for whoever has this user id.
+pub async fn entry_for(socket: &Path, name: &str, path: &str, uid: u32) {
     let domain = domain();
     let entry = Entry {
         name: name.to_owned(),
         spiffe_id: format!("spiffe://{domain}{path}"),
         agents: vec![format!("spiffe://{domain}/mintage/agent/*")],
-        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        selectors: vec![format!("unix:uid:{uid}")],
         ..Entry::default()
     };
     apply(socket, vec![entry]).await.expect("the entry is applied");

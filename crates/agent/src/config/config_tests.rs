@@ -115,7 +115,7 @@ fn bad_deliveries_are_told_with_their_line_and_remedy() {
         ("owner = 'ngnix'", "/etc/passwd"),
         ("owner = -1", "its name or its number"),
         ("group = 'tls'", "/etc/group"),
-        ("layout = 'spilt'", "split, credential-bundle"),
+        ("layout = 'spilt'", "split, spiffe"),
     ] {
         let said = refusal(&format!(
             "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\n{line}\n"
@@ -127,6 +127,90 @@ fn bad_deliveries_are_told_with_their_line_and_remedy() {
     }
     assert!(refusal("data_dir = '/d'\n[[delivery]]\nentry = '../a'\ndirectory = '/r'\n").starts_with("agent.toml:3: "));
     assert!(refusal("data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/'\n").starts_with("agent.toml:4: "));
+}
+
+#[test]
+fn hooks_are_read_with_their_window_and_the_proof_of_effect() {
+    let config = parse(
+        "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\nhook_window = '02:00-04:00'\n\
+         effect = { address = '127.0.0.1:5432', protocol = 'postgres', server_name = 'db.dev.test', within_s = 3 }\n\
+         [[delivery.hook]]\nsignal = 'HUP'\npid_file = '/run/nginx.pid'\n\
+         [[delivery.hook]]\nsystemd = 'restart'\nunit = 'x.service'\ntimeout_s = 60\n\
+         [[delivery.hook]]\ncommand = ['/bin/true', 'a b']\nuser = 12\n\
+         [[delivery.hook]]\nhaproxy = '/run/haproxy.sock'\n\
+         [[delivery.hook]]\npostgres = '/run/postgresql'\nrole = 'reloader'\n\
+         [[delivery.hook]]\nhttp = 'http://127.0.0.1:9090/-/reload'\n",
+    )
+    .unwrap();
+    let delivery = &config.deliveries()[0];
+    assert_eq!(delivery.window(), Some(Window::parse("02:00-04:00").unwrap()));
+    let effect = delivery.effect().unwrap();
+    assert_eq!(
+        (effect.protocol, effect.within.as_secs()),
+        (EffectProtocol::Postgres, 3)
+    );
+    let hooks = delivery.hooks();
+    assert_eq!(hooks.len(), 6);
+    assert_eq!(hooks[1].timeout.as_secs(), 60);
+    assert!(matches!(
+        &hooks[2].action,
+        HookAction::Command {
+            user: Some((12, _)),
+            ..
+        }
+    ));
+    assert!(matches!(&hooks[4].action, HookAction::Postgres { port: 5432, role, .. } if role == "reloader"));
+    assert!(delivery.acts() && delivery.clone().with_hooks(vec![hooks[0].clone(); 9]).is_err());
+}
+
+#[test]
+fn bad_hooks_are_told_with_their_line_and_remedy() {
+    for (hook, part) in [
+        (
+            "timeout_s = 3",
+            "exactly one of signal, systemd, command, haproxy, postgres, http",
+        ),
+        ("signal = 'HUP'\ncommand = ['/bin/true']", "this one has 2"),
+        ("signal = 'HUP'", "needs pid_file"),
+        ("signal = 'HUP'\nunit = 'x.service'", "unit does not go with signal"),
+        ("signal = 'KILL'\npid_file = '/p'", "HUP, USR1"),
+        ("signal = 'HUP'\npid_file = 'p'", "absolute path"),
+        ("systemd = 'stop'\nunit = 'x.service'", "neither reload nor restart"),
+        ("systemd = 'reload'\nunit = 'x'", "nginx.service"),
+        ("command = []", "empty"),
+        ("command = ['nginx', '-s']", "absolute path"),
+        ("command = ['/bin/true']\nuser = 'ngnix'", "/etc/passwd"),
+        ("command = ['/bin/true']\ntimeout_s = 0", "1 to 300 seconds"),
+        ("haproxy = '/s'\ncertificate = 'a;b'", "printable ASCII"),
+        ("postgres = '/s'\nrole = 'a b'", "role \"a b\""),
+        ("http = 'https://127.0.0.1:1/'", "http://127.0.0.1:PORT"),
+        ("http = 'http://192.0.2.1:1/'", "without TLS"),
+    ] {
+        let said = refusal(&format!(
+            "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\n[[delivery.hook]]\n{hook}\n"
+        ));
+        assert!(
+            said.starts_with("agent.toml:5: ") && said.contains(part),
+            "{hook}: {said}"
+        );
+    }
+    for (line, part) in [
+        ("effect = { address = '127.0.0.1' }", "host:port"),
+        (
+            "effect = { address = 'a:1', protocol = 'ldap' }",
+            "neither tls nor postgres",
+        ),
+        ("effect = { address = 'a:1', server_name = 'a b' }", "no DNS name"),
+        ("hook_window = '2-4'", "02:00-04:30"),
+    ] {
+        let said = refusal(&format!(
+            "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\n{line}\n"
+        ));
+        assert!(
+            said.starts_with("agent.toml:5: ") && said.contains(part),
+            "{line}: {said}"
+        );
+    }
 }
 
 #[test]

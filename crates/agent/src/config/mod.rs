@@ -12,14 +12,17 @@ use mintage_identity::EntryName;
 use crate::{
     AgentError,
     layout::Layout,
-    limits::{ADDRESSES_MAX, DELIVERIES_MAX},
+    limits::{ADDRESSES_MAX, DELIVERIES_MAX, HOOKS_PER_DELIVERY_MAX},
 };
 
 mod accounts;
+pub(crate) mod hook;
 mod problem;
 mod raw;
+mod raw_hook;
 
 pub use accounts::Accounts;
+pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob, Window};
 pub use problem::TomlProblem;
 
 /// Where the socket of the Workload API stands unless the configuration says otherwise.
@@ -40,6 +43,9 @@ pub struct Delivery {
     layout: Layout,
     receipt: bool,
     crl: bool,
+    hooks: Vec<Hook>,
+    window: Option<Window>,
+    effect: Option<Effect>,
 }
 
 impl Delivery {
@@ -59,6 +65,9 @@ impl Delivery {
             layout: Layout::default(),
             receipt: false,
             crl: false,
+            hooks: Vec::new(),
+            window: None,
+            effect: None,
         })
     }
 
@@ -100,6 +109,36 @@ impl Delivery {
         self
     }
 
+    /// The same delivery with this done, in this order, after each change.
+    ///
+    /// # Errors
+    /// Refuses more than eight hooks, and names, paths and times that cannot be meant.
+    pub fn with_hooks(mut self, hooks: Vec<Hook>) -> Result<Self, AgentError> {
+        if hooks.len() > HOOKS_PER_DELIVERY_MAX {
+            let given = hooks.len();
+            return Err(AgentError::Config(format!(
+                "{given} hooks are given, the limit is {HOOKS_PER_DELIVERY_MAX}"
+            )));
+        }
+        hooks.iter().try_for_each(Hook::check).map_err(AgentError::Config)?;
+        self.hooks = hooks;
+        Ok(self)
+    }
+
+    /// The same delivery with hooks run in these hours alone, unless what is served would end.
+    #[must_use]
+    pub fn with_window(mut self, window: Option<Window>) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// The same delivery with a look, after the hooks, at what is served.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Option<Effect>) -> Self {
+        self.effect = effect;
+        self
+    }
+
     /// The entry whose identity is delivered.
     pub fn entry(&self) -> &EntryName {
         &self.entry
@@ -133,6 +172,26 @@ impl Delivery {
     /// The proof that the CA's ledger holds the certificate is written beside it, a second or so later; off by default.
     pub fn receipt(&self) -> bool {
         self.receipt
+    }
+
+    /// What is done after each change, in this order.
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// When hooks run; `None` for always.
+    pub fn window(&self) -> Option<Window> {
+        self.window
+    }
+
+    /// Where the new certificate must be served after a change.
+    pub fn effect(&self) -> Option<&Effect> {
+        self.effect.as_ref()
+    }
+
+    /// True when a change asks for more than the folder.
+    pub(crate) fn acts(&self) -> bool {
+        !self.hooks.is_empty() || self.effect.is_some()
     }
 
     /// The CA's lists of revoked certificates are written beside the bundle; off by default, because each revocation in the

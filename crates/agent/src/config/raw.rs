@@ -11,12 +11,14 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, TomlProblem, check_absolute, check_address, check_folders, check_loopback, check_mode,
+    Accounts, Config, Delivery, TomlProblem, Window, check_absolute, check_address, check_folders, check_loopback,
+    check_mode,
+    raw_hook::{RawEffect, RawHook},
 };
 use crate::{
     AgentError,
     layout::Layout,
-    limits::{ADDRESSES_MAX, CONFIG_BYTES_MAX},
+    limits::{ADDRESSES_MAX, CONFIG_BYTES_MAX, HOOKS_PER_DELIVERY_MAX},
 };
 
 /// What the socket key says to turn the socket off.
@@ -53,18 +55,22 @@ struct RawDelivery {
     receipt: bool,
     #[serde(default)]
     crl: bool,
+    #[serde(default)]
+    hook: Vec<Spanned<RawHook>>,
+    hook_window: Option<Spanned<String>>,
+    effect: Option<Spanned<RawEffect>>,
 }
 
 /// A name or a number.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "a user or group: its name or its number")]
-enum Account {
+pub(super) enum Account {
     Number(u32),
     Name(String),
 }
 
 impl Account {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Number(number) => number.to_string(),
             Self::Name(name) => name.clone(),
@@ -178,6 +184,21 @@ impl Reader<'_> {
         }
         delivery.receipt = raw.receipt;
         delivery.crl = raw.crl;
+        for hook in &raw.hook {
+            let read = self.on(hook, |raw| raw.read(self.accounts))?;
+            delivery.hooks.push(read);
+        }
+        if let (Some(hook), true) = (raw.hook.last(), delivery.hooks.len() > HOOKS_PER_DELIVERY_MAX) {
+            self.on(hook, |_| {
+                Err::<(), _>(format!("a delivery has at most {HOOKS_PER_DELIVERY_MAX} hooks"))
+            })?;
+        }
+        if let Some(window) = &raw.hook_window {
+            delivery.window = Some(self.on(window, |text| Window::parse(text))?);
+        }
+        if let Some(effect) = &raw.effect {
+            delivery.effect = Some(self.on(effect, RawEffect::read)?);
+        }
         Ok(delivery)
     }
 }

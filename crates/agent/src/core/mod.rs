@@ -19,7 +19,7 @@ use crate::{
     bundle::{Bundle, NotAfter},
     config::Delivery,
     held::Held,
-    limits::{TICK_MAX, WRITERS_MAX},
+    limits::{HOOKS_AT_ONCE_MAX, TICK_MAX, WRITERS_MAX},
     link::Control,
     receipt::Proof,
     rotation::{Action, Event, Now},
@@ -30,6 +30,7 @@ use crate::{
 
 mod asks;
 mod entries;
+mod hooks;
 mod place;
 mod receipts;
 mod slot;
@@ -62,6 +63,12 @@ pub(crate) enum Input {
     Crls,
     /// Placing a pair ended.
     Placed {
+        key: SlotKey,
+        held: Arc<Held>,
+        result: Result<(), (&'static str, String)>,
+    },
+    /// The hooks of a change ended.
+    Acted {
         key: SlotKey,
         held: Arc<Held>,
         result: Result<(), (&'static str, String)>,
@@ -125,6 +132,7 @@ pub(crate) struct Core {
     due: Vec<SlotKey>,
     watches: Watches,
     writers: Arc<Semaphore>,
+    acting: Arc<Semaphore>,
     proving: Proving,
     inbox: mpsc::Sender<Input>,
     link: mpsc::Sender<Control>,
@@ -143,6 +151,7 @@ impl Core {
             due: Vec::new(),
             watches: Watches::default(),
             writers: Arc::new(Semaphore::new(WRITERS_MAX)),
+            acting: Arc::new(Semaphore::new(HOOKS_AT_ONCE_MAX)),
             proving: Proving::default(),
             inbox,
             link,
@@ -220,6 +229,7 @@ impl Core {
                 self.rewrite_lists();
             }
             Input::Placed { key, held, result } => self.placed(&key, held, result),
+            Input::Acted { key, held, result } => self.acted(&key, &held, result),
             Input::Proved { key, held, result } => self.proved(&key, &held, result),
             // Every turn looks whether some are due.
             Input::Saw => {}
@@ -495,6 +505,7 @@ impl Core {
     fn turn(&mut self) {
         self.feed_all(Event::Tick);
         self.place_again();
+        self.act();
         self.ask_for_due();
         self.ask_for_proofs();
         self.tell_seen();
@@ -508,7 +519,12 @@ impl Core {
     fn until_next_turn(&self) -> Duration {
         let now = self.shared.deps.now();
         let slots = self.slots.values().filter_map(|slot| slot.rotation.wake_at(now));
-        let beside = [self.watches.wake_at(), self.chase_wake_at(), self.seen_wake_at()];
+        let beside = [
+            self.watches.wake_at(),
+            self.chase_wake_at(),
+            self.seen_wake_at(),
+            self.hooks_wake_at(),
+        ];
         let next = slots.chain(beside.into_iter().flatten()).min();
         let wait = next.map_or(TICK_MAX, |at| at.saturating_sub(now.boot));
         // Never at once: a mistake in a state machine must not become a spinning core.

@@ -9,6 +9,7 @@ use mintage_svid::LeafInfo;
 
 use super::{
     Core, Input, Reloaded, boot, folder_key,
+    hooks::Acting,
     slot::{Purpose, Slot, SlotKey, Trouble},
 };
 use crate::{
@@ -232,6 +233,7 @@ impl Core {
                     not_after: held.not_after(),
                     directory,
                 });
+                self.folder_changed(key);
             }
             Purpose::Own if new => {
                 let pair = Unverified {
@@ -327,6 +329,7 @@ impl Core {
             slot.unplaced = None;
             (slot.receipt, slot.proof, slot.chase) = Default::default();
             slot.rewrite = false;
+            slot.acting = Acting::default();
             slot.trouble = Some(Trouble {
                 stage: "entry",
                 message: format!("the CA retired it: {}", retire.why),

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use mintage_identity::{EntryName, RequestId, Serial};
 use zeroize::Zeroizing;
 
+use super::hooks::Acting;
 use crate::{
     config::Delivery,
     held::Held,
@@ -81,6 +82,8 @@ pub(crate) struct Slot {
     /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
     pub(crate) clear: bool,
     pub(crate) trouble: Option<Trouble>,
+    /// Where the hooks stand.
+    pub(crate) acting: Acting,
     /// The last serial in hand that was found revoked; its replacement is asked for once.
     pub(crate) struck: Option<Serial>,
 }
@@ -101,6 +104,7 @@ impl Slot {
             rewrite: false,
             clear: false,
             trouble: None,
+            acting: Acting::default(),
             struck: None,
         }
     }

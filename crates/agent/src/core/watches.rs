@@ -247,9 +247,11 @@ impl Core {
             serial: slot.held.as_ref().map(|held| *held.serial()),
             not_after: slot.held.as_ref().map(|held| held.not_after()),
             serving: slot.held.is_some() && slot.rotation.serving(now),
+            // Hooks come after the files; what keeps those back is told first.
             problem: slot
                 .trouble
                 .as_ref()
+                .or(slot.acting.trouble.as_ref())
                 .map(|trouble| format!("{}: {}", trouble.stage, trouble.message)),
         };
         let view = self.shared.view.load();

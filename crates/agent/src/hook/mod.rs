@@ -1,0 +1,119 @@
+//! What is done after a folder has changed: hooks in their order, then the look at what is served. One change is carried
+//! out at a time for each folder; the core decides when, and tries again.
+
+use std::{sync::Arc, time::Duration};
+
+use rustls::crypto::CryptoProvider;
+use tokio::time::timeout;
+
+use crate::{
+    config::{Delivery, Hook, HookAction},
+    held::Held,
+};
+
+mod effect;
+mod haproxy;
+mod http;
+mod program;
+mod signal;
+
+/// A change that is in place in its folder.
+pub(crate) struct Change {
+    pub(crate) delivery: Delivery,
+    pub(crate) held: Arc<Held>,
+    /// The lists of revoked certificates that lie in the folder, where it has them.
+    pub(crate) crls: Option<String>,
+    /// For the look at what is served.
+    pub(crate) provider: Arc<CryptoProvider>,
+}
+
+impl Change {
+    /// Does it all; an error has the stage and says which hook failed and why.
+    pub(crate) async fn carry_out(&self) -> Result<(), (&'static str, String)> {
+        for hook in self.delivery.hooks() {
+            self.run(hook)
+                .await
+                .map_err(|problem| ("hook", format!("{}: {problem}", hook.action)))?;
+        }
+        match self.delivery.effect() {
+            None => Ok(()),
+            Some(effect) => effect::prove(effect, &self.held, &self.provider)
+                .await
+                .map_err(|problem| ("effect", problem)),
+        }
+    }
+
+    async fn run(&self, hook: &Hook) -> Result<(), String> {
+        let done = match &hook.action {
+            HookAction::Signal { signal, pid_file } => return signal::send(*signal, pid_file),
+            HookAction::Systemd { job, unit } => {
+                let argv = ["/usr/bin/systemctl", "--no-ask-password", job.verb(), "--", unit];
+                return self.program(&argv, None, hook.timeout).await.map(drop);
+            }
+            HookAction::Command { argv, user } => {
+                let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+                return self.program(&argv, *user, hook.timeout).await.map(drop);
+            }
+            HookAction::Postgres {
+                socket_dir,
+                port,
+                role,
+                user,
+            } => {
+                let connection = format!("host='{}' port={port} user={role} dbname=postgres", quoted(socket_dir)?);
+                return self.reload_postgres(&connection, *user, hook.timeout).await;
+            }
+            HookAction::Haproxy { socket, certificate } => {
+                timeout(hook.timeout, haproxy::update(self, socket, certificate.as_deref())).await
+            }
+            HookAction::Http { address, path } => timeout(hook.timeout, http::post(*address, path)).await,
+        };
+        done.unwrap_or_else(|_| Err(late(hook.timeout)))
+    }
+
+    async fn reload_postgres(
+        &self,
+        connection: &str,
+        user: Option<(u32, u32)>,
+        within: Duration,
+    ) -> Result<(), String> {
+        let sql = "SELECT pg_catalog.pg_reload_conf()";
+        let argv = [
+            "/usr/bin/psql",
+            "--no-psqlrc",
+            "--no-password",
+            "-At",
+            "-c",
+            sql,
+            connection,
+        ];
+        match self.program(&argv, user, within).await?.trim() {
+            "t" => Ok(()),
+            other => Err(format!(
+                "pg_reload_conf() answered {other:?} instead of t; see the server's log"
+            )),
+        }
+    }
+
+    async fn program(&self, argv: &[&str], user: Option<(u32, u32)>, within: Duration) -> Result<String, String> {
+        let facts = [
+            ("MINTAGE_ENTRY", self.delivery.entry().to_string()),
+            ("MINTAGE_DIRECTORY", self.delivery.directory().display().to_string()),
+            ("MINTAGE_SPIFFE_ID", self.held.id().to_string()),
+            ("MINTAGE_SERIAL", self.held.serial().to_string()),
+        ];
+        program::run(argv, user, &facts, within).await
+    }
+}
+
+/// A path inside the quotes of a connection string (libpq, section "Connection Strings").
+fn quoted(path: &std::path::Path) -> Result<String, String> {
+    let text = path.to_str().ok_or("the socket's folder has a name that is no UTF-8")?;
+    Ok(text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// What is told of a wait that ended.
+fn late(within: Duration) -> String {
+    let seconds = within.as_secs();
+    format!("it had not ended after {seconds} s; is it stuck, or does it need a longer timeout_s?")
+}
