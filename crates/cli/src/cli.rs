@@ -1,6 +1,9 @@
 //! The command line: one noun a file, global options, and which verb needs what.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -13,7 +16,7 @@ use crate::{
     dev, entry,
     failure::Failure,
     output::{Format, Output, write},
-    revocation, revoke, token, witness,
+    revocation, revoke, svid, token, witness,
 };
 
 /// Where a CA keeps everything unless told otherwise.
@@ -87,6 +90,9 @@ enum Noun {
     /// The CA itself
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// A workload's own SVIDs, from the agent of this node; --socket is the agent's here
+    #[command(subcommand)]
+    Svid(svid::Verb),
     /// A witness, which cosigns checkpoints of other machines' logs
     #[command(subcommand)]
     Witness(witness::Verb),
@@ -134,6 +140,11 @@ impl Context {
             (Some(socket), _, _) | (None, None, Some(socket)) => socket.clone(),
             _ => self.data_dir().join(SOCKET_NAME),
         }
+    }
+
+    /// The socket that the command line names.
+    pub(crate) fn given_socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// The CA's data directory.
@@ -192,6 +203,7 @@ impl Noun {
             Self::Audit(verb) => audit::run(context, verb).await,
             Self::Bundle(verb) => bundle::run(context, verb).await,
             Self::Ca(verb) => ca::run(context, verb).await,
+            Self::Svid(verb) => svid::run(context, verb).await,
             Self::Witness(verb) => witness::run(context, verb).await,
             // These three need no connection and were done before.
             Self::Dev(_) | Self::Version | Self::Completions { .. } => Ok(()),

@@ -51,3 +51,13 @@ pub(crate) const FINDINGS_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const FINDINGS_MAX: usize = 100_000;
 /// Fingerprints that the CA is asked about at once; its own limit is the same.
 pub(crate) const FINGERPRINTS_MAX: usize = 10_000;
+/// An agent answers the first question within this time: it waits up to 5 s for certificates that are being made.
+pub(crate) const WORKLOAD_FIRST_WAIT: Duration = Duration::from_secs(15);
+/// Bytes of one answer of an agent: identities, bundles and up to 1 MiB of CRLs.
+pub(crate) const WORKLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// First wait before an agent is asked again whose stream ended; doubled at each failure.
+pub(crate) const WORKLOAD_AGAIN_FIRST: Duration = Duration::from_millis(250);
+/// Longest such wait.
+pub(crate) const WORKLOAD_AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a file with a chain and its key.
+pub(crate) const SVID_FILE_BYTES_MAX: u64 = 128 * 1024;

@@ -24,6 +24,7 @@ mod revocation;
 mod revocation_export;
 mod revoke;
 mod revoke_from;
+mod svid;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -4,7 +4,8 @@ use mintage_identity::SpiffeId;
 
 use crate::{
     CertInfo, LeafInfo, SvidError,
-    limits::{CHAIN_BYTES_MAX, CHAIN_LENGTH_MAX},
+    der::{Reader, TAG_SEQUENCE},
+    limits::{BUNDLE_ROOTS_MAX, CHAIN_BYTES_MAX, CHAIN_LENGTH_MAX, DOCUMENT_BYTES_MAX},
     pem,
 };
 
@@ -59,6 +60,14 @@ impl X509Svid {
         Self::parse(pem::decode_certificates(text)?)
     }
 
+    /// Parses certificates that stand in a row, leaf first, as the Workload API sends them.
+    ///
+    /// # Errors
+    /// As [`X509Svid::parse`] and [`split_certificates`].
+    pub fn from_concatenated(der: &[u8]) -> Result<Self, SvidError> {
+        Self::parse(split_certificates(der)?)
+    }
+
     /// The SPIFFE ID of the leaf.
     pub fn id(&self) -> &SpiffeId {
         self.leaf.id()
@@ -88,6 +97,37 @@ impl X509Svid {
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(&self.chain_der)
     }
+}
+
+/// Takes DER certificates apart that stand in a row (SPIFFE Workload API, section 5.2). What is in them is not read.
+///
+/// # Errors
+/// Refuses more than 64 certificates or 1 MB, and octets between or after them.
+pub fn split_certificates(der: &[u8]) -> Result<Vec<Vec<u8>>, SvidError> {
+    const WHAT: &str = "a row of certificates";
+    if der.len() > DOCUMENT_BYTES_MAX {
+        return Err(SvidError::TooLarge {
+            what: WHAT,
+            size: der.len(),
+            limit: DOCUMENT_BYTES_MAX,
+            unit: "bytes",
+        });
+    }
+    let malformed = |why: &str| SvidError::Malformed {
+        what: WHAT,
+        why: why.to_owned(),
+    };
+    let (mut reader, mut certificates) = (Reader::new(der), Vec::new());
+    while !reader.is_empty() {
+        let element = reader
+            .expect(TAG_SEQUENCE)
+            .map_err(|error| SvidError::Der { what: WHAT, error })?;
+        if certificates.len() == BUNDLE_ROOTS_MAX {
+            return Err(malformed("it has more than 64 certificates"));
+        }
+        certificates.push(element.raw.to_vec());
+    }
+    Ok(certificates)
 }
 
 #[cfg(test)]
@@ -124,5 +164,19 @@ mod tests {
             .chain(std::iter::repeat_n(&root.der, CHAIN_LENGTH_MAX))
             .collect();
         assert!(matches!(refused(long), SvidError::TooLarge { .. }));
+    }
+
+    #[test]
+    fn certificates_in_a_row_are_taken_apart_and_nothing_else_is() {
+        let one = [0x30, 2, 5, 0];
+        let row = [one, one].concat();
+        assert_eq!(split_certificates(&row).unwrap(), [one, one]);
+        assert_eq!(split_certificates(&[]).unwrap(), Vec::<Vec<u8>>::new());
+        for cut in 1..row.len() {
+            assert_eq!(split_certificates(&row[..cut]).is_ok(), cut == one.len(), "{cut}");
+        }
+        assert!(split_certificates(&[&row[..], &[0]].concat()).is_err());
+        assert!(split_certificates(&one.repeat(BUNDLE_ROOTS_MAX + 1)).is_err());
+        assert!(split_certificates(&vec![0; DOCUMENT_BYTES_MAX + 1]).is_err());
     }
 }

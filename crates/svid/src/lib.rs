@@ -23,7 +23,7 @@ pub mod limits;
 pub mod pem;
 
 pub use bundle::{JwtKey, TrustBundle};
-pub use chain::X509Svid;
+pub use chain::{X509Svid, split_certificates};
 pub use crl::Crl;
 pub use error::{LeafRule, SvidError};
 pub use frame::check_tbs_frame;

@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 42] = [
+const VERBS: [(&str, Does, &str); 45] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -73,6 +73,9 @@ const VERBS: [(&str, Does, &str); 42] = [
     ("revocation list", Reads, ""),
     ("revocation status", Reads, ""),
     ("revoke", Changes, "--spiffe-id spiffe://dev.test/revoked% --no-renew"),
+    ("svid fetch", Apart, ""),
+    ("svid inspect", Reads, "DIR/cert.pem"),
+    ("svid watch", Apart, ""),
     ("token create", Changes, "--agent new%"),
     ("token delete", Changes, "TOKEN"),
     ("token list", Reads, ""),

@@ -1,0 +1,146 @@
+//! Where the Workload API is (SPIFFE Workload Endpoint, section 4), and the metadata that every call carries (section 3).
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{Request, metadata::MetadataValue, transport::Channel};
+use tower::service_fn;
+
+use crate::failure::Failure;
+
+/// The variable that names the endpoint.
+pub(super) const VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+/// Where Mintage's agent listens unless told otherwise.
+const USUAL: &str = "/run/mintage/agent.sock";
+
+/// A Unix socket. TCP is allowed by the standard and refused here: no process can be attested over it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Endpoint(PathBuf);
+
+impl Endpoint {
+    /// What the command line says, else what the environment says, else the usual place.
+    pub(super) fn of(given: Option<&Path>, variable: Option<String>) -> Result<Self, Failure> {
+        if let Some(path) = given {
+            return Ok(Self(path.to_owned()));
+        }
+        match variable.filter(|address| !address.is_empty()) {
+            Some(address) => Self::parse(&address).map_err(|why| Failure::local(format!("{VARIABLE}: {why}"))),
+            None => Ok(Self(USUAL.into())),
+        }
+    }
+
+    /// Reads an address of the form `unix:///run/mintage/agent.sock`.
+    fn parse(address: &str) -> Result<Self, String> {
+        let refuse = |why: &str| {
+            Err(format!(
+                "{address:?} {why}; it has the form unix:///run/mintage/agent.sock"
+            ))
+        };
+        let Some((scheme, rest)) = address.split_once(':') else {
+            return refuse("has no scheme");
+        };
+        if scheme == "tcp" {
+            return refuse("is TCP, over which no process can be attested");
+        }
+        if scheme != "unix" {
+            return refuse("is no Unix socket");
+        }
+        // Without an authority, `unix:/path` and `unix:///path` are the same.
+        let path = match rest.strip_prefix("//") {
+            Some(path) if path.starts_with('/') => path,
+            Some(_) => return refuse("names an authority"),
+            None => rest,
+        };
+        if path.contains(['?', '#']) {
+            return refuse("has a query or a fragment");
+        }
+        match path.starts_with('/') && path.len() > 1 && !path.contains('%') {
+            true => Ok(Self(path.into())),
+            false => refuse("has no absolute path in plain letters"),
+        }
+    }
+
+    /// Connects.
+    pub(super) async fn connect(self) -> Result<Channel, Failure> {
+        let Self(path) = self;
+        let told = |error: &dyn std::fmt::Display| {
+            Failure::Remote(format!(
+                "no agent answers on {}: {error}; is mintage-agent running, and is the path right (--socket or {VARIABLE})?",
+                path.display()
+            ))
+        };
+        // Asked first by hand: a transport's error says less.
+        UnixStream::connect(&path).await.map_err(|error| told(&error))?;
+        let socket = path.clone();
+        let connector = service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The name is never looked up: the connector knows the socket.
+        let endpoint = tonic::transport::Endpoint::from_static("http://agent.sock");
+        endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| told(&error))
+    }
+}
+
+/// A request with the header that keeps requests of fooled HTTP clients out.
+pub(super) fn spiffe<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w3_an_address_is_a_unix_socket_with_an_absolute_path_and_nothing_else() {
+        for good in ["unix:///run/a.sock", "unix:/run/a.sock"] {
+            assert_eq!(Endpoint::parse(good), Ok(Endpoint("/run/a.sock".into())), "{good}");
+        }
+        for bad in [
+            "",
+            "/run/a.sock",
+            "unix:",
+            "unix://",
+            "unix:///",
+            "unix://host/run/a.sock",
+            "unix:run/a.sock",
+            "unix:///run/a.sock?x=1",
+            "unix:///run/a.sock#x",
+            "unix:///run/a%20b.sock",
+            "UNIX:///run/a.sock",
+            "tcp://127.0.0.1:8000",
+            "http://127.0.0.1",
+        ] {
+            assert!(
+                Endpoint::parse(bad).unwrap_err().contains("unix:///run/mintage"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn w3_the_command_line_counts_more_than_the_variable_and_that_more_than_the_usual_place() {
+        let variable = || Some("unix:///env".to_owned());
+        let of = |given: Option<&str>, variable| Endpoint::of(given.map(Path::new), variable).unwrap().0;
+        assert_eq!(of(Some("/given"), variable()), Path::new("/given"));
+        assert_eq!(of(None, variable()), Path::new("/env"));
+        assert_eq!(of(None, Some(String::new())), Path::new(USUAL));
+        let wrong = Endpoint::of(None, Some("tcp://127.0.0.1:1".to_owned())).unwrap_err();
+        assert!(wrong.to_string().contains(VARIABLE) && wrong.code() == 1, "{wrong}");
+    }
+
+    #[test]
+    fn w2_every_request_carries_the_header_once() {
+        let request = spiffe(());
+        let values: Vec<_> = request.metadata().get_all("workload.spiffe.io").iter().collect();
+        assert_eq!(values, ["true"]);
+    }
+}

@@ -1,0 +1,323 @@
+//! `mintage svid`: a workload's own view. What the node's agent gives to this very process, once or as it changes, and
+//! what stands in a certificate.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use mintage_proto::workload::{
+    JwtsvidRequest, X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+};
+use mintage_svid::{X509Svid, pem::encode_certificates};
+use serde::Serialize;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    cli::Context,
+    failure::Failure,
+    interrupt::Interrupt,
+    limits::{WORKLOAD_AGAIN_FIRST, WORKLOAD_AGAIN_MAX, WORKLOAD_BYTES_MAX, WORKLOAD_FIRST_WAIT},
+    output::{Row, notice, write},
+    text::{rfc3339, utc},
+};
+
+mod endpoint;
+mod files;
+mod inspect;
+
+use endpoint::{Endpoint, spiffe};
+
+/// What to do with SVIDs. `--socket` is the agent's here.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Fetches this process's SVIDs from the agent, once.
+    Fetch(Fetch),
+    /// Shows this process's X509-SVIDs, and again at each change, until Ctrl-C.
+    Watch(Watch),
+    /// Shows what stands in a certificate or key-first file, offline.
+    Inspect(inspect::Inspect),
+}
+
+/// `svid fetch`.
+#[derive(Args, Debug)]
+pub(crate) struct Fetch {
+    /// A JWT-SVID for this audience instead, its token alone on a line; may be given more than once.
+    #[arg(long, value_name = "AUDIENCE", conflicts_with = "write")]
+    audience: Vec<String>,
+    /// Only this identity.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<String>,
+    /// Writes svid.pem, svid_key.pem and svid_bundle.pem of the first identity into this folder, as one generation.
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+}
+
+/// `svid watch`.
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    /// Writes svid.pem, svid_key.pem and svid_bundle.pem of the first identity into this folder at each change.
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+}
+
+/// One X509-SVID, without its key.
+#[derive(Serialize)]
+struct SvidRow {
+    spiffe_id: String,
+    serial: String,
+    not_before: Option<String>,
+    not_after: Option<String>,
+    hint: String,
+    chain_pem: String,
+    bundle_pem: String,
+    /// Lists of revoked certificates that came with it.
+    crls: usize,
+    #[serde(skip)]
+    ends: i64,
+}
+
+impl Row for SvidRow {
+    const HEADER: &'static [&'static str] = &["SPIFFE ID", "SERIAL", "ENDS", "HINT"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.spiffe_id.clone(),
+            self.serial.clone(),
+            utc(self.ends),
+            self.hint.clone(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct JwtRow {
+    spiffe_id: String,
+    token: String,
+    hint: String,
+}
+
+impl Row for JwtRow {
+    const HEADER: &'static [&'static str] = &["SPIFFE ID", "TOKEN"];
+    fn cells(&self) -> Vec<String> {
+        vec![self.spiffe_id.clone(), self.token.clone()]
+    }
+}
+
+/// Runs the verb.
+pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Inspect(inspect) => inspect::run(context, &inspect),
+        Verb::Fetch(fetch) if !fetch.audience.is_empty() => fetch_jwt(context, fetch).await,
+        Verb::Fetch(fetch) => fetch_x509(context, fetch).await,
+        Verb::Watch(watch) => follow(context, watch).await,
+    }
+}
+
+async fn client(context: &Context) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
+    let endpoint = Endpoint::of(context.given_socket(), std::env::var(endpoint::VARIABLE).ok())?;
+    let channel = endpoint.connect().await?;
+    Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(WORKLOAD_BYTES_MAX))
+}
+
+async fn fetch_x509(context: &Context, fetch: Fetch) -> Result<(), Failure> {
+    let mut client = client(context).await?;
+    let asked = async {
+        let mut stream = client.fetch_x509svid(spiffe(X509svidRequest {})).await?.into_inner();
+        stream.message().await
+    };
+    let first = tokio::time::timeout(WORKLOAD_FIRST_WAIT, asked)
+        .await
+        .map_err(|_| Failure::Remote("the agent did not answer in time; see its log".to_owned()))?
+        .map_err(|status| refused(&status))?
+        .ok_or_else(|| Failure::Remote("the agent ended the stream without an answer; try again".to_owned()))?;
+    let mut answer = Answer::read(first)?;
+    if let Some(wanted) = &fetch.spiffe_id {
+        answer.svids.retain(|svid| svid.row.spiffe_id == *wanted);
+        if answer.svids.is_empty() {
+            return Err(Failure::No(format!(
+                "the agent gives this process no {wanted}; without --spiffe-id it lists what it gives"
+            )));
+        }
+    }
+    answer.keep(fetch.write.as_deref())?;
+    context.output.list("svids", &answer.into_rows(), None)
+}
+
+async fn fetch_jwt(context: &Context, fetch: Fetch) -> Result<(), Failure> {
+    let request = JwtsvidRequest {
+        audience: fetch.audience,
+        spiffe_id: fetch.spiffe_id.unwrap_or_default(),
+    };
+    let mut client = client(context).await?;
+    let answered = tokio::time::timeout(WORKLOAD_FIRST_WAIT, client.fetch_jwtsvid(spiffe(request))).await;
+    let svids = answered
+        .map_err(|_| Failure::Remote("the agent did not answer in time; see its log".to_owned()))?
+        .map_err(|status| refused(&status))?
+        .into_inner()
+        .svids;
+    // A mandatory field that is empty makes the answer void (SPIFFE Workload API, section 5.2).
+    if svids.is_empty()
+        || svids
+            .iter()
+            .any(|svid| svid.spiffe_id.is_empty() || svid.svid.is_empty())
+    {
+        return Err(Failure::Remote(
+            "the agent's answer lacks a token; it is no Workload API".to_owned(),
+        ));
+    }
+    let rows: Vec<JwtRow> = svids
+        .into_iter()
+        .map(|svid| JwtRow {
+            spiffe_id: svid.spiffe_id,
+            token: svid.svid,
+            hint: svid.hint,
+        })
+        .collect();
+    match context.output.is_table() {
+        // For `TOKEN=$(mintage svid fetch --audience A)`.
+        true => write(&rows.iter().map(|row| format!("{}\n", row.token)).collect::<String>()),
+        false => context.output.list("svids", &rows, None),
+    }
+}
+
+/// The stream stays open and is opened again; only a refusal of the call itself ends it (SPIFFE Workload API, section 4).
+async fn follow(context: &Context, watch: Watch) -> Result<(), Failure> {
+    let mut interrupt = Interrupt::listen()?;
+    let mut again = WORKLOAD_AGAIN_FIRST;
+    loop {
+        let ended = tokio::select! {
+            ended = follow_once(context, &watch, &mut again) => ended,
+            () = interrupt.came() => return Ok(()),
+        };
+        match ended {
+            Ended::For(failure) => return Err(failure),
+            Ended::Because(why) => notice(&format!("{why}; asking again in {} ms", again.as_millis())),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(again) => {}
+            () = interrupt.came() => return Ok(()),
+        }
+        again = (again * 2).min(WORKLOAD_AGAIN_MAX);
+    }
+}
+
+/// How one stream ended.
+enum Ended {
+    /// Another one may do better.
+    Because(String),
+    /// No other one will.
+    For(Failure),
+}
+
+async fn follow_once(context: &Context, watch: &Watch, again: &mut Duration) -> Ended {
+    let mut client = match client(context).await {
+        Ok(client) => client,
+        Err(failure @ Failure::Remote(_)) => return Ended::Because(failure.to_string()),
+        Err(failure) => return Ended::For(failure),
+    };
+    let opened = client.fetch_x509svid(spiffe(X509svidRequest {})).await;
+    let mut stream = match opened {
+        Ok(opened) => opened.into_inner(),
+        Err(status) => return ended(&status),
+    };
+    loop {
+        let message = match stream.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ended::Because("the agent ended the stream".to_owned()),
+            Err(status) => return ended(&status),
+        };
+        *again = WORKLOAD_AGAIN_FIRST;
+        let shown = Answer::read(message).and_then(|answer| {
+            answer.keep(watch.write.as_deref())?;
+            context.output.list("svids", &answer.into_rows(), None)
+        });
+        if let Err(failure) = shown {
+            return Ended::For(failure);
+        }
+    }
+}
+
+fn ended(status: &Status) -> Ended {
+    match status.code() {
+        Code::InvalidArgument | Code::Unimplemented => Ended::For(refused(status)),
+        // An identity may come yet, and the agent too.
+        _ => Ended::Because(refused(status).to_string()),
+    }
+}
+
+/// What the agent's status means to who called.
+fn refused(status: &Status) -> Failure {
+    let why = status.message();
+    match status.code() {
+        Code::PermissionDenied => Failure::No(format!("no identity is issued to this process: {why}")),
+        Code::Unavailable => Failure::Remote(format!("the agent cannot answer now: {why}; try again")),
+        code => Failure::Remote(format!("the agent refuses: {why} ({code:?})")),
+    }
+}
+
+/// A whole message: everything that is not in it is withdrawn.
+struct Answer {
+    svids: Vec<Fetched>,
+}
+
+/// One identity with its key.
+struct Fetched {
+    row: SvidRow,
+    key: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// Reads a message strictly: an empty mandatory field or a broken certificate makes it void.
+    fn read(message: X509svidResponse) -> Result<Self, Failure> {
+        let void = |why: String| Failure::Remote(format!("the agent's answer is not taken: {why}"));
+        if message.svids.is_empty() {
+            return Err(void("it has no SVID".to_owned()));
+        }
+        let crls = message.crl.len();
+        let read = |svid: mintage_proto::workload::X509svid| {
+            let key = zeroize::Zeroizing::new(svid.x509_svid_key);
+            if key.is_empty() || svid.bundle.is_empty() {
+                return Err(void(format!("{} comes without key or bundle", svid.spiffe_id)));
+            }
+            let chain = X509Svid::from_concatenated(&svid.x509_svid).map_err(|error| void(error.to_string()))?;
+            if chain.id().as_str() != svid.spiffe_id {
+                return Err(void(format!(
+                    "{} comes with a certificate of {}",
+                    svid.spiffe_id,
+                    chain.id()
+                )));
+            }
+            let roots = mintage_svid::split_certificates(&svid.bundle).map_err(|error| void(error.to_string()))?;
+            let leaf = chain.leaf();
+            let ends = leaf.not_after().millis();
+            Ok(Fetched {
+                key,
+                row: SvidRow {
+                    spiffe_id: svid.spiffe_id,
+                    serial: leaf.serial().to_string(),
+                    not_before: rfc3339(leaf.not_before().millis()),
+                    not_after: rfc3339(ends),
+                    hint: svid.hint,
+                    chain_pem: chain.to_pem(),
+                    bundle_pem: encode_certificates(&roots),
+                    crls,
+                    ends,
+                },
+            })
+        };
+        let svids = message.svids.into_iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { svids })
+    }
+
+    /// Writes the first identity, which is the default one, where that is wanted.
+    fn keep(&self, folder: Option<&std::path::Path>) -> Result<(), Failure> {
+        match (folder, self.svids.first()) {
+            (Some(folder), Some(first)) => {
+                files::write(folder, &first.row.chain_pem, &first.key, &first.row.bundle_pem)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn into_rows(self) -> Vec<SvidRow> {
+        self.svids.into_iter().map(|svid| svid.row).collect()
+    }
+}
