@@ -12,7 +12,7 @@ use ring::{
 };
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
-use crate::load::{Failure, Requests};
+use crate::load::{Failure, Requests, percentile};
 
 /// Octets that are signed: about those of a certificate's body.
 const MESSAGE_BYTES: usize = 600;
@@ -99,4 +99,24 @@ fn work(end: Instant, over: &AtomicBool, done: &AtomicU64, proofs: &[Proof]) {
     }
     over.store(true, Ordering::Relaxed);
     done.fetch_add(count, Ordering::Relaxed);
+}
+
+/// What one flush of a small write costs on the disk of the ledger.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn fsync_p50_ms(folder: &std::path::Path) -> Result<f64, Failure> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(folder.join("flush"))?;
+    file.write_all(&vec![0; 1 << 20])?;
+    file.sync_all()?;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        std::io::Seek::rewind(&mut file)?;
+        let started = Instant::now();
+        file.write_all(&[1; 1024])?;
+        file.sync_data()?;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(percentile(&mut times, 0.5))
 }

@@ -109,7 +109,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         rss_mb: host.rss_mb(),
         fsyncs_per_s: summary.flushes,
         idle_p50_ms,
-        fsync_p50_ms: fsync_p50_ms(folder.path())?,
+        fsync_p50_ms: floor::fsync_p50_ms(folder.path())?,
         idle_rss_mb,
         agents: options.agents,
         seconds,
@@ -212,21 +212,4 @@ async fn load(host: &Host, drivers: Vec<Driver>) -> Result<(Vec<Driver>, Slice),
         took: started.elapsed(),
     };
     Ok((drivers, slice))
-}
-
-/// What one flush of a small write costs on the disk of the ledger.
-fn fsync_p50_ms(folder: &std::path::Path) -> Result<f64, Failure> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(folder.join("flush"))?;
-    file.write_all(&vec![0; 1 << 20])?;
-    file.sync_all()?;
-    let mut times = Vec::new();
-    for _ in 0..100 {
-        std::io::Seek::rewind(&mut file)?;
-        let started = Instant::now();
-        file.write_all(&[1; 1024])?;
-        file.sync_data()?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
-    }
-    Ok(percentile(&mut times, 0.5))
 }
