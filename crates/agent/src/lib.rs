@@ -23,6 +23,7 @@ mod key;
 mod layout;
 mod link;
 pub mod logs;
+mod lookup;
 mod metrics;
 mod public_dir;
 mod receipt;
@@ -41,9 +42,12 @@ pub mod rotation;
 
 pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
-pub use config::{Accounts, Config, Delivery, MODE_DEFAULT, SOCKET_DEFAULT, TomlProblem};
+pub use config::{
+    Accounts, Config, Delivery, LookupRules, MODE_DEFAULT, SOCKET_DEFAULT, TomlProblem, WithoutCertificate,
+};
 pub use core::Reloaded;
 pub use error::AgentError;
 pub use event::AgentEvent;
 pub use layout::Layout;
+pub use lookup::{Particulars, Route, RouteProblem, unescape_chain};
 pub use status::{AgentStatus, HeldStatus};

@@ -17,6 +17,7 @@ pub mod http2;
 pub mod ids;
 pub mod inventory;
 pub mod load;
+pub mod node;
 pub mod peers;
 pub mod power;
 pub mod promises;

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, TomlProblem, check_absolute, check_address, check_folders, check_loopback, check_mode,
+    Accounts, Config, Delivery, LookupRules, TomlProblem, check_absolute, check_address, check_folders, check_loopback,
+    check_mode, lookup,
 };
 use crate::{
     AgentError,
@@ -30,6 +31,7 @@ struct RawConfig {
     metrics: Option<Spanned<String>>,
     ca_addresses: Option<Vec<Spanned<String>>>,
     revocation_map: Option<RawMap>,
+    lookup: Option<RawLookup>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -38,6 +40,13 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawMap {
     path: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLookup {
+    freshness: Option<Spanned<String>>,
+    without_certificate: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +136,9 @@ pub(super) fn parse(
         reader.on(&map.path, |path| check_absolute("revocation_map.path", path))?;
         config.revocation_map = Some(map.path.get_ref().clone());
     }
+    if let Some(lookup) = &raw.lookup {
+        config.lookup = reader.lookup(lookup)?;
+    }
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }
@@ -151,6 +163,17 @@ impl Reader<'_> {
         read: impl FnOnce(&T) -> Result<R, E>,
     ) -> Result<R, TomlProblem> {
         read(value.get_ref()).map_err(|problem| TomlProblem::at(self.file, self.text, &value.span(), problem))
+    }
+
+    fn lookup(&self, raw: &RawLookup) -> Result<LookupRules, TomlProblem> {
+        let mut rules = LookupRules::default();
+        if let Some(text) = &raw.freshness {
+            rules.freshness = self.on(text, |text| lookup::freshness(text))?;
+        }
+        if let Some(text) = &raw.without_certificate {
+            rules.without_certificate = self.on(text, |text| lookup::without_certificate(text))?;
+        }
+        Ok(rules)
     }
 
     fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {
