@@ -21,6 +21,7 @@ pub mod node;
 pub mod peers;
 pub mod power;
 pub mod promises;
+pub mod proxies;
 pub mod refusal;
 pub mod stream;
 pub mod verifiers;
