@@ -125,6 +125,8 @@ campaigns! {
     a_revocation_snapshot: "revocation-snapshot",
     a_revocation_delta: "revocation-delta",
     a_delegation: "delegation",
+    an_escaped_chain: "escaped-chain",
+    a_path_of_a_look_up: "lookup-path",
     a_signing_request: "csr",
     a_revocation_list: "crl",
     a_spiffe_id: "spiffe-id",

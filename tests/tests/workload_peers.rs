@@ -5,12 +5,15 @@
 
 use std::{
     fs,
+    io::Write,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
+    pin::Pin,
     process::{Child, Command, Stdio},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,7 @@ use mintage_tests::kit::{
     agent::{AgentProcess, config},
     ca::{CaProcess, entry, make, token},
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::{Request, transport::Endpoint};
 
 /// What a child is to do; without it the child's test does nothing.
@@ -27,6 +31,8 @@ const ROLE: &str = "MINTAGE_TEST_ROLE";
 const SOCKET: &str = "MINTAGE_TEST_SOCKET";
 /// The program that the hand-off becomes.
 const NEXT: &str = "MINTAGE_TEST_NEXT";
+/// The beginning of HTTP/2, by which the agent knows what is spoken.
+const BEGUN: &[u8] = b"PRI ";
 /// Longest wait for the agent, and for a child's answer; the machine may be busy.
 const SOON: Duration = Duration::from_secs(60);
 /// Reading a file of 4 GB takes longer than this everywhere; a refusal takes milliseconds.
@@ -44,8 +50,9 @@ async fn child_process() {
             connect()
         }
         "hand-off" => {
-            let stream = connect();
-            // The agent speaks first, and only after it has looked at this process.
+            let mut stream = connect();
+            // The agent answers only after it has looked at this process.
+            stream.write_all(BEGUN).unwrap();
             let kept = OwnedFd::from(stream.try_clone().unwrap());
             stream.set_nonblocking(true).unwrap();
             let stream = tokio::net::UnixStream::from_std(stream).unwrap();
@@ -58,13 +65,48 @@ async fn child_process() {
         "inherited" => UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap()),
         other => panic!("no role {other}"),
     };
-    eprintln!("told: {}", fetch(stream).await);
+    let begun = if role == "inherited" { BEGUN.len() } else { 0 };
+    eprintln!("told: {}", fetch(stream, begun).await);
 }
 
-/// Asks for an X.509-SVID over a stream.
-async fn fetch(stream: UnixStream) -> String {
+/// A stream on which the first octets were written already.
+struct Begun {
+    stream: tokio::net::UnixStream,
+    left: usize,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        let skipped = self.left.min(buf.len());
+        if skipped > 0 {
+            self.left -= skipped;
+            return Poll::Ready(Ok(skipped));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Asks for an X.509-SVID over a stream on which so many octets were written already.
+async fn fetch(stream: UnixStream, begun: usize) -> String {
     stream.set_nonblocking(true).unwrap();
-    let mut once = Some(tokio::net::UnixStream::from_std(stream).unwrap());
+    let mut once = Some(Begun {
+        stream: tokio::net::UnixStream::from_std(stream).unwrap(),
+        left: begun,
+    });
     let connector = tower::service_fn(move |_| {
         let stream = once.take().ok_or_else(|| std::io::Error::other("one connection"));
         async move { stream.map(TokioIo::new) }

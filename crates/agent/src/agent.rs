@@ -78,7 +78,7 @@ impl Agent {
             deps,
             store,
             domain,
-            replica.handle(),
+            (replica.handle(), config.lookup()),
             (events, news.clone()),
         ));
         load_identity(&shared)?;

@@ -10,6 +10,7 @@ use mintage_revocation::{
 };
 use mintage_svid::{CertInfo, TrustBundle, verify_issued};
 use mintage_verifier::{RevocationCheck, RevocationView, Trust, TrustError};
+use rustls_pki_types::CertificateDer;
 
 /// Delegations of one bundle: old and new keys of every replica of a cell.
 const DELEGATIONS_MAX: usize = 256;
@@ -125,14 +126,8 @@ impl Bundle {
 
     /// The roots, and the issuers that one of them signed.
     pub(crate) fn signers(&self) -> Vec<CertInfo> {
-        let parse = |der: &Vec<u8>| CertInfo::parse_signing(der).ok();
-        let roots: Vec<CertInfo> = self.roots().iter().filter_map(parse).collect();
-        let issued = self
-            .issuers
-            .iter()
-            .filter(|der| roots.iter().any(|root| verify_issued(der, root.spki_der()).is_ok()));
-        let issuers: Vec<CertInfo> = issued.filter_map(parse).collect();
-        roots.into_iter().chain(issuers).collect()
+        let roots = self.roots().iter().filter_map(|der| CertInfo::parse_signing(der).ok());
+        roots.chain(self.issuing().into_iter().map(|(info, _)| info)).collect()
     }
 
     /// The snapshot for verifiers on this node: revocation is required, under the default freshness policy.
@@ -155,7 +150,18 @@ impl Bundle {
         self.trust(RevocationCheck::None)
     }
 
-    fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {
+    /// The issuing certificates that a root of this bundle signed, with what they say.
+    pub(crate) fn issuing(&self) -> Vec<(CertInfo, CertificateDer<'static>)> {
+        let parse = |der: &Vec<u8>| CertInfo::parse_signing(der).ok();
+        let roots: Vec<CertInfo> = self.roots().iter().filter_map(parse).collect();
+        let issued = |der: &&Vec<u8>| roots.iter().any(|root| verify_issued(der, root.spki_der()).is_ok());
+        let issuers = self.issuers.iter().filter(issued);
+        issuers
+            .filter_map(|der| Some((parse(der)?, CertificateDer::from(der.clone()))))
+            .collect()
+    }
+
+    pub(crate) fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {
         Ok(Trust::builder(self.trust_domain().clone())
             .bundle(&self.document, revocation)?
             .build())

@@ -24,6 +24,7 @@ mod key;
 mod layout;
 mod link;
 pub mod logs;
+mod lookup;
 mod metrics;
 mod public_dir;
 mod receipt;
@@ -43,11 +44,12 @@ pub mod rotation;
 pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
 pub use config::{
-    Accounts, Config, Delivery, Effect, EffectProtocol, Hook, HookAction, HookSignal, MODE_DEFAULT, SOCKET_DEFAULT,
-    TomlProblem, UnitJob, Window,
+    Accounts, Config, Delivery, Effect, EffectProtocol, Hook, HookAction, HookSignal, LookupRules, MODE_DEFAULT,
+    SOCKET_DEFAULT, TomlProblem, UnitJob, Window, WithoutCertificate,
 };
 pub use core::Reloaded;
 pub use error::AgentError;
 pub use event::AgentEvent;
 pub use layout::Layout;
+pub use lookup::{Particulars, Route, RouteProblem, unescape_chain};
 pub use status::{AgentStatus, HeldStatus};

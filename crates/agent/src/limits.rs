@@ -52,6 +52,23 @@ pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
 /// Status and WhoAmI calls in all under way at once.
 pub const LOCAL_CALLS_MAX: usize = 16;
+/// Questions in one look-up call: with what they hold they fill the message.
+pub const LOOKUP_QUESTIONS_MAX: usize = 64;
+/// Bytes of one look-up call: 64 questions by serial, or 16 chains of 4 KiB.
+pub const LOOKUP_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Look-up calls of one user that are being answered at once: each may cost 64 times two signature checks.
+pub const LOOKUP_CALLS_PER_UID_MAX: usize = 4;
+/// Look-up calls in all that are being answered at once.
+pub const LOOKUP_CALLS_MAX: usize = 16;
+/// Bytes of one question of Envoy's: a request's head of 60 KiB, the certificates of both ends, and room; bodies need not
+/// be sent here.
+pub const EXT_AUTHZ_REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of an HTTP request's head on the socket: an escaped certificate of 16 KiB takes 25 KiB.
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header fields of an HTTP request on the socket: a proxy passes on what its client sent.
+pub const HTTP_FIELDS_MAX: usize = 128;
+/// Bytes of path and query: a SPIFFE ID of 2,048 bytes, escaped, and two hashes.
+pub const HTTP_TARGET_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a receipt's origin, the name of a log: the CA's is a trust domain and two short words.
 pub const RECEIPT_ORIGIN_BYTES_MAX: usize = 512;
 /// Bytes of one proof of a receipt: a record of 60 KiB in Base64, 64 hashes, and a checkpoint with its cosignatures.
@@ -78,6 +95,15 @@ pub const SEEN_TOLD_MAX: usize = 16_384;
 /// Attestations under way at once: each may hash one executable.
 pub const ATTESTATIONS_MAX: usize = 8;
 
+/// Whoever connects to the socket says which protocol it speaks within this time.
+pub const FIRST_OCTETS_WAIT: Duration = Duration::from_secs(10);
+/// An HTTP request's head comes within this time; the next one on an idle connection too. Longer than nginx keeps an idle
+/// connection to an upstream (60 s), so that it never sends into one that is being closed.
+pub const HTTP_HEAD_WAIT: Duration = Duration::from_secs(75);
+/// An HTTP answer under way when the agent stops is taken within this time.
+pub const HTTP_LAST_WAIT: Duration = Duration::from_secs(1);
+/// Who was told to come again waits for this long: a heartbeat comes each five seconds.
+pub const LOOKUP_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A TCP connection to the CA is made within this time.
 pub const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// A TLS handshake with the CA ends within this time.

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     connections: Counter,
     workload: Family<Outcome, Counter>,
     seen: Family<Outcome, Counter>,
+    lookups: Family<Outcome, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     false_positives: Counter<u64, AtomicU64>,
     /// 1 while the stream to the CA is open.
@@ -73,6 +74,7 @@ impl Metrics {
             connections: Counter::default(),
             workload: Family::default(),
             seen: Family::default(),
+            lookups: Family::default(),
             verifier_checks: Family::default(),
             false_positives: Counter::default(),
             connected: Gauge::default(),
@@ -104,6 +106,8 @@ impl Metrics {
         r.register("workload_requests", "Socket calls by result", self.workload.clone());
         let help = "Certificates that were reported as seen in use, by result";
         r.register("seen_certificates", help, self.seen.clone());
+        let help = "Certificates that local programs asked for, by answer";
+        r.register("lookups", help, self.lookups.clone());
         r.register(
             "connected",
             "1 while the stream to the CA is open",
@@ -180,6 +184,11 @@ impl Metrics {
     /// A certificate was reported as seen in use.
     pub(crate) fn seen(&self, result: &'static str) {
         self.seen.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// A local program asked for a certificate.
+    pub(crate) fn lookup(&self, answer: &'static str) {
+        self.lookups.get_or_create(&Outcome { result: answer }).inc();
     }
 
     /// All of it as OpenMetrics text.

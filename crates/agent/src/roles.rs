@@ -23,6 +23,8 @@ pub const TABLE: &[Row] = &[
     ("/SpiffeWorkloadAPI/FetchX509Bundles", ANYBODY),
     ("/SpiffeWorkloadAPI/FetchX509SVID", ANYBODY),
     ("/SpiffeWorkloadAPI/ValidateJWTSVID", ANYBODY),
+    // Public information; Envoy's name for the question is on the wire.
+    ("/envoy.service.auth.v3.Authorization/Check", ANYBODY),
     ("/grpc.health.v1.Health/Check", ANYBODY),
     // It stays open as long as its caller likes.
     ("/grpc.health.v1.Health/Watch", OPERATOR),
@@ -31,6 +33,7 @@ pub const TABLE: &[Row] = &[
     // It names every folder and identity of the node.
     ("/mintage.v1.AgentLocal/Status", OPERATOR),
     ("/mintage.v1.AgentLocal/WhoAmI", ANYBODY),
+    ("/mintage.v1.RevocationLookup/Check", ANYBODY),
 ];
 
 /// The roles that may call `path`, or `None` for an RPC that the socket does not have.
@@ -51,7 +54,12 @@ mod tests {
     use super::*;
 
     /// The services of the socket among all that the wire knows.
-    const HERE: [&str; 2] = ["/mintage.v1.AgentLocal/", "/SpiffeWorkloadAPI/"];
+    const HERE: [&str; 4] = [
+        "/envoy.service.auth.v3.Authorization/",
+        "/mintage.v1.AgentLocal/",
+        "/mintage.v1.RevocationLookup/",
+        "/SpiffeWorkloadAPI/",
+    ];
 
     #[test]
     fn every_rpc_of_the_socket_has_a_row_and_every_row_an_rpc() {
@@ -60,7 +68,7 @@ mod tests {
             .map(mintage_proto::Rpc::path)
             .filter(|path| HERE.iter().any(|prefix| path.starts_with(prefix)))
             .collect();
-        assert!(known.len() >= 7, "{known:?}");
+        assert!(known.len() >= 9, "{known:?}");
         for path in &known {
             assert!(allowed(path).is_some(), "{path} has no row in the role table");
         }

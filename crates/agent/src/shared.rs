@@ -17,8 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Deps, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, metrics::Metrics, revoked::News,
-    seen::Pool, store::Store,
+    AgentEvent, Deps, LookupRules, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, lookup::Desk,
+    metrics::Metrics, revoked::News, seen::Pool, store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) ca_trust: Arc<TrustStore>,
     /// For verifiers on this node.
     pub(crate) local_trust: Arc<TrustStore>,
+    /// For programs that ask on the socket.
+    pub(crate) desk: Desk,
     /// For certificates that were seen in use: the roots alone, whatever was revoked. None before there is a bundle.
     pub(crate) roots_trust: ArcSwapOption<Trust>,
     /// What was seen in use and waits to be told to the CA.
@@ -86,7 +88,7 @@ impl Shared {
         deps: Deps,
         store: Arc<Store>,
         domain: TrustDomain,
-        view: ViewHandle,
+        (view, lookup): (ViewHandle, LookupRules),
         (events, revocation): (broadcast::Sender<AgentEvent>, mpsc::Sender<News>),
     ) -> Self {
         // Before there is a bundle nobody is trusted.
@@ -99,6 +101,7 @@ impl Shared {
             crls: ArcSwap::default(),
             ca_trust: nobody(),
             local_trust: nobody(),
+            desk: Desk::new(lookup, view.clone()),
             roots_trust: ArcSwapOption::empty(),
             seen: Mutex::default(),
             serving: AtomicUsize::new(0),
@@ -196,6 +199,7 @@ impl Shared {
             .map_err(|error| error.to_string())?;
         let roots = bundle.roots_trust().map_err(|error| error.to_string())?;
         let bundle = Arc::new(bundle);
+        self.desk.install(&bundle).map_err(|error| error.to_string())?;
         self.roots_trust.store(Some(Arc::new(roots)));
         self.ca_trust.swap(catching_up);
         self.local_trust.swap(strict);

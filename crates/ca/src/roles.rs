@@ -86,7 +86,12 @@ mod tests {
     use super::*;
 
     /// Services of the agent's own socket, which this server does not have.
-    const NOT_HERE: [&str; 2] = ["/mintage.v1.AgentLocal/", "/SpiffeWorkloadAPI/"];
+    const NOT_HERE: [&str; 4] = [
+        "/envoy.service.auth.v3.Authorization/",
+        "/mintage.v1.AgentLocal/",
+        "/mintage.v1.RevocationLookup/",
+        "/SpiffeWorkloadAPI/",
+    ];
 
     #[test]
     fn every_rpc_has_a_row_and_every_row_an_rpc() {

@@ -28,6 +28,7 @@ mod segment;
 mod set;
 mod set_body;
 mod set_log;
+mod shown;
 mod signer;
 mod view;
 mod view_issuer;
@@ -48,5 +49,6 @@ pub use record::{Exception, IssuerCoverage, LiveSerial, Revocation, RevokedEntry
 pub use replica::{Added, Applied, Beat, Position, Replica, ViewHandle};
 pub use rules::{Rule, RuleTarget};
 pub use set::RevokedSet;
+pub use shown::{Missing, Shown};
 pub use signer::{RevocationKey, RevocationKeyId, Terms};
 pub use view::View;

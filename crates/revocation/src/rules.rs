@@ -7,7 +7,7 @@ use mintage_identity::{
     limits::{SPIFFE_ID_BYTES_MAX, TTL_SECONDS_MAX},
 };
 
-use crate::{Query, Why};
+use crate::{Missing, Query, Shown, Why, shown::Struck};
 
 /// A rule on an identity is dead this long after its cut: no leaf lives longer, and an hour covers back-dating and skew.
 const IDENTITY_RULE_LIFE: Duration = Duration::from_secs(TTL_SECONDS_MAX as u64 + 3_600);
@@ -129,6 +129,43 @@ impl RuleTable {
         let stems = id.match_indices('/').skip(2).map(|(at, _)| &id[..at]);
         let mut struck = stems.filter(|stem| kills(self.prefixes.get(*stem)));
         struck.next().map(|_| Why::Prefix)
+    }
+
+    /// What is certain about a certificate that is known in part.
+    pub(crate) fn strike_shown(&self, shown: &Shown<'_>) -> Struck {
+        let mut missing = Missing::default();
+        let mut kills = |cut: Option<&Cut>| match (cut, shown.not_before) {
+            (None, _) => false,
+            (Some(&ALL), _) => true,
+            (Some(&cut), Some(not_before)) => not_before.millis() <= cut,
+            (Some(_), None) => {
+                missing.not_before = true;
+                false
+            }
+        };
+        if let Some((issuer, _)) = &shown.name
+            && kills(self.issuers.get(issuer))
+        {
+            return Struck::Yes(Why::Issuer);
+        }
+        if let Some(key) = &shown.spki_sha256
+            && kills(self.keys.get(key))
+        {
+            return Struck::Yes(Why::Key);
+        }
+        if let Some(id) = shown.spiffe_id.map(SpiffeId::as_str) {
+            if kills(self.identities.get(id)) {
+                return Struck::Yes(Why::Identity);
+            }
+            let stems = id.match_indices('/').skip(2).map(|(at, _)| &id[..at]);
+            // All of them: one without a cut strikes where an earlier one cannot tell.
+            if stems.filter(|stem| kills(self.prefixes.get(*stem))).count() > 0 {
+                return Struck::Yes(Why::Prefix);
+            }
+        }
+        missing.spki_sha256 = shown.spki_sha256.is_none() && !self.keys.is_empty();
+        missing.spiffe_id = shown.spiffe_id.is_none() && !(self.identities.is_empty() && self.prefixes.is_empty());
+        Struck::Unless(missing)
     }
 }
 

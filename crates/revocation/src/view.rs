@@ -12,13 +12,14 @@ use std::{
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 
 use crate::{
-    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Query, Rule, RuleTarget, Verdict, Why,
+    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Missing, Query, Rule, RuleTarget, Shown, Verdict, Why,
     body::Body,
     fingerprint::fingerprint,
     limits::{FRESH_FOR, FUTURE_SKEW},
     pulse::Pulse,
     rules::RuleTable,
     segment::Add,
+    shown::Struck,
     view_issuer::ViewIssuer,
 };
 
@@ -242,6 +243,42 @@ impl View {
         }
     }
 
+    /// The answer for a certificate that is known in part; the error names what would tell. Without issuer and serial the
+    /// rules alone are asked. Slower than [`Self::check`], and it may strike a serial out of another bucket, by chance of
+    /// one in 2^48 for each serial held.
+    ///
+    /// # Errors
+    /// A rule may strike the certificate, and whether it does cannot be told.
+    pub fn check_shown(&self, shown: &Shown<'_>, now: UnixTime) -> Result<Verdict, Missing> {
+        let Some(moment) = self.moment(now) else {
+            return Ok(Verdict::Stale);
+        };
+        let missing = match self.rules.strike_shown(shown) {
+            Struck::Yes(why) => return Ok(Verdict::Revoked { why }),
+            Struck::Unless(missing) => missing,
+        };
+        if let Some((id, serial)) = shown.name {
+            let Some(issuer) = self.issuer(&id) else {
+                return Ok(Verdict::NotCovered);
+            };
+            let listed = match shown.not_after {
+                Some(not_after) => issuer.lists(serial, not_after, &self.refuted),
+                None => issuer.lists_anywhere(serial, &self.refuted),
+            };
+            if listed && !self.exceptions.contains(&(id, *serial)) {
+                return Ok(Verdict::Revoked { why: Why::Serial });
+            }
+            if !issuer.covered || shown.not_after.is_some_and(|end| end < moment.horizon) {
+                return Ok(Verdict::NotCovered);
+            }
+        }
+        match (missing.is_nothing(), moment.is_fresh) {
+            (false, _) => Err(missing),
+            (true, true) => Ok(Verdict::Good),
+            (true, false) => Ok(Verdict::Stale),
+        }
+    }
+
     /// [`Self::check`] and then the policy: what a verifier does with the certificate.
     pub fn decide(&self, query: &Query<'_>, now: UnixTime, policy: FreshnessPolicy) -> Decision {
         self.judge(self.check(query, now), now, policy)
@@ -264,7 +301,8 @@ impl View {
         }
     }
 
-    fn judge(&self, verdict: Verdict, now: UnixTime, policy: FreshnessPolicy) -> Decision {
+    /// What a policy makes of a verdict that this view gave at `now`.
+    pub fn judge(&self, verdict: Verdict, now: UnixTime, policy: FreshnessPolicy) -> Decision {
         match verdict {
             Verdict::Good => Decision::Accept { tolerated: false },
             Verdict::Stale => match policy.judge(self.age(now)) {

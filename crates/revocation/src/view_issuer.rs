@@ -75,6 +75,13 @@ impl ViewIssuer {
         false
     }
 
+    /// True when the filter strikes this serial whatever its end. Slow: it looks at every segment.
+    pub(crate) fn lists_anywhere(&self, serial: &Serial, refuted: &AtomicU64) -> bool {
+        let wanted = fingerprint(self.kind, &self.id, serial);
+        let mut segments = self.segments.iter();
+        segments.any(|(_, segment)| segment.contains_counted(wanted, refuted))
+    }
+
     /// Loads a word of each block that [`Self::lists`] would look at.
     #[inline]
     pub(crate) fn touch(&self, serial: &Serial, not_after: UnixTime) -> u64 {

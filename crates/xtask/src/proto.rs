@@ -26,6 +26,8 @@ struct Package {
     /// Messages that carry a secret, by proto path and by Rust name: their `Debug` prints dots, so that no log line
     /// can hold one.
     secret: &'static [(&'static str, &'static str)],
+    /// Packages whose messages it uses, and the Rust modules that have them.
+    uses: &'static [(&'static str, &'static str)],
 }
 
 const PACKAGES: &[Package] = &[
@@ -39,6 +41,7 @@ const PACKAGES: &[Package] = &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
         ],
+        uses: &[],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.
     Package {
@@ -52,6 +55,38 @@ const PACKAGES: &[Package] = &[
             (".JWTSVID", "Jwtsvid"),
             (".ValidateJWTSVIDRequest", "ValidateJwtsvidRequest"),
         ],
+        uses: &[],
+    },
+    // The part of Envoy's external authorization that the agent answers, in the three packages that it is spread over.
+    Package {
+        folder: "google/rpc",
+        prost_name: "google.rpc.rs",
+        output: "crates/proto/src/gen/google_rpc.rs",
+        services: false,
+        described: true,
+        secret: &[],
+        uses: &[],
+    },
+    Package {
+        folder: "envoy/type/v3",
+        prost_name: "envoy.r#type.v3.rs",
+        output: "crates/proto/src/gen/envoy_type.rs",
+        services: false,
+        described: true,
+        secret: &[],
+        uses: &[],
+    },
+    Package {
+        folder: "envoy/service/auth/v3",
+        prost_name: "envoy.service.auth.v3.rs",
+        output: "crates/proto/src/gen/envoy_auth.rs",
+        services: true,
+        described: true,
+        secret: &[],
+        uses: &[
+            (".google.rpc", "crate::google_rpc"),
+            (".envoy.type.v3", "crate::envoy_type"),
+        ],
     },
     // The ledger crate may not import the wire crate, so its records are generated into the ledger itself.
     Package {
@@ -61,6 +96,7 @@ const PACKAGES: &[Package] = &[
         services: false,
         described: false,
         secret: &[],
+        uses: &[],
     },
 ];
 
@@ -193,7 +229,11 @@ fn package_code(root: &Path, package: &Package, files: &[PathBuf]) -> Result<Str
     let scratch = std::env::temp_dir().join(format!("mintage-xtask-{}-{}", std::process::id(), package.prost_name));
     let problem = |error: std::io::Error| Failure::new(format!("proto/{}", package.folder), error);
     fs::create_dir_all(&scratch).map_err(problem)?;
-    let generated = tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    for (used, module) in package.uses {
+        builder = builder.extern_path(*used, *module);
+    }
+    let generated = builder
         .build_client(package.services)
         .build_server(package.services)
         // Connections are made by our own TLS connectors, never by a generated `connect`.

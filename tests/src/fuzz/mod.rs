@@ -3,6 +3,7 @@
 //! input, for a fuzzer that drives a program.
 
 mod ledger;
+mod lookups;
 mod names;
 mod revocation;
 
@@ -44,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     target("revocation-snapshot", revocation::snapshot, revocation::snapshots),
     target("revocation-delta", revocation::delta, revocation::deltas),
     target("delegation", revocation::delegation, revocation::delegations),
+    target("escaped-chain", lookups::escaped_chain, lookups::escaped_chains),
+    target("lookup-path", lookups::path, lookups::paths),
     target("csr", names::csr, names::csrs),
     target("crl", names::crl, names::crls),
     target("spiffe-id", names::spiffe_id, names::spiffe_ids),

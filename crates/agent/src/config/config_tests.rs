@@ -1,5 +1,7 @@
 //! Wrong configurations, each told with its line, and the documented sample.
 
+use mintage_revocation::FreshnessPolicy;
+
 use super::*;
 
 fn accounts() -> Accounts {
@@ -35,6 +37,25 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((delivery.mode(), delivery.layout()), (0o600, Layout::Split));
     assert_eq!(delivery.owner(), mintage_sys::process::effective_uid());
     assert_eq!(parse("data_dir = '/d'\nsocket = 'off'\n").unwrap().socket(), None);
+}
+
+#[test]
+fn lookups_refuse_unless_told_otherwise_and_know_their_words() {
+    let of = |text: &str| parse(&format!("data_dir = '/d'\n[lookup]\n{text}")).unwrap().lookup();
+    assert_eq!(of("").freshness, FreshnessPolicy::default());
+    assert_eq!(of("").without_certificate, WithoutCertificate::Refuse);
+    assert_eq!(of("freshness = 'strict'").freshness, FreshnessPolicy::Strict);
+    assert_eq!(of("freshness = 'open'").freshness, FreshnessPolicy::Open);
+    let principal = of("freshness = 'bounded'\nwithout_certificate = 'principal'");
+    assert_eq!(principal.without_certificate, WithoutCertificate::Principal);
+    assert_eq!(
+        refusal("data_dir = '/d'\n[lookup]\nfreshness = 'never'\n"),
+        "agent.toml:3: freshness \"never\" is none of \"strict\", \"bounded\" and \"open\""
+    );
+    assert_eq!(
+        refusal("data_dir = '/d'\n[lookup]\nwithout_certificate = 'accept'\n"),
+        "agent.toml:3: without_certificate \"accept\" is neither \"refuse\" nor \"principal\""
+    );
 }
 
 #[test]

@@ -17,12 +17,14 @@ use crate::{
 
 mod accounts;
 pub(crate) mod hook;
+mod lookup;
 mod problem;
 mod raw;
 mod raw_hook;
 
 pub use accounts::Accounts;
 pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob, Window};
+pub use lookup::{LookupRules, WithoutCertificate};
 pub use problem::TomlProblem;
 
 /// Where the socket of the Workload API stands unless the configuration says otherwise.
@@ -209,6 +211,7 @@ pub struct Config {
     metrics: Option<SocketAddr>,
     ca_addresses: Vec<String>,
     revocation_map: Option<PathBuf>,
+    lookup: LookupRules,
     deliveries: Vec<Delivery>,
 }
 
@@ -221,6 +224,7 @@ impl Config {
             metrics: None,
             ca_addresses: Vec::new(),
             revocation_map: None,
+            lookup: LookupRules::default(),
             deliveries: Vec::new(),
         }
     }
@@ -270,6 +274,13 @@ impl Config {
         Ok(self)
     }
 
+    /// The same with other rules for look-ups on the socket.
+    #[must_use]
+    pub fn with_lookup(mut self, lookup: LookupRules) -> Self {
+        self.lookup = lookup;
+        self
+    }
+
     /// The same with other CA addresses than the join token named.
     ///
     /// # Errors
@@ -289,6 +300,11 @@ impl Config {
         check_folders(&self.data_dir, &deliveries).map_err(|(_, problem)| AgentError::Config(problem))?;
         self.deliveries = deliveries;
         Ok(self)
+    }
+
+    /// How look-ups on the socket are answered.
+    pub fn lookup(&self) -> LookupRules {
+        self.lookup
     }
 
     /// Where the agent keeps its own key and what must survive a restart.

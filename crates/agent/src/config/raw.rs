@@ -11,8 +11,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, TomlProblem, Window, check_absolute, check_address, check_folders, check_loopback,
-    check_mode,
+    Accounts, Config, Delivery, LookupRules, TomlProblem, Window, check_absolute, check_address, check_folders,
+    check_loopback, check_mode, lookup,
     raw_hook::{RawEffect, RawHook},
 };
 use crate::{
@@ -32,6 +32,7 @@ struct RawConfig {
     metrics: Option<Spanned<String>>,
     ca_addresses: Option<Vec<Spanned<String>>>,
     revocation_map: Option<RawMap>,
+    lookup: Option<RawLookup>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -40,6 +41,13 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawMap {
     path: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLookup {
+    freshness: Option<Spanned<String>>,
+    without_certificate: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +141,9 @@ pub(super) fn parse(
         reader.on(&map.path, |path| check_absolute("revocation_map.path", path))?;
         config.revocation_map = Some(map.path.get_ref().clone());
     }
+    if let Some(lookup) = &raw.lookup {
+        config.lookup = reader.lookup(lookup)?;
+    }
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }
@@ -157,6 +168,17 @@ impl Reader<'_> {
         read: impl FnOnce(&T) -> Result<R, E>,
     ) -> Result<R, TomlProblem> {
         read(value.get_ref()).map_err(|problem| TomlProblem::at(self.file, self.text, &value.span(), problem))
+    }
+
+    fn lookup(&self, raw: &RawLookup) -> Result<LookupRules, TomlProblem> {
+        let mut rules = LookupRules::default();
+        if let Some(text) = &raw.freshness {
+            rules.freshness = self.on(text, |text| lookup::freshness(text))?;
+        }
+        if let Some(text) = &raw.without_certificate {
+            rules.without_certificate = self.on(text, |text| lookup::without_certificate(text))?;
+        }
+        Ok(rules)
     }
 
     fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {

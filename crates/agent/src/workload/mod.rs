@@ -1,11 +1,16 @@
-//! The Unix socket: the SPIFFE Workload API, the agent's own verbs beside it, and the standard health service.
+//! The Unix socket: the SPIFFE Workload API, the agent's own verbs beside it, look-ups of certificates (our own, Envoy's, and
+//! over HTTP/1.1), and the standard health service.
 
 mod api;
 mod bind;
 mod caller;
+mod ext_authz;
 mod gate;
+mod http1;
 mod local;
+mod lookup;
 mod serve;
+mod spoken;
 mod view;
 
 pub(crate) use serve::{SocketServer, serve};

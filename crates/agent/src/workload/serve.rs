@@ -1,4 +1,5 @@
-//! Serving the socket: accepting with limits per user, attesting each process once, and the services on top.
+//! Serving the socket: accepting with limits per user, attesting each process once, telling gRPC from plain HTTP, and the
+//! services on top.
 
 use std::{
     io,
@@ -11,7 +12,9 @@ use std::{
 
 use mintage_attest::unix::UnixAttestor;
 use mintage_proto::{
-    v1::agent_local_server::AgentLocalServer, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    envoy_auth::authorization_server::AuthorizationServer,
+    v1::{agent_local_server::AgentLocalServer, revocation_lookup_server::RevocationLookupServer},
+    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use mintage_sys::peer::peer_credentials;
 use std::os::fd::AsFd;
@@ -20,6 +23,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -29,15 +33,20 @@ use super::{
     api::{Api, require_header},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
+    ext_authz::ExtAuthz,
     gate::GateLayer,
+    http1,
     local::Local,
+    lookup::Lookup,
+    spoken::{Heard, Spoken, hear},
 };
 use crate::{
     AgentError,
     core::Input,
     limits::{
-        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX,
-        STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
+        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT,
+        LOCAL_REQUEST_BYTES_MAX, LOOKUP_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
+        WATCHES_MAX, WATCHES_PER_UID_MAX,
     },
     shared::Shared,
 };
@@ -70,13 +79,18 @@ pub(crate) fn serve(
         connections: PerUid::new(CONNECTIONS_PER_UID_MAX, CONNECTIONS_MAX),
         attesting: Arc::new(Semaphore::new(ATTESTATIONS_MAX)),
         ready,
+        stop: stop.clone(),
     };
-    tokio::spawn(acceptor.run(listener, stop.clone()));
+    tokio::spawn(acceptor.run(listener));
     let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
     let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
     let local =
         AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
+    let lookup =
+        RevocationLookupServer::new(Lookup::new(shared.clone())).max_decoding_message_size(LOOKUP_REQUEST_BYTES_MAX);
+    let ext_authz =
+        AuthorizationServer::new(ExtAuthz(shared.clone())).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
     let (_reporter, health) = tonic_health::server::health_reporter();
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -89,6 +103,8 @@ pub(crate) fn serve(
             require_header,
         ))
         .add_service(local)
+        .add_service(lookup)
+        .add_service(ext_authz)
         .add_service(health);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {
@@ -108,14 +124,15 @@ struct Acceptor {
     connections: PerUid,
     attesting: Arc<Semaphore>,
     ready: mpsc::Sender<LocalStream>,
+    stop: CancellationToken,
 }
 
 impl Acceptor {
-    async fn run(self, listener: UnixListener, stop: CancellationToken) {
+    async fn run(self, listener: UnixListener) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
+                () = self.stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, _)) => self.admit(stream),
@@ -142,24 +159,36 @@ impl Acceptor {
             return;
         };
         let (attestor, attesting, ready) = (self.attestor.clone(), self.attesting.clone(), self.ready.clone());
+        let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let Ok(_permit) = attesting.acquire_owned().await else {
-                return;
+            let caller = {
+                let Ok(_permit) = attesting.acquire_owned().await else {
+                    return;
+                };
+                Caller::attest(&stream, credentials.uid, attestor).await
             };
-            let caller = Caller::attest(&stream, credentials.uid, attestor).await;
+            // A caller who says nothing holds a place of its user's, and not for long.
+            let heard = tokio::select! {
+                heard = timeout(FIRST_OCTETS_WAIT, hear(stream)) => heard,
+                () = stop.cancelled() => return,
+            };
+            let Ok(Ok((spoken, stream))) = heard else { return };
             let connection = LocalStream {
                 stream,
                 caller,
                 _place: place,
             };
-            let _ = ready.send(connection).await;
+            match spoken {
+                Spoken::Http2 => _ = ready.send(connection).await,
+                Spoken::Http1 => http1::serve(connection, shared, stop).await,
+            }
         });
     }
 }
 
 /// A connection with its attested process.
 struct LocalStream {
-    stream: UnixStream,
+    stream: Heard<UnixStream>,
     caller: Arc<Caller>,
     _place: Place,
 }

