@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod load;
 pub mod node;
 pub mod peers;
+pub mod postgres;
 pub mod power;
 pub mod promises;
 pub mod proxies;
