@@ -70,7 +70,7 @@ pub enum AgentEvent {
     /// Something failed; what was in place before still is.
     Problem {
         /// Where: `connect`, `join`, `mint`, `verify`, `deliver`, `entry`, `trust`, `revocation`, `store`,
-        /// `receipt`.
+        /// `receipt`, `bundle_map`.
         stage: &'static str,
         /// The entry, address or file it is about.
         subject: String,

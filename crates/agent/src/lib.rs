@@ -11,6 +11,7 @@
 
 mod agent;
 mod bundle;
+mod bundle_map;
 mod clock;
 mod config;
 mod core;
@@ -41,7 +42,7 @@ pub mod rotation;
 
 pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
-pub use config::{Accounts, Config, Delivery, MODE_DEFAULT, SOCKET_DEFAULT, TomlProblem};
+pub use config::{Accounts, Config, Delivery, MODE_DEFAULT, SOCKET_DEFAULT, Sds, TomlProblem, Validator};
 pub use core::Reloaded;
 pub use error::AgentError;
 pub use event::AgentEvent;

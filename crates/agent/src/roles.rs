@@ -23,6 +23,10 @@ pub const TABLE: &[Row] = &[
     ("/SpiffeWorkloadAPI/FetchX509Bundles", ANYBODY),
     ("/SpiffeWorkloadAPI/FetchX509SVID", ANYBODY),
     ("/SpiffeWorkloadAPI/ValidateJWTSVID", ANYBODY),
+    // Envoy's SDS: what the Workload API gives to the same caller, in another form.
+    ("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets", ANYBODY),
+    ("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets", ANYBODY),
+    ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", ANYBODY),
     ("/grpc.health.v1.Health/Check", ANYBODY),
     // It stays open as long as its caller likes.
     ("/grpc.health.v1.Health/Watch", OPERATOR),
@@ -51,7 +55,11 @@ mod tests {
     use super::*;
 
     /// The services of the socket among all that the wire knows.
-    const HERE: [&str; 2] = ["/mintage.v1.AgentLocal/", "/SpiffeWorkloadAPI/"];
+    const HERE: [&str; 3] = [
+        "/mintage.v1.AgentLocal/",
+        "/SpiffeWorkloadAPI/",
+        "/envoy.service.secret.v3.SecretDiscoveryService/",
+    ];
 
     #[test]
     fn every_rpc_of_the_socket_has_a_row_and_every_row_an_rpc() {

@@ -86,7 +86,11 @@ mod tests {
     use super::*;
 
     /// Services of the agent's own socket, which this server does not have.
-    const NOT_HERE: [&str; 2] = ["/mintage.v1.AgentLocal/", "/SpiffeWorkloadAPI/"];
+    const NOT_HERE: [&str; 3] = [
+        "/mintage.v1.AgentLocal/",
+        "/SpiffeWorkloadAPI/",
+        "/envoy.service.secret.v3.SecretDiscoveryService/",
+    ];
 
     #[test]
     fn every_rpc_has_a_row_and_every_row_an_rpc() {

@@ -9,5 +9,5 @@ pub mod limits;
 mod rpcs;
 
 pub use convert::{FieldError, issuer_key_id, request_id, serial, spiffe_id};
-pub use r#gen::{DESCRIPTORS, v1, workload};
+pub use r#gen::{DESCRIPTORS, sds, v1, workload};
 pub use rpcs::{Rpc, every_rpc};

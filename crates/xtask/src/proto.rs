@@ -26,6 +26,8 @@ struct Package {
     /// Messages that carry a secret, by proto path and by Rust name: their `Debug` prints dots, so that no log line
     /// can hold one.
     secret: &'static [(&'static str, &'static str)],
+    /// Proto paths of `bytes` fields that are read and written as shared `Bytes`, not as a vector of their own.
+    shared: &'static [&'static str],
 }
 
 const PACKAGES: &[Package] = &[
@@ -39,6 +41,7 @@ const PACKAGES: &[Package] = &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
         ],
+        shared: &[],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.
     Package {
@@ -52,6 +55,29 @@ const PACKAGES: &[Package] = &[
             (".JWTSVID", "Jwtsvid"),
             (".ValidateJWTSVIDRequest", "ValidateJwtsvidRequest"),
         ],
+        shared: &[],
+    },
+    // Envoy's SDS: service and messages of several published packages in one, see the file.
+    Package {
+        folder: "envoy/sds",
+        prost_name: "envoy.service.secret.v3.rs",
+        output: "crates/proto/src/gen/sds.rs",
+        services: true,
+        described: true,
+        secret: &[
+            (".envoy.service.secret.v3.DiscoveryResponse", "DiscoveryResponse"),
+            (
+                ".envoy.service.secret.v3.DeltaDiscoveryResponse",
+                "DeltaDiscoveryResponse",
+            ),
+            (".envoy.service.secret.v3.Resource", "Resource"),
+            (".envoy.service.secret.v3.Any", "Any"),
+            (".envoy.service.secret.v3.DataSource", "DataSource"),
+            (".envoy.service.secret.v3.TlsCertificate", "TlsCertificate"),
+            (".envoy.service.secret.v3.Secret", "Secret"),
+        ],
+        // Many streams hold one context with its lists of revoked certificates.
+        shared: &[".envoy.service.secret.v3.Any.value"],
     },
     // The ledger crate may not import the wire crate, so its records are generated into the ledger itself.
     Package {
@@ -61,6 +87,7 @@ const PACKAGES: &[Package] = &[
         services: false,
         described: false,
         secret: &[],
+        shared: &[],
     },
 ];
 
@@ -193,7 +220,9 @@ fn package_code(root: &Path, package: &Package, files: &[PathBuf]) -> Result<Str
     let scratch = std::env::temp_dir().join(format!("mintage-xtask-{}-{}", std::process::id(), package.prost_name));
     let problem = |error: std::io::Error| Failure::new(format!("proto/{}", package.folder), error);
     fs::create_dir_all(&scratch).map_err(problem)?;
-    let generated = tonic_prost_build::configure()
+    let shared = package.shared.iter();
+    let generated = shared
+        .fold(tonic_prost_build::configure(), |builder, path| builder.bytes(path))
         .build_client(package.services)
         .build_server(package.services)
         // Connections are made by our own TLS connectors, never by a generated `connect`.

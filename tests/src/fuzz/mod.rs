@@ -5,6 +5,7 @@
 mod ledger;
 mod names;
 mod revocation;
+mod sds;
 
 /// One parser, and inputs that it accepts.
 #[derive(Clone, Copy)]
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     target("crl", names::crl, names::crls),
     target("spiffe-id", names::spiffe_id, names::spiffe_ids),
     target("entries-file", names::entries_file, names::entries_files),
+    target("sds-request", sds::request, sds::requests),
 ];
 
 /// The target of this name.

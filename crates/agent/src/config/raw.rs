@@ -11,7 +11,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, TomlProblem, check_absolute, check_address, check_folders, check_loopback, check_mode,
+    Accounts, Config, Delivery, TomlProblem, Validator, check_absolute, check_address, check_folders, check_loopback,
+    check_maps, check_mode,
+    sds::{Name, Sds},
 };
 use crate::{
     AgentError,
@@ -30,6 +32,8 @@ struct RawConfig {
     metrics: Option<Spanned<String>>,
     ca_addresses: Option<Vec<Spanned<String>>>,
     revocation_map: Option<RawMap>,
+    bundle_map: Option<RawMap>,
+    sds: Option<RawSds>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -38,6 +42,15 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawMap {
     path: Spanned<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSds {
+    svid_name: Option<Spanned<String>>,
+    bundle_name: Option<Spanned<String>>,
+    all_bundles_name: Option<Spanned<String>>,
+    validator: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +140,16 @@ pub(super) fn parse(
         reader.on(&map.path, |path| check_absolute("revocation_map.path", path))?;
         config.revocation_map = Some(map.path.get_ref().clone());
     }
+    if let Some(map) = &raw.bundle_map {
+        reader.on(&map.path, |path| {
+            check_absolute("bundle_map.path", path)?;
+            check_maps(config.revocation_map.as_deref(), path)
+        })?;
+        config.bundle_map = Some(map.path.get_ref().clone());
+    }
+    if let Some(sds) = &raw.sds {
+        config.sds = reader.sds(sds)?;
+    }
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }
@@ -151,6 +174,26 @@ impl Reader<'_> {
         read: impl FnOnce(&T) -> Result<R, E>,
     ) -> Result<R, TomlProblem> {
         read(value.get_ref()).map_err(|problem| TomlProblem::at(self.file, self.text, &value.span(), problem))
+    }
+
+    fn sds(&self, raw: &RawSds) -> Result<Sds, TomlProblem> {
+        let mut sds = Sds::default();
+        let names = [
+            (Name::Svid, &raw.svid_name),
+            (Name::Bundle, &raw.bundle_name),
+            (Name::AllBundles, &raw.all_bundles_name),
+        ];
+        for (name, given) in names.iter().filter_map(|(name, given)| Some((*name, given.as_ref()?))) {
+            self.on(given, |text| sds.set(name, text))?;
+        }
+        // Two that are alike were not both left out: the last one given is at fault.
+        if let Some(given) = names.iter().rev().find_map(|(_, given)| given.as_ref()) {
+            self.on(given, |_| sds.check_distinct())?;
+        }
+        match &raw.validator {
+            Some(validator) => Ok(sds.with_validator(self.on(validator, |text| Validator::parse(text))?)),
+            None => Ok(sds),
+        }
     }
 
     fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {

@@ -1,10 +1,12 @@
-//! The Unix socket: the SPIFFE Workload API, the agent's own verbs beside it, and the standard health service.
+//! The Unix socket: the SPIFFE Workload API, Envoy's SDS and the agent's own verbs beside it, and the standard health
+//! service.
 
 mod api;
 mod bind;
 mod caller;
 mod gate;
 mod local;
+mod sds;
 mod serve;
 mod view;
 

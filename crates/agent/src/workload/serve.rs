@@ -11,7 +11,8 @@ use std::{
 
 use mintage_attest::unix::UnixAttestor;
 use mintage_proto::{
-    v1::agent_local_server::AgentLocalServer, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    sds::secret_discovery_service_server::SecretDiscoveryServiceServer, v1::agent_local_server::AgentLocalServer,
+    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use mintage_sys::peer::peer_credentials;
 use std::os::fd::AsFd;
@@ -31,13 +32,14 @@ use super::{
     caller::{Caller, PerUid, Place},
     gate::GateLayer,
     local::Local,
+    sds,
 };
 use crate::{
-    AgentError,
+    AgentError, config,
     core::Input,
     limits::{
-        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX,
-        STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
+        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LOCAL_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX,
+        SEEN_REQUEST_BYTES_MAX, STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
     },
     shared::Shared,
 };
@@ -55,9 +57,9 @@ pub(crate) struct SocketServer {
     _file: SocketFile,
 }
 
-/// Binds `path` and serves it until `stop`.
+/// Binds `path` and serves it until `stop`; SDS with these settings.
 pub(crate) fn serve(
-    path: PathBuf,
+    (path, sds): (PathBuf, config::Sds),
     shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
     stop: CancellationToken,
@@ -73,8 +75,10 @@ pub(crate) fn serve(
     };
     tokio::spawn(acceptor.run(listener, stop.clone()));
     let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
-    let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches))
+    let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches.clone()))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
+    let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
+        .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
     let local =
         AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let (_reporter, health) = tonic_health::server::health_reporter();
@@ -89,6 +93,7 @@ pub(crate) fn serve(
             require_header,
         ))
         .add_service(local)
+        .add_service(sds)
         .add_service(health);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {
