@@ -90,27 +90,7 @@ impl Interpreter {
     /// # Panics
     /// Under `CI=true` instead.
     pub fn python(scratch: &Path) -> Option<Self> {
-        let (python, pip) = (peer("python3")?, peer("pip3")?);
-        let folder = scratch.join("python");
-        let wanted = fs::read_to_string(sources("python").join("requirements.txt")).expect("requirements");
-        let installed = folder.join("installed.txt");
-        let interpreter = folder.join("bin/python");
-        // The list is written last, so an environment that was never finished, or is of another list, is made again.
-        if fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) {
-            let _ = fs::remove_dir_all(&folder);
-            let mut make = Command::new(python);
-            make.args(["-m", "venv", "--without-pip"]).arg(&folder);
-            ready(make, "python3's venv")?;
-            let mut install = Command::new(pip);
-            install
-                .arg("--python")
-                .arg(&interpreter)
-                .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
-                .arg(sources("python").join("requirements.txt"));
-            ready(install, "tlog-scales")?;
-            fs::write(&installed, wanted).expect("the list of what is installed");
-        }
-        Some(Self(interpreter))
+        Some(Self(environment(scratch, "python", "tlog-scales")?.join("bin/python")))
     }
 
     /// What the program `script` of `tests/interop/python` makes of `input`.
@@ -129,6 +109,34 @@ impl Interpreter {
     }
 }
 
+/// An environment of Python's in `scratch` with what `tests/interop/<of>/requirements.txt` lists; none where it is not to be
+/// had.
+///
+/// # Panics
+/// Under `CI=true` instead.
+pub fn environment(scratch: &Path, of: &str, what: &str) -> Option<PathBuf> {
+    let (python, pip) = (peer("python3")?, peer("pip3")?);
+    let folder = scratch.join(of);
+    let wanted = fs::read_to_string(sources(of).join("requirements.txt")).expect("requirements");
+    let installed = folder.join("installed.txt");
+    // The list is written last, so an environment that was never finished, or is of another list, is made again.
+    if fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) {
+        let _ = fs::remove_dir_all(&folder);
+        let mut make = Command::new(python);
+        make.args(["-m", "venv", "--without-pip"]).arg(&folder);
+        ready(make, "python3's venv")?;
+        let mut install = Command::new(pip);
+        install
+            .arg("--python")
+            .arg(folder.join("bin/python"))
+            .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
+            .arg(sources(of).join("requirements.txt"));
+        ready(install, what)?;
+        fs::write(&installed, wanted).expect("the list of what is installed");
+    }
+    Some(folder)
+}
+
 /// The C2SP tlog-proof of a record that the Python one makes out of the log's folder, without extra data.
 ///
 /// # Panics
@@ -144,7 +152,8 @@ pub fn proof_by(python: &Verifier, log: &Path, index: u64) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn sources(name: &str) -> PathBuf {
+/// A folder of `tests/interop`.
+pub fn sources(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
 }
 
