@@ -75,6 +75,11 @@ impl Bundle {
         self.document.sequence()
     }
 
+    /// How often readers of the bundle should look again, in seconds.
+    pub(crate) fn refresh_hint(&self) -> Option<u32> {
+        self.document.refresh_hint_seconds()
+    }
+
     pub(crate) fn roots(&self) -> &[Vec<u8>] {
         self.document.roots()
     }

@@ -48,6 +48,22 @@ pub const WATCHES_MAX: usize = 4096;
 pub const WORKLOADS_MAX: usize = 2048;
 /// Bytes of one request on the socket: the SPIFFE requests are empty or name one audience.
 pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a bundle map that is looked at before it is replaced: a thousand roots.
+pub const BUNDLE_MAP_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of one request for SDS: an Envoy names each of its extensions in it, which takes some 60 KB.
+pub const SDS_REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Names that one SDS stream asks for: an Envoy opens a stream for each.
+pub const SDS_NAMES_MAX: usize = 256;
+/// Bytes of one name: the longest SPIFFE ID.
+pub const SDS_NAME_BYTES_MAX: usize = 2048;
+/// Bytes of all names that one SDS stream asks for: 128 for each of the most there may be, so that the 256 streams of one
+/// user remember less than 20 MB.
+pub const SDS_NAMES_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a version that a client brings along: ours have 32, what is longer is none of ours.
+pub const SDS_VERSION_BYTES_MAX: usize = 64;
+/// Bytes of all lists of revoked certificates in one validation context: one key's 250,000 entries, and room. Encoded once
+/// for each name and validator, they are a hundred megabytes at most.
+pub const SDS_CRLS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Status and WhoAmI calls of one user under way at once: a person or a script, not a flood.
 pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
 /// Status and WhoAmI calls in all under way at once.

@@ -440,3 +440,26 @@ async fn live_ready_and_metrics_tell_the_state() {
     assert!(secret_free, "no identity is a label");
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bundle_map_follows_the_bundle_in_force() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let path = node.temp.path().join("run/bundles.json");
+    let config = socket_config(&node).with_bundle_map(&path).unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.connected().await;
+    let sequence = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        value["trust_domains"]["dev.test"]["spiffe_sequence"].as_u64()
+    };
+    let now = || std::fs::read_to_string(&path).ok().and_then(|text| sequence(&text));
+    until("the map of the bundle that came with joining", || now() == Some(1)).await;
+    *ca.state.bundle_sequence.lock().unwrap() = 2;
+    let trust = v1::Trust {
+        bundle: Some(ca.bundle()),
+    };
+    ca.push(Message::Trust(trust));
+    until("the map of the next bundle", || now() == Some(2)).await;
+    agent.stop().await;
+}
