@@ -8,7 +8,7 @@ use mintage_proto::v1;
 use mintage_revocation::{
     Decision, Delegation, EntryKey, FreshnessPolicy, Query, Verdict, VerifiedDelegation, ViewHandle,
 };
-use mintage_svid::{CertInfo, TrustBundle, verify_issued};
+use mintage_svid::{CertInfo, JwtKey, TrustBundle, verify_issued};
 use mintage_verifier::{RevocationCheck, RevocationView, Trust, TrustError};
 
 /// Delegations of one bundle: old and new keys of every replica of a cell.
@@ -46,7 +46,11 @@ impl Bundle {
             return Err("the bundle has too many delegations or issuers".to_owned());
         }
         let hint = (wire.refresh_hint_seconds > 0).then_some(wire.refresh_hint_seconds);
-        let document = TrustBundle::new(domain, wire.roots.clone(), Vec::new(), wire.sequence, hint)
+        let jwt_keys = wire.jwt_keys.iter();
+        let jwt_keys = jwt_keys.map(|key| JwtKey::new(&key.kid, key.spki.clone()));
+        let document = jwt_keys
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|jwt_keys| TrustBundle::new(domain, wire.roots.clone(), jwt_keys, wire.sequence, hint))
             .map_err(|error| error.to_string())?;
         Ok(Self {
             document,
@@ -63,7 +67,13 @@ impl Bundle {
             refresh_hint_seconds: self.document.refresh_hint_seconds().unwrap_or(0),
             revocation_delegations: self.delegations.clone(),
             issuers: self.issuers.clone(),
+            jwt_keys: self.document.jwt_keys().iter().map(wire_key).collect(),
         }
+    }
+
+    /// The bundle as the SPIFFE standard has it.
+    pub(crate) fn document(&self) -> &TrustBundle {
+        &self.document
     }
 
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
@@ -92,11 +102,18 @@ impl Bundle {
                 offered: new,
             });
         }
-        if new == old && held.document != self.document {
-            let told = format!("the bundle's roots changed, but its sequence stays {old}");
+        if new == old && held.document != self.document && !self.adds_jwt_keys_to(held) {
+            let told = format!("the bundle's roots or JWT keys changed, but its sequence stays {old}");
             return Err(NotAfter::Wrong(told));
         }
         Ok((*held != self).then_some(self))
+    }
+
+    /// True when the two differ in the JWT keys alone, and `held` has none: an agent that did not know of them saved it.
+    fn adds_jwt_keys_to(&self, held: &Self) -> bool {
+        held.document.jwt_keys().is_empty()
+            && held.roots() == self.roots()
+            && held.document.refresh_hint_seconds() == self.document.refresh_hint_seconds()
     }
 
     /// The delegations that a root, or an issuer below a root of this bundle, really made; and why others were not
@@ -159,6 +176,13 @@ impl Bundle {
         Ok(Trust::builder(self.trust_domain().clone())
             .bundle(&self.document, revocation)?
             .build())
+    }
+}
+
+fn wire_key(key: &JwtKey) -> v1::JwtKey {
+    v1::JwtKey {
+        kid: key.kid().to_owned(),
+        spki: key.spki_der().to_vec(),
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod event;
 mod held;
 mod http;
+mod jwt;
 mod key;
 mod layout;
 mod link;

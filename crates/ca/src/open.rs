@@ -29,6 +29,7 @@ use crate::{
     health::Health,
     index::Index,
     init::{Deps, check_not_development},
+    jwt_keys::JwtKeys,
     keys::{self, KeyName, find_protection},
     limits::SIGNING_AHEAD,
     metrics::Metrics,
@@ -151,6 +152,7 @@ pub(crate) fn open(
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
+    let jwt_keys = JwtKeys::new(places.clone());
     let shards = Shards::new(files, log_keys, places, config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
@@ -166,6 +168,7 @@ pub(crate) fn open(
         state,
         index,
         issuer,
+        jwt_keys,
         key_policy: KeyPolicy {
             allow_rsa: config.policy.allow_rsa,
             strict_csr: config.strict_csr,

@@ -143,6 +143,11 @@ impl TrustBundle {
         jwk::write(self)
     }
 
+    /// The same with `jwt-svid` keys alone, as the Workload API's JWT bundles have it.
+    pub fn to_jwt_jwks_json(&self) -> String {
+        jwk::write_jwt(self)
+    }
+
     /// Reads a SPIFFE bundle document of at most 1 MB.
     ///
     /// Elements of unknown type or use, and X.509 elements without `x5c`, are ignored one by one, as the standard asks.

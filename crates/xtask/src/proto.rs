@@ -38,6 +38,7 @@ const PACKAGES: &[Package] = &[
         secret: &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
+            (".mintage.v1.JwtResult", "JwtResult"),
         ],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.

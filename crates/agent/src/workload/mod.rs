@@ -4,6 +4,7 @@ mod api;
 mod bind;
 mod caller;
 mod gate;
+mod jwt;
 mod local;
 mod serve;
 mod view;

@@ -284,6 +284,8 @@ fn entry(put: &wire::EntryPut) -> Fields {
         ("environment", json!(put.environment)),
         ("purpose", json!(put.purpose)),
         ("disabled", json!(put.disabled)),
+        ("jwt_forbidden", json!(put.jwt_forbidden)),
+        ("jwt_audiences", json!(put.jwt_audiences)),
         ("replaces_revision", json!(replaces)),
     ])
 }
