@@ -282,7 +282,11 @@ impl Store {
             roots: encode(&wire.roots),
             issuers: encode(&wire.issuers),
             revocation_delegations: encode(&wire.revocation_delegations),
-            jwt_keys: wire.jwt_keys.iter().map(|key| (key.kid.clone(), STANDARD.encode(&key.spki))).collect(),
+            jwt_keys: wire
+                .jwt_keys
+                .iter()
+                .map(|key| (key.kid.clone(), STANDARD.encode(&key.spki)))
+                .collect(),
         };
         secret_file::replace(&self.dir, BUNDLE, &json(&file))
     }

@@ -14,9 +14,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
-    jwt_keys::JwtKeys, limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher, seen::SeenAlarms,
-    services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
-    upload::Uploaded, witnessing::Standing,
+    jwt_keys::JwtKeys, limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher,
+    seen::SeenAlarms, services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards,
+    status::Refusal, upload::Uploaded, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.

@@ -45,7 +45,10 @@ pub(crate) async fn issue_jwts(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<V
         open = commit(desk, signed, open, &mut answers).await;
     }
     let busy = || Refusal::unavailable("moved", "the state kept changing under this decision; ask again");
-    answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(busy()))).collect()
+    answers
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(|| Err(busy())))
+        .collect()
 }
 
 /// The part that costs CPU, off the event loop; how many batches at once is limited.

@@ -1,11 +1,7 @@
 //! The keys that sign JWT-SVIDs: made here when there is none, each recorded before its first use, and changed with overlap.
 //! The next key is published before it signs, and the former one stays published while a token of its lives.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use mintage_identity::{IssuerKeyId, UnixTime};
@@ -107,9 +103,9 @@ enum Step {
 }
 
 fn known(view: &View) -> Vec<Known> {
-    let published: Vec<&String> = view.bundle().map_or_else(Vec::new, |bundle| {
-        bundle.jwt_keys.iter().map(|(kid, _)| kid).collect()
-    });
+    let published: Vec<&String> = view
+        .bundle()
+        .map_or_else(Vec::new, |bundle| bundle.jwt_keys.iter().map(|(kid, _)| kid).collect());
     let keys = view.ca_keys().filter(|key| key.role == CaRole::Jwt);
     keys.map(|key| Known {
         id: key.key_id,
@@ -122,7 +118,9 @@ fn known(view: &View) -> Vec<Known> {
 
 /// The key that signs: active, and in the bundle.
 fn signing(keys: &[Known]) -> Option<&Known> {
-    let active = keys.iter().filter(|key| key.published && key.stage == CaEventKind::Activate);
+    let active = keys
+        .iter()
+        .filter(|key| key.published && key.stage == CaEventKind::Activate);
     active.max_by_key(|key| key.until)
 }
 
@@ -130,7 +128,9 @@ fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
     let Some(active) = signing(keys) else {
         return Some(Step::Begin);
     };
-    let next = keys.iter().find(|key| key.published && key.stage == CaEventKind::Prepare);
+    let next = keys
+        .iter()
+        .find(|key| key.published && key.stage == CaEventKind::Prepare);
     match next {
         None if now >= active.until.minus(JWT_KEY_PUBLISHED_BEFORE) => return Some(Step::Publish),
         Some(next) if now >= next.until.minus(JWT_KEY_SIGNS) => return Some(Step::Change(next.id)),
@@ -144,7 +144,9 @@ fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
 
 /// The bundle with other JWT keys, under the next sequence.
 fn bundle(view: &View, change: impl FnOnce(&mut Vec<BundleJwtKey>)) -> Result<Body, Refusal> {
-    let before = view.bundle().ok_or_else(|| Refusal::bug("the ledger holds no bundle"))?;
+    let before = view
+        .bundle()
+        .ok_or_else(|| Refusal::bug("the ledger holds no bundle"))?;
     let mut jwt_keys = before.jwt_keys.iter();
     let mut jwt_keys: Vec<BundleJwtKey> = jwt_keys
         .by_ref()
@@ -177,7 +179,9 @@ fn new_key(view: &View, signer: &JwtSigner, until: UnixTime, at_once: bool) -> R
     let mut bodies = vec![prepared];
     if at_once {
         bodies.push(activated);
-        let former = known(view).into_iter().filter(|key| (key.stage as i32) < CaEventKind::Retire as i32);
+        let former = known(view)
+            .into_iter()
+            .filter(|key| (key.stage as i32) < CaEventKind::Retire as i32);
         bodies.extend(former.map(|key| event(&key.id, CaEventKind::Retire)));
     }
     bodies.push(bundle(view, |keys| {
@@ -196,10 +200,17 @@ async fn take(desk: &Arc<Desk>, step: Step) -> Result<(), Refusal> {
         Step::Begin | Step::Publish => {
             let signer = on_disk(desk, JwtKeys::make).await?;
             let at_once = step == Step::Begin;
-            let ahead = if at_once { Duration::ZERO } else { JWT_KEY_PUBLISHED_BEFORE };
+            let ahead = if at_once {
+                Duration::ZERO
+            } else {
+                JWT_KEY_PUBLISHED_BEFORE
+            };
             let until = desk.clock.now()?.plus(ahead).plus(JWT_KEY_SIGNS);
             command(desk, &origin, |view| Ok((new_key(view, &signer, until, at_once)?, ()))).await?;
-            info!(kid = signer.public().kid(), at_once, "a new key for JWT-SVIDs is in the bundle");
+            info!(
+                kid = signer.public().kid(),
+                at_once, "a new key for JWT-SVIDs is in the bundle"
+            );
         }
         Step::Change(next) => {
             let bodies = |view: &View| {
@@ -213,7 +224,12 @@ async fn take(desk: &Arc<Desk>, step: Step) -> Result<(), Refusal> {
         }
         Step::Forget(old) => {
             let kids: Vec<String> = old.iter().map(jwt_kid).collect();
-            let bodies = |view: &View| Ok((vec![bundle(view, |keys| keys.retain(|key| !kids.contains(&key.kid)))?], ()));
+            let bodies = |view: &View| {
+                Ok((
+                    vec![bundle(view, |keys| keys.retain(|key| !kids.contains(&key.kid)))?],
+                    (),
+                ))
+            };
             command(desk, &origin, bodies).await?;
             info!(kids = %kids.join(" "), "keys of JWT-SVIDs whose tokens are over left the bundle");
         }
@@ -262,7 +278,9 @@ pub(crate) async fn bring_up(desk: &Arc<Desk>) -> Result<(), Refusal> {
         }
     };
     desk.jwt_keys.current.store(Some(Arc::new(signer)));
-    let kept = keys.iter().filter(|key| (key.stage as i32) < CaEventKind::Retire as i32);
+    let kept = keys
+        .iter()
+        .filter(|key| (key.stage as i32) < CaEventKind::Retire as i32);
     let kept: Vec<String> = kept.map(|key| jwt_kid(&key.id)).collect();
     on_disk(desk, move |keys, _| keys.keep_only(&kept)).await
 }
@@ -303,8 +321,15 @@ mod tests {
         assert_eq!(step(&[], START), Some(Step::Begin));
         let ends = START.plus(JWT_KEY_SIGNS);
         let out_of_the_bundle = key(1, CaEventKind::Activate, ends, false);
-        assert_eq!(step(&[out_of_the_bundle], START), Some(Step::Begin), "a restore takes keys out");
-        assert_eq!(step(&[key(1, CaEventKind::Prepare, ends, true)], START), Some(Step::Begin));
+        assert_eq!(
+            step(&[out_of_the_bundle], START),
+            Some(Step::Begin),
+            "a restore takes keys out"
+        );
+        assert_eq!(
+            step(&[key(1, CaEventKind::Prepare, ends, true)], START),
+            Some(Step::Begin)
+        );
         assert_eq!(step(&[key(1, CaEventKind::Activate, ends, true)], START), None);
     }
 
@@ -340,7 +365,10 @@ mod tests {
         let next = late.plus(JWT_KEY_PUBLISHED_BEFORE).plus(JWT_KEY_SIGNS);
         keys.push(key(2, CaEventKind::Prepare, next, true));
         assert_eq!(step(&keys, late), None, "the old one goes on meanwhile");
-        assert_eq!(step(&keys, late.plus(JWT_KEY_PUBLISHED_BEFORE)), Some(Step::Change(keys[1].id)));
+        assert_eq!(
+            step(&keys, late.plus(JWT_KEY_PUBLISHED_BEFORE)),
+            Some(Step::Change(keys[1].id))
+        );
     }
 
     #[test]

@@ -22,7 +22,11 @@ pub fn check_audience(text: &str) -> Result<(), NameError> {
         return Err(NameError::new(FIELD, text, problem));
     }
     match text.chars().any(char::is_control) {
-        true => Err(NameError::new(FIELD, text, "has a control character; write it in one plain line")),
+        true => Err(NameError::new(
+            FIELD,
+            text,
+            "has a control character; write it in one plain line",
+        )),
         false => Ok(()),
     }
 }
@@ -42,7 +46,10 @@ impl Audiences {
             return Err(NameError::new(FIELD, "", problem));
         }
         if texts.len() > JWT_AUDIENCES_MAX {
-            let problem = format!("is one of {}, the limit is {JWT_AUDIENCES_MAX}; ask for several tokens", texts.len());
+            let problem = format!(
+                "is one of {}, the limit is {JWT_AUDIENCES_MAX}; ask for several tokens",
+                texts.len()
+            );
             return Err(NameError::new(FIELD, &texts[0], problem));
         }
         texts.iter().try_for_each(|text| check_audience(text))?;
@@ -90,7 +97,9 @@ impl JwtRule {
                 let other = audiences.0.iter().find(|audience| !only.contains(*audience))?;
                 let allowed: Vec<&str> = only.iter().map(String::as_str).collect();
                 let allowed = allowed.join(", ");
-                Some(format!("it gives no JWT-SVID for the audience {other:?}, only for {allowed} (jwt_audiences)"))
+                Some(format!(
+                    "it gives no JWT-SVID for the audience {other:?}, only for {allowed} (jwt_audiences)"
+                ))
             }
         }
     }
@@ -108,7 +117,11 @@ mod tests {
     fn a_request_names_one_to_sixteen_plain_audiences() {
         let two = Audiences::parse(&texts(&["b", "a", "b"])).unwrap();
         assert_eq!(two.to_vec(), ["a", "b"]);
-        assert_eq!(two, Audiences::parse(&texts(&["a", "b"])).unwrap(), "the order says nothing");
+        assert_eq!(
+            two,
+            Audiences::parse(&texts(&["a", "b"])).unwrap(),
+            "the order says nothing"
+        );
         let long = "x".repeat(JWT_AUDIENCE_BYTES_MAX);
         assert!(Audiences::parse(&vec![long.clone(); JWT_AUDIENCES_MAX]).is_ok());
         for bad in [
@@ -134,7 +147,10 @@ mod tests {
         assert_eq!(of(false, &["a", "b"], &["b", "a"]), None);
         let told = of(false, &["a"], &["a", "c"]).unwrap();
         assert!(told.contains("\"c\"") && told.contains("only for a"), "{told}");
-        assert!(of(false, &["a"], &["A"]).is_some(), "audiences are compared octet for octet");
+        assert!(
+            of(false, &["a"], &["A"]).is_some(),
+            "audiences are compared octet for octet"
+        );
         assert!(of(true, &[], &["a"]).unwrap().contains("jwt_forbidden"));
         assert!(of(true, &["a"], &["a"]).is_some());
     }

@@ -42,7 +42,11 @@ fn check_issue(issue: &Issue) -> Result<(), String> {
 
 fn check_issue_jwt(issue: &IssueJwt) -> Result<(), String> {
     hash("token hash", &issue.token_sha256)?;
-    for (what, text) in [("SPIFFE ID", &issue.spiffe_id), ("key id", &issue.kid), ("jti", &issue.jti)] {
+    for (what, text) in [
+        ("SPIFFE ID", &issue.spiffe_id),
+        ("key id", &issue.kid),
+        ("jti", &issue.jti),
+    ] {
         if text.is_empty() {
             return Err(format!("issue.jwt without a {what}"));
         }

@@ -127,7 +127,9 @@ pub fn prepare_jwt(
         });
     }
     let above = |cut: UnixTime| cut.plus(JWT_RULE_SHIFT).floor_to_second().plus(Duration::from_secs(1));
-    let issued = now.floor_to_second().max(grant.floor().map_or(now.floor_to_second(), above));
+    let issued = now
+        .floor_to_second()
+        .max(grant.floor().map_or(now.floor_to_second(), above));
     let expires = issued.plus(grant.ttl().duration());
     let audiences = grant.audiences().to_vec();
     let jti: String = jti.iter().map(|octet| format!("{octet:02x}")).collect();
@@ -157,7 +159,10 @@ fn lint(input: &str, claims: &JwtClaims<'_>, kid: &str) -> Result<(), MintError>
     let read = JwtSvid::parse(&compact(input, &[]))?;
     let header = read.header();
     let same = [
-        (header.algorithm == JwtAlgorithm::Es256 && header.kid.as_deref() == Some(kid), "header"),
+        (
+            header.algorithm == JwtAlgorithm::Es256 && header.kid.as_deref() == Some(kid),
+            "header",
+        ),
         (read.id() == claims.id, "sub"),
         (read.audiences() == claims.audiences, "aud"),
         (read.issued_at() == Some(claims.issued), "iat"),

@@ -50,7 +50,9 @@ impl JwtSigner {
     pub fn from_pkcs8(domain: &TrustDomain, pkcs8_der: &[u8]) -> Result<Self, MintError> {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8_der, &random).map_err(|_| {
-            MintError::Key("JWT-SVIDs are signed with ES256, which takes an ECDSA P-256 key in PKCS#8; RS256 is not supported")
+            MintError::Key(
+                "JWT-SVIDs are signed with ES256, which takes an ECDSA P-256 key in PKCS#8; RS256 is not supported",
+            )
         })?;
         let spki = p256_spki(pair.public_key().as_ref());
         // Read back as verifiers read it.

@@ -24,7 +24,11 @@ fn context(salt: u8) -> RecordContext {
 }
 
 fn grant(floor: Option<UnixTime>) -> JwtGrant {
-    jwt_grant_for(&entry(), floor, &Audiences::parse(&["db".into(), "cache".into()]).unwrap())
+    jwt_grant_for(
+        &entry(),
+        floor,
+        &Audiences::parse(&["db".into(), "cache".into()]).unwrap(),
+    )
 }
 
 fn signer() -> JwtSigner {
@@ -78,8 +82,17 @@ fn the_record_has_claims_and_hash_and_never_the_token() {
     let Body::IssueJwt(body) = decoded.body else {
         panic!("another kind")
     };
-    assert_eq!((body.entry.as_str(), body.entry_revision, body.rule.as_str()), ("web", 17, "entry"));
-    assert_eq!((body.audiences, body.selectors), (vec!["cache".to_owned(), "db".to_owned()], vec!["unix:uid:1000".to_owned()]));
+    assert_eq!(
+        (body.entry.as_str(), body.entry_revision, body.rule.as_str()),
+        ("web", 17, "entry")
+    );
+    assert_eq!(
+        (body.audiences, body.selectors),
+        (
+            vec!["cache".to_owned(), "db".to_owned()],
+            vec!["unix:uid:1000".to_owned()]
+        )
+    );
     assert_eq!((body.kid.as_str(), body.jti.len()), (signer.public().kid(), 32));
     assert_eq!(body.token_sha256, sha256(issued.token()));
     let signature = issued.token().rsplit('.').next().unwrap().as_bytes();
@@ -111,8 +124,15 @@ fn a_token_after_a_rule_is_not_struck_by_it_and_one_before_is() {
     assert!(struck(before.issued));
     let after = prepare_jwt(grant(Some(cut)), &[1; 16], NOW, &signer).unwrap();
     assert!(!struck(after.issued));
-    assert!(after.issued <= NOW.plus(Duration::from_secs(2)), "and it need not wait for long");
-    assert_eq!(after.expires, after.issued.plus(Duration::from_secs(300)), "nor lose lifetime");
+    assert!(
+        after.issued <= NOW.plus(Duration::from_secs(2)),
+        "and it need not wait for long"
+    );
+    assert_eq!(
+        after.expires,
+        after.issued.plus(Duration::from_secs(300)),
+        "nor lose lifetime"
+    );
     let old = NOW.minus(Duration::from_secs(3600));
     let late = prepare_jwt(grant(Some(old)), &[1; 16], NOW, &signer).unwrap();
     assert_eq!(late.issued, NOW.floor_to_second(), "an old rule changes nothing");
@@ -124,7 +144,9 @@ fn another_trust_domain_or_another_key_signs_nothing() {
     let other = JwtSigner::generate(&domain()).unwrap().0;
     let prepared = prepare_jwt(grant(None), &[1; 16], NOW, &signer).unwrap();
     assert!(matches!(prepared.sign(&other), Err(MintError::JwtLint("key"))));
-    let foreign = JwtSigner::generate(&TrustDomain::parse("other.test").unwrap()).unwrap().0;
+    let foreign = JwtSigner::generate(&TrustDomain::parse("other.test").unwrap())
+        .unwrap()
+        .0;
     let refused = prepare_jwt(grant(None), &[1; 16], NOW, &foreign).unwrap_err();
     assert!(matches!(refused, MintError::OtherTrustDomain { .. }));
 }

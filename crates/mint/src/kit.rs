@@ -13,12 +13,15 @@ use mintage_attest::{
     Attested,
     channel::{AgentCertificate, AgentSession, AgentStanding, verify_session},
 };
-use mintage_identity::{AgentInstance, AgentName, Audiences, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
+use mintage_identity::{
+    AgentInstance, AgentName, Audiences, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime,
+};
 use mintage_ledger::{
     AppendError, EncodedRecord, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
 };
 use mintage_policy::{
-    AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, JwtGrant, RawEntry, Want, decide, decide_jwt,
+    AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, JwtGrant, RawEntry, Want, decide,
+    decide_jwt,
 };
 use tokio::sync::watch;
 use zeroize::Zeroizing;

@@ -157,8 +157,14 @@ mod tests {
         let grant = ask(&raw("web"), Floor::Open, "web", &["b", "a"]).unwrap();
         assert_eq!(grant.spiffe_id().as_str(), "spiffe://dev.test/web");
         assert_eq!(grant.audiences().to_vec(), ["a", "b"]);
-        assert_eq!((grant.ttl().seconds(), grant.decided_at(), grant.floor()), (300, 77, None));
-        assert_eq!((grant.entry().revision(), grant.agent().instance()), (40, AgentInstance(9)));
+        assert_eq!(
+            (grant.ttl().seconds(), grant.decided_at(), grant.floor()),
+            (300, 77, None)
+        );
+        assert_eq!(
+            (grant.entry().revision(), grant.agent().instance()),
+            (40, AgentInstance(9))
+        );
         let short = RawEntry {
             ttl_seconds: 60,
             ..raw("web")
@@ -179,19 +185,37 @@ mod tests {
         };
         assert!(ask(&only, Floor::Open, "web", &["db"]).is_ok());
         let refused = ask(&only, Floor::Open, "web", &["db", "cache"]).unwrap_err();
-        assert_eq!((refused.code(), refused.kind()), ("jwt-audience", DenialKind::PermissionDenied));
-        assert!(refused.why().contains("entry web") && refused.why().contains("\"cache\""), "{refused}");
+        assert_eq!(
+            (refused.code(), refused.kind()),
+            ("jwt-audience", DenialKind::PermissionDenied)
+        );
+        assert!(
+            refused.why().contains("entry web") && refused.why().contains("\"cache\""),
+            "{refused}"
+        );
         let none = RawEntry {
             jwt_forbidden: true,
             ..raw("web")
         };
-        assert_eq!(ask(&none, Floor::Open, "web", &["db"]).unwrap_err().code(), "jwt-audience");
+        assert_eq!(
+            ask(&none, Floor::Open, "web", &["db"]).unwrap_err().code(),
+            "jwt-audience"
+        );
         let off = RawEntry {
             disabled: true,
             ..raw("web")
         };
-        assert_eq!(ask(&off, Floor::Open, "web", &["db"]).unwrap_err().code(), "entry-disabled");
-        assert_eq!(ask(&raw("web"), Floor::Open, "db", &["db"]).unwrap_err().code(), "entry-unknown");
-        assert_eq!(ask(&raw("web"), Floor::Blocked, "web", &["db"]).unwrap_err().code(), "identity-blocked");
+        assert_eq!(
+            ask(&off, Floor::Open, "web", &["db"]).unwrap_err().code(),
+            "entry-disabled"
+        );
+        assert_eq!(
+            ask(&raw("web"), Floor::Open, "db", &["db"]).unwrap_err().code(),
+            "entry-unknown"
+        );
+        assert_eq!(
+            ask(&raw("web"), Floor::Blocked, "web", &["db"]).unwrap_err().code(),
+            "identity-blocked"
+        );
     }
 }

@@ -283,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn j4_every_jwt_key_is_written_and_read_with_its_use_and_kid() {
+        let keys = vec![
+            ec_key("a", &rcgen::PKCS_ECDSA_P256_SHA256),
+            ec_key("b", &rcgen::PKCS_ECDSA_P384_SHA384),
+        ];
+        let bundle = TrustBundle::new(domain(), vec![root().der], keys.clone(), 3, Some(60)).unwrap();
+        for (text, elements) in [(bundle.to_jwks_json(), 3), (bundle.to_jwt_jwks_json(), 2)] {
+            let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let written = document["keys"].as_array().unwrap();
+            assert_eq!(written.len(), elements, "{text}");
+            let jwt = written.iter().filter(|key| key["use"] == "jwt-svid");
+            let kids: Vec<_> = jwt.map(|key| key["kid"].as_str().unwrap()).collect();
+            assert_eq!(kids, ["a", "b"]);
+            let read = TrustBundle::from_jwks_json(domain(), &text).unwrap();
+            assert_eq!((read.jwt_keys(), read.sequence()), (keys.as_slice(), 3));
+        }
+    }
+
+    #[test]
     fn a_bundle_that_lies_is_refused_whole() {
         let good = root();
         let mut params = ca_params("path");

@@ -67,8 +67,14 @@ mod tests {
         let token = compact(&claims.signing_input(JwtAlgorithm::Es256, "k"), &[0xff; 64]);
         let read = JwtSvid::parse(&token).unwrap();
         assert_eq!((read.id(), read.audiences()), (&id, audiences.as_slice()));
-        assert_eq!((read.expires(), read.issued_at()), (claims.expires, Some(claims.issued)));
-        assert_eq!((read.header().kid.as_deref(), read.header().algorithm), (Some("k"), JwtAlgorithm::Es256));
+        assert_eq!(
+            (read.expires(), read.issued_at()),
+            (claims.expires, Some(claims.issued))
+        );
+        assert_eq!(
+            (read.header().kid.as_deref(), read.header().algorithm),
+            (Some("k"), JwtAlgorithm::Es256)
+        );
         assert_eq!(read.claims()["jti"], "0123");
     }
 }

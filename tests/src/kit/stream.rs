@@ -46,7 +46,10 @@ impl Stream {
     /// Sends one batch; an error when the stream has ended.
     pub async fn ask(&self, asks: Vec<Ask>) -> Result<(), Status> {
         let message = AgentMessage {
-            message: Some(Up::Mint(Mint { asks })),
+            message: Some(Up::Mint(Mint {
+                asks,
+                ..Mint::default()
+            })),
         };
         let ended = |_| Status::unavailable("the stream has ended");
         self.up.send(message).await.map_err(ended)

@@ -31,7 +31,10 @@ impl Core {
             let take = fitting(&asks);
             let batch: Vec<v1::Ask> = asks.drain(..take).collect();
             // When there is no room the answer never comes, and the same ask goes out again a little later.
-            if !self.send(agent_message::Message::Mint(v1::Mint { asks: batch, jwt_asks: Vec::new() })) {
+            if !self.send(agent_message::Message::Mint(v1::Mint {
+                asks: batch,
+                jwt_asks: Vec::new(),
+            })) {
                 tracing::debug!("no room on the stream for asks; they are sent again");
             }
         }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{Core, boot};
 use crate::{
     jwt::HeldJwt,
-    limits::{ASK_WAIT, ASKS_PER_MESSAGE_MAX, JWT_ASK_GAP, JWT_WAIT, JWTS_MAX, JWT_CALLS_MAX, MESSAGE_UP_BYTES_MAX},
+    limits::{ASK_WAIT, ASKS_PER_MESSAGE_MAX, JWT_ASK_GAP, JWT_CALLS_MAX, JWT_WAIT, JWTS_MAX, MESSAGE_UP_BYTES_MAX},
     rotation::Now,
 };
 
@@ -161,7 +161,10 @@ impl Core {
             let why = match (refused.is_empty(), id) {
                 (false, _) => format!("no JWT-SVID issued: {}", refused.join("; ")),
                 (true, Some(id)) if !others.is_empty() => {
-                    format!("no JWT-SVID issued: the caller has no identity {id}, but {}", others.join(", "))
+                    format!(
+                        "no JWT-SVID issued: the caller has no identity {id}, but {}",
+                        others.join(", ")
+                    )
                 }
                 _ => self.entries.explain_none(proven),
             };
@@ -221,7 +224,10 @@ impl Core {
         // A token past half of its life is better than none.
         let or_good = |other: Of| good.clone().map_or(other, Of::Held);
         if let Some(place) = place {
-            if place.pending.as_ref().is_some_and(|(_, at)| since_boot.saturating_sub(*at) > ASK_WAIT)
+            if place
+                .pending
+                .as_ref()
+                .is_some_and(|(_, at)| since_boot.saturating_sub(*at) > ASK_WAIT)
                 && let Some((id, _)) = place.pending.take()
             {
                 self.jwts.by_request.remove(&id);
@@ -229,7 +235,11 @@ impl Core {
             if place.pending.is_some() {
                 return if impatient { or_good(Of::Waiting) } else { Of::Waiting };
             }
-            if let Some((why, _)) = place.failed.as_ref().filter(|(_, at)| since_boot.saturating_sub(*at) < JWT_ASK_GAP) {
+            if let Some((why, _)) = place
+                .failed
+                .as_ref()
+                .filter(|(_, at)| since_boot.saturating_sub(*at) < JWT_ASK_GAP)
+            {
                 return or_good(Of::Failed(why.clone()));
             }
         }
@@ -295,7 +305,12 @@ impl Core {
             return;
         }
         let idle = places.iter().filter(|(_, place)| place.pending.is_none());
-        let end = |place: &Place| place.held.as_ref().map_or(UnixTime::from_seconds(0), |held| held.expires());
+        let end = |place: &Place| {
+            place
+                .held
+                .as_ref()
+                .map_or(UnixTime::from_seconds(0), |held| held.expires())
+        };
         let first = idle.min_by_key(|(_, place)| end(place)).map(|(key, _)| key.clone());
         first.map(|key| places.remove(&key));
     }
@@ -313,7 +328,9 @@ impl Core {
                 Some(refusal) => Err(format!("the CA refused: {} ({})", refusal.message, refusal.code)),
                 None => self.verified_jwt(&key, result.token, now),
             };
-            let Some(place) = self.jwts.places.get_mut(&key) else { continue };
+            let Some(place) = self.jwts.places.get_mut(&key) else {
+                continue;
+            };
             place.pending = None;
             match outcome {
                 Ok(held) => {

@@ -51,7 +51,8 @@ impl Jwt {
 
     /// Tokens for the audiences of the request: of the identity it names, or of each that the caller may have.
     pub(super) async fn fetch(&self, caller: Arc<Caller>, request: JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
-        let audiences = Audiences::parse(&request.audience).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let audiences =
+            Audiences::parse(&request.audience).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let id = match request.spiffe_id.as_str() {
             "" => None,
             text => Some(SpiffeId::parse(text).map_err(|error| Status::invalid_argument(error.to_string()))?),
@@ -147,7 +148,10 @@ pub(super) fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle, _crls: &Crls) ->
 /// Claims as the wire has them: its numbers are doubles, so integers above 2^53 lose their last digits.
 fn structure(claims: &serde_json::Map<String, serde_json::Value>) -> Struct {
     Struct {
-        fields: claims.iter().map(|(name, claim)| (name.clone(), value(claim))).collect(),
+        fields: claims
+            .iter()
+            .map(|(name, claim)| (name.clone(), value(claim)))
+            .collect(),
     }
 }
 

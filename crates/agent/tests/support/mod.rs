@@ -295,6 +295,8 @@ impl State {
             refresh_hint_seconds: 300,
             revocation_delegations: vec![self.revoking.lock().unwrap().delegation.clone()],
             issuers: vec![self.pki.issuer_der.clone()],
+            // As a CA from before JWT-SVIDs.
+            jwt_keys: Vec::new(),
         }
     }
 

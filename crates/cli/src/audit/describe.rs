@@ -122,6 +122,7 @@ pub(super) fn cause(record: &Record) -> Fields {
 pub(super) fn body(body: &Body) -> Fields {
     match body {
         Body::Issue(issue) => self::issue(issue),
+        Body::IssueJwt(issue) => issue_jwt(issue),
         Body::Revoke(revoke) => self::revoke(revoke),
         Body::EntryPut(put) => entry(put),
         Body::CaEvent(event) => ca_event(event),
@@ -232,6 +233,23 @@ fn issue(issue: &wire::Issue) -> Fields {
         ("rule", json!(issue.rule)),
         ("ttl", json!(lasting(issue.ttl_seconds.into()))),
         ("issuer_key_id", hexed(&issue.issuer_key_id)),
+    ])
+}
+
+fn issue_jwt(issue: &wire::IssueJwt) -> Fields {
+    Fields::of([
+        ("spiffe_id", json!(issue.spiffe_id)),
+        ("entry", json!(issue.entry)),
+        ("entry_revision", json!(issue.entry_revision)),
+        ("selectors", json!(issue.selectors)),
+        ("selectors_matched_by", json!("the agent")),
+        ("rule", json!(issue.rule)),
+        ("audiences", json!(issue.audiences)),
+        ("issued", seconds(issue.issued_s)),
+        ("expires", seconds(issue.expires_s)),
+        ("kid", json!(issue.kid)),
+        ("jti", json!(issue.jti)),
+        ("token_sha256", hexed(&issue.token_sha256)),
     ])
 }
 
