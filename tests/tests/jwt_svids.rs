@@ -141,6 +141,8 @@ impl Scene {
     /// Stops everything and has the ledger's meaning verified.
     fn end(self) {
         let data = self.data();
+        // Whoever is served still is waited for.
+        drop(self.channel);
         assert_eq!(self.agent.stop(), Some(0));
         assert_eq!(self.ca.stop(), Some(0));
         mintage(&data, &["audit", "verify", "--signatures"]);
@@ -163,7 +165,7 @@ fn bundle(jwks: &str) -> TrustBundle {
     TrustBundle::from_jwks_json(domain(), jwks).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w7_a_token_goes_from_the_ca_to_a_workload_and_is_verified_everywhere() {
     let scene = Scene::new(vec![entry("web")]).await;
     let token = scene.one("web", "https://db").await;
@@ -233,7 +235,7 @@ async fn w7_a_token_goes_from_the_ca_to_a_workload_and_is_verified_everywhere() 
     scene.end();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w12_an_audience_is_needed_and_the_entry_says_which() {
     let only = Entry {
         jwt_audiences: vec!["db".to_owned(), "cache".to_owned()],
@@ -282,7 +284,7 @@ async fn w12_an_audience_is_needed_and_the_entry_says_which() {
     scene.end();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_kept_for_each_audience_and_dropped_with_the_identity() {
     let scene = Scene::new(vec![entry("web")]).await;
     let token = scene.one("web", "db").await;
@@ -327,7 +329,7 @@ async fn tokens_are_kept_for_each_audience_and_dropped_with_the_identity() {
     scene.end();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w11_jwt_bundles_hold_the_own_domain_and_jwt_keys_alone() {
     let scene = Scene::new(vec![entry("web")]).await;
     let jwks = scene.jwks().await;
@@ -348,7 +350,7 @@ async fn w11_jwt_bundles_hold_the_own_domain_and_jwt_keys_alone() {
     scene.end();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w13_validation_says_yes_with_id_and_claims_or_no_with_the_reason() {
     let scene = Scene::new(vec![entry("web")]).await;
     let token = scene.one("web", "db").await;
@@ -398,7 +400,7 @@ async fn w13_validation_says_yes_with_id_and_claims_or_no_with_the_reason() {
     scene.end();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w14_wit_calls_are_unimplemented() {
     let scene = Scene::new(vec![entry("web")]).await;
     for method in ["FetchWITSVID", "FetchWITBundles", "ValidateWITSVID"] {

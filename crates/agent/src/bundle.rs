@@ -203,3 +203,53 @@ impl RevocationView for KnownRevoked {
         self.0.load().entry_key(issuer, serial)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.serial_number = Some(1u64.into());
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    fn jwt_key(kid: &str) -> v1::JwtKey {
+        let key = rcgen::KeyPair::generate().unwrap();
+        v1::JwtKey {
+            kid: kid.to_owned(),
+            spki: rcgen::PublicKeyData::subject_public_key_info(&key),
+        }
+    }
+
+    #[test]
+    fn jwt_keys_change_with_the_sequence_but_for_the_first_after_an_older_agent() {
+        let domain = TrustDomain::parse("dev.test").unwrap();
+        let wire = |sequence, roots: &[Vec<u8>], jwt_keys: &[v1::JwtKey]| v1::TrustBundle {
+            trust_domain: domain.to_string(),
+            sequence,
+            roots: roots.to_vec(),
+            jwt_keys: jwt_keys.to_vec(),
+            ..v1::TrustBundle::default()
+        };
+        let (roots, keys) = ([root()], [jwt_key("a"), jwt_key("b")]);
+        let read = |wire: &v1::TrustBundle| Bundle::from_wire(wire).unwrap();
+        let whole = wire(2, &roots, &keys);
+        assert_eq!(read(&whole).to_wire(), whole, "nothing is lost on the way to the disk");
+        let after = |held: &v1::TrustBundle, new: &v1::TrustBundle| read(new).after(Some(&read(held)), &domain);
+        let without = wire(2, &roots, &[]);
+        assert_eq!(after(&without, &whole).unwrap().unwrap().document().jwt_keys().len(), 2);
+        assert_eq!(after(&whole, &whole), Ok(None));
+        assert!(after(&whole, &wire(3, &roots, &keys[1..])).unwrap().is_some());
+        for bad in [wire(2, &roots, &keys[1..]), without.clone(), wire(2, &[root()], &keys)] {
+            assert!(after(&whole, &bad).is_err(), "the same sequence with other keys");
+        }
+        assert!(after(&without, &wire(2, &[root()], &keys)).is_err());
+        assert!(after(&whole, &wire(1, &roots, &keys)).is_err());
+        let twice = wire(4, &roots, &[keys[0].clone(), keys[0].clone()]);
+        assert!(Bundle::from_wire(&twice).is_err());
+    }
+}

@@ -58,6 +58,9 @@ pub const JWTS_MAX: usize = 4096;
 pub const JWT_CALLS_PER_UID_MAX: usize = 32;
 /// FetchJWTSVID and ValidateJWTSVID calls in all under way at once.
 pub const JWT_CALLS_MAX: usize = 512;
+/// New JWT-SVIDs that one entry asks the CA for within [`JWT_ASK_WINDOW`]: with tokens kept for half of their life, five
+/// hundred audiences; past it a workload would fill the ledger with audiences that it makes up.
+pub const JWT_ASKS_PER_ENTRY_MAX: u32 = 200;
 /// How far the clock of whoever issued a JWT-SVID may differ at validation: certificates are backdated by as much.
 pub const JWT_LEEWAY_SECONDS: u32 = 30;
 /// Bytes of a receipt's origin, the name of a log: the CA's is a trust domain and two short words.
@@ -114,6 +117,8 @@ pub const ASK_REUSE: Duration = Duration::from_secs(30);
 pub const ASK_GAP: Duration = Duration::from_millis(100);
 /// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
 pub const TICK_MAX: Duration = Duration::from_secs(5);
+/// See [`JWT_ASKS_PER_ENTRY_MAX`].
+pub const JWT_ASK_WINDOW: Duration = Duration::from_secs(60);
 /// A caller waits this long for a JWT-SVID that is being minted.
 pub const JWT_WAIT: Duration = Duration::from_secs(5);
 /// After a refused ask for a JWT-SVID the same is not asked again for this long, whoever calls.

@@ -203,31 +203,34 @@ impl SealedJwt {
     /// # Errors
     /// [`MintError::Record`] when the record is over the ledger's limits.
     pub fn seal(self, context: RecordContext) -> Result<(AwaitingJwt, EncodedRecord), MintError> {
-        let PreparedJwt {
-            grant,
-            audiences,
-            jti,
-            issued,
-            expires,
-            kid,
-            ..
-        } = self.prepared;
-        let (entry, agent) = (grant.entry(), grant.agent());
+        let record = self.record(context).encode()?;
+        let awaiting = AwaitingJwt {
+            token: self.token,
+            spiffe_id: self.prepared.grant.spiffe_id().clone(),
+            expires: self.prepared.expires,
+            leaf_hash: record.leaf_hash(),
+        };
+        Ok((awaiting, record))
+    }
+
+    fn record(&self, context: RecordContext) -> Record {
+        let prepared = &self.prepared;
+        let (entry, agent) = (prepared.grant.entry(), prepared.grant.agent());
         let selectors = entry.selectors().iter().map(|selector| selector.as_str().to_owned());
         let body = wire::IssueJwt {
-            spiffe_id: grant.spiffe_id().to_string(),
+            spiffe_id: prepared.grant.spiffe_id().to_string(),
             entry: entry.name().to_string(),
             entry_revision: entry.revision(),
             selectors: selectors.collect(),
-            rule: grant.rule().to_owned(),
-            audiences,
-            issued_s: issued.seconds(),
-            expires_s: expires.seconds(),
-            kid,
-            jti,
+            rule: prepared.grant.rule().to_owned(),
+            audiences: prepared.audiences.clone(),
+            issued_s: prepared.issued.seconds(),
+            expires_s: prepared.expires.seconds(),
+            kid: prepared.kid.clone(),
+            jti: prepared.jti.clone(),
             token_sha256: sha256(&self.token),
         };
-        let record = Record {
+        Record {
             time: context.time,
             salt: context.salt,
             actor: context.actor,
@@ -238,17 +241,9 @@ impl SealedJwt {
             }),
             request_id: context.request_id,
             replica: context.replica.as_str().to_owned(),
-            control_seen: grant.decided_at(),
+            control_seen: prepared.grant.decided_at(),
             body: Body::IssueJwt(body),
-        };
-        let record = record.encode()?;
-        let awaiting = AwaitingJwt {
-            token: self.token,
-            spiffe_id: grant.spiffe_id().clone(),
-            expires,
-            leaf_hash: record.leaf_hash(),
-        };
-        Ok((awaiting, record))
+        }
     }
 }
 

@@ -75,11 +75,13 @@ fn a_grant_becomes_a_token_that_says_exactly_that_and_verifies_against_the_bundl
 #[test]
 fn the_record_has_claims_and_hash_and_never_the_token() {
     let signer = signer();
-    let (waiting, record) = sealed(&signer, 1);
-    let decoded = Record::decode(record.bytes()).unwrap();
-    let receipt = commit(vec![(record.clone(), 18)]).remove(0).unwrap();
-    let issued = waiting.release(receipt).unwrap();
-    let Body::IssueJwt(body) = decoded.body else {
+    let sealed = prepare_jwt(grant(None), &[1; 16], NOW, &signer)
+        .unwrap()
+        .sign(&signer)
+        .unwrap();
+    let record = sealed.record(context(1));
+    let whole = format!("{record:?}");
+    let Body::IssueJwt(body) = record.body else {
         panic!("another kind")
     };
     assert_eq!(
@@ -87,18 +89,14 @@ fn the_record_has_claims_and_hash_and_never_the_token() {
         ("web", 17, "entry")
     );
     assert_eq!(
-        (body.audiences, body.selectors),
-        (
-            vec!["cache".to_owned(), "db".to_owned()],
-            vec!["unix:uid:1000".to_owned()]
-        )
+        (body.audiences, body.selectors.len()),
+        (vec!["cache".to_owned(), "db".to_owned()], 1)
     );
     assert_eq!((body.kid.as_str(), body.jti.len()), (signer.public().kid(), 32));
-    assert_eq!(body.token_sha256, sha256(issued.token()));
-    let signature = issued.token().rsplit('.').next().unwrap().as_bytes();
-    let holds = |octets: &[u8]| record.bytes().windows(octets.len()).any(|window| window == octets);
-    assert!(!holds(signature) && !holds(issued.token().as_bytes()));
-    assert!(!format!("{issued:?}").contains(issued.token()), "nor does a log line");
+    assert_eq!(body.token_sha256, sha256(&sealed.token));
+    let signature = sealed.token.rsplit('.').next().unwrap();
+    assert!(!whole.contains(signature), "{whole}");
+    assert!(!format!("{sealed:?}").contains(signature), "nor does a log line");
 }
 
 #[test]

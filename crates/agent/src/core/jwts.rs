@@ -14,7 +14,10 @@ use tokio::sync::oneshot;
 use super::{Core, boot};
 use crate::{
     jwt::HeldJwt,
-    limits::{ASK_WAIT, ASKS_PER_MESSAGE_MAX, JWT_ASK_GAP, JWT_CALLS_MAX, JWT_WAIT, JWTS_MAX, MESSAGE_UP_BYTES_MAX},
+    limits::{
+        ASK_WAIT, ASKS_PER_MESSAGE_MAX, JWT_ASK_GAP, JWT_ASK_WINDOW, JWT_ASKS_PER_ENTRY_MAX, JWT_CALLS_MAX, JWT_WAIT,
+        JWTS_MAX, MESSAGE_UP_BYTES_MAX,
+    },
     rotation::Now,
 };
 
@@ -77,6 +80,8 @@ pub(super) struct Jwts {
     by_request: HashMap<RequestId, Key>,
     waiting: Vec<Waiting>,
     due: Vec<Key>,
+    /// How many were asked for by an entry since when.
+    asked: HashMap<EntryName, (Duration, u32)>,
     prune_at: Duration,
 }
 
@@ -84,6 +89,18 @@ impl Jwts {
     /// When the patience of some caller ends.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+
+    /// Counts an ask by an entry; false when there were too many. Each audience is a signature and a record at the CA, and
+    /// audiences are the workload's to name.
+    fn may_ask(&mut self, entry: &EntryName, now: Duration) -> bool {
+        let asked = self.asked.entry(entry.clone()).or_insert((now, 0));
+        if now.saturating_sub(asked.0) >= JWT_ASK_WINDOW {
+            *asked = (now, 0);
+        }
+        let may = asked.1 < JWT_ASKS_PER_ENTRY_MAX;
+        asked.1 += u32::from(may);
+        may
     }
 
     /// The stream broke: what was asked is asked again.
@@ -98,6 +115,7 @@ enum Of {
     Held(Arc<HeldJwt>),
     Waiting,
     Failed(String),
+    Limited(String),
 }
 
 impl Core {
@@ -181,7 +199,7 @@ impl Core {
         impatient: bool,
         now: Now,
     ) -> Option<Answer> {
-        let (mut svids, mut waits, mut failed) = (Vec::new(), false, None);
+        let (mut svids, mut waits, mut failed, mut limited) = (Vec::new(), false, None, None);
         let mut hints = BTreeSet::new();
         for (name, id, hint) in allowed {
             match self.token_of((name, audiences.clone()), &id, impatient, now) {
@@ -193,6 +211,7 @@ impl Core {
                 }
                 Of::Waiting => waits = true,
                 Of::Failed(why) => failed = Some(why),
+                Of::Limited(why) => limited = Some(why),
             }
         }
         if waits && !impatient {
@@ -200,6 +219,9 @@ impl Core {
         }
         if !svids.is_empty() {
             return Some(Ok(svids));
+        }
+        if let Some(why) = limited {
+            return Some(Err(NoJwt::Exhausted(why)));
         }
         let silent = || match &self.upstream {
             Some(_) => "the CA has not answered yet".to_owned(),
@@ -247,6 +269,13 @@ impl Core {
             return or_good(Of::Waiting);
         }
         if !self.jwts.due.contains(&key) {
+            if !self.jwts.may_ask(&key.0, since_boot) {
+                let seconds = JWT_ASK_WINDOW.as_secs();
+                return or_good(Of::Limited(format!(
+                    "entry {} was asked for {JWT_ASKS_PER_ENTRY_MAX} new JWT-SVIDs within {seconds} s; use fewer audiences",
+                    key.0
+                )));
+            }
             self.jwts.due.push(key);
         }
         if impatient { or_good(Of::Waiting) } else { Of::Waiting }
@@ -334,12 +363,10 @@ impl Core {
             place.pending = None;
             match outcome {
                 Ok(held) => {
-                    self.shared.metrics.renewal("ok");
                     tracing::info!(spiffe_id = %held.id(), entry = %key.0, "JWT-SVID received");
                     (place.held, place.failed) = (Some(Arc::new(held)), None);
                 }
                 Err(why) => {
-                    self.shared.metrics.renewal("refused");
                     place.failed = Some((why.clone(), boot(now)));
                     self.shared.problem("jwt", key.0.as_str(), &why);
                 }
@@ -365,6 +392,9 @@ impl Core {
             return;
         };
         let (entries, since_boot) = (&self.entries, boot(now));
+        self.jwts
+            .asked
+            .retain(|_, (since, _)| since_boot.saturating_sub(*since) < JWT_ASK_WINDOW);
         self.jwts.places.retain(|(name, audiences), place| {
             let entry = entries.get(name).filter(|entry| entry.jwt.why_not(audiences).is_none());
             place.held = place.held.take().filter(|held| {

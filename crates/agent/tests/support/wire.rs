@@ -227,7 +227,11 @@ impl Service {
         } else {
             vec![self.0.pki.issuer_der.clone()]
         };
-        let minted = v1::Minted { results, issuers };
+        let minted = v1::Minted {
+            results,
+            issuers,
+            ..v1::Minted::default()
+        };
         out.try_send(Ok(v1::CaMessage {
             message: Some(Message::Minted(minted)),
         }))
