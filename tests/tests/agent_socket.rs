@@ -62,7 +62,9 @@ async fn wrong(channel: &Channel, role: Role) -> Vec<String> {
             None => code == Some(Code::Unimplemented),
             Some(roles) if !roles.contains(&role) => code == Some(Code::PermissionDenied) && by_table,
             // A token is for somebody: the empty request names no audience.
-            Some(_) if path.contains("JWTSVID") => code == Some(Code::InvalidArgument) && !by_table,
+            Some(_) if path.contains("JWTSVID") => {
+                !by_table && matches!(code, Some(Code::InvalidArgument | Code::PermissionDenied))
+            }
             // Whoever has no identity is refused by the handler, with its reason.
             Some(_) => !by_table && !matches!(code, Some(Code::Unimplemented | Code::Internal | Code::InvalidArgument)),
         };

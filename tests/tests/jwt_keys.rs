@@ -153,3 +153,39 @@ async fn a_key_that_is_lost_is_replaced_and_what_it_signed_stays_good() {
     ca.stop().await;
     proven(&data);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_revoked_signs_no_more_and_leaves_the_bundle_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    let clock = Shifted::behind(Duration::ZERO);
+    make_with(&data, &clock.deps());
+    let ca = served(&data, &clock).await;
+    let before = bundle(&ca).await.jwt_keys.remove(0);
+    let hash = ring::digest::digest(&ring::digest::SHA256, &before.spki);
+    let revoked = Command::new(binary("mintage"))
+        .args([
+            "revoke",
+            "--reason",
+            "key-compromise",
+            "--key",
+            &hex::encode(hash),
+            "--data-dir",
+        ])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
+    let started = std::time::Instant::now();
+    loop {
+        let now = bundle(&ca).await.jwt_keys;
+        let gone = now.iter().all(|key| key.kid != before.kid);
+        if gone && now.len() == 1 && key_files(&data) == [file(&now[0].kid)].into() {
+            break;
+        }
+        assert!(started.elapsed() < HOUR / 60, "it stays: {now:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ca.stop().await;
+    proven(&data);
+}

@@ -44,6 +44,17 @@ pub(crate) async fn issue_jwts(desk: &Arc<Desk>, speaker: &Speaker, asks: &Arc<V
         let signed = decide_and_sign(desk, speaker, asks, &open).await;
         open = commit(desk, signed, open, &mut answers).await;
     }
+    // Applied before answered, as certificates are: whoever holds the token finds its record.
+    let last = answers
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|issued| issued.receipt().position())
+        .max();
+    if let Err(refusal) = desk.wait_applied(last).await {
+        let slow = |answer: Option<Outcome>| Some(answer?.and_then(|_| Err(refusal.clone())));
+        answers = answers.into_iter().map(slow).collect();
+    }
     let busy = || Refusal::unavailable("moved", "the state kept changing under this decision; ask again");
     answers
         .into_iter()
@@ -122,9 +133,8 @@ async fn commit(
     for (outcome, (at, awaiting)) in outcomes.into_iter().zip(waiting) {
         answers[at] = match outcome {
             Ok(receipt) => {
-                let released = awaiting.release(receipt);
                 desk.metrics.issued("jwt");
-                Some(released.map_err(Refusal::from))
+                Some(awaiting.release(receipt).map_err(Refusal::from))
             }
             Err(CommitError::Moved { control_head }) => {
                 control = control_head.max(control);

@@ -4,12 +4,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
-use mintage_identity::{IssuerKeyId, UnixTime};
+use mintage_identity::{IssuerKeyId, SpkiHash, UnixTime};
 use mintage_ledger::{
     Body,
     wire::{BundleChange, BundleJwtKey, CaEvent, CaEventKind, CaRole},
 };
 use mintage_mint::{JwtSigner, jwt_kid};
+use mintage_policy::KeyView;
 use mintage_state::View;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -87,6 +88,8 @@ struct Known {
     until: UnixTime,
     /// It is in the bundle.
     published: bool,
+    /// An operator has revoked it: it is replaced at once, and leaves the bundle with what it signed.
+    blocked: bool,
 }
 
 /// What is due next.
@@ -103,24 +106,26 @@ enum Step {
 }
 
 fn known(view: &View) -> Vec<Known> {
-    let published: Vec<&String> = view
-        .bundle()
-        .map_or_else(Vec::new, |bundle| bundle.jwt_keys.iter().map(|(kid, _)| kid).collect());
+    let published = |kid: &str| {
+        let mut bundle = view.bundle().into_iter().flat_map(|bundle| &bundle.jwt_keys);
+        bundle.any(|(other, _)| other == kid)
+    };
     let keys = view.ca_keys().filter(|key| key.role == CaRole::Jwt);
     keys.map(|key| Known {
         id: key.key_id,
         stage: key.stage,
         until: key.not_after.unwrap_or(UnixTime::from_seconds(0)),
-        published: published.contains(&&jwt_kid(&key.key_id)),
+        published: published(&jwt_kid(&key.key_id)),
+        blocked: view.key_blocked(&SpkiHash::new(*key.key_id.as_bytes())),
     })
     .collect()
 }
 
-/// The key that signs: active, and in the bundle.
+/// The key that signs: active, in the bundle, and not blocked.
 fn signing(keys: &[Known]) -> Option<&Known> {
     let active = keys
         .iter()
-        .filter(|key| key.published && key.stage == CaEventKind::Activate);
+        .filter(|key| key.published && !key.blocked && key.stage == CaEventKind::Activate);
     active.max_by_key(|key| key.until)
 }
 
@@ -128,6 +133,12 @@ fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
     let Some(active) = signing(keys) else {
         return Some(Step::Begin);
     };
+    let ids =
+        |which: &dyn Fn(&&Known) -> bool| -> Vec<IssuerKeyId> { keys.iter().filter(which).map(|key| key.id).collect() };
+    let blocked = ids(&|key| key.published && key.blocked);
+    if !blocked.is_empty() {
+        return Some(Step::Forget(blocked));
+    }
     let next = keys
         .iter()
         .find(|key| key.published && key.stage == CaEventKind::Prepare);
@@ -136,8 +147,7 @@ fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
         Some(next) if now >= next.until.minus(JWT_KEY_SIGNS) => return Some(Step::Change(next.id)),
         _ => {}
     }
-    let over = |key: &&Known| key.published && key.id != active.id && key.stage as i32 >= CaEventKind::Activate as i32;
-    let old: Vec<IssuerKeyId> = keys.iter().filter(over).map(|key| key.id).collect();
+    let old = ids(&|key| key.published && key.id != active.id && key.stage as i32 >= CaEventKind::Activate as i32);
     let forgotten = active.until.minus(JWT_KEY_SIGNS).plus(JWT_KEY_KEPT_AFTER) <= now;
     (forgotten && !old.is_empty()).then_some(Step::Forget(old))
 }
@@ -289,9 +299,21 @@ pub(crate) async fn bring_up(desk: &Arc<Desk>) -> Result<(), Refusal> {
 pub(crate) async fn keep(desk: Arc<Desk>, stop: CancellationToken) {
     let mut look = tokio::time::interval(JWT_KEY_LOOK_INTERVAL);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut views = desk.state.subscribe();
+    let mut seen = views.borrow_and_update().revoked().sequence();
     loop {
         tokio::select! {
             _ = look.tick() => {}
+            // A key that is revoked does not sign until the next look.
+            changed = views.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = views.borrow_and_update().revoked().sequence();
+                if std::mem::replace(&mut seen, now) == now {
+                    continue;
+                }
+            }
             () = stop.cancelled() => return,
         }
         if let Err(problem) = bring_up(&desk).await {
@@ -313,6 +335,7 @@ mod tests {
             stage,
             until,
             published,
+            blocked: false,
         }
     }
 
@@ -354,6 +377,23 @@ mod tests {
         assert_eq!(step(&keys, kept), Some(Step::Forget(vec![keys[0].id])));
         keys[0].published = false;
         assert_eq!(step(&keys, kept), None);
+    }
+
+    #[test]
+    fn a_key_that_is_blocked_is_replaced_and_taken_out_of_the_bundle() {
+        let ends = START.plus(JWT_KEY_SIGNS);
+        let mut keys = vec![key(1, CaEventKind::Activate, ends, true)];
+        keys[0].blocked = true;
+        assert_eq!(step(&keys, START), Some(Step::Begin));
+        keys[0].stage = CaEventKind::Retire;
+        keys.push(key(2, CaEventKind::Activate, ends, true));
+        assert_eq!(
+            step(&keys, START),
+            Some(Step::Forget(vec![keys[0].id])),
+            "and not kept for its tokens"
+        );
+        keys[0].published = false;
+        assert_eq!(step(&keys, START), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::{
 };
 
 const FIELD: &str = "audience";
+/// Audiences named in a refusal, which has to fit into a header.
+const SHOWN_MAX: usize = 4;
 
 /// Checks one audience: 1 to 255 bytes without control characters (a StringOrURI of RFC 7519, section 2).
 ///
@@ -95,7 +97,10 @@ impl JwtRule {
             Self::Forbidden => Some("it forbids JWT-SVIDs (jwt_forbidden)".to_owned()),
             Self::Only(only) => {
                 let other = audiences.0.iter().find(|audience| !only.contains(*audience))?;
-                let allowed: Vec<&str> = only.iter().map(String::as_str).collect();
+                let mut allowed: Vec<&str> = only.iter().map(String::as_str).take(SHOWN_MAX).collect();
+                if only.len() > SHOWN_MAX {
+                    allowed.push("and others");
+                }
                 let allowed = allowed.join(", ");
                 Some(format!(
                     "it gives no JWT-SVID for the audience {other:?}, only for {allowed} (jwt_audiences)"
@@ -151,6 +156,8 @@ mod tests {
             of(false, &["a"], &["A"]).is_some(),
             "audiences are compared octet for octet"
         );
+        let many = of(false, &["a", "b", "c", "d", "e"], &["x"]).unwrap();
+        assert!(many.contains("only for a, b, c, d, and others"), "{many}");
         assert!(of(true, &[], &["a"]).unwrap().contains("jwt_forbidden"));
         assert!(of(true, &["a"], &["a"]).is_some());
     }

@@ -23,6 +23,8 @@ use crate::{
 
 /// Bytes of one ask beside its audiences: request id, the longest entry name, framing.
 const ASK_OVERHEAD_BYTES: usize = 192;
+/// Entries named in one explanation.
+const EXPLAINED_MAX: usize = 5;
 /// Between two looks for tokens that nobody may have any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -118,6 +120,15 @@ enum Of {
     Limited(String),
 }
 
+/// The first of many texts: an explanation travels in a header.
+fn few(texts: &[String], separator: &str) -> String {
+    let mut shown = texts[..texts.len().min(EXPLAINED_MAX)].join(separator);
+    if texts.len() > EXPLAINED_MAX {
+        shown.push_str(&format!("{separator}and {} more", texts.len() - EXPLAINED_MAX));
+    }
+    shown
+}
+
 impl Core {
     /// Takes a call; it is answered in this turn, or when its token comes.
     pub(super) fn jwt_called(&mut self, call: JwtCall) {
@@ -177,12 +188,10 @@ impl Core {
         }
         if allowed.is_empty() {
             let why = match (refused.is_empty(), id) {
-                (false, _) => format!("no JWT-SVID issued: {}", refused.join("; ")),
+                (false, _) => format!("no JWT-SVID issued: {}", few(&refused, "; ")),
                 (true, Some(id)) if !others.is_empty() => {
-                    format!(
-                        "no JWT-SVID issued: the caller has no identity {id}, but {}",
-                        others.join(", ")
-                    )
+                    let others = few(&others, ", ");
+                    format!("no JWT-SVID issued: the caller has no identity {id}, but {others}")
                 }
                 _ => self.entries.explain_none(proven),
             };

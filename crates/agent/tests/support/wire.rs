@@ -227,10 +227,14 @@ impl Service {
         } else {
             vec![self.0.pki.issuer_der.clone()]
         };
+        let mut minter = self.0.jwt.lock().unwrap();
+        let jwts = minter
+            .as_mut()
+            .map(|minter| minter.answer(&mint.jwt_asks, &script.entries));
         let minted = v1::Minted {
             results,
             issuers,
-            ..v1::Minted::default()
+            jwts: jwts.unwrap_or_default(),
         };
         out.try_send(Ok(v1::CaMessage {
             message: Some(Message::Minted(minted)),
