@@ -44,11 +44,12 @@ impl JwtKeys {
         }
     }
 
-    /// The key that signs on this state: while one takes over from another, none does.
+    /// The key that signs on this state: while one takes over from another, or one that is revoked is replaced, none does.
     pub(crate) fn current(&self, view: &View) -> Result<Arc<JwtSigner>, Refusal> {
         let is_active = |signer: &Arc<JwtSigner>| {
             let key = view.ca_key(CaRole::Jwt, &signer.key_id());
-            key.is_some_and(|key| key.stage == CaEventKind::Activate)
+            let blocked = view.key_blocked(&SpkiHash::new(*signer.key_id().as_bytes()));
+            key.is_some_and(|key| key.stage == CaEventKind::Activate && !blocked)
         };
         self.current.load_full().filter(is_active).ok_or_else(|| {
             let text = "this CA has no key for JWT-SVIDs right now; ask again in a moment";
@@ -157,14 +158,11 @@ fn bundle(view: &View, change: impl FnOnce(&mut Vec<BundleJwtKey>)) -> Result<Bo
     let before = view
         .bundle()
         .ok_or_else(|| Refusal::bug("the ledger holds no bundle"))?;
-    let mut jwt_keys = before.jwt_keys.iter();
-    let mut jwt_keys: Vec<BundleJwtKey> = jwt_keys
-        .by_ref()
-        .map(|(kid, spki_der)| BundleJwtKey {
-            kid: kid.clone(),
-            spki_der: spki_der.clone(),
-        })
-        .collect();
+    let standing = before.jwt_keys.iter().map(|(kid, spki_der)| BundleJwtKey {
+        kid: kid.clone(),
+        spki_der: spki_der.clone(),
+    });
+    let mut jwt_keys = standing.collect();
     change(&mut jwt_keys);
     Ok(Body::BundleChange(BundleChange {
         sequence: before.sequence + 1,
@@ -258,7 +256,7 @@ async fn on_disk<T: Send + 'static>(
         .map_err(|error| Refusal::unavailable("jwt-key", error.to_string()))
 }
 
-/// Takes every step that is due, and puts the key in use that the ledger says.
+/// Takes every step that is due, and puts the key in use that the ledger says. One that cannot be read is replaced, once.
 pub(crate) async fn bring_up(desk: &Arc<Desk>) -> Result<(), Refusal> {
     for _ in 0..JWT_KEY_STEPS_MAX {
         let now = desk.clock.now()?;
@@ -268,31 +266,33 @@ pub(crate) async fn bring_up(desk: &Arc<Desk>) -> Result<(), Refusal> {
             None => break,
         }
     }
+    if let Err(problem) = put_in_use(desk).await {
+        // Tokens are short; a lost key costs nobody anything but the next one.
+        error!(%problem, "the key for JWT-SVIDs cannot be used; another one takes its place");
+        take(desk, Step::Begin).await?;
+        put_in_use(desk).await?;
+    }
+    Ok(())
+}
+
+async fn put_in_use(desk: &Arc<Desk>) -> Result<(), Refusal> {
     let keys = known(&desk.state.view());
-    let Some(active) = signing(&keys) else {
-        return Err(Refusal::bug("no key for JWT-SVIDs was recorded"));
-    };
+    let active = signing(&keys).ok_or_else(|| Refusal::bug("no key for JWT-SVIDs was recorded"))?;
     let in_use = desk.jwt_keys.current.load_full();
     if in_use.is_some_and(|signer| signer.key_id() == active.id) {
         return Ok(());
     }
     let kid = jwt_kid(&active.id);
-    let wanted = kid.clone();
-    let signer = match on_disk(desk, move |keys, desk| keys.load(desk, &wanted)).await {
-        Ok(signer) => signer,
-        Err(problem) => {
-            // Tokens are short; a lost key costs nobody anything but the next one.
-            error!(kid, %problem, "the key for JWT-SVIDs cannot be read; another one takes its place");
-            take(desk, Step::Begin).await?;
-            return Box::pin(bring_up(desk)).await;
-        }
-    };
+    let signer = on_disk(desk, move |keys, desk| keys.load(desk, &kid)).await?;
     desk.jwt_keys.current.store(Some(Arc::new(signer)));
     let kept = keys
         .iter()
         .filter(|key| (key.stage as i32) < CaEventKind::Retire as i32);
     let kept: Vec<String> = kept.map(|key| jwt_kid(&key.id)).collect();
-    on_disk(desk, move |keys, _| keys.keep_only(&kept)).await
+    if let Err(problem) = on_disk(desk, move |keys, _| keys.keep_only(&kept)).await {
+        error!(%problem, "the key files of former JWT keys could not be removed; it is tried again with the next one");
+    }
+    Ok(())
 }
 
 /// Looks now and then whether a step is due, until told to stop.
@@ -304,7 +304,7 @@ pub(crate) async fn keep(desk: Arc<Desk>, stop: CancellationToken) {
     loop {
         tokio::select! {
             _ = look.tick() => {}
-            // A key that is revoked does not sign until the next look.
+            // A key that was revoked is replaced at once.
             changed = views.changed() => {
                 if changed.is_err() {
                     return;
