@@ -189,3 +189,25 @@ async fn a_key_that_is_revoked_signs_no_more_and_leaves_the_bundle_at_once() {
     ca.stop().await;
     proven(&data);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_ca_signs_with_another_key_and_forgets_the_former() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, backup) = (folder.path().join("ca"), folder.path().join("backup"));
+    let clock = Shifted::behind(Duration::ZERO);
+    make_with(&backup, &clock.deps());
+    let (sequence, former) = after_a_start(&backup, &clock).await;
+    let restored = Command::new(binary("mintage-ca"))
+        .args(["restore", "--from"])
+        .arg(&backup)
+        .arg("--data-dir")
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(key_files(&data), BTreeSet::new(), "the former key is not carried over");
+    let (later, keys) = after_a_start(&data, &clock).await;
+    assert!(later > sequence + 1);
+    assert!(keys.len() == 1 && keys != former, "nothing else ends what it signed");
+    proven(&data);
+}
