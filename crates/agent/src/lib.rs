@@ -21,6 +21,7 @@ mod event;
 mod held;
 mod hook;
 mod http;
+mod jwt;
 mod key;
 mod layout;
 mod link;

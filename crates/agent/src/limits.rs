@@ -85,6 +85,17 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HTTP_FIELDS_MAX: usize = 128;
 /// Bytes of path and query: a SPIFFE ID of 2,048 bytes, escaped, and two hashes.
 pub const HTTP_TARGET_BYTES_MAX: usize = 8 * 1024;
+/// JWT-SVIDs kept: 500 identities with eight audiences each, at about 3 KiB.
+pub const JWTS_MAX: usize = 4096;
+/// FetchJWTSVID and ValidateJWTSVID calls of one user under way at once.
+pub const JWT_CALLS_PER_UID_MAX: usize = 32;
+/// FetchJWTSVID and ValidateJWTSVID calls in all under way at once.
+pub const JWT_CALLS_MAX: usize = 512;
+/// New JWT-SVIDs that one entry asks the CA for within [`JWT_ASK_WINDOW`]: with tokens kept for half of their life, five
+/// hundred audiences; past it a workload would fill the ledger with audiences that it makes up.
+pub const JWT_ASKS_PER_ENTRY_MAX: u32 = 200;
+/// How far the clock of whoever issued a JWT-SVID may differ at validation: certificates are backdated by as much.
+pub const JWT_LEEWAY_SECONDS: u32 = 30;
 /// Bytes of a receipt's origin, the name of a log: the CA's is a trust domain and two short words.
 pub const RECEIPT_ORIGIN_BYTES_MAX: usize = 512;
 /// Bytes of one proof of a receipt: a record of 60 KiB in Base64, 64 hashes, and a checkpoint with its cosignatures.
@@ -148,6 +159,12 @@ pub const ASK_REUSE: Duration = Duration::from_secs(30);
 pub const ASK_GAP: Duration = Duration::from_millis(100);
 /// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
 pub const TICK_MAX: Duration = Duration::from_secs(5);
+/// See [`JWT_ASKS_PER_ENTRY_MAX`].
+pub const JWT_ASK_WINDOW: Duration = Duration::from_secs(60);
+/// A caller waits this long for a JWT-SVID that is being minted.
+pub const JWT_WAIT: Duration = Duration::from_secs(5);
+/// After a refused ask for a JWT-SVID the same is not asked again for this long, whoever calls.
+pub const JWT_ASK_GAP: Duration = Duration::from_secs(1);
 /// A socket caller waits this long for identities that are being minted; then it gets those that are there.
 pub const FIRST_SVID_WAIT: Duration = Duration::from_secs(5);
 /// An expired agent may re-join for this long after its certificate ended.

@@ -55,6 +55,7 @@ struct RawCa {
     chain: Option<Spanned<String>>,
     max_ttl: Option<Spanned<String>>,
     agent_ttl: Option<Spanned<String>>,
+    jwt_ttl: Option<Spanned<String>>,
     #[serde(default)]
     allow_rsa: bool,
     #[serde(default)]
@@ -280,6 +281,9 @@ impl Checker<'_> {
         }
         if let Some(ttl) = self.map(raw.ca.agent_ttl, Ttl::parse)? {
             config.policy.agent_ttl = ttl;
+        }
+        if let Some(ttl) = self.map(raw.ca.jwt_ttl, Ttl::parse)? {
+            config.policy.jwt_ttl = ttl;
         }
         config.policy.allow_rsa = raw.ca.allow_rsa;
         config.policy.rotate_keys = raw.ca.rotate_keys.unwrap_or(config.policy.rotate_keys);

@@ -32,6 +32,8 @@ mod index;
 mod inflight;
 mod init;
 mod issue;
+mod issue_jwt;
+mod jwt_keys;
 mod key_ends;
 mod keys;
 mod limits;

@@ -279,3 +279,15 @@ pub(crate) const CRL_STREAMS_OF_AGENTS_MAX: usize = 10_000;
 pub(crate) const CRL_STREAMS_OF_OTHERS_MAX: usize = 64;
 /// Chunks that wait for one reader: 1 MB.
 pub(crate) const CRL_CHUNKS_QUEUE: usize = 4;
+/// How long a key signs JWT-SVIDs before the next one does: what a thief of it can do ends with it.
+pub(crate) const JWT_KEY_SIGNS: Duration = Duration::from_secs(30 * 86_400);
+/// How long a key is in the bundle before it signs: twelve times the bundle's refresh hint of 300 s (SPIFFE Federation,
+/// section 6: three to five are asked for).
+pub(crate) const JWT_KEY_PUBLISHED_BEFORE: Duration = Duration::from_secs(3600);
+/// How long a key stays in the bundle after the next one signs: a token of 24 h, the longest that the configuration allows,
+/// and an hour for clocks.
+pub(crate) const JWT_KEY_KEPT_AFTER: Duration = Duration::from_secs(25 * 3600);
+/// Interval of the look at the keys of JWT-SVIDs: small beside an hour, and free.
+pub(crate) const JWT_KEY_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Steps of one look: publish, change and forget follow each other at most once each; more would be a mistake in the plan.
+pub(crate) const JWT_KEY_STEPS_MAX: usize = 4;

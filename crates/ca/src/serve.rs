@@ -33,7 +33,7 @@ use crate::{
     health::{Health, Trouble},
     http,
     init::Deps,
-    key_ends,
+    jwt_keys, key_ends,
     limits::{
         HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX, STREAMS_PER_CONNECTION_MAX,
     },
@@ -105,6 +105,10 @@ impl Ca {
         };
         // Before anything is recorded, by this process or for a caller: a log that was rolled back grows no further.
         witnessing::begin(&starting.desk, &starting.stop, &mut starting.tasks).await?;
+        if let Err(problem) = jwt_keys::bring_up(&starting.desk).await {
+            // Certificates do not need it, and it is tried again.
+            error!(%problem, "there is no key for JWT-SVIDs yet");
+        }
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
@@ -367,6 +371,7 @@ impl Starting {
             self.stop.clone(),
         ));
         self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(jwt_keys::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(crls::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(orphans::watch(desk.clone(), self.stop.clone()));

@@ -70,7 +70,7 @@ impl Ca {
                     );
                 }
                 self.desk.current_policy.store(Arc::new(new.policy));
-                info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.rotate_keys");
+                info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.jwt_ttl, ca.rotate_keys");
             }
         }
     }

@@ -42,6 +42,7 @@ const PACKAGES: &[Package] = &[
         secret: &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
+            (".mintage.v1.JwtResult", "JwtResult"),
         ],
         uses: &[],
         shared: &[],

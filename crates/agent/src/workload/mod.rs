@@ -7,6 +7,7 @@ mod caller;
 mod ext_authz;
 mod gate;
 mod http1;
+mod jwt;
 mod local;
 mod lookup;
 mod sds;

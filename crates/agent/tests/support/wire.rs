@@ -227,7 +227,15 @@ impl Service {
         } else {
             vec![self.0.pki.issuer_der.clone()]
         };
-        let minted = v1::Minted { results, issuers };
+        let mut minter = self.0.jwt.lock().unwrap();
+        let jwts = minter
+            .as_mut()
+            .map(|minter| minter.answer(&mint.jwt_asks, &script.entries));
+        let minted = v1::Minted {
+            results,
+            issuers,
+            jwts: jwts.unwrap_or_default(),
+        };
         out.try_send(Ok(v1::CaMessage {
             message: Some(Message::Minted(minted)),
         }))

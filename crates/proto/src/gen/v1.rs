@@ -297,9 +297,15 @@ pub struct Entry {
     /// Ledger index of the record that wrote this revision; 0 in requests.
     #[prost(uint64, tag = "13")]
     pub revision: u64,
+    /// True when no JWT-SVID may be issued by this entry.
+    #[prost(bool, tag = "14")]
+    pub jwt_forbidden: bool,
+    /// The audiences its JWT-SVIDs may be for; empty for any.
+    #[prost(string, repeated, tag = "15")]
+    pub jwt_audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A trust bundle: the only roots of one trust domain.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrustBundle {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
@@ -317,6 +323,18 @@ pub struct TrustBundle {
     /// Issuing certificates below the roots (DER) whose leaves the revocation filter covers.
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub issuers: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Keys that sign the JWT-SVIDs of the trust domain. A change of them raises `sequence`.
+    #[prost(message, repeated, tag = "7")]
+    pub jwt_keys: ::prost::alloc::vec::Vec<JwtKey>,
+}
+/// A public key that signs JWT-SVIDs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtKey {
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+    /// SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "vec", tag = "2")]
+    pub spki: ::prost::alloc::vec::Vec<u8>,
 }
 /// Where a record stands in the ledger.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2008,7 +2026,7 @@ pub struct RejoinRequest {
     #[prost(string, tag = "5")]
     pub agent_version: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttestResponse {
     /// The agent's own X.509-SVID, leaf first, without the root.
     #[prost(bytes = "vec", repeated, tag = "1")]
@@ -2053,11 +2071,14 @@ pub struct Hello {
     #[prost(uint64, tag = "4")]
     pub bundle_sequence: u64,
 }
-/// At most 64 asks.
+/// At most 64 asks of both kinds together.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mint {
     #[prost(message, repeated, tag = "1")]
     pub asks: ::prost::alloc::vec::Vec<Ask>,
+    /// Sent only to a CA whose bundle has a JWT key: an older one would not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub jwt_asks: ::prost::alloc::vec::Vec<JwtAsk>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ask {
@@ -2068,6 +2089,18 @@ pub struct Ask {
     pub entry: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "3")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+}
+/// Asks for a JWT-SVID by an entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtAsk {
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// Entry name.
+    #[prost(string, tag = "2")]
+    pub entry: ::prost::alloc::string::String,
+    /// At least one, and no more than 16.
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The agent has applied what the CA pushed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2141,6 +2174,24 @@ pub struct Minted {
     /// Certificates between every leaf of this message and the root, in order.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub issuers: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    pub jwts: ::prost::alloc::vec::Vec<JwtResult>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct JwtResult {
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// JWS in compact form; empty when refused. Whoever holds it is believed: it is never recorded or logged.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+    /// Unix time in seconds.
+    #[prost(int64, tag = "3")]
+    pub expires_s: i64,
+    #[prost(message, optional, tag = "4")]
+    pub receipt: ::core::option::Option<Receipt>,
+    #[prost(message, optional, tag = "5")]
+    pub refusal: ::core::option::Option<Refusal>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintResult {
@@ -2185,7 +2236,7 @@ pub struct Entries {
     #[prost(bool, tag = "5")]
     pub last: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trust {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<TrustBundle>,
@@ -4623,7 +4674,7 @@ pub mod revocation_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BundleRequest {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BundleResponse {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<TrustBundle>,
@@ -4878,5 +4929,12 @@ impl ::core::fmt::Debug for AttestRequest {
 impl ::core::fmt::Debug for CreateTokenResponse {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("CreateTokenResponse").finish_non_exhaustive()
+    }
+}
+
+/// Prints dots: the message carries a secret.
+impl ::core::fmt::Debug for JwtResult {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("JwtResult").finish_non_exhaustive()
     }
 }
