@@ -45,6 +45,7 @@ mod peer;
 mod places;
 mod preface;
 mod propagation;
+mod published;
 mod publisher;
 mod pusher;
 mod replay;
@@ -65,6 +66,7 @@ mod status;
 mod struck_keys;
 mod trust;
 mod upload;
+mod watching;
 pub mod witness;
 mod witnessing;
 

@@ -105,6 +105,7 @@ pub(crate) struct Metrics {
     log_records: Counter<u64, AtomicU64>,
     deny_suppressed: Counter<u64, AtomicU64>,
     streams_cut: Counter,
+    watches_behind: Counter,
     accepting: Gauge,
     ready: Gauge,
     witness_cosigned_size: Family<Witness, Gauge>,
@@ -145,6 +146,7 @@ impl Metrics {
             log_records: Counter::default(),
             deny_suppressed: Counter::default(),
             streams_cut: Counter::default(),
+            watches_behind: Counter::default(),
             accepting: Gauge::default(),
             ready: Gauge::default(),
             witness_cosigned_size: Family::default(),
@@ -215,6 +217,11 @@ impl Metrics {
             "streams_cut",
             "Streams ended because their reader did not keep up",
             self.streams_cut.clone(),
+        );
+        r.register(
+            "revocation_watches_behind",
+            "Readers of revocation news that fell behind and were told to fetch the snapshot",
+            self.watches_behind.clone(),
         );
         r.register(
             "accepting",
@@ -455,6 +462,11 @@ impl Metrics {
 
     pub(crate) fn stream_cut(&self) {
         self.streams_cut.inc();
+    }
+
+    /// A reader of revocation news fell behind.
+    pub(crate) fn watch_behind(&self) {
+        self.watches_behind.inc();
     }
 
     pub(crate) fn accepting(&self, yes: bool) {

@@ -196,6 +196,7 @@ impl Ca {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
         self.desk.record_streams.dismiss();
+        self.desk.publisher.dismiss();
         self.desk.crls.dismiss();
         self.desk.receipt_waits.dismiss();
         self.stop.cancel();

@@ -26,6 +26,8 @@ struct Package {
     /// Messages that carry a secret, by proto path and by Rust name: their `Debug` prints dots, so that no log line
     /// can hold one.
     secret: &'static [(&'static str, &'static str)],
+    /// Messages whose `bytes` are shared by all who send them, and not copied for each.
+    shared: &'static [&'static str],
 }
 
 const PACKAGES: &[Package] = &[
@@ -38,6 +40,11 @@ const PACKAGES: &[Package] = &[
         secret: &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
+        ],
+        shared: &[
+            ".mintage.v1.Revoked",
+            ".mintage.v1.SnapshotChunk",
+            ".mintage.v1.WatchNews",
         ],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.
@@ -52,6 +59,7 @@ const PACKAGES: &[Package] = &[
             (".JWTSVID", "Jwtsvid"),
             (".ValidateJWTSVIDRequest", "ValidateJwtsvidRequest"),
         ],
+        shared: &[],
     },
     // The ledger crate may not import the wire crate, so its records are generated into the ledger itself.
     Package {
@@ -61,6 +69,7 @@ const PACKAGES: &[Package] = &[
         services: false,
         described: false,
         secret: &[],
+        shared: &[],
     },
 ];
 
@@ -193,7 +202,11 @@ fn package_code(root: &Path, package: &Package, files: &[PathBuf]) -> Result<Str
     let scratch = std::env::temp_dir().join(format!("mintage-xtask-{}-{}", std::process::id(), package.prost_name));
     let problem = |error: std::io::Error| Failure::new(format!("proto/{}", package.folder), error);
     fs::create_dir_all(&scratch).map_err(problem)?;
-    let generated = tonic_prost_build::configure()
+    let configured = package
+        .shared
+        .iter()
+        .fold(tonic_prost_build::configure(), |builder, path| builder.bytes(path));
+    let generated = configured
         .build_client(package.services)
         .build_server(package.services)
         // Connections are made by our own TLS connectors, never by a generated `connect`.

@@ -79,7 +79,7 @@ async fn accept(socket: TcpListener, door: Arc<Door>, stop: CancellationToken) {
         match accepted {
             Ok((stream, remote)) => {
                 pause = ACCEPT_PAUSE_MIN;
-                let Some(place) = places.take(remote.ip()) else {
+                let Ok(place) = places.take(remote.ip()) else {
                     door.room.desk.metrics.refused_connection("connections");
                     continue;
                 };

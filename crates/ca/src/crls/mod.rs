@@ -11,7 +11,7 @@ mod settings;
 
 use std::sync::Arc;
 
-use mintage_identity::IssuerKeyId;
+use mintage_identity::{IssuerKeyId, UnixTime};
 use mintage_svid::Crl;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,9 @@ pub(crate) use root::{RootList, write_root_list};
 pub(crate) use settings::CrlSettings;
 
 use crate::limits::{CRL_STREAMS_OF_AGENTS_MAX, CRL_STREAMS_OF_OTHERS_MAX};
+
+/// What to do about the end of the root's list.
+pub(crate) const ROOT_CRL_REMEDY: &str = "only the key of the root can sign the next one";
 
 /// One signed list.
 #[derive(Debug)]
@@ -59,6 +62,16 @@ impl Crls {
     /// The lists from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Lists>> {
         self.current.subscribe()
+    }
+
+    /// The lists now; none before the issuing key's first is signed.
+    pub(crate) fn current(&self) -> Option<Lists> {
+        self.current.borrow().clone()
+    }
+
+    /// When the root's list ends, which nothing here renews; none where there is none.
+    pub(crate) fn root_end(&self) -> Option<UnixTime> {
+        Some(self.root.as_ref()?.list.next_update())
     }
 
     /// Ends every stream: the CA stops.
