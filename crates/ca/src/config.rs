@@ -18,6 +18,7 @@ use crate::{
     auditors::{AuditSettings, Auditors, RawAudit},
     crls::CrlSettings,
     limits::WITNESSES_MAX,
+    public::{PublicSettings, RawPublic},
     shards::ShardPolicy,
     upload::{RawUpload, UploadSettings},
     witnessing::{RawWitness, SubmissionPrefix, WitnessPeer, parse_key},
@@ -47,6 +48,7 @@ struct RawConfig {
     #[serde(default)]
     witness: Vec<RawWitness>,
     audit: Option<RawAudit>,
+    public: Option<RawPublic>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,6 +117,7 @@ pub struct Config {
     pub(crate) shards: ShardPolicy,
     pub(crate) upload: Option<UploadSettings>,
     pub(crate) audit: Option<AuditSettings>,
+    pub(crate) public: PublicSettings,
 }
 
 /// Why a configuration was refused.
@@ -143,6 +146,7 @@ impl Config {
             shards: ShardPolicy::default(),
             upload: None,
             audit: None,
+            public: PublicSettings::default(),
         }
     }
 
@@ -212,6 +216,13 @@ impl Config {
         Ok(self)
     }
 
+    /// Serves the public files on these addresses, under TLS and in clear.
+    #[must_use]
+    pub fn with_public(mut self, https: Option<SocketAddr>, http: Option<SocketAddr>) -> Self {
+        self.public = PublicSettings { https, http };
+        self
+    }
+
     /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
@@ -246,6 +257,7 @@ impl Config {
         note(self.upload != other.upload, "ledger.upload");
         note(self.witnesses != other.witnesses, "witness");
         note(self.audit != other.audit, "audit");
+        note(self.public != other.public, "public");
         keys
     }
 }
@@ -304,6 +316,11 @@ impl Checker<'_> {
         config.upload = upload.map_err(|(at, told)| self.at(&at, &told))?;
         config.witnesses = self.witnesses(raw.witness)?;
         config.audit = raw.audit.map(|audit| self.audit(audit)).transpose()?;
+        config.public = raw
+            .public
+            .map(|public| self.public(public))
+            .transpose()?
+            .unwrap_or_default();
         Ok(config)
     }
 
@@ -321,6 +338,16 @@ impl Checker<'_> {
             return Err(self.at(&at, &told));
         }
         Ok(AuditSettings { listen, auditors })
+    }
+
+    fn public(&self, raw: RawPublic) -> Result<PublicSettings, ConfigError> {
+        let https = self.map(raw.https, |text| address("public.https", text))?;
+        let http = self.map(raw.http, |text| address("public.http", text))?;
+        if https.is_none() && http.is_none() {
+            let told = "public: name an address as https or http, or leave out [public]";
+            return Err(ConfigError(TomlProblem::of_file(self.file, told)));
+        }
+        Ok(PublicSettings { https, http })
     }
 
     fn witnesses(&self, list: Vec<RawWitness>) -> Result<Vec<WitnessPeer>, ConfigError> {
@@ -579,6 +606,28 @@ mod tests {
                 told.contains(&format!("ca.toml:{line}")) && told.contains(word),
                 "{text:?} -> {told}"
             );
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_read_and_refused_with_their_line() {
+        let public = |lines: &str| format!("data_dir = \"/x\"\n[public]\n{lines}");
+        let both = public("https = \"0.0.0.0:8445\"\nhttp = \"0.0.0.0:8080\"\n");
+        let config = Config::parse(Path::new("ca.toml"), &both).unwrap();
+        let ports = [config.public.https, config.public.http].map(|face| face.unwrap().port());
+        assert_eq!(ports, [8445, 8080]);
+        assert_eq!(
+            Config::for_data_dir("/x").differences_that_need_a_restart(&config),
+            ["public"]
+        );
+        for (lines, at, word) in [
+            ("", "ca.toml", "name an address"),
+            ("http = \"8080\"\n", "ca.toml:3", "public.http"),
+            ("https = \"nowhere\"\n", "ca.toml:3", "public.https"),
+            ("port = 1\n", "ca.toml:3", "unknown"),
+        ] {
+            let told = refusal(&public(lines));
+            assert!(told.contains(at) && told.contains(word), "{lines:?} -> {told}");
         }
     }
 

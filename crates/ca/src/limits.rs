@@ -216,12 +216,6 @@ pub(crate) const AUDITORS_MAX: usize = 64;
 pub(crate) const AUDIT_CONNECTIONS_MAX: usize = 64;
 /// Connections of one source to the auditors' listener: a mirror that reads eight files at once, twice.
 pub(crate) const AUDIT_CONNECTIONS_PER_SOURCE_MAX: usize = 16;
-/// The head of an auditor's request must come within this, also on a connection that rests between two.
-pub(crate) const AUDIT_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of a request's head from an auditor, and of the buffer it is read into.
-pub(crate) const AUDIT_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Header lines of one request of an auditor.
-pub(crate) const AUDIT_HEADERS_MAX: usize = 64;
 /// Files that are read for auditors at once: threads that may wait for the disk, and at most 126 MB where every record has
 /// its largest size.
 pub(crate) const AUDIT_IN_WORK_MAX: usize = 8;
@@ -229,10 +223,34 @@ pub(crate) const AUDIT_IN_WORK_MAX: usize = 8;
 pub(crate) const AUDIT_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long one request waits for its turn and its file before it is told to ask again.
 pub(crate) const AUDIT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer waits for an auditor who takes nothing of it; then his connection ends.
-pub(crate) const AUDIT_STALL_MAX: Duration = Duration::from_secs(10);
 /// A connection of an auditor ends after this, so that none that neither reads nor closes is kept.
 pub(crate) const AUDIT_CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// The head of a request of an auditor or a reader of public files must come within this, also on a connection that rests
+/// between two.
+pub(crate) const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of such a head, and of the buffer it is read into.
+pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines of such a request.
+pub(crate) const HTTP_HEADERS_MAX: usize = 64;
+/// How long an answer waits for a reader who takes nothing of it; then his connection ends.
+pub(crate) const HTTP_STALL_MAX: Duration = Duration::from_secs(10);
+/// Connections of readers of public files, under TLS and in clear: caches open some each, everybody else comes and goes.
+pub(crate) const PUBLIC_CONNECTIONS_MAX: usize = 256;
+/// Such connections of one source.
+pub(crate) const PUBLIC_CONNECTIONS_PER_SOURCE_MAX: usize = 16;
+/// Such a connection ends after this: the largest snapshot comes through at a megabyte a second.
+pub(crate) const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// Public files that are signed at once: a core is left for those who revoke.
+pub(crate) const PUBLIC_IN_WORK_MAX: usize = 2;
+/// How long a request for a public file waits for its turn and its signature before it is told to ask again.
+pub(crate) const PUBLIC_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two states of the set that files are served of: what is revoked meanwhile comes into one.
+pub(crate) const EDITION_INTERVAL: Duration = Duration::from_secs(1);
+/// States of the set that files are served of: what a cache named is there for three times as long as it may name it. They
+/// share what they have in common, and all but two keep nothing signed.
+pub(crate) const EDITIONS_MAX: usize = 16;
+/// How long a cache may keep a CRL: a new one comes at any moment, and who checks by lists sees it a minute later.
+pub(crate) const CRL_CACHED_FOR: Duration = Duration::from_secs(60);
 /// Bytes of the part of an object's name before the ledger's own.
 pub(crate) const UPLOAD_PREFIX_BYTES_MAX: usize = 256;
 /// Objects that are put or compared at once: two use the line of any store, and hold 64 MB.

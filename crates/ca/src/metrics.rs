@@ -66,9 +66,9 @@ struct Witness {
     witness: String,
 }
 
-/// A request of an auditor.
+/// A request for a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Audit {
+struct Asked {
     path: &'static str,
     status: &'static str,
 }
@@ -89,7 +89,8 @@ pub(crate) struct Metrics {
     receipts: Family<Answer, Counter>,
     seen: Family<Outcome, Counter>,
     seen_unknown: Counter,
-    audit_requests: Family<Audit, Counter>,
+    audit_requests: Family<Asked, Counter>,
+    public_requests: Family<Asked, Counter>,
     revocations: Family<Cause, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
@@ -131,6 +132,7 @@ impl Metrics {
             seen: Family::default(),
             seen_unknown: Counter::default(),
             audit_requests: Family::default(),
+            public_requests: Family::default(),
             revocations: Family::default(),
             verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
@@ -207,6 +209,11 @@ impl Metrics {
             "audit_requests",
             "Requests of auditors by kind of file and status",
             self.audit_requests.clone(),
+        );
+        r.register(
+            "public_requests",
+            "Requests for public files by kind of file and status",
+            self.public_requests.clone(),
         );
         r.register(
             "deny_records_suppressed",
@@ -422,7 +429,12 @@ impl Metrics {
 
     /// A request to the auditors' listener was answered.
     pub(crate) fn audited(&self, path: &'static str, status: &'static str) {
-        self.audit_requests.get_or_create(&Audit { path, status }).inc();
+        self.audit_requests.get_or_create(&Asked { path, status }).inc();
+    }
+
+    /// A request for a public file was answered.
+    pub(crate) fn public_request(&self, path: &'static str, status: &'static str) {
+        self.public_requests.get_or_create(&Asked { path, status }).inc();
     }
 
     pub(crate) fn revoked(&self, cause: &'static str) {

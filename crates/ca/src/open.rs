@@ -137,10 +137,7 @@ pub(crate) fn open(
     let trees = Trees::new(files.ledger(), journal.clone());
     let log_keys = LogKeys::new(journal.log().origin(), keys.log);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
-    let issuer = match state.view().issuer_floor(&keys.issuer.key_id()) {
-        Floor::Above(cut) => keys.issuer.above(cut),
-        _ => keys.issuer,
-    };
+    let issuer = above_its_floor(keys.issuer, &state);
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
@@ -199,6 +196,14 @@ pub(crate) fn open(
             _lock: lock,
         },
     ))
+}
+
+/// What was signed up to the cut of a rule is dead: the issuer dates everything above it.
+fn above_its_floor(issuer: Issuer, state: &State) -> Issuer {
+    match state.view().issuer_floor(&issuer.key_id()) {
+        Floor::Above(cut) => issuer.above(cut),
+        _ => issuer,
+    }
 }
 
 /// Recovers the ledger, which must be the one that the key signs and at least as long as the state has seen it.
