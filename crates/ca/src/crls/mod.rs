@@ -111,8 +111,8 @@ impl Crls {
             self.root.store(Some(list.clone()));
             // Without the issuing key's there is no set yet; that one takes this one along.
             if let Some(lists) = current {
-                let others = lists.iter().filter(|one| one.issuer != list.issuer).cloned();
-                *lists = [list].into_iter().chain(others).collect();
+                let others = lists.iter().filter(|one| one.issuer != list.issuer);
+                *lists = [&list].into_iter().chain(others).cloned().collect();
             }
         });
     }
