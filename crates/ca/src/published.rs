@@ -145,10 +145,15 @@ impl Published {
         Ok(delta)
     }
 
-    /// Gives back the memory of what was signed; it is signed again when somebody asks.
+    /// Gives back the memory of what was signed; it is signed again when somebody asks. What is being signed stays, for this
+    /// waits for nobody.
     pub(crate) fn forget(&self) {
-        *locked(&self.snapshot) = None;
-        locked(&self.deltas).clear();
+        if let Ok(mut snapshot) = self.snapshot.try_lock() {
+            *snapshot = None;
+        }
+        if let Ok(mut deltas) = self.deltas.try_lock() {
+            deltas.clear();
+        }
     }
 }
 
