@@ -239,6 +239,7 @@ mod tests {
             offset,
             total: 6,
             data: data.to_vec(),
+            is_last: false,
         };
         let mut parts = Assembly::default();
         assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));

@@ -16,7 +16,7 @@ use crate::{
     clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     jwt_keys::JwtKeys, limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher,
     seen::SeenAlarms, services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards,
-    status::Refusal, upload::Uploaded, witnessing::Standing,
+    status::Refusal, upload::Uploaded, watching::Watching, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -46,6 +46,7 @@ pub(crate) struct Desk {
     pub(crate) denials: Denials,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,
+    pub(crate) watching: Watching,
     pub(crate) propagation: Propagation,
     pub(crate) crls: Crls,
     pub(crate) record_streams: RecordStreams,

@@ -176,6 +176,7 @@ pub(crate) fn open(
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone()),
         publisher,
+        watching: Default::default(),
         propagation: Default::default(),
         crls: Crls::new(config.crls, keys.root_list),
         record_streams: Default::default(),

@@ -74,7 +74,6 @@ fn heartbeat(desk: &Desk, prune: bool) {
     let now = desk.clock.unguarded();
     if prune {
         desk.state.prune(now);
-        desk.publisher.refresh();
         count_live(desk);
     }
     desk.measure();

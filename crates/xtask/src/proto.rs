@@ -28,7 +28,7 @@ struct Package {
     secret: &'static [(&'static str, &'static str)],
     /// Packages whose messages it uses, and the Rust modules that have them.
     uses: &'static [(&'static str, &'static str)],
-    /// Proto paths of `bytes` fields that are read and written as shared `Bytes`, not as a vector of their own.
+    /// Proto paths of messages, or of `bytes` fields, that are shared by all who send them, and not copied for each.
     shared: &'static [&'static str],
 }
 
@@ -45,7 +45,11 @@ const PACKAGES: &[Package] = &[
             (".mintage.v1.JwtResult", "JwtResult"),
         ],
         uses: &[],
-        shared: &[],
+        shared: &[
+            ".mintage.v1.Revoked",
+            ".mintage.v1.SnapshotChunk",
+            ".mintage.v1.WatchNews",
+        ],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.
     Package {

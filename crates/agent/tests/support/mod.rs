@@ -266,7 +266,7 @@ impl FakeCa {
             .unwrap();
         drop(revoking);
         self.push(Message::Revoked(v1::Revoked {
-            news: Some(v1::revoked::News::Delta(delta)),
+            news: Some(v1::revoked::News::Delta(delta.into())),
         }));
         sequence
     }

@@ -254,7 +254,7 @@ impl Service {
         let news = if script.snapshot_by_reference {
             News::SnapshotRef(self.0.revoking.lock().unwrap().set.sequence())
         } else {
-            News::Snapshot(self.0.snapshot())
+            News::Snapshot(self.0.snapshot().into())
         };
         vec![
             Message::Trust(v1::Trust {
@@ -262,7 +262,7 @@ impl Service {
             }),
             Message::Revoked(v1::Revoked { news: Some(news) }),
             Message::Revoked(v1::Revoked {
-                news: Some(News::Heartbeat(self.0.heartbeat())),
+                news: Some(News::Heartbeat(self.0.heartbeat().into())),
             }),
             Message::Entries(entries),
         ]
@@ -396,7 +396,7 @@ impl Revocation for Service {
             let chunk = v1::SnapshotChunk {
                 offset,
                 total,
-                data: chunk.to_vec(),
+                data: chunk.to_vec().into(),
             };
             offset += chunk.data.len() as u64;
             sender.try_send(Ok(chunk)).unwrap();

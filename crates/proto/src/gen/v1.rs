@@ -22,6 +22,9 @@ pub struct CrlChunk {
     pub total: u64,
     #[prost(bytes = "vec", tag = "5")]
     pub data: ::prost::alloc::vec::Vec<u8>,
+    /// With this piece the reader has every list that is current: a stream that ends without it was cut.
+    #[prost(bool, tag = "6")]
+    pub is_last: bool,
 }
 /// Generated client implementations.
 pub mod crls_client {
@@ -2252,12 +2255,12 @@ pub mod revoked {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum News {
         #[prost(bytes, tag = "1")]
-        Delta(::prost::alloc::vec::Vec<u8>),
+        Delta(::prost::bytes::Bytes),
         #[prost(bytes, tag = "2")]
-        Heartbeat(::prost::alloc::vec::Vec<u8>),
+        Heartbeat(::prost::bytes::Bytes),
         /// A snapshot small enough to travel here.
         #[prost(bytes, tag = "3")]
-        Snapshot(::prost::alloc::vec::Vec<u8>),
+        Snapshot(::prost::bytes::Bytes),
         /// Sequence of a snapshot to fetch by Revocation.Snapshot.
         #[prost(uint64, tag = "4")]
         SnapshotRef(u64),
@@ -3011,6 +3014,25 @@ pub struct CaKey {
     #[prost(string, tag = "7")]
     pub serial: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CaCrl {
+    /// Key id of the CA key that signed the list, and its role: root or intermediate.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(int64, tag = "4")]
+    pub this_update_ms: i64,
+    #[prost(int64, tag = "5")]
+    pub next_update_ms: i64,
+    #[prost(uint64, tag = "6")]
+    pub entries: u64,
+    /// When nothing renews it by itself and its end is near: what to do about it; else empty.
+    #[prost(string, tag = "7")]
+    pub remark: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CaStatusResponse {
     #[prost(string, tag = "1")]
@@ -3045,6 +3067,9 @@ pub struct CaStatusResponse {
     /// Certificates that agents saw in use and the ledger does not hold, since this replica's start.
     #[prost(uint64, tag = "15")]
     pub seen_unknown: u64,
+    /// The current list of revoked certificates of each CA key that has one.
+    #[prost(message, repeated, tag = "16")]
+    pub crls: ::prost::alloc::vec::Vec<CaCrl>,
 }
 /// Generated client implementations.
 pub mod registry_client {
@@ -4049,8 +4074,8 @@ pub struct SnapshotChunk {
     pub offset: u64,
     #[prost(uint64, tag = "2")]
     pub total: u64,
-    #[prost(bytes = "vec", tag = "3")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -4069,11 +4094,11 @@ pub mod watch_news {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum News {
         #[prost(bytes, tag = "1")]
-        Snapshot(::prost::alloc::vec::Vec<u8>),
+        Snapshot(::prost::bytes::Bytes),
         #[prost(bytes, tag = "2")]
-        Delta(::prost::alloc::vec::Vec<u8>),
+        Delta(::prost::bytes::Bytes),
         #[prost(bytes, tag = "3")]
-        Heartbeat(::prost::alloc::vec::Vec<u8>),
+        Heartbeat(::prost::bytes::Bytes),
         #[prost(uint64, tag = "4")]
         SnapshotRef(u64),
     }
@@ -4281,7 +4306,7 @@ pub mod revocation_client {
                 .insert(GrpcMethod::new("mintage.v1.Revocation", "FindFingerprints"));
             self.inner.unary(req, path, codec).await
         }
-        /// The newest signed snapshot in chunks of at most 256 KiB.
+        /// The newest signed snapshot in chunks of at most 256 KiB. ResourceExhausted past so many readers, in all or of one peer.
         pub async fn snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::SnapshotRequest>,
@@ -4298,7 +4323,8 @@ pub mod revocation_client {
                 .insert(GrpcMethod::new("mintage.v1.Revocation", "Snapshot"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Signed news from a sequence on: snapshot or deltas, then live deltas and heartbeats.
+        /// Signed news from a sequence on: snapshot or delta, then live deltas and heartbeats. A reader that falls behind is told to
+        /// fetch the snapshot, and goes on from there. ResourceExhausted past so many streams, in all or of one peer.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -4360,7 +4386,7 @@ pub mod revocation_server {
         type SnapshotStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::SnapshotChunk, tonic::Status>>
             + std::marker::Send
             + 'static;
-        /// The newest signed snapshot in chunks of at most 256 KiB.
+        /// The newest signed snapshot in chunks of at most 256 KiB. ResourceExhausted past so many readers, in all or of one peer.
         async fn snapshot(
             &self,
             request: tonic::Request<super::SnapshotRequest>,
@@ -4369,7 +4395,8 @@ pub mod revocation_server {
         type WatchStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::WatchNews, tonic::Status>>
             + std::marker::Send
             + 'static;
-        /// Signed news from a sequence on: snapshot or deltas, then live deltas and heartbeats.
+        /// Signed news from a sequence on: snapshot or delta, then live deltas and heartbeats. A reader that falls behind is told to
+        /// fetch the snapshot, and goes on from there. ResourceExhausted past so many streams, in all or of one peer.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,
