@@ -21,13 +21,14 @@ pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&
         Some(name) => name.to_owned(),
         None => folder.join(HAPROXY_FILE).display().to_string(),
     };
-    let pem = haproxy_pem(change.held.chain(), change.held.key());
-    replace(socket, "cert", &name, &pem).await?;
+    // The lists first: HAProxy 2.6 makes the certificate's contexts anew with the lists it holds then, and afterwards no longer
+    // knows that they use them.
     if let Some(crls) = &change.crls {
-        let name = folder.join(change.delivery.layout().crl_file()).display().to_string();
-        replace(socket, "crl-file", &name, crls.as_bytes()).await?;
+        let lists = folder.join(change.delivery.layout().crl_file()).display().to_string();
+        replace(socket, "crl-file", &lists, crls.as_bytes()).await?;
     }
-    Ok(())
+    let pem = haproxy_pem(change.held.chain(), change.held.key());
+    replace(socket, "cert", &name, &pem).await
 }
 
 async fn replace(socket: &Path, kind: &str, name: &str, content: &[u8]) -> Result<(), String> {

@@ -34,7 +34,8 @@ pub(super) fn send(signal: HookSignal, pid_file: &Path) -> Result<(), String> {
 }
 
 fn read(pid_file: &Path) -> Result<i32, String> {
-    let text = text_file::read(pid_file, PID_FILE_BYTES_MAX)?;
+    let text =
+        text_file::read(pid_file, PID_FILE_BYTES_MAX).map_err(|problem| format!("{} {problem}", pid_file.display()))?;
     let first = text.lines().next().unwrap_or_default().trim();
     match first.parse::<i32>() {
         // 1 is the supervisor of everything: a file that names it was written by mistake.

@@ -356,13 +356,13 @@ mod tests {
             ..wire::EntryPut::default()
         };
         let lines = body(&Body::EntryPut(put)).lines();
-        assert!(lines.contains("entry      web\\n\n"), "{lines}");
+        assert!(lines.contains("entry          web\\n\n"), "{lines}");
         assert!(
-            lines.contains("selectors  unix:uid:1\n           unix:gid:2\n"),
+            lines.contains("selectors      unix:uid:1\n               unix:gid:2\n"),
             "{lines}"
         );
         assert!(
-            lines.contains("ttl        1m30s\n") && !lines.contains("owner"),
+            lines.contains("ttl            1m30s\n") && !lines.contains("owner"),
             "{lines}"
         );
     }

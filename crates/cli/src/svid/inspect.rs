@@ -46,7 +46,8 @@ struct Shown {
 
 /// Runs the verb.
 pub(super) fn run(context: &Context, inspect: &Inspect) -> Result<(), Failure> {
-    let text = text_file::read(&inspect.file, SVID_FILE_BYTES_MAX).map_err(Failure::local)?;
+    let text =
+        text_file::read(&inspect.file, SVID_FILE_BYTES_MAX).map_err(|problem| Failure::file(&inspect.file, problem))?;
     let shown = read(&text).map_err(|why| Failure::No(format!("{}: {why}", inspect.file.display())))?;
     context.output.object(&shown, || told(&shown))?;
     match shown.key_matches {

@@ -74,7 +74,21 @@ fn by_agents() -> Vec<Body> {
         known: false,
         ..wire::SeenCertificate::default()
     };
+    let token = wire::IssueJwt {
+        spiffe_id: WEB.into(),
+        entry: "web".into(),
+        entry_revision: 5,
+        selectors: vec![HOSTILE.into()],
+        rule: "entry".into(),
+        audiences: vec![HOSTILE.into()],
+        issued_s: 1_000_000,
+        expires_s: 1_000_300,
+        kid: "aa".into(),
+        jti: "bb".into(),
+        token_sha256: vec![7; 32],
+    };
     vec![
+        Body::IssueJwt(token),
         deny(WEB, "web"),
         deny("", ""),
         Body::AgentAttest(wire::AgentAttest {
