@@ -27,3 +27,4 @@ pub mod stream;
 pub mod verifiers;
 pub mod wal;
 pub mod witness;
+pub mod workloads;
