@@ -36,12 +36,12 @@ def heard(context) -> None:
 
 def main() -> int:
     if len(sys.argv) != 2:
-        print("usage: client.py <socket>", file=sys.stderr)
+        print("usage: client.py <address of the socket>", file=sys.stderr)
         return 2
-    address = f"unix://{sys.argv[1]}"
+    address = sys.argv[1]
     with WorkloadApiClient(address) as client, X509Source(socket_path=address, timeout_in_seconds=ANSWER_MAX) as source:
-        source.subscribe_for_updates(lambda: say("source", shown(source.svid)))
-        say("source", shown(source.svid))
+        source.subscribe_for_updates(lambda: say("source", shown(source.get_x509_context().default_svid)))
+        say("source", shown(source.get_x509_context().default_svid))
         # By default a refusal is asked again without a word, so this stream ends at its first.
         client.stream_x509_contexts(heard, lambda error: say("ended", error), retry_connect=False)
         for _ in sys.stdin:

@@ -34,7 +34,12 @@ impl Workload {
     pub fn python(scratch: &Path, socket: &Path) -> Option<Self> {
         let installed = environment(scratch, "py-spiffe", "spiffe")?;
         let mut command = Command::new(installed.join("bin/python"));
-        command.arg(sources("py-spiffe").join("client.py")).arg(socket);
+        // gRPC's C core says an absolute path, percent-encoded, as `:authority`, which the HTTP/2 library under the agent resets.
+        let name = socket.file_name()?.to_str()?;
+        command.current_dir(socket.parent()?);
+        command
+            .arg(sources("py-spiffe").join("client.py"))
+            .arg(format!("unix:{name}"));
         Some(Self::launch(command))
     }
 
@@ -58,7 +63,10 @@ impl Workload {
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let (saying, lines) = sync_channel(LINES_MAX);
         std::thread::spawn(move || {
-            let _ = output.lines().map_while(Result::ok).try_for_each(|line| saying.send(line));
+            let _ = output
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| saying.send(line));
         });
         Self {
             child,
