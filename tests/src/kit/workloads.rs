@@ -47,7 +47,7 @@ impl Workload {
     ///
     /// # Panics
     /// Under `CI=true` instead.
-    pub fn go(scratch: &Path) -> Option<impl Fn(&[&str]) -> Self> {
+    pub fn go(scratch: &Path) -> Option<impl Fn(&[&str]) -> Self + use<>> {
         let program = build_go(scratch, "go-spiffe", "github.com/spiffe/go-spiffe/v2")?;
         Some(move |words: &[&str]| {
             let mut command = Command::new(&program);
