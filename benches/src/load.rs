@@ -176,7 +176,10 @@ fn batches(requests: Requests, batch: usize, number: usize) -> Vec<Batch> {
         let asks: Vec<Ask> = requests.by_ref().take(batch).map(&mut ask).collect();
         made.push(Batch {
             first: asks[0].request_id.clone(),
-            message: encoded(Up::Mint(Mint { asks })),
+            message: encoded(Up::Mint(Mint {
+                asks,
+                ..Mint::default()
+            })),
         });
     }
     made

@@ -18,6 +18,7 @@ use mintage_proto::v1::{
 use mintage_svid::{Crl, LeafInfo, pem::decode_certificates};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
+    bins::binary,
     ca::{CaProcess, TestCa, entry, make, token, with_metrics},
     client::{admin, anonymous},
     peers::peer,
@@ -199,6 +200,52 @@ async fn numbers_rise_over_a_restart_and_an_agent_keeps_its_lists() {
         "it is still revoked"
     );
     assert_eq!((agent.stop(), ca.stop()), (Some(0), Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_s_list_is_renewed_while_the_ca_serves_with_what_it_named_and_what_is_added() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    make(&data);
+    // The key lies elsewhere, as it should.
+    let key = folder.path().join("safe.key");
+    fs::rename(data.join("keys/root.key"), &key).unwrap();
+    let ca = CaProcess::start(&data, 0);
+    let socket = ca.admin_socket();
+    let before = lists(&socket).await;
+    let renew = |more: &[&str]| {
+        let mut command = Command::new(binary("mintage-ca"));
+        command
+            .args(["renew-root-crl", "--data-dir"])
+            .arg(&data)
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let refused = renew(&[]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("--root-key FILE"), "{told}");
+    let serial = "4f1d2c3b4a596877869504132231405f";
+    let done = renew(&["--root-key", key.to_str().unwrap(), "--revoke", serial]);
+    assert!(done.status.success(), "{done:?}");
+    ca.hang_up();
+    let newer = async {
+        loop {
+            let now = lists(&socket).await;
+            let mut rose = now
+                .iter()
+                .filter(|(issuer, list)| list.number() > before[*issuer].number());
+            if let Some((_, list)) = rose.find(|(_, list)| list.entries() == 1) {
+                return list.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let list = tokio::time::timeout(Duration::from_secs(60), newer)
+        .await
+        .expect("it is taken up");
+    assert!(list.next_update() > before.values().map(Crl::next_update).min().unwrap());
+    assert_eq!(ca.stop(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

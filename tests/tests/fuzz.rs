@@ -131,6 +131,7 @@ campaigns! {
     a_revocation_list: "crl",
     a_spiffe_id: "spiffe-id",
     a_file_of_entries: "entries-file",
+    a_request_for_secrets: "sds-request",
 }
 
 #[test]

@@ -51,7 +51,7 @@ async fn apply(socket: &Path, ttl_seconds: i64) -> Result<(), Status> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_takes_over_its_policy_and_names_the_rest_at_each_hangup() {
-    const RELOADED: &[&str] = &["\"message\":\"reloaded: ca.max_ttl, ca.agent_ttl, ca.rotate_keys\""];
+    const RELOADED: &[&str] = &["\"message\":\"reloaded: ca.max_ttl, ca.agent_ttl, ca.jwt_ttl, ca.rotate_keys\""];
     const FIXED: &[&str] = &["need a restart", "\"keys\":\"listen, ca.strict_csr\""];
     let folder = tempfile::tempdir().unwrap();
     let (dir, file) = (folder.path().join("ca"), folder.path().join("ca.toml"));

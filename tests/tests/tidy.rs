@@ -161,6 +161,22 @@ fn the_readme_shows_the_sample_configuration_as_it_is() {
     assert!(said.starts_with(&shown), "{shown:?} is not how {said:?} begins");
 }
 
+/// Each line shown is a line of the file, wherever it stands there.
+#[test]
+fn the_readme_shows_lines_of_the_sample_for_envoy() {
+    let readme = std::fs::read_to_string(workspace_root().join("README.md")).expect("README.md is there");
+    let shown = readme
+        .split_once("<!-- envoy-yaml -->\n```yaml\n")
+        .and_then(|(_, rest)| rest.split_once("```\n<!-- /envoy-yaml -->"));
+    let (shown, _) = shown.expect("README.md shows deploy/envoy.yaml between its markers");
+    assert!(shown.lines().count() >= 2, "{shown}");
+    let sample = deployed("envoy.yaml");
+    none(shown.lines().filter_map(|line| {
+        let there = sample.lines().any(|other| other.trim() == line.trim());
+        (!there).then(|| format!("{line:?} is no line of deploy/envoy.yaml"))
+    }));
+}
+
 #[test]
 fn the_units_are_closed() {
     for (unit, limit) in [

@@ -20,16 +20,18 @@ enum Does {
     Reads,
     /// It makes something new, once; rehearsed by `--dry-run`.
     Changes,
+    /// It changes a file of a data directory that is there; rehearsed by `--dry-run`.
+    Renews,
     /// It serves until it is stopped; `validate` is its rehearsal, and what it says goes into the log.
     Serves,
     /// It prints a script for a shell.
     Script,
 }
 
-use Does::{Changes, Reads, Script, Serves};
+use Does::{Changes, Reads, Renews, Script, Serves};
 
 /// Every verb, and words to call it with; `DIR` is the test's own folder, `%` is 0, 1 and 2 for the three formats.
-const VERBS: [(&str, &str, Does, &str); 10] = [
+const VERBS: [(&str, &str, Does, &str); 11] = [
     ("mintage-ca", "completions", Script, ""),
     (
         "mintage-ca",
@@ -37,6 +39,7 @@ const VERBS: [(&str, &str, Does, &str); 10] = [
         Changes,
         "--trust-domain dev.test --data-dir DIR/new%",
     ),
+    ("mintage-ca", "renew-root-crl", Renews, "--data-dir DIR/ca"),
     (
         "mintage-ca",
         "restore",
@@ -83,10 +86,14 @@ fn every_verb_has_its_row_and_the_options_of_its_kind() {
     }
     for (program, verb, does, _) in VERBS {
         let help = printed(program, &[verb, "--help"]);
-        assert_eq!(help.contains("--dry-run"), does == Changes, "{program} {verb}");
+        assert_eq!(
+            help.contains("--dry-run"),
+            matches!(does, Changes | Renews),
+            "{program} {verb}"
+        );
         assert_eq!(
             help.contains("--output"),
-            matches!(does, Reads | Changes),
+            matches!(does, Reads | Changes | Renews),
             "{program} {verb}"
         );
     }
@@ -97,7 +104,9 @@ fn every_verb_that_prints_data_prints_it_in_every_format() {
     let folder = tempfile::tempdir().unwrap();
     ca::make(&folder.path().join("ca"));
     agent::config(folder.path(), &["web"]);
-    let calls = VERBS.iter().filter(|(_, _, does, _)| matches!(does, Reads | Changes));
+    let calls = VERBS
+        .iter()
+        .filter(|(_, _, does, _)| matches!(does, Reads | Changes | Renews));
     for (program, verb, does, words) in calls {
         for (n, format) in ["table", "json", "jsonl"].into_iter().enumerate() {
             let words = words.replace("DIR", folder.path().to_str().unwrap());
@@ -112,6 +121,14 @@ fn every_verb_that_prints_data_prints_it_in_every_format() {
                 assert!(!new.exists(), "{program} {verb} --dry-run made something");
                 held(program, &line, format);
                 assert!(new.exists(), "{program} {verb} made nothing");
+            } else if *does == Renews {
+                let list = || std::fs::read(folder.path().join("ca/root.crl")).unwrap();
+                let before = list();
+                let told = held(program, &[&line[..], &["--dry-run"]].concat(), format);
+                assert!(told.is_none_or(|value| value["dry_run"] == true));
+                assert_eq!(list(), before, "{program} {verb} --dry-run changed something");
+                held(program, &line, format);
+                assert_ne!(list(), before, "{program} {verb} changed nothing");
             } else {
                 let before = names(folder.path());
                 held(program, &line, format);

@@ -18,7 +18,10 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use mintage_proto::workload::{X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
+use mintage_proto::{
+    sds::{DiscoveryRequest, secret_discovery_service_client::SecretDiscoveryServiceClient},
+    workload::{X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
     ca::{CaProcess, entry, make, token},
@@ -121,16 +124,30 @@ async fn fetch(stream: UnixStream, begun: usize) -> String {
         .metadata_mut()
         .insert("workload.spiffe.io", "true".parse().unwrap());
     let first = async {
-        let mut answers = SpiffeWorkloadApiClient::new(channel)
+        let mut answers = SpiffeWorkloadApiClient::new(channel.clone())
             .fetch_x509svid(request)
             .await?
             .into_inner();
         answers.message().await
     };
-    match first.await {
+    let told = match first.await {
         Ok(Some(answer)) => format!("identity {}", answer.svids[0].spiffe_id),
         Ok(None) => "an end without an answer".to_owned(),
         Err(status) => format!("{:?} {}", status.code(), status.message()),
+    };
+    // Envoy's SDS beside it knows no more and no less.
+    let secrets = DiscoveryRequest {
+        resource_names: vec!["default".to_owned()],
+        ..DiscoveryRequest::default()
+    };
+    let secrets = SecretDiscoveryServiceClient::new(channel).fetch_secrets(secrets).await;
+    match secrets {
+        Ok(_) if told.starts_with("identity") => told,
+        Err(status) if told == format!("{:?} {}", status.code(), status.message()) => told,
+        other => format!(
+            "{told}, but SDS: {}",
+            other.map_or_else(|status| status.to_string(), |_| "a secret".to_owned())
+        ),
     }
 }
 

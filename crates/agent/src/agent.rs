@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AgentError, AgentEvent, Config, Deps,
+    bundle_map::BundleMap,
     config::Delivery,
     core::{Core, Input, Reloaded},
     crls::{Crls, Taken},
@@ -97,6 +98,9 @@ impl Agent {
         let stop = CancellationToken::new();
         // Until everything is up: what was started already ends when something else cannot be.
         let unfinished = stop.clone().drop_guard();
+        if let Some(path) = config.bundle_map() {
+            BundleMap::at(path)?.keep(shared.clone(), stop.clone());
+        }
         let (socket, metrics) = serve_local(&config, &shared, &core_inbox, &stop)?;
         let thread = revoked.spawn(news_queue).map_err(no_thread)?;
         let mut core = Core::new(shared.clone(), core_inbox.clone(), control);
@@ -155,7 +159,14 @@ fn serve_local(
 ) -> Result<(Option<SocketServer>, Option<SocketAddr>), AgentError> {
     let socket = config
         .socket()
-        .map(|path| workload::serve(path.to_owned(), shared.clone(), core.clone(), stop.clone()))
+        .map(|path| {
+            workload::serve(
+                (path.to_owned(), config.sds().clone()),
+                shared.clone(),
+                core.clone(),
+                stop.clone(),
+            )
+        })
         .transpose()?;
     let metrics = config
         .metrics()

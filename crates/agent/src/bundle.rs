@@ -8,7 +8,7 @@ use mintage_proto::v1;
 use mintage_revocation::{
     Decision, Delegation, EntryKey, FreshnessPolicy, Query, Verdict, VerifiedDelegation, ViewHandle,
 };
-use mintage_svid::{CertInfo, TrustBundle, verify_issued};
+use mintage_svid::{CertInfo, JwtKey, TrustBundle, verify_issued};
 use mintage_verifier::{RevocationCheck, RevocationView, Trust, TrustError};
 use rustls_pki_types::CertificateDer;
 
@@ -47,7 +47,11 @@ impl Bundle {
             return Err("the bundle has too many delegations or issuers".to_owned());
         }
         let hint = (wire.refresh_hint_seconds > 0).then_some(wire.refresh_hint_seconds);
-        let document = TrustBundle::new(domain, wire.roots.clone(), Vec::new(), wire.sequence, hint)
+        let jwt_keys = wire.jwt_keys.iter();
+        let jwt_keys = jwt_keys.map(|key| JwtKey::new(&key.kid, key.spki.clone()));
+        let document = jwt_keys
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|jwt_keys| TrustBundle::new(domain, wire.roots.clone(), jwt_keys, wire.sequence, hint))
             .map_err(|error| error.to_string())?;
         Ok(Self {
             document,
@@ -64,7 +68,13 @@ impl Bundle {
             refresh_hint_seconds: self.document.refresh_hint_seconds().unwrap_or(0),
             revocation_delegations: self.delegations.clone(),
             issuers: self.issuers.clone(),
+            jwt_keys: self.document.jwt_keys().iter().map(wire_key).collect(),
         }
+    }
+
+    /// The bundle as the SPIFFE standard has it.
+    pub(crate) fn document(&self) -> &TrustBundle {
+        &self.document
     }
 
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
@@ -73,6 +83,11 @@ impl Bundle {
 
     pub(crate) fn sequence(&self) -> u64 {
         self.document.sequence()
+    }
+
+    /// How often readers of the bundle should look again, in seconds.
+    pub(crate) fn refresh_hint(&self) -> Option<u32> {
+        self.document.refresh_hint_seconds()
     }
 
     pub(crate) fn roots(&self) -> &[Vec<u8>] {
@@ -93,11 +108,18 @@ impl Bundle {
                 offered: new,
             });
         }
-        if new == old && held.document != self.document {
-            let told = format!("the bundle's roots changed, but its sequence stays {old}");
+        if new == old && held.document != self.document && !self.adds_jwt_keys_to(held) {
+            let told = format!("the bundle's roots or JWT keys changed, but its sequence stays {old}");
             return Err(NotAfter::Wrong(told));
         }
         Ok((*held != self).then_some(self))
+    }
+
+    /// True when the two differ in the JWT keys alone, and `held` has none: an agent that did not know of them saved it.
+    fn adds_jwt_keys_to(&self, held: &Self) -> bool {
+        held.document.jwt_keys().is_empty()
+            && held.roots() == self.roots()
+            && held.document.refresh_hint_seconds() == self.document.refresh_hint_seconds()
     }
 
     /// The delegations that a root, or an issuer below a root of this bundle, really made; and why others were not
@@ -168,6 +190,13 @@ impl Bundle {
     }
 }
 
+fn wire_key(key: &JwtKey) -> v1::JwtKey {
+    v1::JwtKey {
+        kid: key.kid().to_owned(),
+        spki: key.spki_der().to_vec(),
+    }
+}
+
 /// Refuses what is known to be revoked and nothing else.
 #[derive(Debug)]
 struct KnownRevoked(ViewHandle);
@@ -183,5 +212,55 @@ impl RevocationView for KnownRevoked {
 
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
         self.0.load().entry_key(issuer, serial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.serial_number = Some(1u64.into());
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    fn jwt_key(kid: &str) -> v1::JwtKey {
+        let key = rcgen::KeyPair::generate().unwrap();
+        v1::JwtKey {
+            kid: kid.to_owned(),
+            spki: rcgen::PublicKeyData::subject_public_key_info(&key),
+        }
+    }
+
+    #[test]
+    fn jwt_keys_change_with_the_sequence_but_for_the_first_after_an_older_agent() {
+        let domain = TrustDomain::parse("dev.test").unwrap();
+        let wire = |sequence, roots: &[Vec<u8>], jwt_keys: &[v1::JwtKey]| v1::TrustBundle {
+            trust_domain: domain.to_string(),
+            sequence,
+            roots: roots.to_vec(),
+            jwt_keys: jwt_keys.to_vec(),
+            ..v1::TrustBundle::default()
+        };
+        let (roots, keys) = ([root()], [jwt_key("a"), jwt_key("b")]);
+        let read = |wire: &v1::TrustBundle| Bundle::from_wire(wire).unwrap();
+        let whole = wire(2, &roots, &keys);
+        assert_eq!(read(&whole).to_wire(), whole, "nothing is lost on the way to the disk");
+        let after = |held: &v1::TrustBundle, new: &v1::TrustBundle| read(new).after(Some(&read(held)), &domain);
+        let without = wire(2, &roots, &[]);
+        assert_eq!(after(&without, &whole).unwrap().unwrap().document().jwt_keys().len(), 2);
+        assert_eq!(after(&whole, &whole), Ok(None));
+        assert!(after(&whole, &wire(3, &roots, &keys[1..])).unwrap().is_some());
+        for bad in [wire(2, &roots, &keys[1..]), without.clone(), wire(2, &[root()], &keys)] {
+            assert!(after(&whole, &bad).is_err(), "the same sequence with other keys");
+        }
+        assert!(after(&without, &wire(2, &[root()], &keys)).is_err());
+        assert!(after(&whole, &wire(1, &roots, &keys)).is_err());
+        let twice = wire(4, &roots, &[keys[0].clone(), keys[0].clone()]);
+        assert!(Bundle::from_wire(&twice).is_err());
     }
 }

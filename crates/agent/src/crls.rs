@@ -58,7 +58,7 @@ impl Crls {
         lists.retain(|key, _| signers.iter().any(|signer| signer.key_id() == *key));
         lists.insert(signer, Arc::new(list));
         let lists = Self(lists);
-        match lists.bytes() <= CRLS_BYTES_MAX {
+        match lists.total_bytes() <= CRLS_BYTES_MAX {
             true => Ok(Taken::New(signer, lists)),
             false => Err(format!("with it all lists have more than {CRLS_BYTES_MAX} bytes")),
         }
@@ -72,7 +72,7 @@ impl Crls {
 
     /// Every list as the SPIFFE Workload API has them; none when together they are too long for one answer.
     pub(crate) fn for_socket(&self) -> Vec<Vec<u8>> {
-        match self.bytes() <= CRLS_ON_SOCKET_BYTES_MAX {
+        match self.total_bytes() <= CRLS_ON_SOCKET_BYTES_MAX {
             true => self.0.values().map(|list| list.der().to_vec()).collect(),
             false => Vec::new(),
         }
@@ -83,7 +83,8 @@ impl Crls {
         self.0.iter()
     }
 
-    fn bytes(&self) -> usize {
+    /// Octets of all lists together; 0 when there is none.
+    pub(crate) fn total_bytes(&self) -> usize {
         self.0.values().map(|list| list.der().len()).sum()
     }
 }
@@ -238,6 +239,7 @@ mod tests {
             offset,
             total: 6,
             data: data.to_vec(),
+            is_last: false,
         };
         let mut parts = Assembly::default();
         assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));

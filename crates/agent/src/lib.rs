@@ -11,6 +11,7 @@
 
 mod agent;
 mod bundle;
+mod bundle_map;
 mod clock;
 mod config;
 mod core;
@@ -20,6 +21,7 @@ mod event;
 mod held;
 mod hook;
 mod http;
+mod jwt;
 mod key;
 mod layout;
 mod link;
@@ -45,7 +47,7 @@ pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
 pub use config::{
     Accounts, Config, Delivery, Effect, EffectProtocol, Hook, HookAction, HookSignal, LookupRules, MODE_DEFAULT,
-    SOCKET_DEFAULT, TomlProblem, UnitJob, Window, WithoutCertificate,
+    SOCKET_DEFAULT, Sds, TomlProblem, UnitJob, Validator, Window, WithoutCertificate,
 };
 pub use core::Reloaded;
 pub use error::AgentError;

@@ -48,6 +48,22 @@ pub const WATCHES_MAX: usize = 4096;
 pub const WORKLOADS_MAX: usize = 2048;
 /// Bytes of one request on the socket: the SPIFFE requests are empty or name one audience.
 pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a bundle map that is looked at before it is replaced: a thousand roots.
+pub const BUNDLE_MAP_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of one request for SDS: an Envoy names each of its extensions in it, which takes some 60 KB.
+pub const SDS_REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Names that one SDS stream asks for: an Envoy opens a stream for each.
+pub const SDS_NAMES_MAX: usize = 256;
+/// Bytes of one name: the longest SPIFFE ID.
+pub const SDS_NAME_BYTES_MAX: usize = 2048;
+/// Bytes of all names that one SDS stream asks for: 128 for each of the most there may be, so that the 256 streams of one
+/// user remember less than 20 MB.
+pub const SDS_NAMES_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a version that a client brings along: ours have 32, what is longer is none of ours.
+pub const SDS_VERSION_BYTES_MAX: usize = 64;
+/// Bytes of all lists of revoked certificates in one validation context: one key's 250,000 entries, and room. Encoded once
+/// for each name and validator, they are a hundred megabytes at most.
+pub const SDS_CRLS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Status and WhoAmI calls of one user under way at once: a person or a script, not a flood.
 pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
 /// Status and WhoAmI calls in all under way at once.
@@ -69,6 +85,17 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HTTP_FIELDS_MAX: usize = 128;
 /// Bytes of path and query: a SPIFFE ID of 2,048 bytes, escaped, and two hashes.
 pub const HTTP_TARGET_BYTES_MAX: usize = 8 * 1024;
+/// JWT-SVIDs kept: 500 identities with eight audiences each, at about 3 KiB.
+pub const JWTS_MAX: usize = 4096;
+/// FetchJWTSVID and ValidateJWTSVID calls of one user under way at once.
+pub const JWT_CALLS_PER_UID_MAX: usize = 32;
+/// FetchJWTSVID and ValidateJWTSVID calls in all under way at once.
+pub const JWT_CALLS_MAX: usize = 512;
+/// New JWT-SVIDs that one entry asks the CA for within [`JWT_ASK_WINDOW`]: with tokens kept for half of their life, five
+/// hundred audiences; past it a workload would fill the ledger with audiences that it makes up.
+pub const JWT_ASKS_PER_ENTRY_MAX: u32 = 200;
+/// How far the clock of whoever issued a JWT-SVID may differ at validation: certificates are backdated by as much.
+pub const JWT_LEEWAY_SECONDS: u32 = 30;
 /// Bytes of a receipt's origin, the name of a log: the CA's is a trust domain and two short words.
 pub const RECEIPT_ORIGIN_BYTES_MAX: usize = 512;
 /// Bytes of one proof of a receipt: a record of 60 KiB in Base64, 64 hashes, and a checkpoint with its cosignatures.
@@ -132,6 +159,12 @@ pub const ASK_REUSE: Duration = Duration::from_secs(30);
 pub const ASK_GAP: Duration = Duration::from_millis(100);
 /// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
 pub const TICK_MAX: Duration = Duration::from_secs(5);
+/// See [`JWT_ASKS_PER_ENTRY_MAX`].
+pub const JWT_ASK_WINDOW: Duration = Duration::from_secs(60);
+/// A caller waits this long for a JWT-SVID that is being minted.
+pub const JWT_WAIT: Duration = Duration::from_secs(5);
+/// After a refused ask for a JWT-SVID the same is not asked again for this long, whoever calls.
+pub const JWT_ASK_GAP: Duration = Duration::from_secs(1);
 /// A socket caller waits this long for identities that are being minted; then it gets those that are there.
 pub const FIRST_SVID_WAIT: Duration = Duration::from_secs(5);
 /// An expired agent may re-join for this long after its certificate ended.

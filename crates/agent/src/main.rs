@@ -290,6 +290,8 @@ async fn reload(run: &Run, running: &Config, handle: &AgentHandle) {
         ("metrics", config.metrics() != running.metrics()),
         ("ca_addresses", config.ca_addresses() != running.ca_addresses()),
         ("revocation_map", config.revocation_map() != running.revocation_map()),
+        ("bundle_map", config.bundle_map() != running.bundle_map()),
+        ("sds", config.sds() != running.sds()),
     ];
     for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "this key changed but is only read at the start; restart the agent");

@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     workload: Family<Outcome, Counter>,
     seen: Family<Outcome, Counter>,
     lookups: Family<Outcome, Counter>,
+    sds: Family<Outcome, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     false_positives: Counter<u64, AtomicU64>,
     /// 1 while the stream to the CA is open.
@@ -75,6 +76,7 @@ impl Metrics {
             workload: Family::default(),
             seen: Family::default(),
             lookups: Family::default(),
+            sds: Family::default(),
             verifier_checks: Family::default(),
             false_positives: Counter::default(),
             connected: Gauge::default(),
@@ -108,6 +110,8 @@ impl Metrics {
         r.register("seen_certificates", help, self.seen.clone());
         let help = "Certificates that local programs asked for, by answer";
         r.register("lookups", help, self.lookups.clone());
+        let help = "Responses sent and requests of note on SDS streams, by result";
+        r.register("sds_messages", help, self.sds.clone());
         r.register(
             "connected",
             "1 while the stream to the CA is open",
@@ -191,6 +195,11 @@ impl Metrics {
         self.lookups.get_or_create(&Outcome { result: answer }).inc();
     }
 
+    /// A response was sent on an SDS stream, or a request refused one, came too late or asked in vain.
+    pub(crate) fn sds(&self, result: &'static str) {
+        self.sds.get_or_create(&Outcome { result }).inc();
+    }
+
     /// All of it as OpenMetrics text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::with_capacity(8 * 1024);
@@ -212,6 +221,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.failure("deliver");
         metrics.renewal("ok");
+        metrics.sds("nack");
         metrics.svid_expiry.set(1_800_000_000);
         let domain = TrustDomain::parse("dev.test").unwrap();
         let store = TrustStore::new(Trust::builder(domain).build());
@@ -220,6 +230,7 @@ mod tests {
         for line in [
             "mintage_agent_rotation_failures_total{stage=\"deliver\"} 1",
             "mintage_agent_renewals_total{result=\"ok\"} 1",
+            "mintage_agent_sds_messages_total{result=\"nack\"} 1",
             "mintage_agent_svid_expiry_timestamp_seconds 1800000000",
             "mintage_agent_rotation_lag_seconds 0.0",
             "mintage_agent_connected 0",

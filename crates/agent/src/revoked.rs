@@ -79,7 +79,7 @@ impl Revoked {
                     News::Stop => break,
                     News::BundleChanged => {}
                     News::Stream(wire, upstream) => self.take(wire, &upstream),
-                    News::Snapshot(bytes, upstream) => self.take(Wire::Snapshot(bytes), &upstream),
+                    News::Snapshot(bytes, upstream) => self.take(Wire::Snapshot(bytes.into()), &upstream),
                 }
                 self.trust_bundle();
                 self.note_metrics();

@@ -25,6 +25,10 @@ pub const TABLE: &[Row] = &[
     ("/SpiffeWorkloadAPI/ValidateJWTSVID", ANYBODY),
     // Public information; Envoy's name for the question is on the wire.
     ("/envoy.service.auth.v3.Authorization/Check", ANYBODY),
+    // Envoy's SDS: what the Workload API gives to the same caller, in another form.
+    ("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets", ANYBODY),
+    ("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets", ANYBODY),
+    ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", ANYBODY),
     ("/grpc.health.v1.Health/Check", ANYBODY),
     // It stays open as long as its caller likes.
     ("/grpc.health.v1.Health/Watch", OPERATOR),
@@ -54,8 +58,9 @@ mod tests {
     use super::*;
 
     /// The services of the socket among all that the wire knows.
-    const HERE: [&str; 4] = [
+    const HERE: [&str; 5] = [
         "/envoy.service.auth.v3.Authorization/",
+        "/envoy.service.secret.v3.SecretDiscoveryService/",
         "/mintage.v1.AgentLocal/",
         "/mintage.v1.RevocationLookup/",
         "/SpiffeWorkloadAPI/",

@@ -94,6 +94,9 @@ struct BundleFile {
     roots: Vec<String>,
     issuers: Vec<String>,
     revocation_delegations: Vec<String>,
+    /// Key id and SubjectPublicKeyInfo; absent in files of agents that did not know of them.
+    #[serde(default)]
+    jwt_keys: Vec<(String, String)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -249,6 +252,12 @@ impl Store {
             let decoded: Result<_, _> = list.iter().map(|text| STANDARD.decode(text)).collect();
             decoded.map_err(|error| broken(error.to_string()))
         };
+        let keys = file.jwt_keys.iter().map(|(kid, spki)| {
+            Ok(mintage_proto::v1::JwtKey {
+                kid: kid.clone(),
+                spki: STANDARD.decode(spki).map_err(|error| broken(error.to_string()))?,
+            })
+        });
         Bundle::from_wire(&mintage_proto::v1::TrustBundle {
             trust_domain: file.trust_domain.clone(),
             sequence: file.sequence,
@@ -256,6 +265,7 @@ impl Store {
             refresh_hint_seconds: file.refresh_hint_seconds,
             revocation_delegations: decode(&file.revocation_delegations)?,
             issuers: decode(&file.issuers)?,
+            jwt_keys: keys.collect::<Result<_, AgentError>>()?,
         })
         .map(Some)
         .map_err(broken)
@@ -272,6 +282,11 @@ impl Store {
             roots: encode(&wire.roots),
             issuers: encode(&wire.issuers),
             revocation_delegations: encode(&wire.revocation_delegations),
+            jwt_keys: wire
+                .jwt_keys
+                .iter()
+                .map(|key| (key.kid.clone(), STANDARD.encode(&key.spki)))
+                .collect(),
         };
         secret_file::replace(&self.dir, BUNDLE, &json(&file))
     }

@@ -122,10 +122,10 @@ async fn forged_and_torn_news_changes_nothing_and_a_gap_is_closed_by_the_snapsho
     forged[middle] ^= 1;
     let torn = ca.state.heartbeat()[..40].to_vec();
     for news in [
-        News::Snapshot(forged),
-        News::Delta(vec![0; 500]),
-        News::Heartbeat(torn),
-        News::Delta(Vec::new()),
+        News::Snapshot(forged.into()),
+        News::Delta(vec![0; 500].into()),
+        News::Heartbeat(torn.into()),
+        News::Delta(Vec::new().into()),
     ] {
         ca.push(Message::Revoked(Revoked { news: Some(news) }));
         agent.problem("revocation").await;
@@ -137,7 +137,7 @@ async fn forged_and_torn_news_changes_nothing_and_a_gap_is_closed_by_the_snapsho
     let sequence = ca.revoke(pair.serial(), pair.leaf().not_after());
     *ca.state.streams.lock().unwrap() = streams;
     ca.push(Message::Revoked(Revoked {
-        news: Some(News::Heartbeat(ca.state.heartbeat())),
+        news: Some(News::Heartbeat(ca.state.heartbeat().into())),
     }));
     applied(&mut agent, sequence).await;
     assert!(ca.seen().snapshots > fetched);

@@ -176,7 +176,7 @@ async fn w5_w15_no_identity_is_permission_denied_with_the_reason_and_withdrawal_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_w7_w11_header_bundles_and_the_profile_that_is_not_served() {
+async fn w2_w11_header_bundles_and_what_a_ca_without_jwt_keys_leaves() {
     let (ca, node, agent) = started(vec![entry("web", "/web")]).await;
     let mut client = client(&node).await;
     let status = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
@@ -189,26 +189,29 @@ async fn w2_w7_w11_header_bundles_and_the_profile_that_is_not_served() {
     let first = timeout(PATIENCE, bundles.message()).await.unwrap().unwrap().unwrap();
     assert_eq!(first.bundles.get("spiffe://dev.test"), Some(&ca.state.pki.root_der));
     assert!(ca.seen().asks.is_empty(), "a bundle needs no certificate");
-    assert_eq!(
-        client
-            .fetch_jwtsvid(call(JwtsvidRequest::default()))
-            .await
-            .unwrap_err()
-            .code(),
-        Code::Unimplemented
+    let request = JwtsvidRequest {
+        audience: vec!["db".to_owned()],
+        ..JwtsvidRequest::default()
+    };
+    let refused = client.fetch_jwtsvid(call(request)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("older than this agent"), "{refused}");
+    assert!(
+        ca.seen().asks.is_empty(),
+        "an older CA is not asked for what it does not know"
     );
-    assert_eq!(
-        client
-            .fetch_jwt_bundles(call(JwtBundlesRequest {}))
-            .await
-            .unwrap_err()
-            .code(),
-        Code::Unimplemented
-    );
+    let mut bundles = client
+        .fetch_jwt_bundles(call(JwtBundlesRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = timeout(PATIENCE, bundles.message()).await.unwrap().unwrap().unwrap();
+    let keys: serde_json::Value = serde_json::from_slice(&first.bundles["spiffe://dev.test"]).unwrap();
+    assert_eq!(keys["keys"], serde_json::json!([]), "no root is among JWT keys");
     let validate = call(ValidateJwtsvidRequest::default());
     assert_eq!(
         client.validate_jwtsvid(validate).await.unwrap_err().code(),
-        Code::Unimplemented
+        Code::InvalidArgument
     );
     agent.stop().await;
 }
@@ -438,5 +441,28 @@ async fn live_ready_and_metrics_tell_the_state() {
     }
     let secret_free = !metrics.contains("dev.test") && !metrics.contains("\"web\"");
     assert!(secret_free, "no identity is a label");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bundle_map_follows_the_bundle_in_force() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let path = node.temp.path().join("run/bundles.json");
+    let config = socket_config(&node).with_bundle_map(&path).unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.connected().await;
+    let sequence = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        value["trust_domains"]["dev.test"]["spiffe_sequence"].as_u64()
+    };
+    let now = || std::fs::read_to_string(&path).ok().and_then(|text| sequence(&text));
+    until("the map of the bundle that came with joining", || now() == Some(1)).await;
+    *ca.state.bundle_sequence.lock().unwrap() = 2;
+    let trust = v1::Trust {
+        bundle: Some(ca.bundle()),
+    };
+    ca.push(Message::Trust(trust));
+    until("the map of the next bundle", || now() == Some(2)).await;
     agent.stop().await;
 }

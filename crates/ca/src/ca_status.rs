@@ -1,14 +1,20 @@
 //! `ca status`: the CA's keys with their ends, and how much it holds.
 
+use std::sync::Arc;
+
 use mintage_ledger::{
     LiveQuery,
     wire::{CaEventKind, CaRole},
 };
-use mintage_proto::v1::{CaKey, CaStatusResponse};
+use mintage_proto::v1::{CaCrl, CaKey, CaStatusResponse};
 use mintage_state::CaKeyRecord;
 use mintage_svid::{CertInfo, LeafInfo};
 
-use crate::desk::Desk;
+use crate::{
+    crls::{ROOT_CRL_REMEDY, SignedList},
+    desk::Desk,
+    limits::CRL_END_WARNING,
+};
 
 /// The word for a role.
 pub(crate) const fn role_name(role: CaRole) -> &'static str {
@@ -70,6 +76,32 @@ fn subject_text(der: &[u8]) -> String {
         .unwrap_or_default()
 }
 
+/// The current lists of revoked certificates.
+fn wire_crls(desk: &Desk) -> Vec<CaCrl> {
+    let now = desk.clock.unguarded();
+    let view = desk.state.view();
+    let lists = desk.crls.current().unwrap_or_default();
+    let wire = |one: &Arc<SignedList>| {
+        let key = view.ca_keys().find(|key| key.key_id == one.issuer);
+        let is_of_root = one.issuer != desk.issuer.key_id();
+        let is_near = is_of_root && one.list.next_update() <= now.plus(CRL_END_WARNING);
+        CaCrl {
+            key_id: one.issuer.to_string(),
+            role: key.map_or("unknown", |key| role_name(key.role)).to_owned(),
+            number: one.list.number(),
+            this_update_ms: one.list.this_update().millis(),
+            next_update_ms: one.list.next_update().millis(),
+            entries: one.list.entries() as u64,
+            remark: if is_near {
+                ROOT_CRL_REMEDY.to_owned()
+            } else {
+                String::new()
+            },
+        }
+    };
+    lists.iter().map(wire).collect()
+}
+
 /// Everything at one glance.
 pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
     let view = desk.state.view();
@@ -92,5 +124,6 @@ pub(crate) fn response(desk: &Desk) -> CaStatusResponse {
         not_ready_because,
         agent_address: desk.advertise.first().cloned().unwrap_or_default(),
         seen_unknown: desk.metrics.seen_unknown_count(),
+        crls: wire_crls(desk),
     }
 }

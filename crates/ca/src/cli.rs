@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mintage_ca::{LISTEN_DEFAULT, parse_metrics_address};
-use mintage_identity::{ReplicaName, TrustDomain};
+use mintage_identity::{ReplicaName, Serial, TrustDomain};
 
 use crate::printed::Format;
 
@@ -30,6 +30,8 @@ pub(crate) enum Verb {
     Serve(Serve),
     /// Makes a data directory out of a backup: everything signed until now is revoked, and new keys take over.
     Restore(Restore),
+    /// Signs the next list of certificates that the root has revoked; a CA that serves it takes it up at SIGHUP.
+    RenewRootCrl(RenewRootCrl),
     /// Checks a configuration and the data directory it names, without touching either.
     Validate(Validate),
     /// Prints the version.
@@ -98,6 +100,27 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "FILE")]
     pub(crate) root_key: Option<PathBuf>,
     /// Checks everything and says what would be done, but makes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Args)]
+pub(crate) struct RenewRootCrl {
+    /// The data directory; a CA may be serving it.
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// File with the passphrase of the keys; the systemd credential "passphrase" is used without it.
+    #[arg(long)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The root's key file, when the data directory does not hold it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_key: Option<PathBuf>,
+    /// Serial of an intermediate's certificate that the root revokes, as `mintage ca status -o json` has it; may be repeated.
+    #[arg(long, value_name = "SERIAL")]
+    pub(crate) revoke: Vec<Serial>,
+    /// Checks everything and says what would be signed, but changes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]

@@ -22,6 +22,8 @@ pub(crate) fn wire_entry(entry: &Entry, revision: u64) -> v1::Entry {
         purpose: entry.purpose().to_owned(),
         disabled: entry.is_disabled(),
         revision,
+        jwt_forbidden: entry.jwt_forbidden(),
+        jwt_audiences: entry.jwt_audiences().to_vec(),
     }
 }
 
@@ -41,6 +43,8 @@ pub(crate) fn entry_of(wire: v1::Entry, domain: &TrustDomain) -> Result<Entry, R
         environment: wire.environment,
         purpose: wire.purpose,
         disabled: wire.disabled,
+        jwt_forbidden: wire.jwt_forbidden,
+        jwt_audiences: wire.jwt_audiences,
     };
     raw.validate(domain)
         .map_err(|error| Refusal::invalid(format!("entry {}: {error}", name.escape_debug())))

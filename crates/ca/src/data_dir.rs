@@ -266,6 +266,12 @@ impl DataDir {
         secret_file::write_new(&self.dir, ROOT_CRL, text.as_bytes()).map_err(CaError::Sys)
     }
 
+    /// Puts the root's list in the place of the former one, whole at any moment.
+    pub(crate) fn replace_root_list(&self, der: &[u8]) -> Result<(), CaError> {
+        let text = pem::encode(pem::Label::Crl, der);
+        secret_file::replace(&self.dir, ROOT_CRL, text.as_bytes()).map_err(CaError::Sys)
+    }
+
     /// The root's list; none in a directory that was made before there were any.
     pub(crate) fn root_list(&self) -> Result<Option<Crl>, CaError> {
         if self.dir.entry(ROOT_CRL).is_ok_and(|entry| entry.is_none()) {

@@ -14,9 +14,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
-    limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher, seen::SeenAlarms,
-    services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards, status::Refusal,
-    upload::Uploaded, witnessing::Standing,
+    jwt_keys::JwtKeys, limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher,
+    seen::SeenAlarms, services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards,
+    status::Refusal, upload::Uploaded, watching::Watching, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -36,6 +36,7 @@ pub(crate) struct Desk {
     pub(crate) state: Arc<State>,
     pub(crate) index: Index,
     pub(crate) issuer: Issuer,
+    pub(crate) jwt_keys: JwtKeys,
     pub(crate) key_policy: KeyPolicy,
     pub(crate) current_policy: ArcSwap<IssuancePolicy>,
     /// As many batches are signed at once as there are cores, and [`crate::limits::SIGNING_AHEAD`]; the event loop stays
@@ -45,6 +46,7 @@ pub(crate) struct Desk {
     pub(crate) denials: Denials,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,
+    pub(crate) watching: Watching,
     pub(crate) propagation: Propagation,
     pub(crate) crls: Crls,
     pub(crate) record_streams: RecordStreams,

@@ -276,7 +276,7 @@ fn record(
     })))
 }
 
-fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>, Refusal> {
+pub(crate) fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>, Refusal> {
     match speaker {
         Speaker::Proven(attested, _) => Ok(attested.clone()),
         Speaker::Session(session) => {
@@ -286,7 +286,7 @@ fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>,
     }
 }
 
-fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
+pub(crate) fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
     let serial = match speaker {
         Speaker::Session(session) => Some(session.serial),
         Speaker::Proven(_, shown) => *shown,

@@ -1,4 +1,4 @@
-//! The ends of the CA's keys, told before they come: a gauge for each, warnings while there is time to act, and not ready
+//! The ends of the CA's keys and of the root's CRL, told before they come: a gauge for each, warnings while there is time to act, and not ready
 //! once the issuing CA can give nothing away any more. Asks are refused by the mint itself; this is for the people who run
 //! the CA.
 
@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    crls::ROOT_CRL_REMEDY,
     desk::Desk,
     health::Trouble,
-    limits::{KEY_END_LOOK_INTERVAL, KEY_END_WARNING, OWN_END_WARNING, ROOT_END_WARNING},
+    limits::{CRL_END_WARNING, KEY_END_LOOK_INTERVAL, KEY_END_WARNING, OWN_END_WARNING, ROOT_END_WARNING},
 };
 
 /// Warnings of one key between the first and its end.
@@ -27,6 +28,8 @@ enum Watched {
     Issuer,
     Revocation,
     Replica,
+    /// No key: the root's list of revoked certificates, which ends like one.
+    RootList,
 }
 
 impl Watched {
@@ -36,6 +39,7 @@ impl Watched {
             Self::Issuer => "issuer",
             Self::Revocation => "revocation",
             Self::Replica => "replica",
+            Self::RootList => "root-crl",
         }
     }
 
@@ -45,6 +49,7 @@ impl Watched {
             Self::Root => ROOT_END_WARNING,
             Self::Issuer | Self::Revocation => KEY_END_WARNING,
             Self::Replica => OWN_END_WARNING,
+            Self::RootList => CRL_END_WARNING,
         }
     }
 
@@ -54,6 +59,7 @@ impl Watched {
             Self::Issuer => "rotate it: nothing is issued after it",
             Self::Revocation => "delegate to a new one: verifiers take no revocation news signed after it",
             Self::Replica => "its renewal keeps failing: the lines about it tell why; nobody can connect after it",
+            Self::RootList => ROOT_CRL_REMEDY,
         }
     }
 }
@@ -71,6 +77,7 @@ fn ends(desk: &Desk) -> BTreeMap<Watched, UnixTime> {
         (Watched::Issuer, Some(desk.issuer.not_after())),
         (Watched::Revocation, first_end(&view, CaRole::Revocation)),
         (Watched::Replica, own),
+        (Watched::RootList, desk.crls.root_end()),
     ];
     known.into_iter().filter_map(|(key, end)| Some((key, end?))).collect()
 }
@@ -84,7 +91,8 @@ fn first_end(view: &View, role: CaRole) -> Option<UnixTime> {
 
 /// Brings the gauges up to date.
 pub(crate) fn measure(desk: &Desk) {
-    for (key, end) in ends(desk) {
+    // A list has a gauge of its own.
+    for (key, end) in ends(desk).into_iter().filter(|(key, _)| *key != Watched::RootList) {
         desk.metrics.ca_expires(key.word(), end.seconds());
     }
 }
@@ -125,8 +133,13 @@ pub(crate) async fn watch(desk: Arc<Desk>, stop: CancellationToken) {
         for (key, left) in warned.due(&ends(&desk), now) {
             let (ca, todo) = (key.word(), key.what_to_do());
             match left.is_zero() {
-                true => error!(ca, todo, "a key of the CA has ended"),
-                false => warn!(ca, todo, minutes = left.as_secs() / 60, "a key of the CA ends soon"),
+                true => error!(ca, todo, "a key of the CA, or its list, has ended"),
+                false => warn!(
+                    ca,
+                    todo,
+                    minutes = left.as_secs() / 60,
+                    "a key of the CA, or its list, ends soon"
+                ),
             }
         }
     }
@@ -162,6 +175,7 @@ mod tests {
             (Watched::Issuer, now.plus(DAY * 13)),
             (Watched::Revocation, now.plus(DAY * 15)),
             (Watched::Replica, now.plus(Duration::from_secs(1800))),
+            (Watched::RootList, now.plus(DAY * 30)),
         ]);
         let mut warned = Warned::default();
         let mut due =
@@ -179,7 +193,13 @@ mod tests {
         );
         assert_eq!(
             due(&ends, now.plus(DAY * 21)),
-            [Watched::Root, Watched::Issuer, Watched::Revocation, Watched::Replica],
+            [
+                Watched::Root,
+                Watched::Issuer,
+                Watched::Revocation,
+                Watched::Replica,
+                Watched::RootList
+            ],
             "also past the end"
         );
         let renewed = BTreeMap::from([(Watched::Replica, now.plus(DAY * 21 + OWN_END_WARNING / 2))]);

@@ -139,6 +139,46 @@ pub(crate) fn remove_other_log_keys(dir: &Dir, log: &Origin) -> Result<(), CaErr
     dir.fsync().map_err(folder(dir))
 }
 
+/// Each key of JWT-SVIDs has a file under its key id.
+fn jwt_key_file(kid: &str) -> String {
+    format!("jwt-{kid}.key")
+}
+
+/// Writes the key of JWT-SVIDs with this key id.
+pub(crate) fn write_jwt_key(
+    dir: &Dir,
+    kid: &str,
+    pkcs8: &[u8],
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+    random: Random,
+) -> Result<(), CaError> {
+    let text = encoded(pkcs8, protection, domain, random)?;
+    secret_file::write_new(dir, &jwt_key_file(kid), text.as_bytes()).map_err(CaError::Sys)
+}
+
+/// Reads the key of JWT-SVIDs with this key id back into PKCS#8.
+pub(crate) fn read_jwt_key(
+    dir: &Dir,
+    kid: &str,
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    read_file(dir, &jwt_key_file(kid), protection, domain)
+}
+
+/// Removes the keys of JWT-SVIDs but those with these key ids.
+pub(crate) fn remove_other_jwt_keys(dir: &Dir, kids: &[String]) -> Result<(), CaError> {
+    let kept: Vec<String> = kids.iter().map(|kid| jwt_key_file(kid)).collect();
+    for name in dir.names(KEY_FILES_MAX).map_err(folder(dir))? {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if name.starts_with("jwt-") && name.ends_with(".key") && !kept.contains(&name) {
+            dir.remove_file(&name).map_err(folder(dir))?;
+        }
+    }
+    dir.fsync().map_err(folder(dir))
+}
+
 fn folder(dir: &Dir) -> impl FnOnce(std::io::Error) -> CaError + '_ {
     move |error| CaError::KeyFile(dir.path().display().to_string(), error.to_string())
 }

@@ -57,6 +57,30 @@ pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long signed revocation news may be taken up; whoever comes later gets new news.
+pub(crate) const NEWS_LIFETIME: Duration = Duration::from_secs(3600);
+/// Largest snapshot or delta that travels inside a stream: half of any message. Larger snapshots are fetched by reference.
+pub(crate) const NEWS_INLINE_BYTES_MAX: usize = 512 * 1024;
+/// How old a snapshot may be that is given to one more reader: young enough to be fresh until the first heartbeat.
+pub(crate) const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(50);
+/// How old a heartbeat may be that is given to a follower that comes: a fleet that comes back at once is served by one.
+pub(crate) const CATCH_UP_HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(1);
+/// Deltas of one state of the set that are kept: followers that lost their streams together stand at a few places. 8 MB.
+pub(crate) const DELTAS_KEPT_MAX: usize = 16;
+/// News that waits for direct subscribers, shared by all of them; who falls behind starts again from a snapshot.
+pub(crate) const WATCH_QUEUE: usize = 256;
+/// Streams of revocation news to verifiers without an agent: a task and the place in the shared queue each.
+pub(crate) const WATCH_STREAMS_MAX: usize = 1024;
+/// Such streams of one address (IPv4) or /64 (IPv6): the services of one machine, while others still find a place.
+pub(crate) const WATCH_STREAMS_PER_SOURCE_MAX: usize = 16;
+/// Readers of the snapshot that are no agents: it is there in a second, and most get it inside their stream.
+pub(crate) const SNAPSHOT_STREAMS_MAX: usize = 64;
+/// Such readers of one address.
+pub(crate) const SNAPSHOT_STREAMS_PER_SOURCE_MAX: usize = 16;
+/// Agents that read the snapshot at once: as many as a replica is meant to serve.
+pub(crate) const SNAPSHOT_STREAMS_OF_AGENTS_MAX: usize = 10_000;
+/// Chunks of a snapshot that wait for one reader; all readers share their octets.
+pub(crate) const SNAPSHOT_CHUNKS_QUEUE: usize = 4;
 /// Revocations whose spread is still measured: an agent that acknowledges a thousand later is slow whatever it took.
 pub(crate) const MEASURED_MAX: usize = 1024;
 /// Keys that one command may block: an agent with 30 workloads renewed each five minutes for a day has 8,640.
@@ -192,12 +216,6 @@ pub(crate) const AUDITORS_MAX: usize = 64;
 pub(crate) const AUDIT_CONNECTIONS_MAX: usize = 64;
 /// Connections of one source to the auditors' listener: a mirror that reads eight files at once, twice.
 pub(crate) const AUDIT_CONNECTIONS_PER_SOURCE_MAX: usize = 16;
-/// The head of an auditor's request must come within this, also on a connection that rests between two.
-pub(crate) const AUDIT_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of a request's head from an auditor, and of the buffer it is read into.
-pub(crate) const AUDIT_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Header lines of one request of an auditor.
-pub(crate) const AUDIT_HEADERS_MAX: usize = 64;
 /// Files that are read for auditors at once: threads that may wait for the disk, and at most 126 MB where every record has
 /// its largest size.
 pub(crate) const AUDIT_IN_WORK_MAX: usize = 8;
@@ -205,10 +223,34 @@ pub(crate) const AUDIT_IN_WORK_MAX: usize = 8;
 pub(crate) const AUDIT_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long one request waits for its turn and its file before it is told to ask again.
 pub(crate) const AUDIT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer waits for an auditor who takes nothing of it; then his connection ends.
-pub(crate) const AUDIT_STALL_MAX: Duration = Duration::from_secs(10);
 /// A connection of an auditor ends after this, so that none that neither reads nor closes is kept.
 pub(crate) const AUDIT_CONNECTION_LIFE: Duration = Duration::from_secs(600);
+/// The head of a request of an auditor or a reader of public files must come within this, also on a connection that rests
+/// between two.
+pub(crate) const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of such a head, and of the buffer it is read into.
+pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines of such a request.
+pub(crate) const HTTP_HEADERS_MAX: usize = 64;
+/// How long an answer waits for a reader who takes nothing of it; then his connection ends.
+pub(crate) const HTTP_STALL_MAX: Duration = Duration::from_secs(10);
+/// Connections of readers of public files, under TLS and in clear: caches open some each, everybody else comes and goes.
+pub(crate) const PUBLIC_CONNECTIONS_MAX: usize = 256;
+/// Such connections of one source.
+pub(crate) const PUBLIC_CONNECTIONS_PER_SOURCE_MAX: usize = 16;
+/// Such a connection ends after this: the largest snapshot comes through at a megabyte a second.
+pub(crate) const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// Public files that are signed at once: a core is left for those who revoke.
+pub(crate) const PUBLIC_IN_WORK_MAX: usize = 2;
+/// How long a request for a public file waits for its turn and its signature before it is told to ask again.
+pub(crate) const PUBLIC_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two states of the set that files are served of: what is revoked meanwhile comes into one.
+pub(crate) const EDITION_INTERVAL: Duration = Duration::from_secs(1);
+/// States of the set that files are served of: what a cache named is there for three times as long as it may name it. They
+/// share what they have in common, and all but two keep nothing signed.
+pub(crate) const EDITIONS_MAX: usize = 16;
+/// How long a cache may keep a CRL: a new one comes at any moment, and who checks by lists sees it a minute later.
+pub(crate) const CRL_CACHED_FOR: Duration = Duration::from_secs(60);
 /// Bytes of the part of an object's name before the ledger's own.
 pub(crate) const UPLOAD_PREFIX_BYTES_MAX: usize = 256;
 /// Objects that are put or compared at once: two use the line of any store, and hold 64 MB.
@@ -269,6 +311,8 @@ pub(crate) const CRL_VALIDITY_MIN: Duration = Duration::from_secs(600);
 pub(crate) const CRL_VALIDITY_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// How long the root's list holds, which only the root's key can renew: as long as the intermediate below it.
 pub(crate) const ROOT_CRL_VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+/// The end of the root's list is warned of from here on: its key is in a safe that somebody has to go to.
+pub(crate) const CRL_END_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// Time between two lists of one key: signing 100,000 entries takes 39 ms, and whoever reads files reloads for each.
 pub(crate) const CRL_PACE: Duration = Duration::from_secs(1);
 /// How often is looked whether a list has grown old, and tried again after one could not be signed.
@@ -279,3 +323,15 @@ pub(crate) const CRL_STREAMS_OF_AGENTS_MAX: usize = 10_000;
 pub(crate) const CRL_STREAMS_OF_OTHERS_MAX: usize = 64;
 /// Chunks that wait for one reader: 1 MB.
 pub(crate) const CRL_CHUNKS_QUEUE: usize = 4;
+/// How long a key signs JWT-SVIDs before the next one does: what a thief of it can do ends with it.
+pub(crate) const JWT_KEY_SIGNS: Duration = Duration::from_secs(30 * 86_400);
+/// How long a key is in the bundle before it signs: twelve times the bundle's refresh hint of 300 s (SPIFFE Federation,
+/// section 6: three to five are asked for).
+pub(crate) const JWT_KEY_PUBLISHED_BEFORE: Duration = Duration::from_secs(3600);
+/// How long a key stays in the bundle after the next one signs: a token of 24 h, the longest that the configuration allows,
+/// and an hour for clocks.
+pub(crate) const JWT_KEY_KEPT_AFTER: Duration = Duration::from_secs(25 * 3600);
+/// Interval of the look at the keys of JWT-SVIDs: small beside an hour, and free.
+pub(crate) const JWT_KEY_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Steps of one look: publish, change and forget follow each other at most once each; more would be a mistake in the plan.
+pub(crate) const JWT_KEY_STEPS_MAX: usize = 4;

@@ -21,6 +21,13 @@ pub fn what(record: &Record) -> String {
             "{} by entry {} at {}",
             issue.spiffe_id, issue.entry, issue.entry_revision
         ),
+        Body::IssueJwt(issue) => format!(
+            "{} by entry {} at {} for {}",
+            issue.spiffe_id,
+            issue.entry,
+            issue.entry_revision,
+            issue.audiences.join(" ")
+        ),
         Body::Deny(deny) => format!("{}: {}", deny.code, deny.why),
         Body::Revoke(revoke) => format!(
             "{}: {} serials, {} rules",

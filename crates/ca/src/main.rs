@@ -1,8 +1,9 @@
 //! `mintage-ca`: makes a certificate authority once (`init`), runs it (`serve`), makes it safe again out of a backup
-//! (`restore`), and checks a configuration (`validate`).
+//! (`restore`), renews the list of what its root revoked (`renew-root-crl`), and checks a configuration (`validate`).
 
 mod cli;
 mod printed;
+mod renewing;
 mod restoring;
 
 use std::{path::Path, process::ExitCode};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Init(options) => run_init(options),
         Verb::Serve(options) => run_serve(options),
         Verb::Restore(options) => restoring::run(options),
+        Verb::RenewRootCrl(options) => renewing::run(options),
         Verb::Validate(options) => run_validate(options),
         Verb::Version(printing) => run_version(&printing),
         Verb::Completions { shell } => printed::write(&cli::completions(shell)).map_err(Into::into).map(|()| 0),

@@ -66,9 +66,9 @@ struct Witness {
     witness: String,
 }
 
-/// A request of an auditor.
+/// A request for a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Audit {
+struct Asked {
     path: &'static str,
     status: &'static str,
 }
@@ -89,7 +89,8 @@ pub(crate) struct Metrics {
     receipts: Family<Answer, Counter>,
     seen: Family<Outcome, Counter>,
     seen_unknown: Counter,
-    audit_requests: Family<Audit, Counter>,
+    audit_requests: Family<Asked, Counter>,
+    public_requests: Family<Asked, Counter>,
     revocations: Family<Cause, Counter>,
     verifier_checks: Family<Outcome, Counter<u64, AtomicU64>>,
     revocation_propagation: Histogram,
@@ -105,6 +106,7 @@ pub(crate) struct Metrics {
     log_records: Counter<u64, AtomicU64>,
     deny_suppressed: Counter<u64, AtomicU64>,
     streams_cut: Counter,
+    watches_behind: Counter,
     accepting: Gauge,
     ready: Gauge,
     witness_cosigned_size: Family<Witness, Gauge>,
@@ -130,6 +132,7 @@ impl Metrics {
             seen: Family::default(),
             seen_unknown: Counter::default(),
             audit_requests: Family::default(),
+            public_requests: Family::default(),
             revocations: Family::default(),
             verifier_checks: Family::default(),
             revocation_propagation: Histogram::new(SECONDS),
@@ -145,6 +148,7 @@ impl Metrics {
             log_records: Counter::default(),
             deny_suppressed: Counter::default(),
             streams_cut: Counter::default(),
+            watches_behind: Counter::default(),
             accepting: Gauge::default(),
             ready: Gauge::default(),
             witness_cosigned_size: Family::default(),
@@ -207,6 +211,11 @@ impl Metrics {
             self.audit_requests.clone(),
         );
         r.register(
+            "public_requests",
+            "Requests for public files by kind of file and status",
+            self.public_requests.clone(),
+        );
+        r.register(
             "deny_records_suppressed",
             "Refusals counted instead of recorded",
             self.deny_suppressed.clone(),
@@ -215,6 +224,11 @@ impl Metrics {
             "streams_cut",
             "Streams ended because their reader did not keep up",
             self.streams_cut.clone(),
+        );
+        r.register(
+            "revocation_watches_behind",
+            "Readers of revocation news that fell behind and were told to fetch the snapshot",
+            self.watches_behind.clone(),
         );
         r.register(
             "accepting",
@@ -415,7 +429,12 @@ impl Metrics {
 
     /// A request to the auditors' listener was answered.
     pub(crate) fn audited(&self, path: &'static str, status: &'static str) {
-        self.audit_requests.get_or_create(&Audit { path, status }).inc();
+        self.audit_requests.get_or_create(&Asked { path, status }).inc();
+    }
+
+    /// A request for a public file was answered.
+    pub(crate) fn public_request(&self, path: &'static str, status: &'static str) {
+        self.public_requests.get_or_create(&Asked { path, status }).inc();
     }
 
     pub(crate) fn revoked(&self, cause: &'static str) {
@@ -455,6 +474,11 @@ impl Metrics {
 
     pub(crate) fn stream_cut(&self) {
         self.streams_cut.inc();
+    }
+
+    /// A reader of revocation news fell behind.
+    pub(crate) fn watch_behind(&self) {
+        self.watches_behind.inc();
     }
 
     pub(crate) fn accepting(&self, yes: bool) {

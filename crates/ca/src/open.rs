@@ -29,6 +29,7 @@ use crate::{
     health::Health,
     index::Index,
     init::{Deps, check_not_development},
+    jwt_keys::JwtKeys,
     keys::{self, KeyName, find_protection},
     limits::SIGNING_AHEAD,
     metrics::Metrics,
@@ -137,10 +138,7 @@ pub(crate) fn open(
     let trees = Trees::new(files.ledger(), journal.clone());
     let log_keys = LogKeys::new(journal.log().origin(), keys.log);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
-    let issuer = match state.view().issuer_floor(&keys.issuer.key_id()) {
-        Floor::Above(cut) => keys.issuer.above(cut),
-        _ => keys.issuer,
-    };
+    let issuer = above_its_cut(keys.issuer, &state);
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
@@ -151,6 +149,7 @@ pub(crate) fn open(
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
+    let jwt_keys = JwtKeys::new(places.clone());
     let shards = Shards::new(files, log_keys, places, config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
@@ -166,6 +165,7 @@ pub(crate) fn open(
         state,
         index,
         issuer,
+        jwt_keys,
         key_policy: KeyPolicy {
             allow_rsa: config.policy.allow_rsa,
             strict_csr: config.strict_csr,
@@ -176,6 +176,7 @@ pub(crate) fn open(
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone()),
         publisher,
+        watching: Default::default(),
         propagation: Default::default(),
         crls: Crls::new(config.crls, keys.root_list),
         record_streams: Default::default(),
@@ -198,6 +199,14 @@ pub(crate) fn open(
             _lock: lock,
         },
     ))
+}
+
+/// An issuer signs nothing that a rule on its own key has killed up to a cut.
+fn above_its_cut(issuer: Issuer, state: &State) -> Issuer {
+    match state.view().issuer_floor(&issuer.key_id()) {
+        Floor::Above(cut) => issuer.above(cut),
+        _ => issuer,
+    }
 }
 
 /// Recovers the ledger, which must be the one that the key signs and at least as long as the state has seen it.

@@ -1,4 +1,4 @@
-//! Places among the connections of one listener, in all and of one source, so that no source takes them all.
+//! Places among connections or streams of one kind, in all and of one source, so that no source takes them all.
 
 use std::{
     collections::HashMap,
@@ -18,6 +18,15 @@ pub(crate) struct Places {
     per_source: usize,
 }
 
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// All are taken.
+    All,
+    /// This source has taken as many as one may.
+    Source,
+}
+
 /// A place among the connections, given back on drop.
 pub(crate) struct Place {
     source: IpAddr,
@@ -35,18 +44,21 @@ impl Places {
         }
     }
 
-    /// A place for a connection from `ip`, if there is one.
-    pub(crate) fn take(&self, ip: IpAddr) -> Option<Place> {
-        let all = self.all.clone().try_acquire_owned().ok()?;
+    /// A place for one more from `ip`.
+    ///
+    /// # Errors
+    /// Which bound is reached.
+    pub(crate) fn take(&self, ip: IpAddr) -> Result<Place, Full> {
+        let all = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;
         let source = source_of(ip);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.entry(source).or_insert(0);
         if *count >= self.per_source {
-            return None;
+            return Err(Full::Source);
         }
         *count += 1;
         drop(sources);
-        Some(Place {
+        Ok(Place {
             source,
             sources: self.sources.clone(),
             _all: all,
@@ -75,11 +87,11 @@ mod tests {
         let places = Places::new(3, 2);
         let (one, other): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut held = vec![places.take(one).unwrap(), places.take(one).unwrap()];
-        assert!(places.take(one).is_none(), "its own are taken");
+        assert_eq!(places.take(one).err(), Some(Full::Source), "its own are taken");
         held.push(places.take(other).unwrap());
-        assert!(places.take(other).is_none(), "all are taken");
+        assert_eq!(places.take(other).err(), Some(Full::All), "all are taken");
         held.clear();
-        assert!(places.take(one).is_some());
+        assert!(places.take(one).is_ok());
         assert!(places.sources.lock().unwrap().is_empty());
     }
 }

@@ -1,43 +1,33 @@
 //! The publisher of revocation news: signs snapshots, deltas and heartbeats over the set that the ledger's records fold
 //! into, and hands them to every stream. What it signs is a function of the ledger, so any replica could have signed it.
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use mintage_identity::UnixTime;
 use mintage_proto::v1::{Revoked, revoked::News};
-use mintage_revocation::{Exception, LiveSerial, RevocationError, RevocationKey, RevokedSet, Terms};
+use mintage_revocation::{LiveSerial, RevocationError, RevocationKey, RevokedSet};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
-/// How long signed news may be taken up; whoever comes later gets new news.
-const NEWS_LIFETIME: Duration = Duration::from_secs(3600);
-/// Largest snapshot that travels inside a stream; larger ones are fetched by reference.
-const INLINE_BYTES_MAX: usize = 512 * 1024;
-/// News kept for direct subscribers that read slowly; who falls behind starts again from a snapshot.
-const WATCH_QUEUE: usize = 256;
+use crate::{
+    limits::{CATCH_UP_HEARTBEAT_AGE_MAX, NEWS_INLINE_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_QUEUE},
+    published::{Published, Signed, Signer},
+};
 
 /// Signs and remembers what was signed last.
 pub(crate) struct Publisher {
-    key: RevocationKey,
-    epoch: u64,
-    latest: Mutex<Latest>,
+    signer: Arc<Signer>,
+    /// Replaced whole, by the one task that follows the state.
+    latest: ArcSwap<Published>,
     news: broadcast::Sender<News>,
-}
-
-struct Latest {
-    set: RevokedSet,
-    exceptions: Vec<Exception>,
-    /// The signed snapshot of the set's sequence, once somebody wanted it.
-    snapshot: Option<(u64, Vec<u8>)>,
+    stop: CancellationToken,
 }
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher")
-            .field("epoch", &self.epoch)
+            .field("latest", &self.latest.load())
             .finish_non_exhaustive()
     }
 }
@@ -50,27 +40,28 @@ impl Publisher {
         live: impl Iterator<Item = LiveSerial>,
     ) -> Result<Self, RevocationError> {
         let exceptions = set.exceptions_for(live)?;
-        let latest = Mutex::new(Latest {
-            set,
-            exceptions,
-            snapshot: None,
-        });
+        let signer = Arc::new(Signer { key, epoch });
         Ok(Self {
-            key,
-            epoch,
-            latest,
+            latest: ArcSwap::from_pointee(Published::new(signer.clone(), set, exceptions)),
+            signer,
             news: broadcast::Sender::new(WATCH_QUEUE),
+            stop: CancellationToken::new(),
         })
     }
 
     /// The epoch of every signature.
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
+        self.signer.epoch
     }
 
     /// Sequence published last.
     pub(crate) fn sequence(&self) -> u64 {
-        self.latest().set.sequence()
+        self.latest.load().sequence()
+    }
+
+    /// What was published last.
+    pub(crate) fn latest(&self) -> Arc<Published> {
+        self.latest.load_full()
     }
 
     /// Takes up a newer set and returns the signed delta to it; `None` when nothing was revoked since. Every live serial
@@ -81,63 +72,45 @@ impl Publisher {
         live: impl Iterator<Item = LiveSerial>,
         now: UnixTime,
     ) -> Result<Option<News>, RevocationError> {
-        let mut latest = self.latest();
-        let (from, to) = (latest.set.sequence(), set.sequence());
+        let latest = self.latest();
+        let (from, to) = (latest.sequence(), set.sequence());
         if to <= from {
             return Ok(None);
         }
-        let exceptions = set.exceptions_since(from, &latest.exceptions, live)?;
-        let delta = self.key.sign_delta(set, from, to, &exceptions, &self.terms(now));
-        *latest = Latest {
-            set: set.clone(),
-            exceptions,
-            snapshot: None,
-        };
-        let news = match delta {
-            Ok(delta) if delta.len() <= INLINE_BYTES_MAX => News::Delta(delta),
-            // A delta that no message holds, or a set that remembers too little for one: followers start over.
-            Ok(_) | Err(RevocationError::NoDelta { .. }) => snapshot_news(to, self.signed_snapshot(&mut latest, now)?),
-            Err(error) => return Err(error),
-        };
-        drop(latest);
+        let exceptions = set.exceptions_since(from, latest.exceptions(), live)?;
+        let next = Arc::new(Published::new(self.signer.clone(), set.clone(), exceptions));
+        self.latest.store(next.clone());
+        // A delta that no message holds, or a set that remembers too little for one: followers start over.
+        let news = delta_or_snapshot(&next, from, now)?;
         let _ = self.news.send(news.clone());
         Ok(Some(news))
     }
 
     /// A heartbeat: nothing after the published sequence is known at `now`.
     pub(crate) fn heartbeat(&self, now: UnixTime) -> Result<News, RevocationError> {
-        let beat = News::Heartbeat(self.key.sign_heartbeat(&self.latest().set, &self.terms(now))?);
+        let beat = News::Heartbeat(self.latest().heartbeat(now, Duration::ZERO)?.bytes);
         let _ = self.news.send(beat.clone());
         Ok(beat)
     }
 
     /// What a follower at (`epoch`, `sequence`) needs: a delta where one can be made, else the snapshot, and a heartbeat.
     pub(crate) fn catch_up(&self, epoch: u64, sequence: u64, now: UnixTime) -> Result<Vec<News>, RevocationError> {
-        let mut latest = self.latest();
-        let to = latest.set.sequence();
+        let latest = self.latest();
+        let is_of_this_epoch = epoch == self.epoch();
         let mut news = Vec::new();
-        let knows_all = epoch == self.epoch && sequence == to && sequence > 0;
-        if !knows_all {
-            let delta = match epoch == self.epoch && sequence > 0 && sequence < to {
-                true => self
-                    .key
-                    .sign_delta(&latest.set, sequence, to, &latest.exceptions, &self.terms(now))
-                    .ok(),
-                false => None,
-            };
-            news.push(match delta {
-                Some(delta) if delta.len() <= INLINE_BYTES_MAX => News::Delta(delta),
-                _ => snapshot_news(to, self.signed_snapshot(&mut latest, now)?),
-            });
+        if !is_of_this_epoch || sequence != latest.sequence() || sequence == 0 {
+            let from = if is_of_this_epoch { sequence } else { 0 };
+            news.push(delta_or_snapshot(&latest, from, now)?);
         }
-        news.push(News::Heartbeat(self.key.sign_heartbeat(&latest.set, &self.terms(now))?));
+        news.push(News::Heartbeat(
+            latest.heartbeat(now, CATCH_UP_HEARTBEAT_AGE_MAX)?.bytes,
+        ));
         Ok(news)
     }
 
     /// The signed snapshot of the published sequence.
-    pub(crate) fn snapshot(&self, now: UnixTime) -> Result<Vec<u8>, RevocationError> {
-        let mut latest = self.latest();
-        self.signed_snapshot(&mut latest, now)
+    pub(crate) fn snapshot(&self, now: UnixTime) -> Result<Signed, RevocationError> {
+        self.latest().snapshot(now, SNAPSHOT_AGE_MAX)
     }
 
     /// News from now on, for direct subscribers.
@@ -145,42 +118,26 @@ impl Publisher {
         self.news.subscribe()
     }
 
-    fn signed_snapshot(&self, latest: &mut Latest, now: UnixTime) -> Result<Vec<u8>, RevocationError> {
-        let sequence = latest.set.sequence();
-        if let Some((_, bytes)) = latest.snapshot.as_ref().filter(|kept| kept.0 == sequence) {
-            return Ok(bytes.clone());
-        }
-        let bytes = self
-            .key
-            .sign_snapshot(&latest.set, &latest.exceptions, &self.terms(now))?;
-        latest.snapshot = Some((sequence, bytes.clone()));
-        Ok(bytes)
+    /// Ends every subscriber's stream: the CA stops.
+    pub(crate) fn dismiss(&self) {
+        self.stop.cancel();
     }
 
-    /// Forgets the kept snapshot, so that the next one carries a new date; called well inside its lifetime.
-    pub(crate) fn refresh(&self) {
-        self.latest().snapshot = None;
-    }
-
-    fn terms(&self, now: UnixTime) -> Terms {
-        Terms {
-            epoch: self.epoch,
-            this_update: now,
-            next_update: now.plus(NEWS_LIFETIME),
-        }
-    }
-
-    fn latest(&self) -> MutexGuard<'_, Latest> {
-        // Replaced whole; a panic elsewhere leaves the former one.
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Completes when every subscriber's stream is to end.
+    pub(crate) async fn dismissed(&self) {
+        self.stop.cancelled().await;
     }
 }
 
-fn snapshot_news(sequence: u64, bytes: Vec<u8>) -> News {
-    match bytes.len() <= INLINE_BYTES_MAX {
-        true => News::Snapshot(bytes),
-        false => News::SnapshotRef(sequence),
+fn delta_or_snapshot(of: &Published, from: u64, now: UnixTime) -> Result<News, RevocationError> {
+    if let Some(delta) = of.delta(from, now)? {
+        return Ok(News::Delta(delta.bytes));
     }
+    let bytes = of.snapshot(now, SNAPSHOT_AGE_MAX)?.bytes;
+    Ok(match bytes.len() <= NEWS_INLINE_BYTES_MAX {
+        true => News::Snapshot(bytes),
+        false => News::SnapshotRef(of.sequence()),
+    })
 }
 
 /// News as a message of the Sync stream.
@@ -190,44 +147,19 @@ pub(crate) fn revoked(news: News) -> Revoked {
 
 #[cfg(test)]
 mod tests {
-    use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain};
-    use mintage_revocation::{IssuerCoverage, Revocation, RevokedSerial, SerialKind};
-
     use super::*;
-
-    const NOW: UnixTime = UnixTime::from_seconds(1_900_000_000);
-    const ISSUER: IssuerKeyId = IssuerKeyId::new([7; 32]);
+    use crate::published::tests::{NOW, covering, revoke};
 
     #[test]
     fn a_delta_that_no_message_holds_is_a_snapshot_by_reference() {
-        let mut set = RevokedSet::new(&TrustDomain::parse("dev.test").unwrap());
-        let (serials, until) = (SerialKind::Native, None);
-        let id = ISSUER;
-        set.cover_issuer(1, &IssuerCoverage { id, serials, until }).unwrap();
+        let mut set = covering();
         let (key, _) = RevocationKey::generate().unwrap();
         let publisher = Publisher::new(key, 1, set.clone(), std::iter::empty()).unwrap();
-        let mut next = 0_u128;
+        let mut next = 0;
         for (records, is_inline) in [(1, true), (4, false)] {
             for _ in 0..records {
-                let serials = (0..40_000).map(|_| {
-                    next += 1;
-                    // An odd factor makes a row of numbers as strewn as serials are.
-                    let octets = next
-                        .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
-                        .to_be_bytes();
-                    RevokedSerial {
-                        issuer: ISSUER,
-                        serial: Serial::from_random(octets),
-                        not_after: NOW.plus(Duration::from_secs(600)),
-                    }
-                });
-                let revocation = Revocation {
-                    at: NOW,
-                    serials: serials.collect(),
-                    rules: Vec::new(),
-                    reason: RevocationReason::Unspecified,
-                };
-                set.apply_revocation(set.sequence() + 1, &revocation).unwrap();
+                revoke(&mut set, next, 40_000);
+                next += 40_000;
             }
             let news = publisher.advance(&set, std::iter::empty(), NOW).unwrap().unwrap();
             match is_inline {

@@ -9,7 +9,7 @@ use mintage_ledger::{
     wire::{CaEventKind, CaRole},
 };
 use mintage_policy::AgentStatus;
-use mintage_proto::v1::{CaMessage, Entries, Retire, Trust, TrustBundle, ca_message::Message as Down};
+use mintage_proto::v1::{CaMessage, Entries, JwtKey, Retire, Trust, TrustBundle, ca_message::Message as Down};
 use mintage_state::{EntryChange, StandingEntry, View};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,6 @@ fn heartbeat(desk: &Desk, prune: bool) {
     let now = desk.clock.unguarded();
     if prune {
         desk.state.prune(now);
-        desk.publisher.refresh();
         count_live(desk);
     }
     desk.measure();
@@ -272,6 +271,7 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
     let (sequence, roots) = view
         .bundle()
         .map_or((0, Vec::new()), |bundle| (bundle.sequence, bundle.roots_der.clone()));
+    let jwt_keys = view.bundle().into_iter().flat_map(|bundle| &bundle.jwt_keys);
     TrustBundle {
         trust_domain: desk.domain.to_string(),
         sequence,
@@ -280,6 +280,12 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
         revocation_delegations: keys(CaRole::Revocation).map(|key| key.statement.clone()).collect(),
         issuers: keys(CaRole::Intermediate)
             .map(|key| key.certificate_der.clone())
+            .collect(),
+        jwt_keys: jwt_keys
+            .map(|(kid, spki)| JwtKey {
+                kid: kid.clone(),
+                spki: spki.clone(),
+            })
             .collect(),
     }
 }

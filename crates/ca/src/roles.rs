@@ -86,8 +86,9 @@ mod tests {
     use super::*;
 
     /// Services of the agent's own socket, which this server does not have.
-    const NOT_HERE: [&str; 4] = [
+    const NOT_HERE: [&str; 5] = [
         "/envoy.service.auth.v3.Authorization/",
+        "/envoy.service.secret.v3.SecretDiscoveryService/",
         "/mintage.v1.AgentLocal/",
         "/mintage.v1.RevocationLookup/",
         "/SpiffeWorkloadAPI/",

@@ -33,13 +33,15 @@ use crate::{
     health::{Health, Trouble},
     http,
     init::Deps,
-    key_ends,
+    jwt_keys, key_ends,
     limits::{
         HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX, STREAMS_PER_CONNECTION_MAX,
     },
     metrics::Metrics,
     open::{Engine, open},
-    orphans, pusher, replica_svid,
+    orphans,
+    public::{self, Faces, PublicSettings},
+    pusher, replica_svid,
     services::{
         crls::CrlService, ledger::LedgerService, node::NodeService, registry::RegistryService,
         revocation::RevocationService, trust::TrustService,
@@ -71,8 +73,10 @@ pub struct Ca {
     tasks: JoinSet<()>,
     address: SocketAddr,
     admin_socket: PathBuf,
+    data_dir: PathBuf,
     metrics_address: Option<SocketAddr>,
     audit_address: Option<SocketAddr>,
+    public: Faces,
 }
 
 impl Ca {
@@ -105,6 +109,10 @@ impl Ca {
         };
         // Before anything is recorded, by this process or for a caller: a log that was rolled back grows no further.
         witnessing::begin(&starting.desk, &starting.stop, &mut starting.tasks).await?;
+        if let Err(problem) = jwt_keys::bring_up(&starting.desk).await {
+            // Certificates do not need it, and it is tried again.
+            error!(%problem, "there is no key for JWT-SVIDs yet");
+        }
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
@@ -115,6 +123,7 @@ impl Ca {
         // Before anybody can look: a gauge that says 0 until the first round would look like a loss.
         pusher::count_live(&starting.desk);
         let metrics_address = starting.face(config.metrics, callers.peers.store.clone()).await?;
+        let public = starting.public(config.public, &callers).await?;
         let audit_address = starting.auditors(config.audit, callers).await?;
         starting.desk.health.over(Trouble::Lifecycle);
         info!(%address, domain = %starting.desk.domain, replica = %starting.desk.replica, "serving");
@@ -126,8 +135,10 @@ impl Ca {
             tasks,
             address,
             admin_socket,
+            data_dir: config.data_dir,
             metrics_address,
             audit_address,
+            public,
         })
     }
 
@@ -141,6 +152,10 @@ impl Ca {
         &self.admin_socket
     }
 
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        &self.data_dir
+    }
+
     /// Where metrics are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
@@ -149,6 +164,16 @@ impl Ca {
     /// Where auditors are served, if they are.
     pub fn audit_address(&self) -> Option<SocketAddr> {
         self.audit_address
+    }
+
+    /// Where public files are served under TLS, if they are.
+    pub fn public_https_address(&self) -> Option<SocketAddr> {
+        self.public.https
+    }
+
+    /// Where public files are served in clear, if they are.
+    pub fn public_http_address(&self) -> Option<SocketAddr> {
+        self.public.http
     }
 
     /// Why nothing more can be recorded, once that is so.
@@ -196,6 +221,7 @@ impl Ca {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
         self.desk.fleet.dismiss();
         self.desk.record_streams.dismiss();
+        self.desk.publisher.dismiss();
         self.desk.crls.dismiss();
         self.desk.receipt_waits.dismiss();
         self.stop.cancel();
@@ -367,6 +393,7 @@ impl Starting {
             self.stop.clone(),
         ));
         self.tasks.spawn(key_ends::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(jwt_keys::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(crls::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(orphans::watch(desk.clone(), self.stop.clone()));
@@ -425,6 +452,25 @@ impl Starting {
         let (address, served) = auditors::start(listener, self.stop.clone()).await?;
         self.tasks.spawn(served);
         Ok(Some(address))
+    }
+
+    /// The public files, if an address is configured.
+    async fn public(&mut self, settings: PublicSettings, callers: &Callers) -> Result<Faces, CaError> {
+        let time = callers.time.clone();
+        let tls = TlsSettings::new(self.deps.provider.clone(), time).with_alpn([b"http/1.1".as_slice()]);
+        let clients = ClientAuth::Optional(callers.peers.allowed.clone());
+        let config = server_config(callers.peers.store.clone(), callers.own.clone(), clients, &tls);
+        let listener = public::Listener {
+            settings,
+            desk: self.desk.clone(),
+            tls: config.map_err(|error| CaError::Tls(error.to_string()))?,
+            registry: callers.registry.clone(),
+        };
+        let (faces, served) = public::start(listener, self.stop.clone()).await?;
+        for one in served {
+            self.tasks.spawn(one);
+        }
+        Ok(faces)
     }
 
     fn administrators(&mut self, path: &std::path::Path, routes: Routes) -> Result<(), CaError> {

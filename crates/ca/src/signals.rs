@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::{config::Config, serve::Ca};
+use crate::{config::Config, crls, data_dir::DataDir, serve::Ca};
 
 /// Exit code for the supervisor after the ledger failed: a temporary failure, start me again (`EX_TEMPFAIL`).
 const EXIT_TEMPFAIL: u8 = 75;
@@ -40,10 +40,13 @@ impl Ca {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => match &file {
-                    Some((file, at_start)) => self.reload(file, at_start),
-                    None => warn!("SIGHUP: there is no configuration file to read again"),
-                },
+                _ = hangup.recv() => {
+                    self.reload_root_list();
+                    match &file {
+                        Some((file, at_start)) => self.reload(file, at_start),
+                        None => warn!("SIGHUP: there is no configuration file to read again"),
+                    }
+                }
                 why = self.wait_poisoned() => {
                     error!(%why, "ending with {EXIT_TEMPFAIL}, so that the supervisor starts the CA anew");
                     self.stop().await;
@@ -54,6 +57,14 @@ impl Ca {
         info!("stopping");
         self.stop().await;
         Ok(0)
+    }
+
+    /// Takes over a list of the root that was renewed. A small file, read now and then.
+    fn reload_root_list(&self) {
+        let taken = DataDir::open(self.data_dir()).and_then(|data| crls::take_root(&self.desk, &data));
+        if let Err(problem) = taken {
+            error!(%problem, "the root's list of revoked certificates is not taken over; the former one stays");
+        }
     }
 
     /// Takes over a new policy; everything else needs a restart and is named, each time until there was one. Compared is
@@ -70,7 +81,7 @@ impl Ca {
                     );
                 }
                 self.desk.current_policy.store(Arc::new(new.policy));
-                info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.rotate_keys");
+                info!("reloaded: ca.max_ttl, ca.agent_ttl, ca.jwt_ttl, ca.rotate_keys");
             }
         }
     }

@@ -61,6 +61,50 @@ impl Row for KeyRow {
 }
 
 #[derive(Serialize)]
+struct CrlRow {
+    role: String,
+    key_id: String,
+    number: u64,
+    this_update: Option<String>,
+    next_update: Option<String>,
+    certificates: u64,
+    remark: String,
+    #[serde(skip)]
+    end: i64,
+}
+
+impl From<v1::CaCrl> for CrlRow {
+    fn from(list: v1::CaCrl) -> Self {
+        Self {
+            this_update: rfc3339(list.this_update_ms),
+            next_update: rfc3339(list.next_update_ms),
+            end: list.next_update_ms,
+            role: list.role,
+            key_id: list.key_id,
+            number: list.number,
+            certificates: list.entries,
+            remark: list.remark,
+        }
+    }
+}
+
+impl CrlRow {
+    fn text(&self) -> String {
+        let Self {
+            certificates,
+            role,
+            remark,
+            ..
+        } = self;
+        let end = format!("{certificates} certificates, ends {}", utc(self.end));
+        match remark.is_empty() {
+            true => format!("{role}: {end}"),
+            false => format!("{role}: {end} ({remark})"),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct Status {
     trust_domain: String,
     replica: String,
@@ -77,6 +121,7 @@ struct Status {
     revocation_sequence: u64,
     seen_unknown: u64,
     keys: Vec<KeyRow>,
+    crls: Vec<CrlRow>,
 }
 
 impl From<v1::CaStatusResponse> for Status {
@@ -97,6 +142,7 @@ impl From<v1::CaStatusResponse> for Status {
             revocation_sequence: status.revocation_sequence,
             seen_unknown: status.seen_unknown,
             keys: status.keys.into_iter().map(Into::into).collect(),
+            crls: status.crls.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -112,6 +158,7 @@ impl Status {
             0 => String::new(),
             count => format!("{count} certificates seen in use: mintage audit search --kind seen.report"),
         };
+        let crls: Vec<String> = self.crls.iter().map(CrlRow::text).collect();
         let facts = fields(&[
             ("trust domain", self.trust_domain.clone()),
             ("ready", ready),
@@ -128,6 +175,7 @@ impl Status {
                 format!("{} records of {}", self.ledger_size, self.ledger_origin),
             ),
             ("revocation", format!("up to {}", self.revocation_sequence)),
+            ("lists of revoked", crls.join("; ")),
             ("not in the ledger", seen),
         ]);
         format!("{facts}\n{}", table(KeyRow::HEADER, self.keys.iter().map(Row::cells)))

@@ -93,6 +93,7 @@ async fn fetch(context: &Context) -> Result<Vec<(IssuerKeyId, Crl)>, Failure> {
     let bad = |why: String| Failure::Remote(format!("the CA sent a bad list of revoked certificates: {why}"));
     let mut lists = Vec::new();
     let mut bytes: Vec<u8> = Vec::new();
+    let mut is_whole = false;
     while let Some(chunk) = chunks.message().await? {
         let length = (bytes.len() + chunk.data.len()) as u64;
         if chunk.offset != bytes.len() as u64 || length > chunk.total || chunk.total > CRL_BYTES_MAX as u64 {
@@ -107,9 +108,10 @@ async fn fetch(context: &Context) -> Result<Vec<(IssuerKeyId, Crl)>, Failure> {
                 return Err(bad(format!("there are more than {CRLS_MAX}")));
             }
             lists.push((issuer, list));
+            is_whole = chunk.is_last;
         }
     }
-    match bytes.is_empty() {
+    match is_whole && bytes.is_empty() {
         true => Ok(lists),
         false => Err(bad("it ended early".to_owned())),
     }

@@ -87,7 +87,7 @@ async fn snapshot(ca: &Ca, target: &mut Target) -> Result<u64, Failure> {
             ));
         }
         (written, total) = (written + chunk.data.len() as u64, chunk.total);
-        target.write(chunk.data).await?;
+        target.write(chunk.data.into()).await?;
     }
     match written == total && total > 0 {
         true => Ok(written),

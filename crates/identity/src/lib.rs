@@ -3,6 +3,7 @@
 //! This crate performs no I/O, reads no clock and knows no X.509. Every name is parsed once, byte for byte canonical,
 //! and is valid for as long as the value lives; nothing is normalised silently (SPIFFE-ID standard, sections 2 and 3).
 
+mod audience;
 mod error;
 mod id;
 mod names;
@@ -16,6 +17,7 @@ mod typed;
 
 pub mod limits;
 
+pub use audience::{Audiences, JwtRule, check_audience};
 pub use error::NameError;
 pub use id::{RESERVED_SEGMENT, Reserved, SpiffeId};
 pub use names::{AgentName, EntryName, ReplicaName};

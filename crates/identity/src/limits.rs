@@ -16,3 +16,7 @@ pub const TTL_SECONDS_MIN: u32 = 60;
 pub const TTL_SECONDS_MAX: u32 = 86_400;
 /// Longest serial number in octets (RFC 5280, section 4.1.2.2).
 pub const SERIAL_OCTETS_MAX: usize = 20;
+/// Longest audience of a JWT-SVID in bytes: a URL of a service; sixteen of them keep a token below the 8 KB of a header.
+pub const JWT_AUDIENCE_BYTES_MAX: usize = 255;
+/// Audiences of one JWT-SVID: a token for many services is one that each of them can use against the others.
+pub const JWT_AUDIENCES_MAX: usize = 16;

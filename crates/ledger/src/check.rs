@@ -1,7 +1,7 @@
 //! The fixed lengths inside a record's body, checked alike when a record is written and when it is read.
 
 use crate::wire::{
-    AgentAttest, BundleChange, CaEvent, Issue, Revoke, SeenReport, record::Body, revocation_rule::Target,
+    AgentAttest, BundleChange, CaEvent, Issue, IssueJwt, Revoke, SeenReport, record::Body, revocation_rule::Target,
 };
 
 /// Longest serial in octets (RFC 5280 section 4.1.2.2).
@@ -11,6 +11,7 @@ const SERIAL_OCTETS_MAX: usize = 20;
 pub(crate) fn check_body(body: &Body) -> Result<(), String> {
     match body {
         Body::Issue(issue) => check_issue(issue),
+        Body::IssueJwt(issue) => check_issue_jwt(issue),
         Body::Revoke(revoke) => check_revoke(revoke),
         Body::TokenCreate(token) => hash("token hash", &token.token_hash),
         Body::TokenDelete(token) => hash("token hash", &token.token_hash),
@@ -37,6 +38,23 @@ fn check_issue(issue: &Issue) -> Result<(), String> {
         return Err("issue without a SPIFFE ID".into());
     }
     Ok(())
+}
+
+fn check_issue_jwt(issue: &IssueJwt) -> Result<(), String> {
+    hash("token hash", &issue.token_sha256)?;
+    for (what, text) in [
+        ("SPIFFE ID", &issue.spiffe_id),
+        ("key id", &issue.kid),
+        ("jti", &issue.jti),
+    ] {
+        if text.is_empty() {
+            return Err(format!("issue.jwt without a {what}"));
+        }
+    }
+    match issue.audiences.is_empty() {
+        true => Err("issue.jwt without an audience".into()),
+        false => Ok(()),
+    }
 }
 
 fn check_revoke(revoke: &Revoke) -> Result<(), String> {

@@ -149,13 +149,13 @@ impl<'a> Facts<'a> {
     fn fields(&mut self, kind: Kind, body: &'a [u8]) {
         for (tag, value) in Fields::new(body) {
             match (kind, tag, value) {
-                (Kind::Issue | Kind::Deny, 1, Value::Bytes(id)) => {
+                (Kind::Issue | Kind::IssueJwt | Kind::Deny, 1, Value::Bytes(id)) => {
                     self.spiffe_id = text(id);
                     if self.agent.is_empty() {
                         self.agent = agent_of(self.spiffe_id);
                     }
                 }
-                (Kind::Issue | Kind::Deny, 2, Value::Bytes(name))
+                (Kind::Issue | Kind::IssueJwt | Kind::Deny, 2, Value::Bytes(name))
                 | (Kind::EntryPut | Kind::EntryDelete, 1, Value::Bytes(name)) => self.entry = text(name),
                 (Kind::EntryPut | Kind::AgentAttest, 2, Value::Bytes(id)) => self.spiffe_id = text(id),
                 (Kind::Issue, 8, Value::Bytes(id)) => self.issuer_key_id = id,

@@ -31,7 +31,7 @@ pub struct Record {
     pub control_seen: u64,
     #[prost(
         oneof = "record::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34"
     )]
     pub body: ::core::option::Option<record::Body>,
 }
@@ -75,6 +75,8 @@ pub mod record {
         LogOpen(super::LogOpen),
         #[prost(message, tag = "33")]
         LogClose(super::LogClose),
+        #[prost(message, tag = "34")]
+        IssueJwt(super::IssueJwt),
     }
 }
 /// Who caused a record.
@@ -171,6 +173,39 @@ pub struct Issue {
     pub certificate_der: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "Profile", tag = "10")]
     pub profile: i32,
+}
+/// A JWT-SVID was issued. The token itself is not here: whoever reads it could use it. Its claims are, and its hash, by
+/// which a token in hand is recognised.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueJwt {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub entry: ::prost::alloc::string::String,
+    /// Ledger index of the record that holds the entry's revision.
+    #[prost(uint64, tag = "3")]
+    pub entry_revision: u64,
+    /// The entry's selectors at that revision, which the agent matched against the workload.
+    #[prost(string, repeated, tag = "4")]
+    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The rule of the policy that allowed it.
+    #[prost(string, tag = "5")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "6")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "7")]
+    pub issued_s: i64,
+    #[prost(int64, tag = "8")]
+    pub expires_s: i64,
+    /// Key id of the key that signed it.
+    #[prost(string, tag = "9")]
+    pub kid: ::prost::alloc::string::String,
+    /// The claim `jti`.
+    #[prost(string, tag = "10")]
+    pub jti: ::prost::alloc::string::String,
+    /// SHA-256 of the token in its compact form.
+    #[prost(bytes = "vec", tag = "11")]
+    pub token_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 /// An authenticated caller was refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -274,6 +309,12 @@ pub struct EntryPut {
     /// Revision that is replaced: the index of its record; 0 for a new entry (record 0 is always log_open).
     #[prost(uint64, tag = "13")]
     pub replaces_revision: u64,
+    /// True when no JWT-SVID may be issued by this entry.
+    #[prost(bool, tag = "14")]
+    pub jwt_forbidden: bool,
+    /// The audiences its JWT-SVIDs may be for; empty for any.
+    #[prost(string, repeated, tag = "15")]
+    pub jwt_audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EntryDelete {

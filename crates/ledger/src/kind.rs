@@ -80,6 +80,8 @@ kinds! {
     LogOpen 32 "log.open",
     /// A clean stop.
     LogClose 33 "log.close",
+    /// A JWT-SVID was issued.
+    IssueJwt 34 "issue.jwt",
 }
 
 impl Kind {
@@ -88,6 +90,7 @@ impl Kind {
         !matches!(
             self,
             Self::Issue
+                | Self::IssueJwt
                 | Self::Deny
                 | Self::AdminEvent
                 | Self::SeenReport

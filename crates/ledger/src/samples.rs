@@ -146,6 +146,19 @@ pub(crate) fn record_of(kind: Kind, seed: u64) -> Record {
             ..Default::default()
         }),
         Kind::LogClose => Body::LogClose(wire::LogClose::default()),
+        Kind::IssueJwt => Body::IssueJwt(wire::IssueJwt {
+            spiffe_id: "spiffe://dev.test/web".into(),
+            entry: "web".into(),
+            entry_revision: 2,
+            selectors: vec!["unix:uid:1000".into()],
+            rule: "entry".into(),
+            audiences: vec!["https://db.dev.test".into()],
+            issued_s: 1_000_000,
+            expires_s: 1_000_300,
+            kid: "aa".into(),
+            jti: "bb".into(),
+            token_sha256: vec![7; 32],
+        }),
     };
     head(seed, body)
 }

@@ -91,6 +91,9 @@ pub enum MintError {
     /// What was built is not what was granted. Nothing was signed.
     #[error("refused to sign: {0} of the built certificate is not what was granted (a bug: report it)")]
     Lint(&'static str),
+    /// The token that was built is not what was granted. Nothing was signed.
+    #[error("refused to sign: {0} of the built JWT-SVID is not what was granted (a bug: report it)")]
+    JwtLint(&'static str),
     /// The certificate library refused the parameters.
     #[error("the certificate could not be built: {0}")]
     Build(#[from] rcgen::Error),

@@ -13,11 +13,16 @@ use mintage_attest::{
     Attested,
     channel::{AgentCertificate, AgentSession, AgentStanding, verify_session},
 };
-use mintage_identity::{AgentInstance, AgentName, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
+use mintage_identity::{
+    AgentInstance, AgentName, Audiences, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime,
+};
 use mintage_ledger::{
     AppendError, EncodedRecord, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
 };
-use mintage_policy::{AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, RawEntry, Want, decide};
+use mintage_policy::{
+    AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, JwtGrant, RawEntry, Want, decide,
+    decide_jwt,
+};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -82,6 +87,15 @@ pub(crate) fn grant_for(raw: &RawEntry, floor: Option<UnixTime>, now: UnixTime) 
     let want = Want::Entry(EntryName::parse(&raw.name).unwrap());
     let view = OneEntry { entry, floor };
     decide(&attested(now), &want, &view, now, &IssuancePolicy::default()).unwrap()
+}
+
+/// A Grant for a token of the entry.
+pub(crate) fn jwt_grant_for(raw: &RawEntry, floor: Option<UnixTime>, audiences: &Audiences) -> JwtGrant {
+    let entry = raw.validate(&domain()).unwrap();
+    let name = EntryName::parse(&raw.name).unwrap();
+    let view = OneEntry { entry, floor };
+    let policy = IssuancePolicy::default();
+    decide_jwt(&attested(NOW), &name, audiences.clone(), &view, NOW, &policy).unwrap()
 }
 
 fn attested(now: UnixTime) -> Attested {

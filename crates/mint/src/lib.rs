@@ -12,6 +12,8 @@ mod csr;
 mod dates;
 mod error;
 mod issuer;
+mod jwt;
+mod jwt_key;
 mod keyfile;
 #[cfg(test)]
 mod kit;
@@ -32,6 +34,8 @@ pub use crl::{CrlEntry, sign_crl};
 pub use csr::{KeyPolicy, ProvenKey, prove_possession};
 pub use error::{CsrError, MintError};
 pub use issuer::Issuer;
+pub use jwt::{AwaitingJwt, IssuedJwt, PreparedJwt, SealedJwt, prepare_jwt};
+pub use jwt_key::{JwtSigner, jwt_kid};
 pub use keyfile::{KeyProtection, decode_key_file, decrypt_key_file, encode_key_file, encrypt_key_file};
 pub use mintage_svid::KeyKind;
 pub use prepare::{Prepared, prepare};

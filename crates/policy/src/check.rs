@@ -1,6 +1,6 @@
 //! The rules an entry must follow beyond being readable: limits, selectors that can stand alone, DNS syntax.
 
-use mintage_identity::{AgentPattern, Selector, TrustDomain};
+use mintage_identity::{AgentPattern, Selector, TrustDomain, check_audience};
 
 use crate::entry::{Entry, EntryError};
 use crate::limits;
@@ -62,7 +62,31 @@ pub(crate) fn rules(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryErro
     note("owner", &entry.owner, limits::NOTE_BYTES_MAX)?;
     note("environment", &entry.environment, limits::NOTE_BYTES_MAX)?;
     note("purpose", &entry.purpose, limits::NOTE_BYTES_MAX)?;
+    jwt(entry)?;
     whole(entry)
+}
+
+fn jwt(entry: &Entry) -> Result<(), EntryError> {
+    let field = "jwt_audiences";
+    let audiences = &entry.jwt_audiences;
+    if entry.jwt_forbidden && !audiences.is_empty() {
+        let problem = "names audiences, and jwt_forbidden says that there is no JWT-SVID at all; remove one of the two";
+        return Err(EntryError::new(field, problem));
+    }
+    count(
+        field,
+        audiences.len(),
+        limits::JWT_AUDIENCES_PER_ENTRY_MAX,
+        "leave it out to allow any",
+    )?;
+    for (position, audience) in audiences.iter().enumerate() {
+        check_audience(audience).map_err(|error| EntryError::at(field, position, error))?;
+        if audiences[..position].contains(audience) {
+            let problem = format!("{audience:?} is written twice; remove one");
+            return Err(EntryError::at(field, position, problem));
+        }
+    }
+    Ok(())
 }
 
 fn agents(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
@@ -262,7 +286,7 @@ fn count(field: &'static str, given: usize, max: usize, remedy: &str) -> Result<
 
 fn whole(entry: &Entry) -> Result<(), EntryError> {
     let raw = entry.to_raw();
-    let lists = [&raw.agents, &raw.selectors, &raw.dns_names];
+    let lists = [&raw.agents, &raw.selectors, &raw.dns_names, &raw.jwt_audiences];
     let singles = [
         &raw.name,
         &raw.spiffe_id,
@@ -504,6 +528,26 @@ mod tests {
         for bad in ["", "..", "a/b", "-a", "a b", &"a".repeat(129)] {
             assert_eq!(refusal(|e| e.name = bad.into()).0, "name", "{bad:?}");
         }
+    }
+
+    #[test]
+    fn audiences_are_plain_few_and_not_beside_a_ban() {
+        let set = |list: &[&str]| {
+            let list = texts(list);
+            move |e: &mut RawEntry| e.jwt_audiences = list
+        };
+        let mut entry = raw("web");
+        set(&["https://a", "b"])(&mut entry);
+        assert!(entry.validate(&domain()).is_ok());
+        let long = "x".repeat(256);
+        for bad in [&[""][..], &["a\u{1b}[2J"], &[&long], &["a", "a"], &["a"; 33]] {
+            assert_eq!(refusal(set(bad)).0, "jwt_audiences", "{bad:?}");
+        }
+        let (field, told) = refusal(|e| {
+            e.jwt_forbidden = true;
+            e.jwt_audiences = texts(&["a"]);
+        });
+        assert!(field == "jwt_audiences" && told.contains("jwt_forbidden"), "{told}");
     }
 
     #[test]

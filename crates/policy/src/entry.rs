@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mintage_identity::{AgentPattern, EntryName, Selector, SpiffeId, TrustDomain, Ttl};
+use mintage_identity::{AgentPattern, Audiences, EntryName, JwtRule, Selector, SpiffeId, TrustDomain, Ttl};
 use serde::{Deserialize, Serialize};
 
 use crate::check;
@@ -23,6 +23,8 @@ pub struct Entry {
     pub(crate) environment: String,
     pub(crate) purpose: String,
     pub(crate) disabled: bool,
+    pub(crate) jwt_forbidden: bool,
+    pub(crate) jwt_audiences: Vec<String>,
 }
 
 /// An entry as it was written: nothing is checked yet. The form in which entries cross a wire, a file or the ledger.
@@ -53,6 +55,10 @@ pub struct RawEntry {
     pub purpose: String,
     /// True when nothing may be issued by this entry.
     pub disabled: bool,
+    /// True when no JWT-SVID may be issued by this entry.
+    pub jwt_forbidden: bool,
+    /// The audiences its JWT-SVIDs may be for; empty for any.
+    pub jwt_audiences: Vec<String>,
 }
 
 /// Why an entry was refused: the field, the position in it for lists, and what to do.
@@ -98,7 +104,7 @@ impl EntryError {
 }
 
 /// The fields of an entry, in the order of the documentation; also the valid keys of `[[entry]]`.
-pub const ENTRY_FIELDS: [&str; 12] = [
+pub const ENTRY_FIELDS: [&str; 14] = [
     "name",
     "spiffe_id",
     "agents",
@@ -111,6 +117,8 @@ pub const ENTRY_FIELDS: [&str; 12] = [
     "environment",
     "purpose",
     "disabled",
+    "jwt_forbidden",
+    "jwt_audiences",
 ];
 
 impl RawEntry {
@@ -153,6 +161,8 @@ impl RawEntry {
             environment: self.environment.clone(),
             purpose: self.purpose.clone(),
             disabled: self.disabled,
+            jwt_forbidden: self.jwt_forbidden,
+            jwt_audiences: self.jwt_audiences.clone(),
         })
     }
 }
@@ -193,6 +203,8 @@ impl Entry {
             environment: self.environment.clone(),
             purpose: self.purpose.clone(),
             disabled: self.disabled,
+            jwt_forbidden: self.jwt_forbidden,
+            jwt_audiences: self.jwt_audiences.clone(),
         }
     }
 
@@ -254,6 +266,21 @@ impl Entry {
     /// True when nothing may be issued by this entry.
     pub fn is_disabled(&self) -> bool {
         self.disabled
+    }
+
+    /// True when no JWT-SVID may be issued by this entry.
+    pub fn jwt_forbidden(&self) -> bool {
+        self.jwt_forbidden
+    }
+
+    /// The audiences its JWT-SVIDs may be for, in the order they were written; empty for any.
+    pub fn jwt_audiences(&self) -> &[String] {
+        &self.jwt_audiences
+    }
+
+    /// Why this entry gives no JWT-SVID for these audiences; `None` when it does.
+    pub fn why_no_jwt(&self, audiences: &Audiences) -> Option<String> {
+        JwtRule::of(self.jwt_forbidden, &self.jwt_audiences).why_not(audiences)
     }
 
     /// True when the agent `id` is one this entry is for.

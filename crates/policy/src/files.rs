@@ -48,6 +48,8 @@ struct TomlEntry {
     environment: Option<Spanned<String>>,
     purpose: Option<Spanned<String>>,
     disabled: Option<bool>,
+    jwt_forbidden: Option<bool>,
+    jwt_audiences: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// Reads the entries of one file's text. `file` is only for the messages.
@@ -233,6 +235,8 @@ impl TomlEntry {
             environment: text(&self.environment),
             purpose: text(&self.purpose),
             disabled: self.disabled.unwrap_or(false),
+            jwt_forbidden: self.jwt_forbidden.unwrap_or(false),
+            jwt_audiences: self.jwt_audiences.as_ref().map(texts).unwrap_or_default(),
         }
         .validate(domain)
     }
@@ -252,6 +256,7 @@ impl TomlEntry {
             "agents" => Some(list(&self.agents)),
             "selectors" => Some(list(&self.selectors)),
             "dns_names" => self.dns_names.as_ref().map(list),
+            "jwt_audiences" => self.jwt_audiences.as_ref().map(list),
             "ttl" => one(&self.ttl),
             "common_name" => one(&self.common_name),
             "hint" => one(&self.hint),

@@ -44,3 +44,6 @@ pub const SPIRE_JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Live identities of one public key that are looked at: a key under more than a few identities is refused at the first.
 pub const KEY_HOLDERS_MAX: usize = 16;
+
+/// Audiences an entry may name: services one workload calls with tokens; more call for an entry without a list.
+pub const JWT_AUDIENCES_PER_ENTRY_MAX: usize = 32;

@@ -101,7 +101,7 @@ pub(crate) fn field_diffs(before: &Entry, after: &Entry) -> Vec<FieldDiff> {
 }
 
 /// Each field as one text, which is injective for every field that was validated.
-fn fields(raw: &RawEntry) -> [(&'static str, String); 12] {
+fn fields(raw: &RawEntry) -> [(&'static str, String); 14] {
     [
         ("name", raw.name.clone()),
         ("spiffe_id", raw.spiffe_id.clone()),
@@ -115,7 +115,15 @@ fn fields(raw: &RawEntry) -> [(&'static str, String); 12] {
         ("environment", raw.environment.clone()),
         ("purpose", raw.purpose.clone()),
         ("disabled", raw.disabled.to_string()),
+        ("jwt_forbidden", raw.jwt_forbidden.to_string()),
+        ("jwt_audiences", quoted(&raw.jwt_audiences)),
     ]
+}
+
+/// Audiences may hold a comma, so each is quoted.
+fn quoted(texts: &[String]) -> String {
+    let each: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    each.join(", ")
 }
 
 /// Pairs of entries that would give the same identity to the same workload, each once, ordered by name; at most
@@ -239,7 +247,10 @@ mod tests {
 
     #[test]
     fn every_field_that_differs_is_told() {
-        let before = entry(&raw("web"));
+        let before = entry(&RawEntry {
+            jwt_audiences: vec!["x".into()],
+            ..raw("web")
+        });
         let after = RawEntry {
             name: "web".into(),
             spiffe_id: "spiffe://dev.test/other".into(),
@@ -253,6 +264,8 @@ mod tests {
             environment: "x".into(),
             purpose: "x".into(),
             disabled: true,
+            jwt_forbidden: true,
+            jwt_audiences: Vec::new(),
         };
         let told: Vec<_> = field_diffs(&before, &entry(&after))
             .into_iter()

@@ -30,6 +30,8 @@ pub(crate) fn raw(name: &str) -> RawEntry {
         owner: "team-a".into(),
         environment: "prod".into(),
         purpose: "the shop's front".into(),
+        jwt_forbidden: false,
+        jwt_audiences: Vec::new(),
         disabled: false,
     }
 }

@@ -82,6 +82,8 @@ pub struct IssuancePolicy {
     pub max_ttl: Ttl,
     /// Lifetime of an agent's certificate.
     pub agent_ttl: Ttl,
+    /// Longest lifetime of a JWT-SVID: nothing calls one back before it ends.
+    pub jwt_ttl: Ttl,
     /// Whether RSA keys of 2048 bits and more are accepted.
     pub allow_rsa: bool,
     /// Whether each renewal needs a new key.
@@ -95,6 +97,7 @@ impl Default for IssuancePolicy {
         Self {
             max_ttl: hours(24),
             agent_ttl: hours(1),
+            jwt_ttl: Ttl::from_seconds(300).unwrap_or(Ttl::DEFAULT),
             allow_rsa: false,
             rotate_keys: true,
         }

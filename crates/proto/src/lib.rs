@@ -9,5 +9,5 @@ pub mod limits;
 mod rpcs;
 
 pub use convert::{FieldError, issuer_key_id, request_id, serial, spiffe_id};
-pub use r#gen::{DESCRIPTORS, envoy_auth, envoy_type, google_rpc, v1, workload};
+pub use r#gen::{DESCRIPTORS, envoy_auth, envoy_type, google_rpc, sds, v1, workload};
 pub use rpcs::{Rpc, every_rpc};

@@ -25,6 +25,8 @@ pub fn entry_to_put(entry: &Entry, replaces_revision: u64) -> wire::EntryPut {
         purpose: raw.purpose,
         disabled: raw.disabled,
         replaces_revision,
+        jwt_forbidden: raw.jwt_forbidden,
+        jwt_audiences: raw.jwt_audiences,
     }
 }
 
@@ -51,6 +53,8 @@ pub fn entry_from_put(put: &wire::EntryPut, domain: &TrustDomain) -> Result<Entr
         environment: put.environment.clone(),
         purpose: put.purpose.clone(),
         disabled: put.disabled,
+        jwt_forbidden: put.jwt_forbidden,
+        jwt_audiences: put.jwt_audiences.clone(),
     }
     .restore(domain)
 }

@@ -143,6 +143,11 @@ impl TrustBundle {
         jwk::write(self)
     }
 
+    /// The same with `jwt-svid` keys alone, as the Workload API's JWT bundles have it.
+    pub fn to_jwt_jwks_json(&self) -> String {
+        jwk::write_jwt(self)
+    }
+
     /// Reads a SPIFFE bundle document of at most 1 MB.
     ///
     /// Elements of unknown type or use, and X.509 elements without `x5c`, are ignored one by one, as the standard asks.
@@ -275,6 +280,25 @@ mod tests {
         assert_eq!(bundle.roots(), [good], "only the first value of x5c counts");
         assert_eq!((bundle.sequence(), bundle.refresh_hint_seconds()), (7, Some(60)));
         assert!(bundle.jwt_keys().is_empty());
+    }
+
+    #[test]
+    fn j4_every_jwt_key_is_written_and_read_with_its_use_and_kid() {
+        let keys = vec![
+            ec_key("a", &rcgen::PKCS_ECDSA_P256_SHA256),
+            ec_key("b", &rcgen::PKCS_ECDSA_P384_SHA384),
+        ];
+        let bundle = TrustBundle::new(domain(), vec![root().der], keys.clone(), 3, Some(60)).unwrap();
+        for (text, elements) in [(bundle.to_jwks_json(), 3), (bundle.to_jwt_jwks_json(), 2)] {
+            let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let written = document["keys"].as_array().unwrap();
+            assert_eq!(written.len(), elements, "{text}");
+            let jwt = written.iter().filter(|key| key["use"] == "jwt-svid");
+            let kids: Vec<_> = jwt.map(|key| key["kid"].as_str().unwrap()).collect();
+            assert_eq!(kids, ["a", "b"]);
+            let read = TrustBundle::from_jwks_json(domain(), &text).unwrap();
+            assert_eq!((read.jwt_keys(), read.sequence()), (keys.as_slice(), 3));
+        }
     }
 
     #[test]

@@ -180,14 +180,26 @@ pub(crate) fn write(bundle: &TrustBundle) -> String {
         key.insert("x5c".to_owned(), json!([STANDARD.encode(root)]));
         Some(Value::Object(key))
     });
-    let jwt_keys = bundle.jwt_keys().iter().filter_map(|jwt| {
+    write_keys(bundle, roots.chain(jwt_keys(bundle)).collect())
+}
+
+/// The `jwt-svid` keys alone.
+pub(crate) fn write_jwt(bundle: &TrustBundle) -> String {
+    write_keys(bundle, jwt_keys(bundle).collect())
+}
+
+fn jwt_keys(bundle: &TrustBundle) -> impl Iterator<Item = Value> {
+    bundle.jwt_keys().iter().filter_map(|jwt| {
         let mut key = key_members(jwt.spki_der())?;
         key.insert("use".to_owned(), json!(USE_JWT));
         key.insert("kid".to_owned(), json!(jwt.kid()));
         Some(Value::Object(key))
-    });
+    })
+}
+
+fn write_keys(bundle: &TrustBundle, keys: Vec<Value>) -> String {
     let mut document = json!({
-        "keys": roots.chain(jwt_keys).collect::<Vec<_>>(),
+        "keys": keys,
         "spiffe_sequence": bundle.sequence(),
     });
     if let Some(seconds) = bundle.refresh_hint_seconds() {

@@ -6,7 +6,7 @@ use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::{Map, Value};
 
 use crate::{
-    JwtKey, KeyKind, PublicKey, SvidError,
+    JwtKey, KeyKind, PublicKey, SvidError, TrustBundle,
     jwk::UniqueObject,
     limits::{JWT_AUDIENCES_MAX, JWT_BYTES_MAX, KEY_ID_BYTES_MAX},
 };
@@ -31,6 +31,21 @@ pub enum JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
+    /// The name of RFC 7518, section 3.1.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+        }
+    }
+
     fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "RS256" => Self::Rs256,
@@ -129,6 +144,30 @@ impl JwtSvid {
             .map_err(|_| refuse("the signature does not verify"))
     }
 
+    /// Checks the signature with the keys of the subject's trust domain: the one that the token names, or, where it names
+    /// none, any that fits.
+    ///
+    /// # Errors
+    /// Refuses a token of another trust domain, one that names no key of the bundle, and one that no key verifies.
+    pub fn verify_with(&self, bundle: &TrustBundle) -> Result<(), SvidError> {
+        if !self.subject.is_member_of(bundle.trust_domain()) {
+            return Err(refuse(format!(
+                "its trust domain is not {}, and no other bundle is here",
+                bundle.trust_domain()
+            )));
+        }
+        match &self.header.kid {
+            Some(kid) => {
+                let key = bundle.jwt_key(kid);
+                self.verify(key.ok_or_else(|| refuse(format!("the bundle has no key {kid:?}")))?)
+            }
+            None => match bundle.jwt_keys().iter().any(|key| self.verify(key).is_ok()) {
+                true => Ok(()),
+                false => Err(refuse("no key of the bundle verifies its signature")),
+            },
+        }
+    }
+
     /// Checks what the claims say against a clock and the validator's own audience. `leeway_seconds` is the clock
     /// difference tolerated at both ends.
     ///
@@ -172,6 +211,11 @@ impl JwtSvid {
     /// The `exp` claim.
     pub fn expires(&self) -> UnixTime {
         self.expires
+    }
+
+    /// The `iat` claim.
+    pub fn issued_at(&self) -> Option<UnixTime> {
+        self.issued_at
     }
 
     /// Every claim, those above included.

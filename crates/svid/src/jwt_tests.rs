@@ -59,7 +59,7 @@ fn good(claims: &Value) -> Result<JwtSvid, SvidError> {
 }
 
 #[test]
-fn only_the_nine_algorithms_are_accepted() {
+fn j1_only_the_nine_algorithms_are_accepted() {
     for name in [
         "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512",
     ] {
@@ -73,7 +73,7 @@ fn only_the_nine_algorithms_are_accepted() {
 }
 
 #[test]
-fn only_alg_kid_and_typ_may_stand_in_the_header() {
+fn j2_only_alg_kid_and_typ_may_stand_in_the_header() {
     for (name, value) in [
         ("jku", json!("https://evil.example/")),
         ("x5u", json!("https://evil.example/")),
@@ -97,7 +97,7 @@ fn only_alg_kid_and_typ_may_stand_in_the_header() {
 }
 
 #[test]
-fn subject_audience_and_expiry_are_needed() {
+fn j3_subject_audience_and_expiry_are_needed() {
     for name in ["sub", "aud", "exp"] {
         assert!(good(&without(name)).is_err(), "{name}");
     }
@@ -140,7 +140,7 @@ fn subject_audience_and_expiry_are_needed() {
 }
 
 #[test]
-fn time_and_audience_are_validated_with_leeway() {
+fn j3_time_and_audience_are_validated_with_leeway() {
     let token = good(&claims()).unwrap();
     assert_eq!(token.id().as_str(), "spiffe://example.org/web");
     assert_eq!(token.header().kid.as_deref(), Some("k"));
@@ -196,11 +196,15 @@ fn size_and_nesting_are_bounded_before_work() {
 }
 
 fn signed(algorithm: &'static EcdsaSigningAlgorithm, name: &str, kid: &str) -> (String, JwtKey) {
+    signed_with(algorithm, json!({"alg": name, "kid": kid}))
+}
+
+fn signed_with(algorithm: &'static EcdsaSigningAlgorithm, header: Value) -> (String, JwtKey) {
     let random = SystemRandom::new();
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
     let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
     let rcgen = rcgen::KeyPair::try_from(pkcs8.as_ref()).unwrap();
-    let whole = unsigned(&json!({"alg": name, "kid": kid}), &claims());
+    let whole = unsigned(&header, &claims());
     let input = whole.strip_suffix(".AAAA").unwrap();
     let signature = pair.sign(&random, input.as_bytes()).unwrap();
     let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature));
@@ -208,6 +212,28 @@ fn signed(algorithm: &'static EcdsaSigningAlgorithm, name: &str, kid: &str) -> (
         token,
         JwtKey::new("k", rcgen::PublicKeyData::subject_public_key_info(&rcgen)).unwrap(),
     )
+}
+
+#[test]
+fn the_bundle_of_the_subjects_own_trust_domain_says_whose_signature_counts() {
+    let (named, key) = signed(&ECDSA_P256_SHA256_FIXED_SIGNING, "ES256", "k");
+    let other = signed(&ECDSA_P384_SHA384_FIXED_SIGNING, "ES384", "k").1;
+    let other = JwtKey::new("other", other.spki_der()).unwrap();
+    let svid = JwtSvid::parse(&named).unwrap();
+    let bundle =
+        |domain: &str, keys: Vec<JwtKey>| TrustBundle::new(domain.parse().unwrap(), Vec::new(), keys, 1, None).unwrap();
+    let own = svid.id().trust_domain().to_string();
+    svid.verify_with(&bundle(&own, vec![other.clone(), key.clone()]))
+        .unwrap();
+    let refused = |bundle: &TrustBundle| svid.verify_with(bundle).unwrap_err().to_string();
+    assert!(refused(&bundle(&own, vec![other.clone()])).contains("no key"));
+    assert!(refused(&bundle(&own, Vec::new())).contains("no key"));
+    assert!(refused(&bundle("elsewhere.test", vec![key.clone()])).contains("no other bundle"));
+    // Without a kid every key that fits is tried.
+    let (nameless, key) = signed_with(&ECDSA_P256_SHA256_FIXED_SIGNING, json!({"alg": "ES256"}));
+    let svid = JwtSvid::parse(&nameless).unwrap();
+    svid.verify_with(&bundle(&own, vec![other.clone(), key])).unwrap();
+    assert!(svid.verify_with(&bundle(&own, vec![other])).is_err());
 }
 
 #[test]

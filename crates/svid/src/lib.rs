@@ -12,6 +12,7 @@ mod error;
 mod frame;
 mod jwk;
 mod jwt;
+mod jwt_write;
 mod key;
 mod leaf;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use crl::Crl;
 pub use error::{LeafRule, SvidError};
 pub use frame::check_tbs_frame;
 pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
+pub use jwt_write::{JwtClaims, compact, jwt_rule_date};
 pub use key::{
     KeyKind, PublicKey, RSA_BITS_MAX, RSA_BITS_MIN, SignatureAlgorithm, key_matches, key_matches_spki, spki_sha256,
     spki_sha256_of_pkcs8,

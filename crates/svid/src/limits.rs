@@ -1,5 +1,7 @@
 //! Every size this crate accepts, with the reason for the number. All are checked before anything is parsed.
 
+use std::time::Duration;
+
 /// Bytes of one certificate. A SPIFFE leaf is about 0.5 KB and a 4096-bit RSA root about 2 KB; 16 KB leaves room for
 /// foreign roots with policies and still bounds the work of one parse.
 pub const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
@@ -43,3 +45,7 @@ pub const DER_DEPTH_MAX: usize = 16;
 /// Bytes of one revocation list: 250,000 entries with reasons have 13.3 MB; from 16 MB on, lengths need an octet more than
 /// the strict reader takes.
 pub const CRL_BYTES_MAX: usize = 0xff_ffff;
+
+/// How far before its `iat` a rule of revocation places a JWT-SVID. A rule's cut lies 28 s before the rule, which strikes
+/// certificates because they are backdated; tokens are not.
+pub const JWT_RULE_SHIFT: Duration = Duration::from_secs(28);

@@ -28,6 +28,8 @@ struct Package {
     secret: &'static [(&'static str, &'static str)],
     /// Packages whose messages it uses, and the Rust modules that have them.
     uses: &'static [(&'static str, &'static str)],
+    /// Proto paths of messages, or of `bytes` fields, that are shared by all who send them, and not copied for each.
+    shared: &'static [&'static str],
 }
 
 const PACKAGES: &[Package] = &[
@@ -40,8 +42,14 @@ const PACKAGES: &[Package] = &[
         secret: &[
             (".mintage.v1.AttestRequest", "AttestRequest"),
             (".mintage.v1.CreateTokenResponse", "CreateTokenResponse"),
+            (".mintage.v1.JwtResult", "JwtResult"),
         ],
         uses: &[],
+        shared: &[
+            ".mintage.v1.Revoked",
+            ".mintage.v1.SnapshotChunk",
+            ".mintage.v1.WatchNews",
+        ],
     },
     // The SPIFFE Workload API is published without a package, so its gRPC path is `/SpiffeWorkloadAPI/...`.
     Package {
@@ -56,6 +64,7 @@ const PACKAGES: &[Package] = &[
             (".ValidateJWTSVIDRequest", "ValidateJwtsvidRequest"),
         ],
         uses: &[],
+        shared: &[],
     },
     // The part of Envoy's external authorization that the agent answers, in the three packages that it is spread over.
     Package {
@@ -66,6 +75,7 @@ const PACKAGES: &[Package] = &[
         described: true,
         secret: &[],
         uses: &[],
+        shared: &[],
     },
     Package {
         folder: "envoy/type/v3",
@@ -75,6 +85,7 @@ const PACKAGES: &[Package] = &[
         described: true,
         secret: &[],
         uses: &[],
+        shared: &[],
     },
     Package {
         folder: "envoy/service/auth/v3",
@@ -87,6 +98,30 @@ const PACKAGES: &[Package] = &[
             (".google.rpc", "crate::google_rpc"),
             (".envoy.type.v3", "crate::envoy_type"),
         ],
+        shared: &[],
+    },
+    // Envoy's SDS: service and messages of several published packages in one, see the file.
+    Package {
+        folder: "envoy/sds",
+        prost_name: "envoy.service.secret.v3.rs",
+        output: "crates/proto/src/gen/sds.rs",
+        services: true,
+        described: true,
+        secret: &[
+            (".envoy.service.secret.v3.DiscoveryResponse", "DiscoveryResponse"),
+            (
+                ".envoy.service.secret.v3.DeltaDiscoveryResponse",
+                "DeltaDiscoveryResponse",
+            ),
+            (".envoy.service.secret.v3.Resource", "Resource"),
+            (".envoy.service.secret.v3.Any", "Any"),
+            (".envoy.service.secret.v3.DataSource", "DataSource"),
+            (".envoy.service.secret.v3.TlsCertificate", "TlsCertificate"),
+            (".envoy.service.secret.v3.Secret", "Secret"),
+        ],
+        uses: &[],
+        // Many streams hold one context with its lists of revoked certificates.
+        shared: &[".envoy.service.secret.v3.Any.value"],
     },
     // The ledger crate may not import the wire crate, so its records are generated into the ledger itself.
     Package {
@@ -97,6 +132,7 @@ const PACKAGES: &[Package] = &[
         described: false,
         secret: &[],
         uses: &[],
+        shared: &[],
     },
 ];
 
@@ -232,6 +268,9 @@ fn package_code(root: &Path, package: &Package, files: &[PathBuf]) -> Result<Str
     let mut builder = tonic_prost_build::configure();
     for (used, module) in package.uses {
         builder = builder.extern_path(*used, *module);
+    }
+    for path in package.shared {
+        builder = builder.bytes(path);
     }
     let generated = builder
         .build_client(package.services)

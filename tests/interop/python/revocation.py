@@ -9,6 +9,9 @@ import hashlib
 import json
 import struct
 import sys
+import time
+import urllib.error
+import urllib.request
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -22,6 +25,7 @@ SKEW, FRESH, GRACE = 60_000, 60_000, 600_000
 LIMITS = {"issuers": 4_096, "segments": 65_536, "rules": 100_000, "exceptions": 65_536}
 IDENTITY, PREFIX, KEY, ISSUER = 1, 2, 3, 4
 MASK = (1 << 48) - 1
+ROUNDS = 16
 
 
 class Refused(Exception):
@@ -167,6 +171,16 @@ def rice(code, k, count):
     return values
 
 
+def get(base, path, read):
+    read.append(path)
+    try:
+        with urllib.request.urlopen(base + path, timeout=60) as answer:
+            return answer.read(HEADER + 268_435_456 + 1)
+    except urllib.error.HTTPError as refused:
+        require(refused.code == 404, f"{path}: {refused}")
+        return None
+
+
 class Follower:
     """[4]"""
 
@@ -197,6 +211,32 @@ class Follower:
         self.keys[sha256(octets[64:96])] = (ed25519.Ed25519PublicKey.from_public_bytes(octets[64:96]), end)
 
     def take(self, octets, now):
+        header = self.verified(octets, now)
+        {SNAPSHOT: self.snapshot, DELTA: self.delta, HEARTBEAT: self.beat}[header.kind](header, now)
+
+    def fetch(self, base):
+        """[8]: follows over HTTP until the newest is held; the paths that were read."""
+        read = []
+        for _ in range(ROUNDS):
+            now = int(time.time() * 1000)
+            latest = get(base, "/revocation/v1/latest", read)
+            require(latest is not None, "there is no latest")
+            named = self.verified(latest, now)
+            require(named.kind == HEARTBEAT, "latest is no heartbeat")
+            epoch, sequence = self.position[:2] if self.position else (0, 0)
+            if (epoch, sequence) == (named.epoch, named.sequence):
+                self.take(latest, now)
+                return read
+            found = None
+            if epoch == named.epoch and sequence < named.sequence:
+                found = get(base, f"/revocation/v1/delta/{epoch}-{sequence}-{named.sequence}", read)
+            if found is None:
+                found = get(base, f"/revocation/v1/snapshot/{named.epoch}-{named.sequence}", read)
+            if found is not None:
+                self.take(found, now)
+        raise Refused("it never came to its end")
+
+    def verified(self, octets, now):
         header = Header(octets)
         require(header.domain == self.domain, "another trust domain")
         require(header.key_id in self.keys, "a key that nobody delegated to")
@@ -208,7 +248,7 @@ class Follower:
         require(sha256(header.body) == header.body_hash, "the body is another")
         require(now <= end and header.epoch == self.highest, "its key's time or epoch is over")
         require(header.this_update <= now + SKEW and now <= header.next_update, "its time has not come or is over")
-        {SNAPSHOT: self.snapshot, DELTA: self.delta, HEARTBEAT: self.beat}[header.kind](header, now)
+        return header
 
     def snapshot(self, header, now):
         at = (header.epoch, header.sequence)
@@ -288,17 +328,21 @@ class Follower:
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         told = json.load(file)
-    follower, outcomes = Follower(told["domain"], bytes.fromhex(told["ca"])), []
+    follower, outcomes, read = Follower(told["domain"], bytes.fromhex(told["ca"])), [], []
     for step in told["steps"]:
-        take = follower.trust if step["what"] == "delegation" else lambda octets: follower.take(octets, step["now"])
         try:
-            take(bytes.fromhex(step["octets"]))
+            if step["what"] == "fetch":
+                read += follower.fetch(step["base"])
+            elif step["what"] == "delegation":
+                follower.trust(bytes.fromhex(step["octets"]))
+            else:
+                follower.take(bytes.fromhex(step["octets"]), step["now"])
             outcomes.append(None)
         except Refused as refused:
             outcomes.append(str(refused))
     answers = [follower.answer(asked, asked["now"]) for asked in told["questions"]]
     with open(sys.argv[2], "w", encoding="utf-8") as file:
-        json.dump({"outcomes": outcomes, "answers": answers}, file)
+        json.dump({"outcomes": outcomes, "answers": answers, "read": read}, file)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ mod ledger;
 mod lookups;
 mod names;
 mod revocation;
+mod sds;
 
 /// One parser, and inputs that it accepts.
 #[derive(Clone, Copy)]
@@ -51,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     target("crl", names::crl, names::crls),
     target("spiffe-id", names::spiffe_id, names::spiffe_ids),
     target("entries-file", names::entries_file, names::entries_files),
+    target("sds-request", sds::request, sds::requests),
 ];
 
 /// The target of this name.

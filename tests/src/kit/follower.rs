@@ -18,7 +18,8 @@ use super::{
     client::{admin, provider},
 };
 
-fn now() -> UnixTime {
+/// The machine's clock.
+pub fn now() -> UnixTime {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let millis = since.expect("the clock is after 1970").as_millis();
     UnixTime::from_millis(i64::try_from(millis).expect("the clock is before the year 10000"))
@@ -41,6 +42,26 @@ impl Default for Follower {
 }
 
 impl Follower {
+    /// One that trusts the bundle of the CA behind this socket, and holds no set yet.
+    ///
+    /// # Panics
+    ///
+    /// When the CA does not answer.
+    pub async fn trusting(socket: &Path) -> Self {
+        let mut follower = Self::default();
+        let channel = admin(socket).await.expect("the admin socket answers");
+        let bundle = TrustDomainClient::new(channel).bundle(BundleRequest::default()).await;
+        let bundle = bundle.expect("a bundle").into_inner().bundle.expect("a bundle");
+        follower.trust(&bundle);
+        follower.bundle = Some(bundle);
+        follower
+    }
+
+    /// What it holds, to be given news.
+    pub fn replica(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+
     /// Takes what the CA behind this socket offers; its sequence.
     ///
     /// # Errors

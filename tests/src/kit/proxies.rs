@@ -40,6 +40,43 @@ impl Proxy {
         Some(Self::launch(command, folder, vec![port]))
     }
 
+    /// nginx as its package runs it, with a master that reads everything again at SIGHUP, on a delivered folder of the
+    /// layout `split`; none where it is not installed.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn nginx_from(scratch: &Path, folder: &Path, port: u16) -> Option<Self> {
+        let nginx = peer("nginx")?;
+        let file = configured("nginx", "delivered.conf", scratch, folder, &[("PORT", port)]);
+        let mut command = Command::new(nginx);
+        command
+            .arg("-p")
+            .arg(scratch)
+            .arg("-c")
+            .arg(file)
+            .args(["-e", "stderr"]);
+        Some(Self::launch(command, scratch, vec![port]))
+    }
+
+    /// HAProxy with everything from the folder `web` in `scratch`, of the layout `haproxy` with lists; none where it is not
+    /// installed.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn haproxy(scratch: &Path, port: u16) -> Option<Self> {
+        let haproxy = peer("haproxy")?;
+        let file = configured("haproxy", "haproxy.cfg", scratch, scratch, &[("PORT", port)]);
+        let mut command = Command::new(haproxy);
+        command.arg("-q").arg("-db").arg("-f").arg(file);
+        Some(Self::launch(command, scratch, vec![port]))
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the process takes signals");
+    }
+
     /// Envoy with the network filter on its first port and the HTTP filter on its second; none where it is not to be had.
     ///
     /// # Panics
@@ -99,8 +136,9 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Only the process started here, by its own handle; it may have ended already.
-        let _ = self.child.kill();
+        // Only the process started here, by its own handle; it may have ended already. In order, so that it ends its own.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
     }
 }
@@ -116,8 +154,33 @@ fn configured(of: &str, name: &str, folder: &Path, socket: &Path, ports: &[(&str
     file
 }
 
+/// The serial of the certificate that a TLS server on this port shows, by openssl.
+///
+/// # Panics
+/// When it shows none.
+pub fn served_serial(port: u16) -> String {
+    serial_of(port, &[]).expect("the server shows a certificate")
+}
+
+/// The same, with more words for `openssl s_client`; none while nothing is shown.
+pub fn serial_of(port: u16, words: &[&str]) -> Option<String> {
+    let mut client = Command::new(peer("openssl")?);
+    client
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
+        .args(words);
+    let shown = client.stdin(Stdio::null()).output().expect("openssl starts").stdout;
+    let text = String::from_utf8_lossy(&shown);
+    let from = text.find("-----BEGIN CERTIFICATE")?;
+    let to = text.find("-----END CERTIFICATE-----")? + "-----END CERTIFICATE-----".len();
+    let chain = mintage_svid::pem::decode_certificates(&format!("{}\n", &text[from..to])).ok()?;
+    Some(mintage_svid::LeafInfo::parse(chain.first()?).ok()?.serial().to_string())
+}
+
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// When the system has none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }

@@ -1,8 +1,8 @@
 //! An agent's open Sync stream without an agent behind it: whatever is sent is the test's own choice.
 
 use mintage_proto::v1::{
-    AgentMessage, Ask, CaMessage, Hello, Mint, MintResult, Seen, SeenUse, agent_message::Message as Up,
-    ca_message::Message as Down, node_client::NodeClient,
+    AgentMessage, Ask, CaMessage, Hello, JwtAsk, JwtResult, Mint, MintResult, Seen, SeenUse,
+    agent_message::Message as Up, ca_message::Message as Down, node_client::NodeClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,7 +46,10 @@ impl Stream {
     /// Sends one batch; an error when the stream has ended.
     pub async fn ask(&self, asks: Vec<Ask>) -> Result<(), Status> {
         let message = AgentMessage {
-            message: Some(Up::Mint(Mint { asks })),
+            message: Some(Up::Mint(Mint {
+                asks,
+                ..Mint::default()
+            })),
         };
         let ended = |_| Status::unavailable("the stream has ended");
         self.up.send(message).await.map_err(ended)
@@ -67,6 +70,27 @@ impl Stream {
             let message = self.down.message().await?;
             match message.map(|message| message.message) {
                 Some(Some(Down::Minted(minted))) => return Ok(minted.results),
+                Some(_) => {}
+                None => return Err(Status::unavailable("the stream was closed")),
+            }
+        }
+    }
+
+    /// Asks for JWT-SVIDs and waits for the answers.
+    pub async fn jwts(&mut self, jwt_asks: Vec<JwtAsk>) -> Result<Vec<JwtResult>, Status> {
+        let mint = Mint {
+            jwt_asks,
+            ..Mint::default()
+        };
+        let message = AgentMessage {
+            message: Some(Up::Mint(mint)),
+        };
+        let ended = |_| Status::unavailable("the stream has ended");
+        self.up.send(message).await.map_err(ended)?;
+        loop {
+            let message = self.down.message().await?;
+            match message.and_then(|message| message.message) {
+                Some(Down::Minted(minted)) => return Ok(minted.jwts),
                 Some(_) => {}
                 None => return Err(Status::unavailable("the stream was closed")),
             }

@@ -26,7 +26,8 @@ fn the_documented_sample_is_valid() {
     assert_eq!(config.socket(), Some(Path::new(SOCKET_DEFAULT)));
     assert!(config.metrics().is_some_and(|address| address.ip().is_loopback()));
     assert!(!config.deliveries().is_empty());
-    assert!(config.revocation_map().is_some());
+    assert!(config.revocation_map().is_some() && config.bundle_map().is_some());
+    assert_eq!(config.sds(), &Sds::default());
 }
 
 #[test]
@@ -55,6 +56,54 @@ fn lookups_refuse_unless_told_otherwise_and_know_their_words() {
     assert_eq!(
         refusal("data_dir = '/d'\n[lookup]\nwithout_certificate = 'accept'\n"),
         "agent.toml:3: without_certificate \"accept\" is neither \"refuse\" nor \"principal\""
+    );
+}
+
+#[test]
+fn names_and_validator_of_sds_are_read_and_refused_with_their_line() {
+    let of = |text: &str| parse(&format!("data_dir = '/d'\n[sds]\n{text}"));
+    assert_eq!(of("").unwrap().sds(), &Sds::default());
+    let config = of("svid_name = 'mine'\nvalidator = 'spiffe'\n").unwrap();
+    let wanted = Sds::named("mine", "ROOTCA", "ALL").unwrap();
+    assert_eq!(config.sds(), &wanted.with_validator(Validator::Spiffe));
+    let said = of("bundle_name = 'x'\nvalidator = 'strict'\n").unwrap_err();
+    assert_eq!(
+        said,
+        "agent.toml:4: validator \"strict\" is unknown; use [\"plain\", \"spiffe\"]"
+    );
+    assert!(
+        of("\nsvid_name = 'spiffe://d/x'\n")
+            .unwrap_err()
+            .starts_with("agent.toml:4: SDS name")
+    );
+    let said = of("svid_name = 'ALL'\n").unwrap_err();
+    assert_eq!(
+        said,
+        "agent.toml:3: the SDS name \"ALL\" stands for two things; use another"
+    );
+    assert!(
+        of("svidname = 'a'\n")
+            .unwrap_err()
+            .contains("the nearest valid key is `svid_name`")
+    );
+}
+
+#[test]
+fn two_maps_have_two_paths() {
+    let of = |path: &str| {
+        parse(&format!(
+            "data_dir = '/d'\n[revocation_map]\npath = '/r/m'\n[bundle_map]\npath = '{path}'\n"
+        ))
+    };
+    assert_eq!(of("/r/b").unwrap().bundle_map(), Some(Path::new("/r/b")));
+    assert!(of("r/b").unwrap_err().starts_with("agent.toml:5: bundle_map.path"));
+    assert!(of("/r/m").unwrap_err().starts_with("agent.toml:5: bundle map \"/r/m\""));
+    assert!(
+        Config::new("/d")
+            .with_revocation_map("/r/m")
+            .unwrap()
+            .with_bundle_map("/r/m")
+            .is_err()
     );
 }
 

@@ -21,11 +21,13 @@ mod lookup;
 mod problem;
 mod raw;
 mod raw_hook;
+mod sds;
 
 pub use accounts::Accounts;
 pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob, Window};
 pub use lookup::{LookupRules, WithoutCertificate};
 pub use problem::TomlProblem;
+pub use sds::{Sds, Validator};
 
 /// Where the socket of the Workload API stands unless the configuration says otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/mintage/agent.sock";
@@ -212,6 +214,8 @@ pub struct Config {
     ca_addresses: Vec<String>,
     revocation_map: Option<PathBuf>,
     lookup: LookupRules,
+    bundle_map: Option<PathBuf>,
+    sds: Sds,
     deliveries: Vec<Delivery>,
 }
 
@@ -225,6 +229,8 @@ impl Config {
             ca_addresses: Vec::new(),
             revocation_map: None,
             lookup: LookupRules::default(),
+            bundle_map: None,
+            sds: Sds::default(),
             deliveries: Vec::new(),
         }
     }
@@ -266,10 +272,13 @@ impl Config {
     /// The same with the node's revocation map at this path.
     ///
     /// # Errors
-    /// Refuses a path that is not absolute.
+    /// Refuses a path that is not absolute, or that is the bundle map's.
     pub fn with_revocation_map(mut self, path: impl Into<PathBuf>) -> Result<Self, AgentError> {
         let path = path.into();
         check_absolute("revocation map", &path).map_err(AgentError::Config)?;
+        if let Some(bundle_map) = &self.bundle_map {
+            check_maps(Some(&path), bundle_map).map_err(AgentError::Config)?;
+        }
         self.revocation_map = Some(path);
         Ok(self)
     }
@@ -278,6 +287,25 @@ impl Config {
     #[must_use]
     pub fn with_lookup(mut self, lookup: LookupRules) -> Self {
         self.lookup = lookup;
+        self
+    }
+
+    /// The same with the SPIFFE bundle map, for Envoy's `trust_bundles`, at this path.
+    ///
+    /// # Errors
+    /// Refuses a path that is not absolute, or that is the revocation map's.
+    pub fn with_bundle_map(mut self, path: impl Into<PathBuf>) -> Result<Self, AgentError> {
+        let path = path.into();
+        check_absolute("bundle map", &path).map_err(AgentError::Config)?;
+        check_maps(self.revocation_map.as_deref(), &path).map_err(AgentError::Config)?;
+        self.bundle_map = Some(path);
+        Ok(self)
+    }
+
+    /// The same with these settings of SDS.
+    #[must_use]
+    pub fn with_sds(mut self, sds: Sds) -> Self {
+        self.sds = sds;
         self
     }
 
@@ -332,6 +360,16 @@ impl Config {
         self.revocation_map.as_deref()
     }
 
+    /// Where the SPIFFE bundle map is written.
+    pub fn bundle_map(&self) -> Option<&Path> {
+        self.bundle_map.as_deref()
+    }
+
+    /// How SDS is answered on the socket.
+    pub fn sds(&self) -> &Sds {
+        &self.sds
+    }
+
     /// The identities on disk.
     pub fn deliveries(&self) -> &[Delivery] {
         &self.deliveries
@@ -349,6 +387,17 @@ fn check_absolute(field: &str, path: &Path) -> Result<(), String> {
         "{field} {:?} must be an absolute path without . and .. parts",
         path.display().to_string()
     ))
+}
+
+/// Two maps at one path would take turns.
+fn check_maps(revocation_map: Option<&Path>, bundle_map: &Path) -> Result<(), String> {
+    match revocation_map == Some(bundle_map) {
+        true => Err(format!(
+            "bundle map {:?} is the revocation map's path too; use another",
+            bundle_map.display().to_string()
+        )),
+        false => Ok(()),
+    }
 }
 
 fn check_mode(mode: u32) -> Result<(), String> {

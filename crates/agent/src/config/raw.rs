@@ -11,9 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, LookupRules, TomlProblem, Window, check_absolute, check_address, check_folders,
-    check_loopback, check_mode, lookup,
+    Accounts, Config, Delivery, LookupRules, TomlProblem, Validator, Window, check_absolute, check_address,
+    check_folders, check_loopback, check_maps, check_mode, lookup,
     raw_hook::{RawEffect, RawHook},
+    sds::{Name, Sds},
 };
 use crate::{
     AgentError,
@@ -33,6 +34,8 @@ struct RawConfig {
     ca_addresses: Option<Vec<Spanned<String>>>,
     revocation_map: Option<RawMap>,
     lookup: Option<RawLookup>,
+    bundle_map: Option<RawMap>,
+    sds: Option<RawSds>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -48,6 +51,15 @@ struct RawMap {
 struct RawLookup {
     freshness: Option<Spanned<String>>,
     without_certificate: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSds {
+    svid_name: Option<Spanned<String>>,
+    bundle_name: Option<Spanned<String>>,
+    all_bundles_name: Option<Spanned<String>>,
+    validator: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -144,6 +156,16 @@ pub(super) fn parse(
     if let Some(lookup) = &raw.lookup {
         config.lookup = reader.lookup(lookup)?;
     }
+    if let Some(map) = &raw.bundle_map {
+        reader.on(&map.path, |path| {
+            check_absolute("bundle_map.path", path)?;
+            check_maps(config.revocation_map.as_deref(), path)
+        })?;
+        config.bundle_map = Some(map.path.get_ref().clone());
+    }
+    if let Some(sds) = &raw.sds {
+        config.sds = reader.sds(sds)?;
+    }
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }
@@ -179,6 +201,26 @@ impl Reader<'_> {
             rules.without_certificate = self.on(text, |text| lookup::without_certificate(text))?;
         }
         Ok(rules)
+    }
+
+    fn sds(&self, raw: &RawSds) -> Result<Sds, TomlProblem> {
+        let mut sds = Sds::default();
+        let names = [
+            (Name::Svid, &raw.svid_name),
+            (Name::Bundle, &raw.bundle_name),
+            (Name::AllBundles, &raw.all_bundles_name),
+        ];
+        for (name, given) in names.iter().filter_map(|(name, given)| Some((*name, given.as_ref()?))) {
+            self.on(given, |text| sds.set(name, text))?;
+        }
+        // Two that are alike were not both left out: the last one given is at fault.
+        if let Some(given) = names.iter().rev().find_map(|(_, given)| given.as_ref()) {
+            self.on(given, |_| sds.check_distinct())?;
+        }
+        match &raw.validator {
+            Some(validator) => Ok(sds.with_validator(self.on(validator, |text| Validator::parse(text))?)),
+            None => Ok(sds),
+        }
     }
 
     fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {

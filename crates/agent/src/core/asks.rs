@@ -31,7 +31,10 @@ impl Core {
             let take = fitting(&asks);
             let batch: Vec<v1::Ask> = asks.drain(..take).collect();
             // When there is no room the answer never comes, and the same ask goes out again a little later.
-            if !self.send(agent_message::Message::Mint(v1::Mint { asks: batch })) {
+            if !self.send(agent_message::Message::Mint(v1::Mint {
+                asks: batch,
+                jwt_asks: Vec::new(),
+            })) {
                 tracing::debug!("no room on the stream for asks; they are sent again");
             }
         }
@@ -91,6 +94,7 @@ impl Core {
 
     /// Takes the CA's answers.
     pub(super) fn minted(&mut self, minted: v1::Minted) {
+        self.jwts_minted(minted.jwts);
         for result in minted.results {
             let known = RequestId::from_slice(&result.request_id)
                 .ok()

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mintage_identity::{EntryName, Selector, SpiffeId, Ttl};
+use mintage_identity::{EntryName, JwtRule, Selector, SpiffeId, Ttl};
 use mintage_proto::v1;
 
 use crate::limits::ENTRIES_MAX;
@@ -23,6 +23,8 @@ pub(crate) struct Offered {
     pub(crate) ttl: Duration,
     pub(crate) hint: String,
     pub(crate) disabled: bool,
+    /// Which JWT-SVIDs it gives.
+    pub(crate) jwt: JwtRule,
     /// What else shows in a certificate: when it changes, a new one is due.
     dns_names: Vec<String>,
     common_name: String,
@@ -50,6 +52,7 @@ impl Offered {
             ttl: Ttl::from_seconds(wire.ttl_seconds).map_err(text)?.duration(),
             hint: wire.hint.clone(),
             disabled: wire.disabled,
+            jwt: JwtRule::of(wire.jwt_forbidden, &wire.jwt_audiences),
             dns_names: wire.dns_names.clone(),
             common_name: wire.common_name.clone(),
         };

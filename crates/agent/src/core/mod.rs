@@ -31,6 +31,7 @@ use crate::{
 mod asks;
 mod entries;
 mod hooks;
+mod jwts;
 mod place;
 mod receipts;
 mod slot;
@@ -38,6 +39,7 @@ mod told;
 mod watches;
 
 use entries::Entries;
+pub(crate) use jwts::{JwtCall, NoJwt};
 use receipts::{Missed, Proving};
 use slot::{Purpose, Slot, SlotKey, Trouble};
 use watches::Watches;
@@ -92,6 +94,8 @@ pub(crate) enum Input {
         proven: Arc<BTreeSet<Selector>>,
         reply: oneshot::Sender<WhoAmI>,
     },
+    /// A socket caller wants a JWT-SVID.
+    Jwt(JwtCall),
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<AgentStatus> },
     /// Other deliveries are configured.
@@ -131,6 +135,7 @@ pub(crate) struct Core {
     /// Slots whose rotation said Ask in this turn.
     due: Vec<SlotKey>,
     watches: Watches,
+    jwts: jwts::Jwts,
     writers: Arc<Semaphore>,
     acting: Arc<Semaphore>,
     proving: Proving,
@@ -150,6 +155,7 @@ impl Core {
             down_because: "not connected yet".to_owned(),
             due: Vec::new(),
             watches: Watches::default(),
+            jwts: jwts::Jwts::default(),
             writers: Arc::new(Semaphore::new(WRITERS_MAX)),
             acting: Arc::new(Semaphore::new(HOOKS_AT_ONCE_MAX)),
             proving: Proving::default(),
@@ -239,6 +245,7 @@ impl Core {
             Input::WhoAmI { proven, reply } => {
                 let _ = reply.send(self.who_am_i(&proven));
             }
+            Input::Jwt(call) => self.jwt_called(call),
             Input::Status { reply } => {
                 let _ = reply.send(self.status());
             }
@@ -273,6 +280,7 @@ impl Core {
         if self.upstream.as_ref().is_some_and(|up| up.generation == generation) {
             self.upstream = None;
             self.proving.down();
+            self.jwts.interrupted();
             self.down_because = why;
             self.shared.metrics.connected.set(0);
             self.feed_all(Event::Offline);
@@ -511,6 +519,7 @@ impl Core {
         self.tell_seen();
         self.drop_idle_workloads();
         self.publish_watches();
+        self.serve_jwts();
         let lives = self.slots.values().filter_map(|slot| slot.rotation.bounding_life());
         self.shared.note_shortest_life(lives.min());
         self.note_metrics();
@@ -521,6 +530,7 @@ impl Core {
         let slots = self.slots.values().filter_map(|slot| slot.rotation.wake_at(now));
         let beside = [
             self.watches.wake_at(),
+            self.jwts.wake_at(),
             self.chase_wake_at(),
             self.seen_wake_at(),
             self.hooks_wake_at(),

@@ -1,5 +1,5 @@
-//! The SPIFFE Workload API, X.509 profile (SPIFFE Workload API, section 5). The JWT profile answers Unimplemented until
-//! this agent mints JWT-SVIDs. The service is never extended: what is ours lives in a service of its own.
+//! The SPIFFE Workload API: the X.509 profile (SPIFFE Workload API, section 5), and the door to the JWT profile. The service
+//! is never extended: what is ours lives in a service of its own.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     caller::{Caller, PerUid, Place},
+    jwt::{self, Jwt},
     view::{Want, WorkloadSvid, WorkloadView},
 };
 use crate::{bundle::Bundle, core::Input, crls::Crls, shared::Shared};
@@ -31,6 +32,7 @@ pub(super) struct Api {
     shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
     watches: PerUid,
+    jwt: Jwt,
 }
 
 /// Refuses calls without exactly one `workload.spiffe.io: true`.
@@ -54,7 +56,12 @@ pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> 
 
 impl Api {
     pub(super) fn new(shared: Arc<Shared>, core: mpsc::Sender<Input>, watches: PerUid) -> Self {
-        Self { shared, core, watches }
+        Self {
+            jwt: Jwt::new(shared.clone(), core.clone()),
+            shared,
+            core,
+            watches,
+        }
     }
 
     /// A stream that sends `answer` of the caller's view now and at each change of it.
@@ -186,10 +193,6 @@ fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle, crls: &Crls) -> X509Bundles
     }
 }
 
-fn no_jwt() -> Status {
-    Status::unimplemented("this agent serves the X.509 profile only")
-}
-
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Api {
     type FetchX509SVIDStream = ReceiverStream<Result<X509svidResponse, Status>>;
@@ -212,22 +215,26 @@ impl SpiffeWorkloadApi for Api {
         Ok(Response::new(self.watch(caller, Want::Bundles, bundles).await?))
     }
 
-    async fn fetch_jwtsvid(&self, _request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(no_jwt())
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.jwt.fetch(caller, request.into_inner()).await?))
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _request: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(no_jwt())
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.watch(caller, Want::Bundles, jwt::bundles).await?))
     }
 
     async fn validate_jwtsvid(
         &self,
-        _request: Request<ValidateJwtsvidRequest>,
+        request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(no_jwt())
+        let caller = caller_of(&request)?;
+        caller.peer()?;
+        Ok(Response::new(self.jwt.validate(&caller, request.get_ref())?))
     }
 }
 

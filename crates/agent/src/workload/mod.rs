@@ -1,5 +1,5 @@
-//! The Unix socket: the SPIFFE Workload API, the agent's own verbs beside it, look-ups of certificates (our own, Envoy's, and
-//! over HTTP/1.1), and the standard health service.
+//! The Unix socket: the SPIFFE Workload API, Envoy's SDS, the agent's own verbs beside them, look-ups of certificates (our
+//! own, Envoy's, and over HTTP/1.1), and the standard health service.
 
 mod api;
 mod bind;
@@ -7,8 +7,10 @@ mod caller;
 mod ext_authz;
 mod gate;
 mod http1;
+mod jwt;
 mod local;
 mod lookup;
+mod sds;
 mod serve;
 mod spoken;
 mod view;

@@ -13,6 +13,7 @@ use std::{
 use mintage_attest::unix::UnixAttestor;
 use mintage_proto::{
     envoy_auth::authorization_server::AuthorizationServer,
+    sds::secret_discovery_service_server::SecretDiscoveryServiceServer,
     v1::{agent_local_server::AgentLocalServer, revocation_lookup_server::RevocationLookupServer},
     workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
@@ -38,15 +39,16 @@ use super::{
     http1,
     local::Local,
     lookup::Lookup,
+    sds,
     spoken::{Heard, Spoken, hear},
 };
 use crate::{
-    AgentError,
+    AgentError, config,
     core::Input,
     limits::{
         ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT,
-        LOCAL_REQUEST_BYTES_MAX, LOOKUP_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
-        WATCHES_MAX, WATCHES_PER_UID_MAX,
+        LOCAL_REQUEST_BYTES_MAX, LOOKUP_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX,
+        STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
     },
     shared::Shared,
 };
@@ -64,9 +66,9 @@ pub(crate) struct SocketServer {
     _file: SocketFile,
 }
 
-/// Binds `path` and serves it until `stop`.
+/// Binds `path` and serves it until `stop`; SDS with these settings.
 pub(crate) fn serve(
-    path: PathBuf,
+    (path, sds): (PathBuf, config::Sds),
     shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
     stop: CancellationToken,
@@ -83,8 +85,10 @@ pub(crate) fn serve(
     };
     tokio::spawn(acceptor.run(listener));
     let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
-    let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches))
+    let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches.clone()))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
+    let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
+        .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
     let local =
         AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let lookup =
@@ -105,6 +109,7 @@ pub(crate) fn serve(
         .add_service(local)
         .add_service(lookup)
         .add_service(ext_authz)
+        .add_service(sds)
         .add_service(health);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {

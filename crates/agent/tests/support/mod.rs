@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a module of test binaries")]
 
 pub mod agent;
+pub mod jwt;
 pub mod pki;
 pub mod receipts;
 pub mod wire;
@@ -95,6 +96,8 @@ pub struct State {
     pub seen: Mutex<Seen>,
     pub revoking: Mutex<Revoking>,
     pub bundle_sequence: Mutex<u64>,
+    /// None is a CA from before JWT-SVIDs.
+    pub jwt: Mutex<Option<jwt::Minter>>,
     /// Request id to the leaf that was made for it.
     pub issued: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     pub streams: Mutex<Vec<mpsc::Sender<Result<v1::CaMessage, Status>>>>,
@@ -161,6 +164,7 @@ impl FakeCa {
                 set,
             }),
             bundle_sequence: Mutex::new(1),
+            jwt: Mutex::default(),
             issued: Mutex::default(),
             streams: Mutex::default(),
             agent_leaves: Mutex::default(),
@@ -262,7 +266,7 @@ impl FakeCa {
             .unwrap();
         drop(revoking);
         self.push(Message::Revoked(v1::Revoked {
-            news: Some(v1::revoked::News::Delta(delta)),
+            news: Some(v1::revoked::News::Delta(delta.into())),
         }));
         sequence
     }
@@ -295,6 +299,7 @@ impl State {
             refresh_hint_seconds: 300,
             revocation_delegations: vec![self.revoking.lock().unwrap().delegation.clone()],
             issuers: vec![self.pki.issuer_der.clone()],
+            jwt_keys: self.jwt.lock().unwrap().iter().map(jwt::Minter::public).collect(),
         }
     }
 

@@ -227,7 +227,15 @@ impl Service {
         } else {
             vec![self.0.pki.issuer_der.clone()]
         };
-        let minted = v1::Minted { results, issuers };
+        let mut minter = self.0.jwt.lock().unwrap();
+        let jwts = minter
+            .as_mut()
+            .map(|minter| minter.answer(&mint.jwt_asks, &script.entries));
+        let minted = v1::Minted {
+            results,
+            issuers,
+            jwts: jwts.unwrap_or_default(),
+        };
         out.try_send(Ok(v1::CaMessage {
             message: Some(Message::Minted(minted)),
         }))
@@ -246,7 +254,7 @@ impl Service {
         let news = if script.snapshot_by_reference {
             News::SnapshotRef(self.0.revoking.lock().unwrap().set.sequence())
         } else {
-            News::Snapshot(self.0.snapshot())
+            News::Snapshot(self.0.snapshot().into())
         };
         vec![
             Message::Trust(v1::Trust {
@@ -254,7 +262,7 @@ impl Service {
             }),
             Message::Revoked(v1::Revoked { news: Some(news) }),
             Message::Revoked(v1::Revoked {
-                news: Some(News::Heartbeat(self.0.heartbeat())),
+                news: Some(News::Heartbeat(self.0.heartbeat().into())),
             }),
             Message::Entries(entries),
         ]
@@ -388,7 +396,7 @@ impl Revocation for Service {
             let chunk = v1::SnapshotChunk {
                 offset,
                 total,
-                data: chunk.to_vec(),
+                data: chunk.to_vec().into(),
             };
             offset += chunk.data.len() as u64;
             sender.try_send(Ok(chunk)).unwrap();

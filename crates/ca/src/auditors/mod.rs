@@ -6,7 +6,6 @@ mod answer;
 mod server;
 mod settings;
 mod shelf;
-mod stall;
 
 pub(crate) use self::{
     server::{Listener, start},

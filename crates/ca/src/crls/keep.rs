@@ -6,18 +6,20 @@ use std::sync::Arc;
 use mintage_identity::UnixTime;
 use mintage_mint::{limits::BACKDATE, sign_crl};
 use mintage_state::View;
-use mintage_svid::Crl;
+use mintage_svid::{CertInfo, Crl};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     SignedList,
     entries::{FirstListed, entries},
-    root::number_at,
+    root::{RootList, number_at},
 };
 use crate::{
+    data_dir::{DataDir, ROOT},
     desk::Desk,
+    error::CaError,
     limits::{CRL_LOOK_INTERVAL, CRL_PACE},
 };
 
@@ -35,7 +37,7 @@ pub(crate) async fn keep(desk: Arc<Desk>, stop: CancellationToken) {
     let mut look = tokio::time::interval(CRL_LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut signed: Option<Signed> = None;
-    if let Some(root) = &desk.crls.root {
+    if let Some(root) = desk.crls.root.load().as_ref() {
         note(&desk, "root", root);
     }
     loop {
@@ -123,7 +125,30 @@ fn sign(
     let der = sign_crl(&desk.issuer, number_at(now).max(least), begin, end, &listed);
     let list = der.map_err(|error| error.to_string())?;
     let list = Crl::parse(&list).map_err(|error| error.to_string())?;
-    Ok((SignedList { issuer, list }, now, dates))
+    Ok((SignedList::new(issuer, list), now, dates))
+}
+
+/// Takes up the root's list that lies in the data directory now, when it is newer than the one that is served.
+///
+/// # Errors
+/// It cannot be read, or is not the list of the root.
+pub(crate) fn take_root(desk: &Desk, data: &DataDir) -> Result<(), CaError> {
+    let root = data.certificate(ROOT)?;
+    let info = CertInfo::parse_signing(&root).map_err(|error| data.problem(format!("{ROOT}: {error}")))?;
+    let is_other = info.key_id() != desk.issuer.key_id();
+    let Some(new) = RootList::read(data, &info)?.filter(|_| is_other) else {
+        return Ok(());
+    };
+    let held = desk.crls.root.load().as_ref().map_or(0, |held| held.list.number());
+    if new.0.list.number() > held {
+        note(desk, "root", &new.0);
+        info!(
+            number = new.0.list.number(),
+            "the root's list of revoked certificates was renewed"
+        );
+        desk.crls.publish_root(new.0);
+    }
+    Ok(())
 }
 
 /// Tells the metrics of a list, and warns of one that is over.

@@ -24,8 +24,7 @@ impl RootList {
                 "{ROOT_CRL} is not the list of its root ({error}): put that one back, or remove it to serve without"
             ))
         })?;
-        let issuer = root.key_id();
-        Ok(Some(Self(SignedList { issuer, list })))
+        Ok(Some(Self(SignedList::new(root.key_id(), list))))
     }
 }
 

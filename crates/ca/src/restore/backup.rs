@@ -161,7 +161,7 @@ pub(super) fn beyond(before: u64, now: UnixTime) -> u64 {
     before.saturating_add(1).max(millis)
 }
 
-fn root(
+pub(crate) fn root(
     data: &DataDir,
     authority: &Authority,
     protection: &KeyProtection,
@@ -179,9 +179,9 @@ fn root(
             decode_key_file(text, protection, domain).map_err(|error| refused(error.to_string()))?
         }
         None if dir.entry(KeyName::Root.file()).ok().flatten().is_none() => {
-            return Err(data.problem(
-                "does not hold keys/root.key, and the root has to sign the new issuing key: give it by --root-key FILE",
-            ));
+            return Err(
+                data.problem("does not hold keys/root.key, and the root has to sign: give its key by --root-key FILE")
+            );
         }
         None => keys::read(&dir, KeyName::Root, protection, domain)?,
     };

@@ -18,6 +18,7 @@ use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
 use mintage_ledger::Journal;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+pub(crate) use self::backup::root as root_issuer;
 use self::{backup::Backup, records::Keys, target::Target};
 use crate::{error::CaError, init::Deps};
 

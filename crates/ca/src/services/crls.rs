@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use mintage_identity::IssuerKeyId;
 use mintage_proto::{
     limits::SNAPSHOT_CHUNK_BYTES,
     v1::{CrlChunk, WatchCrlsRequest, crls_server::Crls},
@@ -56,19 +57,19 @@ type Queue = mpsc::Sender<Result<CrlChunk, Status>>;
 /// Sends until the reader sleeps, or has what it asked for once.
 async fn send(desk: &Desk, once: bool, queue: &Queue) {
     let mut current = desk.crls.subscribe();
-    let mut sent = HashMap::new();
+    let mut sent: HashMap<IssuerKeyId, u64> = HashMap::new();
     loop {
         // The first list is signed just after the start.
         let Ok(lists) = current.wait_for(Option::is_some).await.map(|lists| lists.clone()) else {
             return;
         };
         let lists: Lists = lists.unwrap_or_default();
-        for one in lists.iter() {
-            if sent.insert(one.issuer, one.list.number()) != Some(one.list.number()) {
-                for chunk in chunks(one) {
-                    if queue.send_timeout(Ok(chunk), SLOW_READER_WAIT).await.is_err() {
-                        return;
-                    }
+        let is_new = |one: &&Arc<SignedList>| sent.insert(one.issuer, one.list.number()) != Some(one.list.number());
+        let news: Vec<&Arc<SignedList>> = lists.iter().filter(is_new).collect();
+        for (at, one) in news.iter().enumerate() {
+            for chunk in chunks(one, at + 1 == news.len()) {
+                if queue.send_timeout(Ok(chunk), SLOW_READER_WAIT).await.is_err() {
+                    return;
                 }
             }
         }
@@ -78,7 +79,8 @@ async fn send(desk: &Desk, once: bool, queue: &Queue) {
     }
 }
 
-fn chunks(of: &SignedList) -> impl Iterator<Item = CrlChunk> + '_ {
+/// The pieces of a list; the last of the last list says that nothing is missing.
+fn chunks(of: &SignedList, is_last: bool) -> impl Iterator<Item = CrlChunk> + '_ {
     let total = of.list.der().len() as u64;
     let pieces = of.list.der().chunks(SNAPSHOT_CHUNK_BYTES);
     pieces
@@ -89,5 +91,6 @@ fn chunks(of: &SignedList) -> impl Iterator<Item = CrlChunk> + '_ {
             offset,
             total,
             data: data.to_vec(),
+            is_last: is_last && offset + data.len() as u64 == total,
         })
 }

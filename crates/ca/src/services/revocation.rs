@@ -2,7 +2,8 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures_util::Stream;
 use mintage_identity::{AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, SpiffeId, SpkiHash};
 use mintage_ledger::{Body, Cursor, Kind, Query};
 use mintage_proto::{
@@ -13,21 +14,24 @@ use mintage_proto::{
         ListRevocationsRequest, ListRevocationsResponse, Renew, RevocationItem, RevocationStatusRequest,
         RevocationStatusResponse, RevokeRequest, RevokeResponse, RevokedPart, SnapshotChunk, SnapshotRequest,
         WatchNews, WatchRequest, ca_message::Message as Down, revocation_server::Revocation, revoke_request::Target,
-        revoked::News, watch_news,
     },
 };
+use mintage_revocation::RevocationError;
 use mintage_state::command::Scope;
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
     control::Origin,
     desk::Desk,
     fingerprints,
+    limits::{SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
+    peer::Peer,
     revoke::{Order, carry_out},
     revoked_export,
     status::Refusal,
+    watching,
 };
 
 /// Longest wait for acknowledgements.
@@ -37,7 +41,7 @@ pub(crate) struct RevocationService(pub(crate) Arc<Desk>);
 
 type NewsStream = Pin<Box<dyn Stream<Item = Result<WatchNews, Status>> + Send>>;
 type PartStream = ReceiverStream<Result<RevokedPart, Status>>;
-type ChunkStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
+type ChunkStream = ReceiverStream<Result<SnapshotChunk, Status>>;
 
 fn scope_of(target: Option<Target>) -> Result<Scope, Refusal> {
     let bad = |error: mintage_identity::NameError| Refusal::invalid(error.to_string());
@@ -118,16 +122,6 @@ fn rule_text(rule: &mintage_ledger::wire::RevocationRule) -> String {
         Some(cut) => format!("{target}, not before up to {cut}"),
         None => format!("{target}, every one"),
     }
-}
-
-fn watch_news(news: News) -> WatchNews {
-    let news = match news {
-        News::Snapshot(bytes) => watch_news::News::Snapshot(bytes),
-        News::Delta(bytes) => watch_news::News::Delta(bytes),
-        News::Heartbeat(bytes) => watch_news::News::Heartbeat(bytes),
-        News::SnapshotRef(sequence) => watch_news::News::SnapshotRef(sequence),
-    };
-    WatchNews { news: Some(news) }
 }
 
 #[tonic::async_trait]
@@ -238,41 +232,60 @@ impl Revocation for RevocationService {
         Ok(Response::new(FindFingerprintsResponse { matches }))
     }
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<ChunkStream>, Status> {
-        let signed = self.0.publisher.snapshot(self.0.clock.unguarded());
-        let bytes = signed.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
-        let total = bytes.len() as u64;
-        let chunks: Vec<_> = (0u64..)
-            .step_by(SNAPSHOT_CHUNK_BYTES)
-            .zip(bytes.chunks(SNAPSHOT_CHUNK_BYTES))
-            .map(|(offset, data)| {
-                Ok(SnapshotChunk {
-                    offset,
-                    total,
-                    data: data.to_vec(),
-                })
-            })
-            .collect();
-        Ok(Response::new(Box::pin(stream::iter(chunks))))
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<ChunkStream>, Status> {
+        let desk = self.0.clone();
+        let place = desk.watching.snapshot(&desk, request.extensions().get::<Peer>())?;
+        let signed = blocking(&desk, |desk| desk.publisher.snapshot(desk.clock.unguarded())).await?;
+        let (queue, chunks) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUE);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = send_chunks(&signed.bytes, &queue) => {}
+                () = queue.closed() => {}
+                () = desk.publisher.dismissed() => {}
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<NewsStream>, Status> {
-        let request = request.into_inner();
+        let desk = self.0.clone();
+        let place = desk.watching.watch(&desk, request.extensions().get::<Peer>())?;
+        let WatchRequest { epoch, sequence } = request.into_inner();
         // Subscribed before catching up: news in between comes twice rather than never.
-        let live: broadcast::Receiver<News> = self.0.publisher.subscribe();
-        let missed = self
-            .0
-            .publisher
-            .catch_up(request.epoch, request.sequence, self.0.clock.unguarded());
-        let missed = missed.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
-        let missed = stream::iter(missed.into_iter().map(|news| Ok(watch_news(news))));
-        let live = BroadcastStream::new(live).map(|news| match news {
-            Ok(news) => Ok(watch_news(news)),
-            Err(_) => Err(Status::data_loss(
-                "this reader fell behind; watch again from the sequence it has",
-            )),
+        let live = desk.publisher.subscribe();
+        let missed = blocking(&desk, move |desk| {
+            desk.publisher.catch_up(epoch, sequence, desk.clock.unguarded())
         });
-        Ok(Response::new(Box::pin(missed.chain(live))))
+        let missed = missed.await?;
+        Ok(Response::new(Box::pin(watching::news(desk, missed, live, place))))
+    }
+}
+
+/// Signs, or waits for somebody who signs the same, on a thread that may wait: a set of millions takes a second.
+async fn blocking<T: Send + 'static>(
+    desk: &Arc<Desk>,
+    work: impl FnOnce(&Desk) -> Result<T, RevocationError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let desk = desk.clone();
+    let signed = tokio::task::spawn_blocking(move || work(&desk)).await;
+    signed
+        .map_err(|_| Refusal::bug("signing revocation news ended early"))?
+        .map_err(|error| Refusal::unavailable("revocation", error.to_string()))
+}
+
+/// Sends a snapshot piece by piece, until its reader sleeps. No piece is copied before it is written to the connection.
+async fn send_chunks(bytes: &Bytes, queue: &mpsc::Sender<Result<SnapshotChunk, Status>>) {
+    let total = bytes.len() as u64;
+    for start in (0..bytes.len()).step_by(SNAPSHOT_CHUNK_BYTES) {
+        let chunk = SnapshotChunk {
+            offset: start as u64,
+            total,
+            data: bytes.slice(start..bytes.len().min(start + SNAPSHOT_CHUNK_BYTES)),
+        };
+        if queue.send_timeout(Ok(chunk), SLOW_READER_WAIT).await.is_err() {
+            return;
+        }
     }
 }
 

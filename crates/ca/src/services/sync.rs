@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tracing::{error, info, warn};
 
+use super::jwt;
 use crate::{
     denials::{self, Asked},
     desk::Desk,
@@ -239,11 +240,9 @@ impl Reader {
     }
 
     async fn mint(&self, mint: v1::Mint, work: &Arc<Semaphore>) -> Result<(), Refusal> {
-        if mint.asks.len() > ASKS_PER_MINT_MAX {
-            let text = format!(
-                "{} asks in one message, the limit is {ASKS_PER_MINT_MAX}",
-                mint.asks.len()
-            );
+        let asks = mint.asks.len() + mint.jwt_asks.len();
+        if asks > ASKS_PER_MINT_MAX {
+            let text = format!("{asks} asks in one message, the limit is {ASKS_PER_MINT_MAX}");
             return Err(Refusal::new(Code::ResourceExhausted, "asks", text));
         }
         let permit = work
@@ -280,6 +279,7 @@ async fn answer(desk: &Arc<Desk>, session: Arc<AgentSession>, mint: v1::Mint) ->
     let mut minted = Minted {
         results: Vec::with_capacity(sent.len()),
         issuers: desk.issuer.chain_below_root().to_vec(),
+        jwts: jwt::answer(desk, &session, mint.jwt_asks).await,
     };
     for (request_id, refused) in sent {
         let (outcome, want) = match refused {
@@ -329,16 +329,19 @@ fn granted(request_id: Vec<u8>, answer: Answer) -> MintResult {
 }
 
 fn denied(request_id: Vec<u8>, refusal: Refusal) -> MintResult {
-    let refusal = v1::Refusal {
-        code: refusal.code.to_owned(),
-        message: refusal.message,
-        grpc_code: refusal.grpc as u32,
-        retry: refusal.retry,
-    };
     MintResult {
         request_id,
         leaf: Vec::new(),
         receipt: None,
-        refusal: Some(refusal),
+        refusal: Some(wire_refusal(refusal)),
+    }
+}
+
+pub(super) fn wire_refusal(refusal: Refusal) -> v1::Refusal {
+    v1::Refusal {
+        code: refusal.code.to_owned(),
+        message: refusal.message,
+        grpc_code: refusal.grpc as u32,
+        retry: refusal.retry,
     }
 }

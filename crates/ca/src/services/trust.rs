@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mintage_proto::v1::{BundleRequest, BundleResponse, trust_domain_server::TrustDomain};
 use mintage_state::View;
-use mintage_svid::TrustBundle;
+use mintage_svid::{JwtKey, TrustBundle};
 use tonic::{Request, Response, Status};
 
 use crate::{desk::Desk, pusher::wire_bundle, status::Refusal};
@@ -16,13 +16,16 @@ pub(crate) fn bundle_document(desk: &Desk, view: &View) -> Result<TrustBundle, R
     let bundle = view
         .bundle()
         .ok_or_else(|| Refusal::bug("the ledger holds no bundle"))?;
-    let made = TrustBundle::new(
-        desk.domain.clone(),
-        bundle.roots_der.clone(),
-        Vec::new(),
-        bundle.sequence,
-        Some(300),
-    );
+    let jwt_keys = bundle.jwt_keys.iter().map(|(kid, spki)| JwtKey::new(kid, spki.clone()));
+    let made = jwt_keys.collect::<Result<Vec<_>, _>>().and_then(|jwt_keys| {
+        TrustBundle::new(
+            desk.domain.clone(),
+            bundle.roots_der.clone(),
+            jwt_keys,
+            bundle.sequence,
+            Some(300),
+        )
+    });
     made.map_err(|_| Refusal::bug("the recorded bundle is no bundle"))
 }
 

@@ -130,7 +130,7 @@ async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) 
             Ok((stream, remote)) => {
                 pause = ACCEPT_PAUSE_MIN;
                 // Dropping the stream closes it: who has that many open is not answered.
-                let Some(place) = places.take(remote.ip()) else {
+                let Ok(place) = places.take(remote.ip()) else {
                     continue;
                 };
                 connections.spawn(serve(stream, router.clone(), stop.clone(), place));

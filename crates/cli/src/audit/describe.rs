@@ -122,6 +122,7 @@ pub(super) fn cause(record: &Record) -> Fields {
 pub(super) fn body(body: &Body) -> Fields {
     match body {
         Body::Issue(issue) => self::issue(issue),
+        Body::IssueJwt(issue) => issue_jwt(issue),
         Body::Revoke(revoke) => self::revoke(revoke),
         Body::EntryPut(put) => entry(put),
         Body::CaEvent(event) => ca_event(event),
@@ -235,6 +236,23 @@ fn issue(issue: &wire::Issue) -> Fields {
     ])
 }
 
+fn issue_jwt(issue: &wire::IssueJwt) -> Fields {
+    Fields::of([
+        ("spiffe_id", json!(issue.spiffe_id)),
+        ("entry", json!(issue.entry)),
+        ("entry_revision", json!(issue.entry_revision)),
+        ("selectors", json!(issue.selectors)),
+        ("selectors_matched_by", json!("the agent")),
+        ("rule", json!(issue.rule)),
+        ("audiences", json!(issue.audiences)),
+        ("issued", seconds(issue.issued_s)),
+        ("expires", seconds(issue.expires_s)),
+        ("kid", json!(issue.kid)),
+        ("jti", json!(issue.jti)),
+        ("token_sha256", hexed(&issue.token_sha256)),
+    ])
+}
+
 fn revoke(revoke: &wire::Revoke) -> Fields {
     let code = u8::try_from(revoke.reason).ok().and_then(RevocationReason::from_code);
     let reason = code.map_or_else(|| format!("unknown ({})", revoke.reason), |reason| reason.to_string());
@@ -284,6 +302,8 @@ fn entry(put: &wire::EntryPut) -> Fields {
         ("environment", json!(put.environment)),
         ("purpose", json!(put.purpose)),
         ("disabled", json!(put.disabled)),
+        ("jwt_forbidden", json!(put.jwt_forbidden)),
+        ("jwt_audiences", json!(put.jwt_audiences)),
         ("replaces_revision", json!(replaces)),
     ])
 }

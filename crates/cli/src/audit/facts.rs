@@ -66,6 +66,7 @@ impl Facts {
                 facts.about(&issue.spiffe_id, &issue.entry);
                 facts.leaf = LeafInfo::parse(&issue.certificate_der).ok();
             }
+            Body::IssueJwt(issue) => facts.about(&issue.spiffe_id, &issue.entry),
             Body::Deny(deny) => facts.about(&deny.spiffe_id, &deny.entry),
             Body::EntryPut(put) => {
                 facts.entry.clone_from(&put.name);

@@ -184,6 +184,7 @@ fn check_size(entries: &[v1::Entry]) -> Result<(), Failure> {
             .iter()
             .chain(&entry.selectors)
             .chain(&entry.dns_names)
+            .chain(&entry.jwt_audiences)
             .map(|text| text.len() + 4);
         let plain = [
             &entry.name,

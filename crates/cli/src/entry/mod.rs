@@ -96,6 +96,12 @@ pub(crate) struct Create {
     /// Nothing is issued by it for now.
     #[arg(long)]
     disabled: bool,
+    /// No JWT-SVID is issued by it.
+    #[arg(long, conflicts_with = "jwt_audiences")]
+    jwt_forbidden: bool,
+    /// An audience its JWT-SVIDs may be for (repeatable; any without it).
+    #[arg(long = "jwt-audience", value_name = "AUDIENCE")]
+    jwt_audiences: Vec<String>,
     /// Checks only; nothing is changed.
     #[arg(long)]
     dry_run: bool,
@@ -140,6 +146,8 @@ pub(crate) struct EntryRow {
     environment: String,
     purpose: String,
     disabled: bool,
+    jwt_forbidden: bool,
+    jwt_audiences: Vec<String>,
     revision: u64,
 }
 
@@ -158,6 +166,8 @@ impl From<v1::Entry> for EntryRow {
             environment: entry.environment,
             purpose: entry.purpose,
             disabled: entry.disabled,
+            jwt_forbidden: entry.jwt_forbidden,
+            jwt_audiences: entry.jwt_audiences,
             revision: entry.revision,
         }
     }
@@ -178,6 +188,14 @@ impl Row for EntryRow {
 }
 
 impl EntryRow {
+    /// Empty for any, which is left out.
+    fn jwt_audiences_told(&self) -> String {
+        match self.jwt_forbidden {
+            true => "none, JWT-SVIDs are forbidden".to_owned(),
+            false => self.jwt_audiences.join(", "),
+        }
+    }
+
     fn lines(&self, live: u64) -> String {
         fields(&[
             ("name", self.name.clone()),
@@ -192,6 +210,7 @@ impl EntryRow {
             ("environment", self.environment.clone()),
             ("purpose", self.purpose.clone()),
             ("disabled", if self.disabled { "yes".into() } else { String::new() }),
+            ("jwt audiences", self.jwt_audiences_told()),
             ("revision", self.revision.to_string()),
             ("live certificates", live.to_string()),
         ])
@@ -258,6 +277,8 @@ fn wire(entry: &Entry) -> v1::Entry {
         purpose: raw.purpose,
         disabled: raw.disabled,
         revision: 0,
+        jwt_forbidden: raw.jwt_forbidden,
+        jwt_audiences: raw.jwt_audiences,
     }
 }
 
@@ -294,6 +315,8 @@ impl Create {
             environment: self.environment.clone(),
             purpose: self.purpose.clone(),
             disabled: self.disabled,
+            jwt_forbidden: self.jwt_forbidden,
+            jwt_audiences: self.jwt_audiences.clone(),
         };
         raw.validate(&domain)
             .map_err(|error| Failure::local(format!("entry {}: {error}", self.name)))

@@ -32,6 +32,10 @@ struct Written<'a> {
     purpose: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     disabled: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    jwt_forbidden: bool,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    jwt_audiences: &'a [String],
 }
 
 /// One entry as a `[[entry]]` table.
@@ -52,6 +56,8 @@ pub(super) fn written(entry: &Entry) -> Result<String, Failure> {
         environment: entry.environment(),
         purpose: entry.purpose(),
         disabled: entry.is_disabled(),
+        jwt_forbidden: entry.jwt_forbidden(),
+        jwt_audiences: entry.jwt_audiences(),
     };
     toml::to_string(&File { entry: [written] }).map_err(Failure::local)
 }
@@ -86,6 +92,7 @@ mod tests {
             environment: "prod".into(),
             purpose: "stores # things".into(),
             disabled: true,
+            jwt_audiences: vec!["https://a, b".into(), "c".into()],
             ..plain.clone()
         };
         let entries: Vec<_> = [plain, full].iter().map(|raw| raw.validate(&domain).unwrap()).collect();

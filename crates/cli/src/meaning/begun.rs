@@ -38,7 +38,7 @@ impl Meaning {
         self.standing.agrees(view)?;
         let differs = view
             .ca_keys()
-            .filter(|key| !key.certificate_der.is_empty())
+            .filter(|key| !key.certificate_der.is_empty() || key.role == CaRole::Jwt)
             .find(|key| !self.keys.agrees(key));
         match differs {
             Some(key) => Err(format!("the snapshot has another stage of the key {}", key.key_id)),
@@ -51,6 +51,8 @@ impl Meaning {
         for key in view.ca_keys().filter(|key| !key.certificate_der.is_empty()) {
             self.keys.take_up(key)?;
         }
+        let tokens = view.ca_keys().filter(|key| key.role == CaRole::Jwt);
+        tokens.for_each(|key| self.keys.jwt_event(&key.key_id, key.stage));
         let logs = view.ca_keys().filter(|key| key.role == CaRole::Log);
         self.log_keys.extend(logs.map(|key| key.public_key.clone()));
         for rule in view.revoked().rules() {

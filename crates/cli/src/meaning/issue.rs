@@ -10,7 +10,7 @@ use mintage_svid::{LeafInfo, verify_issued};
 use super::{Issued, Meaning, keys::SigningKey};
 
 /// Furthest a certificate may begin after its record: a revocation's cut may lie a minute ahead, and one second above it.
-const AHEAD_MAX: Duration = Duration::from_secs(61);
+pub(super) const AHEAD_MAX: Duration = Duration::from_secs(61);
 
 impl Meaning {
     /// An issue record: the certificate, its issuer, its dates, who asked, by which entry.
@@ -96,7 +96,7 @@ impl Meaning {
     }
 
     /// The agent that asked, in the life it has now.
-    fn asking_agent<'a>(&self, record: &'a Record) -> Result<&'a SpiffeId, String> {
+    pub(super) fn asking_agent<'a>(&self, record: &'a Record) -> Result<&'a SpiffeId, String> {
         let (id, instance) = agent_of(record)?;
         let Some(Reserved::Agent(name)) = id.reserved() else {
             return Err(format!("it was asked for by {id}, which is no agent"));

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use mintage_ledger::wire::{BundleChange, CaEvent, CaEventKind, CaRole};
+use mintage_mint::jwt_kid;
 use mintage_state::CaKeyRecord;
-use mintage_svid::{CertInfo, verify_issued};
+use mintage_svid::{CertInfo, spki_sha256, verify_issued};
 use ring::digest::{SHA256, digest};
 
 use super::{Issued, Meaning};
@@ -22,6 +23,8 @@ pub(super) struct SigningKey {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     signing: HashMap<IssuerKeyId, SigningKey>,
+    /// Keys of JWT-SVIDs, which have no certificate, and what became of each; by their `kid`.
+    jwt: HashMap<String, CaEventKind>,
 }
 
 impl SigningKey {
@@ -57,6 +60,26 @@ impl Keys {
         }
     }
 
+    /// That the key with this `kid` may sign tokens now.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(super) fn jwt(&self, kid: &str) -> Result<(), String> {
+        match self.jwt.get(kid) {
+            Some(CaEventKind::Activate) => Ok(()),
+            Some(stage) => Err(format!("the key {kid:?} of JWT-SVIDs is {}", stage_name(*stage))),
+            None => Err(format!("no record made the key {kid:?} of JWT-SVIDs")),
+        }
+    }
+
+    /// What happened to a key of JWT-SVIDs. It goes through its stages in one direction.
+    pub(super) fn jwt_event(&mut self, id: &IssuerKeyId, stage: CaEventKind) {
+        let standing = self.jwt.entry(jwt_kid(id)).or_insert(stage);
+        if (*standing as i32) < stage as i32 {
+            *standing = stage;
+        }
+    }
+
     /// Takes up a key that a snapshot holds.
     pub(super) fn take_up(&mut self, key: &CaKeyRecord) -> Result<(), String> {
         let info =
@@ -72,6 +95,9 @@ impl Keys {
 
     /// True when this key is known in the same stage and role.
     pub(super) fn agrees(&self, key: &CaKeyRecord) -> bool {
+        if key.role == CaRole::Jwt {
+            return self.jwt.get(&jwt_kid(&key.key_id)) == Some(&key.stage);
+        }
         let known = self.signing.get(&key.key_id);
         known.is_some_and(|known| (known.stage, known.role) == (key.stage, key.role))
     }
@@ -81,7 +107,7 @@ impl Keys {
         self.signing.contains_key(id)
     }
 
-    /// The bundle holds only roots that were recorded.
+    /// The bundle holds only roots and JWT keys that were recorded.
     pub(super) fn bundle(&self, change: &BundleChange) -> Result<(), String> {
         for der in &change.roots_der {
             let info = CertInfo::parse_signing(der).map_err(|error| format!("a root of the bundle: {error}"))?;
@@ -90,6 +116,15 @@ impl Keys {
                 return Err(format!(
                     "the bundle holds the root {}, which no record made",
                     info.key_id()
+                ));
+            }
+        }
+        for key in &change.jwt_keys {
+            let id = IssuerKeyId::new(*spki_sha256(&key.spki_der).as_bytes());
+            if key.kid != jwt_kid(&id) || !self.jwt.contains_key(&key.kid) {
+                return Err(format!(
+                    "the bundle holds the JWT key {:?}, which no record made",
+                    key.kid
                 ));
             }
         }
@@ -133,6 +168,10 @@ impl Meaning {
         }
         if role == CaRole::Log {
             self.log_keys.insert(event.public_key.clone());
+        }
+        if role == CaRole::Jwt {
+            self.keys.jwt_event(&id, stage);
+            return Ok(());
         }
         if let Some(key) = self.keys.signing.get_mut(&id) {
             // A key goes through its stages in one direction; an event that goes back changes nothing.

@@ -6,6 +6,7 @@
 
 mod begun;
 mod issue;
+mod issue_jwt;
 mod keys;
 mod standing;
 mod strike;
@@ -138,6 +139,7 @@ impl Meaning {
     fn check(&mut self, index: u64, record: &Record) -> Result<(), String> {
         match &record.body {
             Body::Issue(issue) => self.issue(index, record, issue),
+            Body::IssueJwt(issue) => self.issue_jwt(record, issue),
             Body::Revoke(revoke) => self.revoke(index, revoke),
             Body::CaEvent(event) => self.ca_event(event),
             Body::BundleChange(change) => self.keys.bundle(change),

@@ -172,6 +172,8 @@ impl Standing {
             environment: put.environment.clone(),
             purpose: put.purpose.clone(),
             disabled: put.disabled,
+            jwt_forbidden: put.jwt_forbidden,
+            jwt_audiences: put.jwt_audiences.clone(),
         };
         let entry = raw
             .restore(domain)

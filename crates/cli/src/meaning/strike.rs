@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use mintage_identity::{IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::wire::{RevocationRule, Revoke, RevokedSerial, revocation_rule::Target};
-use mintage_svid::LeafInfo;
+use mintage_svid::{LeafInfo, jwt_rule_date};
 
 use super::Meaning;
 
@@ -56,16 +56,31 @@ impl Strikes {
         if let Some(index) = self.issuers.get(issuer) {
             return dead(*index);
         }
+        match self.cut_of(leaf.id(), leaf.not_before()) {
+            Some(index) => dead(index),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of a token: rules on its identity reach it, counted from when it was issued.
+    pub(super) fn check_jwt(&self, id: &SpiffeId, issued: UnixTime) -> Result<(), String> {
+        match self.cut_of(id, jwt_rule_date(issued)) {
+            Some(index) => Err(format!(
+                "its token was dead when it was issued: record {index} revokes it"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The record whose cut lies at or after `begins`.
+    fn cut_of(&self, id: &SpiffeId, begins: UnixTime) -> Option<u64> {
         let by_prefix = self
             .prefixes
             .iter()
-            .filter(|(prefix, _)| prefix.matches(leaf.id()))
+            .filter(|(prefix, _)| prefix.matches(id))
             .map(|(_, cut)| cut);
-        let mut cuts = self.identities.get(leaf.id()).into_iter().chain(by_prefix);
-        match cuts.find(|(cut, _)| leaf.not_before() <= *cut) {
-            Some((_, index)) => dead(*index),
-            None => Ok(()),
-        }
+        let mut cuts = self.identities.get(id).into_iter().chain(by_prefix);
+        cuts.find(|(cut, _)| begins <= *cut).map(|(_, index)| *index)
     }
 
     /// Takes up what a snapshot holds of an identity: a cut, or nothing, as [`Strikes::add`] tells.

@@ -6,6 +6,8 @@ pub mod envoy_auth;
 pub mod envoy_type;
 /// The messages and services of `proto/google/rpc`.
 pub mod google_rpc;
+/// The messages and services of `proto/envoy/sds`.
+pub mod sds;
 /// The messages and services of `proto/mintage/v1`.
 pub mod v1;
 /// The messages and services of `proto/spiffe`.

@@ -22,6 +22,9 @@ pub struct CrlChunk {
     pub total: u64,
     #[prost(bytes = "vec", tag = "5")]
     pub data: ::prost::alloc::vec::Vec<u8>,
+    /// With this piece the reader has every list that is current: a stream that ends without it was cut.
+    #[prost(bool, tag = "6")]
+    pub is_last: bool,
 }
 /// Generated client implementations.
 pub mod crls_client {
@@ -297,9 +300,15 @@ pub struct Entry {
     /// Ledger index of the record that wrote this revision; 0 in requests.
     #[prost(uint64, tag = "13")]
     pub revision: u64,
+    /// True when no JWT-SVID may be issued by this entry.
+    #[prost(bool, tag = "14")]
+    pub jwt_forbidden: bool,
+    /// The audiences its JWT-SVIDs may be for; empty for any.
+    #[prost(string, repeated, tag = "15")]
+    pub jwt_audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A trust bundle: the only roots of one trust domain.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrustBundle {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
@@ -317,6 +326,18 @@ pub struct TrustBundle {
     /// Issuing certificates below the roots (DER) whose leaves the revocation filter covers.
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub issuers: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Keys that sign the JWT-SVIDs of the trust domain. A change of them raises `sequence`.
+    #[prost(message, repeated, tag = "7")]
+    pub jwt_keys: ::prost::alloc::vec::Vec<JwtKey>,
+}
+/// A public key that signs JWT-SVIDs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtKey {
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+    /// SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "vec", tag = "2")]
+    pub spki: ::prost::alloc::vec::Vec<u8>,
 }
 /// Where a record stands in the ledger.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2008,7 +2029,7 @@ pub struct RejoinRequest {
     #[prost(string, tag = "5")]
     pub agent_version: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttestResponse {
     /// The agent's own X.509-SVID, leaf first, without the root.
     #[prost(bytes = "vec", repeated, tag = "1")]
@@ -2053,11 +2074,14 @@ pub struct Hello {
     #[prost(uint64, tag = "4")]
     pub bundle_sequence: u64,
 }
-/// At most 64 asks.
+/// At most 64 asks of both kinds together.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mint {
     #[prost(message, repeated, tag = "1")]
     pub asks: ::prost::alloc::vec::Vec<Ask>,
+    /// Sent only to a CA whose bundle has a JWT key: an older one would not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub jwt_asks: ::prost::alloc::vec::Vec<JwtAsk>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ask {
@@ -2068,6 +2092,18 @@ pub struct Ask {
     pub entry: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "3")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+}
+/// Asks for a JWT-SVID by an entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtAsk {
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// Entry name.
+    #[prost(string, tag = "2")]
+    pub entry: ::prost::alloc::string::String,
+    /// At least one, and no more than 16.
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The agent has applied what the CA pushed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2141,6 +2177,24 @@ pub struct Minted {
     /// Certificates between every leaf of this message and the root, in order.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub issuers: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    pub jwts: ::prost::alloc::vec::Vec<JwtResult>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct JwtResult {
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// JWS in compact form; empty when refused. Whoever holds it is believed: it is never recorded or logged.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+    /// Unix time in seconds.
+    #[prost(int64, tag = "3")]
+    pub expires_s: i64,
+    #[prost(message, optional, tag = "4")]
+    pub receipt: ::core::option::Option<Receipt>,
+    #[prost(message, optional, tag = "5")]
+    pub refusal: ::core::option::Option<Refusal>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintResult {
@@ -2185,7 +2239,7 @@ pub struct Entries {
     #[prost(bool, tag = "5")]
     pub last: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trust {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<TrustBundle>,
@@ -2201,12 +2255,12 @@ pub mod revoked {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum News {
         #[prost(bytes, tag = "1")]
-        Delta(::prost::alloc::vec::Vec<u8>),
+        Delta(::prost::bytes::Bytes),
         #[prost(bytes, tag = "2")]
-        Heartbeat(::prost::alloc::vec::Vec<u8>),
+        Heartbeat(::prost::bytes::Bytes),
         /// A snapshot small enough to travel here.
         #[prost(bytes, tag = "3")]
-        Snapshot(::prost::alloc::vec::Vec<u8>),
+        Snapshot(::prost::bytes::Bytes),
         /// Sequence of a snapshot to fetch by Revocation.Snapshot.
         #[prost(uint64, tag = "4")]
         SnapshotRef(u64),
@@ -2960,6 +3014,25 @@ pub struct CaKey {
     #[prost(string, tag = "7")]
     pub serial: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CaCrl {
+    /// Key id of the CA key that signed the list, and its role: root or intermediate.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    #[prost(int64, tag = "4")]
+    pub this_update_ms: i64,
+    #[prost(int64, tag = "5")]
+    pub next_update_ms: i64,
+    #[prost(uint64, tag = "6")]
+    pub entries: u64,
+    /// When nothing renews it by itself and its end is near: what to do about it; else empty.
+    #[prost(string, tag = "7")]
+    pub remark: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CaStatusResponse {
     #[prost(string, tag = "1")]
@@ -2994,6 +3067,9 @@ pub struct CaStatusResponse {
     /// Certificates that agents saw in use and the ledger does not hold, since this replica's start.
     #[prost(uint64, tag = "15")]
     pub seen_unknown: u64,
+    /// The current list of revoked certificates of each CA key that has one.
+    #[prost(message, repeated, tag = "16")]
+    pub crls: ::prost::alloc::vec::Vec<CaCrl>,
 }
 /// Generated client implementations.
 pub mod registry_client {
@@ -3998,8 +4074,8 @@ pub struct SnapshotChunk {
     pub offset: u64,
     #[prost(uint64, tag = "2")]
     pub total: u64,
-    #[prost(bytes = "vec", tag = "3")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -4018,11 +4094,11 @@ pub mod watch_news {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum News {
         #[prost(bytes, tag = "1")]
-        Snapshot(::prost::alloc::vec::Vec<u8>),
+        Snapshot(::prost::bytes::Bytes),
         #[prost(bytes, tag = "2")]
-        Delta(::prost::alloc::vec::Vec<u8>),
+        Delta(::prost::bytes::Bytes),
         #[prost(bytes, tag = "3")]
-        Heartbeat(::prost::alloc::vec::Vec<u8>),
+        Heartbeat(::prost::bytes::Bytes),
         #[prost(uint64, tag = "4")]
         SnapshotRef(u64),
     }
@@ -4230,7 +4306,7 @@ pub mod revocation_client {
                 .insert(GrpcMethod::new("mintage.v1.Revocation", "FindFingerprints"));
             self.inner.unary(req, path, codec).await
         }
-        /// The newest signed snapshot in chunks of at most 256 KiB.
+        /// The newest signed snapshot in chunks of at most 256 KiB. ResourceExhausted past so many readers, in all or of one peer.
         pub async fn snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::SnapshotRequest>,
@@ -4247,7 +4323,8 @@ pub mod revocation_client {
                 .insert(GrpcMethod::new("mintage.v1.Revocation", "Snapshot"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Signed news from a sequence on: snapshot or deltas, then live deltas and heartbeats.
+        /// Signed news from a sequence on: snapshot or delta, then live deltas and heartbeats. A reader that falls behind is told to
+        /// fetch the snapshot, and goes on from there. ResourceExhausted past so many streams, in all or of one peer.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -4309,7 +4386,7 @@ pub mod revocation_server {
         type SnapshotStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::SnapshotChunk, tonic::Status>>
             + std::marker::Send
             + 'static;
-        /// The newest signed snapshot in chunks of at most 256 KiB.
+        /// The newest signed snapshot in chunks of at most 256 KiB. ResourceExhausted past so many readers, in all or of one peer.
         async fn snapshot(
             &self,
             request: tonic::Request<super::SnapshotRequest>,
@@ -4318,7 +4395,8 @@ pub mod revocation_server {
         type WatchStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::WatchNews, tonic::Status>>
             + std::marker::Send
             + 'static;
-        /// Signed news from a sequence on: snapshot or deltas, then live deltas and heartbeats.
+        /// Signed news from a sequence on: snapshot or delta, then live deltas and heartbeats. A reader that falls behind is told to
+        /// fetch the snapshot, and goes on from there. ResourceExhausted past so many streams, in all or of one peer.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,
@@ -4623,7 +4701,7 @@ pub mod revocation_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BundleRequest {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BundleResponse {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<TrustBundle>,
@@ -4878,5 +4956,12 @@ impl ::core::fmt::Debug for AttestRequest {
 impl ::core::fmt::Debug for CreateTokenResponse {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("CreateTokenResponse").finish_non_exhaustive()
+    }
+}
+
+/// Prints dots: the message carries a secret.
+impl ::core::fmt::Debug for JwtResult {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("JwtResult").finish_non_exhaustive()
     }
 }

@@ -31,7 +31,7 @@ impl Encoder for Ecs {
 /// Category and type of a record.
 fn kind_of(body: &Body) -> (&'static str, &'static str) {
     match body {
-        Body::Issue(_) | Body::Deny(_) | Body::TokenCreate(_) => ("iam", "creation"),
+        Body::Issue(_) | Body::IssueJwt(_) | Body::Deny(_) | Body::TokenCreate(_) => ("iam", "creation"),
         Body::Revoke(_) | Body::TokenDelete(_) | Body::AgentEvict(_) => ("iam", "deletion"),
         Body::AgentBan(_) => ("iam", "change"),
         Body::TokenConsume(_) | Body::AgentAttest(_) => ("authentication", "start"),
@@ -91,10 +91,13 @@ pub(super) fn event(placed: &Placed) -> Result<Value, Failure> {
     if let mintage_ledger::Actor::Admin { pid, .. } = &record.actor {
         event.insert("process".into(), json!({"pid": pid}));
     }
-    if let Body::Issue(issue) = &record.body
-        && !issue.rule.is_empty()
-    {
-        event.insert("rule".into(), json!({"name": issue.rule}));
+    let rule = match &record.body {
+        Body::Issue(issue) => issue.rule.as_str(),
+        Body::IssueJwt(issue) => issue.rule.as_str(),
+        _ => "",
+    };
+    if !rule.is_empty() {
+        event.insert("rule".into(), json!({"name": rule}));
     }
     let own = json!({
         "index": placed.index,

@@ -119,6 +119,7 @@ fn parts(body: &Body, facts: &Facts) -> Parts {
     let (id, agent) = (|octets: &[u8]| hex::encode(octets), facts.agent.as_str());
     match body {
         Body::Issue(_) => managed(CREATE, INFORMATIONAL, "X.509-SVID", &facts.spiffe_id, facts.serial()),
+        Body::IssueJwt(issue) => managed(CREATE, INFORMATIONAL, "JWT-SVID", &facts.spiffe_id, &issue.jti),
         Body::Deny(_) => managed(CREATE, LOW, "X.509-SVID", &facts.spiffe_id, &facts.entry),
         Body::Revoke(revoke) => {
             let serial = revoke.serials.first().map(|one| id(&one.serial)).unwrap_or_default();

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// A stream that fails once a write, or a flush, has waited for the other end longer than it may.
-pub(super) struct Moving<S> {
+pub(crate) struct Moving<S> {
     stream: S,
     longest: Duration,
     /// Runs while a write waits.
@@ -21,7 +21,7 @@ pub(super) struct Moving<S> {
 }
 
 impl<S> Moving<S> {
-    pub(super) fn new(stream: S, longest: Duration) -> Self {
+    pub(crate) fn new(stream: S, longest: Duration) -> Self {
         Self {
             stream,
             longest,

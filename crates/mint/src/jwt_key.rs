@@ -1,0 +1,119 @@
+//! A key that signs JWT-SVIDs: ECDSA P-256 for ES256, of its own kind, so that no CA key ever signs a token and no token key
+//! a certificate.
+
+use std::fmt;
+
+use mintage_identity::{IssuerKeyId, TrustDomain};
+use mintage_svid::{JwtKey, PublicKey, spki_sha256};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use zeroize::Zeroizing;
+
+use crate::{MintError, ca_key::p256_spki};
+
+/// Octets of the public key's hash in a key id: it tells keys of one bundle apart, and travels in every token.
+const KID_OCTETS: usize = 16;
+
+/// The private key of a trust domain's JWT-SVIDs.
+pub struct JwtSigner {
+    domain: TrustDomain,
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+    public: JwtKey,
+    key_id: IssuerKeyId,
+}
+
+/// The key id (`kid`) of a public key, by the SHA-256 of its SubjectPublicKeyInfo.
+pub fn jwt_kid(key_id: &IssuerKeyId) -> String {
+    let octets = &key_id.as_bytes()[..KID_OCTETS];
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+impl JwtSigner {
+    /// Makes a new key. The second value is its PKCS#8 form for a key file, the only copy outside the key itself.
+    ///
+    /// # Errors
+    /// [`MintError::Sign`] when the system gives no randomness.
+    pub fn generate(domain: &TrustDomain) -> Result<(Self, Zeroizing<Vec<u8>>), MintError> {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map_err(|_| MintError::Sign)?;
+        let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
+        Ok((Self::from_pkcs8(domain, &pkcs8)?, pkcs8))
+    }
+
+    /// Loads a key from its PKCS#8 form.
+    ///
+    /// # Errors
+    /// Refuses every key but ECDSA P-256, RSA for RS256 among them, and a public half that does not fit.
+    pub fn from_pkcs8(domain: &TrustDomain, pkcs8_der: &[u8]) -> Result<Self, MintError> {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8_der, &random).map_err(|_| {
+            MintError::Key(
+                "JWT-SVIDs are signed with ES256, which takes an ECDSA P-256 key in PKCS#8; RS256 is not supported",
+            )
+        })?;
+        let spki = p256_spki(pair.public_key().as_ref());
+        // Read back as verifiers read it.
+        PublicKey::from_spki(&spki)?;
+        let key_id = IssuerKeyId::new(*spki_sha256(&spki).as_bytes());
+        Ok(Self {
+            domain: domain.clone(),
+            pair,
+            random,
+            public: JwtKey::new(jwt_kid(&key_id), spki)?,
+            key_id,
+        })
+    }
+
+    /// The public half with its key id, as the trust bundle has it.
+    pub fn public(&self) -> &JwtKey {
+        &self.public
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub fn key_id(&self) -> IssuerKeyId {
+        self.key_id
+    }
+
+    /// The trust domain whose identities it vouches for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// Signs anything. Kept inside: tokens come from `jwt`.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, MintError> {
+        let signature = self.pair.sign(&self.random, message).map_err(|_| MintError::Sign)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+impl fmt::Debug for JwtSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSigner")
+            .field("kid", &self.public.kid())
+            .field("private", &"...")
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::domain;
+
+    #[test]
+    fn a_key_survives_its_pkcs8_form_and_other_kinds_are_refused() {
+        let (key, pkcs8) = JwtSigner::generate(&domain()).unwrap();
+        let again = JwtSigner::from_pkcs8(&domain(), &pkcs8).unwrap();
+        assert_eq!(again.public(), key.public());
+        assert_eq!(key.public().kid(), &key.key_id().to_string()[..32]);
+        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        for bad in [&p384.serialize_der()[..], &pkcs8[1..], &[]] {
+            let refused = JwtSigner::from_pkcs8(&domain(), bad).unwrap_err().to_string();
+            assert!(refused.contains("ES256") && refused.contains("RS256"), "{refused}");
+        }
+        assert!(!format!("{key:?}").contains("pair"));
+    }
+}
