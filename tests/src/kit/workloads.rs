@@ -34,12 +34,9 @@ impl Workload {
     pub fn python(scratch: &Path, socket: &Path) -> Option<Self> {
         let installed = environment(scratch, "py-spiffe", "spiffe")?;
         let mut command = Command::new(installed.join("bin/python"));
-        // gRPC's C core says an absolute path, percent-encoded, as `:authority`, which the HTTP/2 library under the agent resets.
-        let name = socket.file_name()?.to_str()?;
-        command.current_dir(socket.parent()?);
         command
             .arg(sources("py-spiffe").join("client.py"))
-            .arg(format!("unix:{name}"));
+            .arg(format!("unix://{}", socket.display()));
         Some(Self::launch(command))
     }
 
