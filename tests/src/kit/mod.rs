@@ -29,3 +29,4 @@ pub mod stream;
 pub mod verifiers;
 pub mod wal;
 pub mod witness;
+pub mod workloads;

@@ -30,17 +30,7 @@ impl Verifier {
     /// # Panics
     /// Under `CI=true` instead.
     pub fn go(scratch: &Path) -> Option<Self> {
-        let program = scratch.join("verify-go");
-        let mut build = Command::new(peer("go")?);
-        build
-            .args(["build", "-trimpath", "-buildvcs=false", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(sources("go"))
-            .env("CGO_ENABLED", "0")
-            .env("GOFLAGS", "-mod=readonly")
-            .env("GOCACHE", scratch.join("go-build"));
-        ready(build, "golang.org/x/mod")?;
+        let program = build_go(scratch, "go", "golang.org/x/mod")?;
         Some(Self {
             name: "golang.org/x/mod",
             command: vec![program.into()],
@@ -107,6 +97,25 @@ impl Interpreter {
         assert!(output.status.success(), "{script}: {output:?}");
         fs::read(answer).expect("its answer")
     }
+}
+
+/// The Go program of `tests/interop/<of>`, built in `scratch`; none where Go or a module of it is not to be had.
+///
+/// # Panics
+/// Under `CI=true` instead.
+pub fn build_go(scratch: &Path, of: &str, what: &str) -> Option<PathBuf> {
+    let program = scratch.join(format!("{of}-program"));
+    let mut build = Command::new(peer("go")?);
+    build
+        .args(["build", "-trimpath", "-buildvcs=false", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(sources(of))
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOCACHE", scratch.join("go-build"));
+    ready(build, what)?;
+    Some(program)
 }
 
 /// An environment of Python's in `scratch` with what `tests/interop/<of>/requirements.txt` lists; none where it is not to be

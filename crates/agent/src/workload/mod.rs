@@ -2,6 +2,7 @@
 //! own, Envoy's, and over HTTP/1.1), and the standard health service.
 
 mod api;
+mod authority;
 mod bind;
 mod caller;
 mod ext_authz;

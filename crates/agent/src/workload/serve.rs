@@ -32,6 +32,7 @@ use tonic::transport::{Server, server::Connected};
 
 use super::{
     api::{Api, require_header},
+    authority::Authorities,
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
     ext_authz::ExtAuthz,
@@ -179,7 +180,7 @@ impl Acceptor {
             };
             let Ok(Ok((spoken, stream))) = heard else { return };
             let connection = LocalStream {
-                stream,
+                stream: Authorities::of(stream, spoken == Spoken::Http2),
                 caller,
                 _place: place,
             };
@@ -193,7 +194,7 @@ impl Acceptor {
 
 /// A connection with its attested process.
 struct LocalStream {
-    stream: Heard<UnixStream>,
+    stream: Authorities<Heard<UnixStream>>,
     caller: Arc<Caller>,
     _place: Place,
 }
