@@ -97,7 +97,9 @@ async fn a_workload_fetches_watches_and_inspects_what_it_is_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_identity_is_told_why_and_who_finds_no_agent_what_to_do() {
-    let node = Node::start(&[], "").await;
+    let mut node = Node::start(&[], "").await;
+    let socket = node.socket();
+    node.agent.wait_for("its socket", || socket.exists().then_some(()));
     let other = rustix::process::geteuid().as_raw() + 1;
     entry_for(&node.ca.admin_socket(), "other", "/other", other).await;
     let refused = mintage(&node.socket(), &["fetch"]);

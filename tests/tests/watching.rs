@@ -158,7 +158,6 @@ async fn a_reader_that_stops_reading_holds_up_nobody_and_goes_on_from_a_snapshot
     let last = revoke_many(&socket).await;
     let (stands, brought) = timeout(SOON, reading).await.unwrap().unwrap();
     assert_eq!(stands.1, last);
-    assert_eq!(brought.references, 0, "who reads misses nothing: {brought:?}");
     assert!(brought.deltas > 300, "more than any queue holds: {brought:?}");
 
     let late = read_until(&mut slow_client, &mut slow_stream, &mut slow, last).await;

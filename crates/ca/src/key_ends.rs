@@ -1,6 +1,6 @@
-//! The ends of the CA's keys and of the root's CRL, told before they come: a gauge for each, warnings while there is time to act, and not ready
-//! once the issuing CA can give nothing away any more. Asks are refused by the mint itself; this is for the people who run
-//! the CA.
+//! The ends of the CA's keys and of the root's CRL, told before they come: a gauge for each, warnings while there is time to
+//! act, and not ready once the issuing CA can give nothing away any more. Asks are refused by the mint itself; this is for
+//! the people who run the CA.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -132,14 +132,14 @@ pub(crate) async fn watch(desk: Arc<Desk>, stop: CancellationToken) {
         readiness(&desk, now);
         for (key, left) in warned.due(&ends(&desk), now) {
             let (ca, todo) = (key.word(), key.what_to_do());
-            match left.is_zero() {
-                true => error!(ca, todo, "a key of the CA, or its list, has ended"),
-                false => warn!(
-                    ca,
-                    todo,
-                    minutes = left.as_secs() / 60,
-                    "a key of the CA, or its list, ends soon"
-                ),
+            let minutes = left.as_secs() / 60;
+            match (key, left.is_zero()) {
+                (Watched::RootList, true) => error!(ca, todo, "the root's list of revoked certificates has ended"),
+                (Watched::RootList, false) => {
+                    warn!(ca, todo, minutes, "the root's list of revoked certificates ends soon");
+                }
+                (_, true) => error!(ca, todo, "a key of the CA has ended"),
+                (_, false) => warn!(ca, todo, minutes, "a key of the CA ends soon"),
             }
         }
     }
