@@ -92,7 +92,7 @@ impl Layout {
     }
 
     /// The file of the lists of revoked certificates.
-    pub(crate) const fn crl_file(self) -> &'static str {
+    const fn crl_file(self) -> &'static str {
         match self {
             Self::Split => "svid_crl.pem",
             Self::Spiffe | Self::Haproxy => "crl.pem",

@@ -100,7 +100,6 @@ impl Core {
             };
             slot.acting.begin();
             let change = Change {
-                crls: delivery.crl().then(|| self.shared.crls.load().to_pem()).flatten(),
                 provider: self.shared.deps.provider.clone(),
                 delivery,
                 held: held.clone(),

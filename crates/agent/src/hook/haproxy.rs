@@ -1,5 +1,6 @@
-//! HAProxy's runtime API (management guide, section 9.3): certificate, roots and revocation lists that it has in memory
-//! are replaced without a reload, each in a transaction of its own.
+//! HAProxy's runtime API (management guide, section 9.3): the certificate that it has in memory is replaced without a reload, in
+//! one transaction. HAProxy 2.6 no longer holds clients to its `crl-file` once a certificate was replaced so; a delivery with
+//! lists is refused this hook.
 
 use std::path::Path;
 
@@ -21,12 +22,6 @@ pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&
         Some(name) => name.to_owned(),
         None => folder.join(HAPROXY_FILE).display().to_string(),
     };
-    // The lists first: HAProxy 2.6 makes the certificate's contexts anew with the lists it holds then, and afterwards no longer
-    // knows that they use them.
-    if let Some(crls) = &change.crls {
-        let lists = folder.join(change.delivery.layout().crl_file()).display().to_string();
-        replace(socket, "crl-file", &lists, crls.as_bytes()).await?;
-    }
     let pem = haproxy_pem(change.held.chain(), change.held.key());
     replace(socket, "cert", &name, &pem).await
 }

@@ -21,8 +21,6 @@ mod signal;
 pub(crate) struct Change {
     pub(crate) delivery: Delivery,
     pub(crate) held: Arc<Held>,
-    /// The lists of revoked certificates that lie in the folder, where it has them.
-    pub(crate) crls: Option<String>,
     /// For the look at what is served.
     pub(crate) provider: Arc<CryptoProvider>,
 }

@@ -186,11 +186,14 @@ fn mend_block(block: &mut [u8]) -> Option<()> {
             _ => 4,
         };
         let name = integer(block, &mut at, prefix)?;
+        let mut named = name == AUTHORITY;
         if name == 0 {
-            string(block, &mut at)?;
+            // gRPC's C core spells the name out.
+            let (_, spelt) = string(block, &mut at)?;
+            named = block.get(spelt)? == b":authority";
         }
         let (huffman, value) = string(block, &mut at)?;
-        if name == AUTHORITY {
+        if named {
             let value = block.get_mut(value)?;
             match huffman {
                 true => mend_coded(value),

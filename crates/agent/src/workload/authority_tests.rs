@@ -86,6 +86,10 @@ fn nothing_else_is_touched() {
     let mut block = CODED;
     assert_eq!(mend_block(&mut block), Some(()));
     assert_eq!(block, CODED);
+    let spelt = |value: &[u8]| [&[0x40, 10][..], b":authority", &[4], value].concat();
+    let mut block = spelt(b"%2Fa");
+    mend_block(&mut block);
+    assert_eq!(block, spelt(b"-2Fa"));
     // `:path` has slashes that mean something, and so has a field with a name of its own.
     let path = literal(0x44, b"/a/b%20", false);
     let own = [&[0x40, 1][..], b"x", &[2], b"a/"].concat();
