@@ -317,6 +317,13 @@ fn limits_hold_for_configurations_made_in_code() {
     assert!(base().with_revocation_map("map").is_err());
     let delivery = |dir: &str| Delivery::new(EntryName::parse("e").unwrap(), dir).unwrap();
     assert!(base().with_deliveries(vec![delivery("/a"), delivery("/a")]).is_err());
+    let socket = PathBuf::from("/s");
+    let replaces = Hook::new(HookAction::Haproxy {
+        socket,
+        certificate: None,
+    });
+    let with_lists = delivery("/a").with_crl(true).with_hooks(vec![replaces]).unwrap();
+    assert!(base().with_deliveries(vec![with_lists]).is_err());
     let many = (0..=DELIVERIES_MAX).map(|n| delivery(&format!("/a{n}"))).collect();
     assert!(base().with_deliveries(many).is_err());
     assert!(Delivery::new(EntryName::parse("e").unwrap(), "relative").is_err());

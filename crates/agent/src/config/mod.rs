@@ -322,10 +322,14 @@ impl Config {
     /// The same with these deliveries.
     ///
     /// # Errors
-    /// Refuses two deliveries into one folder, one folder within another, one within the data directory, and more
+    /// Refuses a HAProxy hook at a delivery with lists, two deliveries into one folder, one folder within another, one within the data directory, and more
     /// than 4,096.
     pub fn with_deliveries(mut self, deliveries: Vec<Delivery>) -> Result<Self, AgentError> {
         check_folders(&self.data_dir, &deliveries).map_err(|(_, problem)| AgentError::Config(problem))?;
+        deliveries
+            .iter()
+            .try_for_each(|delivery| hook::check_lists(&delivery.hooks, delivery.crl))
+            .map_err(AgentError::Config)?;
         self.deliveries = deliveries;
         Ok(self)
     }

@@ -55,6 +55,14 @@ impl Acting {
         Some(self.after.saturating_sub(now.boot).max(opens.min(must)))
     }
 
+    /// Nothing is wanted any more. What runs goes on to its end, so that no other begins beside it.
+    pub(super) fn forget(&mut self) {
+        *self = Self {
+            running: self.running,
+            ..Self::default()
+        };
+    }
+
     fn begin(&mut self) {
         (self.wanted, self.running) = (false, true);
     }
@@ -81,7 +89,7 @@ impl Core {
         let Some(slot) = self.slots.get_mut(key) else { return };
         match slot.delivery().is_some_and(Delivery::acts) {
             true => slot.acting.want(),
-            false => slot.acting = Acting::default(),
+            false => slot.acting.forget(),
         }
     }
 
@@ -184,6 +192,18 @@ mod tests {
         acting.begin();
         acting.succeeded(at(1, 0).wall, LIFE);
         assert_eq!(acting.due_in(None, at(0, 0)), None);
+    }
+
+    #[test]
+    fn what_is_forgotten_while_it_runs_keeps_its_place_until_it_ends() {
+        let mut acting = Acting::default();
+        acting.want();
+        acting.begin();
+        acting.forget();
+        acting.want();
+        assert_eq!(acting.due_in(None, at(0, 0)), None);
+        acting.succeeded(at(1, 0).wall, LIFE);
+        assert_eq!(acting.due_in(None, at(0, 0)), Some(Duration::ZERO));
     }
 
     #[test]

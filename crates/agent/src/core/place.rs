@@ -9,7 +9,6 @@ use mintage_svid::LeafInfo;
 
 use super::{
     Core, Input, Reloaded, boot, folder_key,
-    hooks::Acting,
     slot::{Purpose, Slot, SlotKey, Trouble},
 };
 use crate::{
@@ -329,7 +328,7 @@ impl Core {
             slot.unplaced = None;
             (slot.receipt, slot.proof, slot.chase) = Default::default();
             slot.rewrite = false;
-            slot.acting = Acting::default();
+            slot.acting.forget();
             slot.trouble = Some(Trouble {
                 stage: "entry",
                 message: format!("the CA retired it: {}", retire.why),
