@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     LedgerError,
+    batch::Batch,
     journal::{AppendError, Journal},
     limits::{
         GROUP_BYTES_MAX, GROUP_RECORDS_ENOUGH, GROUP_RECORDS_MAX, GROUP_WAIT_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX,
@@ -106,10 +107,17 @@ type Outcome = Result<Receipt, CommitError>;
 
 #[derive(Debug)]
 struct Submission {
-    records: Vec<(EncodedRecord, u64)>,
-    bytes: usize,
+    /// What is to be written of it.
+    batch: Batch,
+    /// The control index that the decision of each record in the batch saw.
+    seen: Vec<u64>,
+    /// What becomes of each record that was submitted.
+    places: Vec<Place>,
     reply: oneshot::Sender<Vec<Outcome>>,
 }
+
+/// The place of a record in its batch, or why it has none.
+type Place = Result<usize, CommitError>;
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -256,7 +264,9 @@ impl Commits {
     /// A submission of more records or bytes than a group, or past the queue's limit, is answered `Busy`.
     pub fn submit(&self, records: Vec<(EncodedRecord, u64)>) -> CommitTicket {
         let count = records.len();
-        let bytes: usize = records.iter().map(|(record, _)| record.encoded_len()).sum();
+        let batch = Batch::of(records.iter().map(|(record, _)| record));
+        let seen = records.into_iter().map(|(_, seen)| seen).collect();
+        let bytes = batch.record_bytes();
         let limits = &self.shared.limits;
         let refuse = |error| CommitTicket {
             answer: Answer::Refused(error),
@@ -276,7 +286,12 @@ impl Commits {
         let (reply, receiver) = oneshot::channel();
         queue.records += count;
         queue.bytes += bytes;
-        queue.waiting.push_back(Submission { records, bytes, reply });
+        queue.waiting.push_back(Submission {
+            batch,
+            seen,
+            places: (0..count).map(Ok).collect(),
+            reply,
+        });
         let wake = queue.waiting.len() == 1 || queue.kept_open && !queue.gathers();
         drop(queue);
         // A queue that was not empty has already woken the committer, or keeps it from sleeping.
@@ -374,15 +389,15 @@ fn take(shared: &Shared, journal: &dyn Journal) -> Option<Vec<Submission>> {
     let mut queue = keep_open(shared, queue);
     let (mut taken, mut records, mut bytes) = (Vec::with_capacity(queue.waiting.len()), 0, 0);
     while let Some(next) = queue.waiting.front() {
-        let fits = records + next.records.len() <= shared.limits.group_records
-            && bytes + next.bytes <= shared.limits.group_bytes;
+        let fits = records + next.batch.len() <= shared.limits.group_records
+            && bytes + next.batch.record_bytes() <= shared.limits.group_bytes;
         // The first always fits: larger submissions were refused at the door.
         if !fits && !taken.is_empty() {
             break;
         }
         let Some(next) = queue.waiting.pop_front() else { break };
-        records += next.records.len();
-        bytes += next.bytes;
+        records += next.batch.len();
+        bytes += next.batch.record_bytes();
         taken.push(next);
     }
     queue.records -= records;
@@ -401,56 +416,53 @@ fn keep_open<'a>(shared: &'a Shared, mut queue: MutexGuard<'a, Queue>) -> MutexG
     queue
 }
 
-/// What became of one record of a submission: its place in the group, or why it has none.
-type Place = Result<usize, CommitError>;
-
-struct Group {
-    records: Vec<EncodedRecord>,
-    /// The control index each record of the group saw, its own submission's restricting records counted as seen.
-    control_seen: u64,
-    /// For each submission the place of each of its records.
-    places: Vec<Vec<Place>>,
-}
-
-/// Sorts out what is stale against `control_head` and against restricting records earlier in the group itself. Those
-/// have no index yet, so nothing outside their own submission can have seen them.
-fn gather(taken: &mut [Submission], control_head: u64) -> Group {
-    let mut group = Group {
-        records: Vec::new(),
-        control_seen: u64::MAX,
-        places: Vec::with_capacity(taken.len()),
-    };
-    let mut restricted = false;
-    for submission in taken {
-        let mut places = Vec::with_capacity(submission.records.len());
-        let mut restricts = false;
-        for (record, seen) in &submission.records {
-            if *seen < control_head || restricted {
-                places.push(Err(CommitError::Moved { control_head }));
-                continue;
+impl Submission {
+    /// Takes out what is stale: records that saw less than `control_head`, or all where `restricted`.
+    fn leave_out_stale(&mut self, control_head: u64, restricted: bool) {
+        let stale = |seen: u64| restricted || seen < control_head;
+        if !self.seen.iter().any(|seen| stale(*seen)) {
+            return;
+        }
+        let mut left = Vec::new();
+        for place in &mut self.places {
+            let Ok(at) = *place else { continue };
+            let seen = self.seen.get(at).copied().unwrap_or_default();
+            *place = match stale(seen) {
+                true => Err(CommitError::Moved { control_head }),
+                false => Ok(left.len()),
+            };
+            if place.is_ok() {
+                left.push((at, seen));
             }
-            group.control_seen = group.control_seen.min(*seen);
-            restricts |= record.is_restricting();
-            places.push(Ok(group.records.len()));
-            group.records.push(record.clone());
         }
-        restricted |= restricts;
-        group.places.push(places);
+        self.batch = self.batch.only(left.iter().map(|(at, _)| *at));
+        self.seen = left.into_iter().map(|(_, seen)| seen).collect();
     }
-    group
 }
 
-fn commit(shared: &Shared, journal: &dyn Journal, mut taken: Vec<Submission>) {
+/// Sorts out what is stale against `control_head` and against restricting records earlier in the group itself. Those have
+/// no index yet, so nothing outside their own submission can have seen them.
+fn leave_out_stale(group: &mut [Submission], control_head: u64) {
+    let mut restricted = false;
+    for submission in group {
+        submission.leave_out_stale(control_head, restricted);
+        restricted |= submission.batch.is_restricting();
+    }
+}
+
+fn commit(shared: &Shared, journal: &dyn Journal, mut group: Vec<Submission>) {
     let mut control_head = journal.control_head();
-    let (group, appended) = loop {
-        let group = gather(&mut taken, control_head);
-        if group.records.is_empty() {
-            break (group, Ok(0));
-        }
-        match journal.append(&group.records, group.control_seen) {
+    let appended = loop {
+        leave_out_stale(&mut group, control_head);
+        let batches: Vec<Batch> = group.iter().map(|submission| submission.batch.clone()).collect();
+        // The least that its records saw, the restricting ones of their own submission counted as seen.
+        let Some(seen) = group.iter().flat_map(|submission| &submission.seen).min() else {
+            break Ok(0);
+        };
+        match journal.append_batches(&batches, *seen) {
             // Another replica was faster. Only what it made stale is decided again; the index rises, so this ends.
             Err(AppendError::Moved { control_head: now }) if now > control_head => control_head = now,
-            other => break (group, other),
+            other => break other,
         }
     };
     // Restricting records of this very group moved the control index further.
@@ -465,37 +477,32 @@ fn commit(shared: &Shared, journal: &dyn Journal, mut taken: Vec<Submission>) {
         Err(AppendError::TooLarge) => Some(CommitError::Busy),
     };
     count(shared, &group, refusal.as_ref());
-    let first = appended.unwrap_or_default();
+    let mut first = appended.unwrap_or_default();
     // A group lies in one log, which may be closed by now.
     let log = journal.log_of(first).unwrap_or_else(|| journal.log());
-    for (submission, places) in taken.into_iter().zip(group.places) {
-        let outcomes = submission
-            .records
-            .iter()
-            .zip(places)
-            .map(|((record, _), place)| match (place, &refusal) {
-                (Ok(at), None) => Ok(Receipt::new(
-                    Arc::clone(&log),
-                    first + at as u64,
-                    record.leaf_hash(),
-                    record.time(),
-                )),
-                (Ok(_), Some(refusal)) => Err(refusal.clone()),
-                (Err(_), _) => Err(CommitError::Moved {
-                    control_head: control_now,
-                }),
-            })
-            .collect();
+    for Submission {
+        batch, places, reply, ..
+    } in group
+    {
+        let outcome = |place: Place| match (place, &refusal) {
+            (Ok(at), None) => batch.receipt(&log, first, at).ok_or(CommitError::Closed),
+            (Ok(_), Some(refusal)) => Err(refusal.clone()),
+            (Err(_), _) => Err(CommitError::Moved {
+                control_head: control_now,
+            }),
+        };
         // Who no longer waits does not want to know; the record stands.
-        let _ = submission.reply.send(outcomes);
+        let _ = reply.send(places.into_iter().map(outcome).collect());
+        first += batch.len() as u64;
     }
 }
 
-fn count(shared: &Shared, group: &Group, refusal: Option<&CommitError>) {
+fn count(shared: &Shared, group: &[Submission], refusal: Option<&CommitError>) {
     let counters = &shared.counters;
-    let stale = group.places.iter().flatten().filter(|place| place.is_err()).count() as u64;
+    let places = group.iter().flat_map(|submission| &submission.places);
+    let stale = places.filter(|place| place.is_err()).count() as u64;
     counters.moved.fetch_add(stale, Ordering::Relaxed);
-    let records = group.records.len() as u64;
+    let records = group.iter().map(|submission| submission.batch.len()).sum::<usize>() as u64;
     match refusal {
         None if records > 0 => {
             counters.groups.fetch_add(1, Ordering::Relaxed);

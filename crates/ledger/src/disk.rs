@@ -1,20 +1,24 @@
 //! What the ledger asks of a disk, behind a seam so that tests can make each write fail, lost or done.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, IoSlice},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::Path,
 };
 
 use rustix::{
     fs::{FallocateFlags, fallocate},
-    io::Errno,
+    io::{Errno, pwritev},
 };
 
 use crate::LedgerError;
 
 /// Zeros are written in pieces of this size: larger ones gain nothing.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// Parts of one call at most (IOV_MAX of Linux).
+const PARTS_MAX: usize = 1024;
 
 /// How room is made that reads as zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,15 @@ pub trait DiskFile: Send + fmt::Debug {
     /// # Errors
     /// Whatever the system says; what was written then is unknown.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all parts, one behind the other, from an offset on.
+    ///
+    /// # Errors
+    /// Whatever the system says; what was written then is unknown.
+    fn write_parts_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_at(&whole, offset)
+    }
 
     /// Makes room from offset `from` to offset `to` that reads as zeros. Not durable before [`DiskFile::sync`].
     ///
@@ -78,6 +91,21 @@ struct LocalFile(fs::File);
 impl DiskFile for LocalFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    fn write_parts_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        while !parts.is_empty() {
+            match pwritev(&self.0, &parts[..parts.len().min(PARTS_MAX)], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()> {
@@ -189,4 +217,24 @@ pub(crate) fn read_whole(path: &Path, max: u64, detail: &'static str) -> Result<
         });
     }
     fs::read(path).map_err(LedgerError::io("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_written_in_order_however_many_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("parts");
+        let file = LocalDisk.create(&path).unwrap();
+        let parts: Vec<Vec<u8>> = (1..2 * PARTS_MAX + 3).map(|at| vec![at as u8; at % 7 + 1]).collect();
+        file.write_at(b"before", 0).unwrap();
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        file.write_parts_at(&mut slices, 6).unwrap();
+        let expected = [b"before".to_vec(), parts.concat()].concat();
+        assert_eq!(fs::read(&path).unwrap(), expected);
+        file.write_parts_at(&mut [], 3).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), expected);
+    }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     LedgerError,
+    batch::Batch,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
     disk::{Disk, LocalDisk, make_dir, remove_if_there, replace},
     journal::{AppendError, Journal, Log, Stored},
@@ -151,7 +152,7 @@ impl FileJournal {
             frontier: Frontier::new(),
         };
         let mut writer = begin_shard(&options.disk, &shard, &header, sizes)?;
-        writer.append(std::slice::from_ref(&opening))?;
+        writer.append(&[Batch::of([&opening])])?;
         let head = Checkpoint {
             origin: origin.clone(),
             size: 1,
@@ -328,13 +329,7 @@ impl FileJournal {
     }
 
     /// Lets readers see a group that is durable.
-    pub(crate) fn published(
-        &self,
-        writer: &Writer,
-        shard: &Shard,
-        (number, offset): (u64, u64),
-        group: impl Iterator<Item = Stored>,
-    ) {
+    pub(crate) fn published(&self, writer: &Writer, shard: &Shard, (number, offset): (u64, u64), group: &[Batch]) {
         self.reader.published(shard, number, offset, group);
         let size = shard.base + writer.frontier.size();
         // The control index first: who sees the size sees what came with it.
@@ -343,14 +338,10 @@ impl FileJournal {
         self.changed.send_replace(size);
     }
 
-    pub(crate) fn append_locked(&self, writer: &mut Writer, group: &[EncodedRecord]) -> Result<u64, AppendError> {
+    pub(crate) fn append_locked(&self, writer: &mut Writer, group: &[Batch]) -> Result<u64, AppendError> {
         let first = writer.shard.base + writer.frontier.size();
         let place = writer.append(group).map_err(|error| self.poison(error))?;
-        let stored = group
-            .iter()
-            .enumerate()
-            .map(|(at, record)| Stored::new(first + at as u64, Arc::clone(record.bytes()), Some(record.leaf_hash())));
-        self.published(writer, &writer.shard, place, stored);
+        self.published(writer, &writer.shard, place, group);
         Ok(first)
     }
 
@@ -455,9 +446,10 @@ impl Journal for FileJournal {
         }
     }
 
-    fn append(&self, group: &[EncodedRecord], control_seen: u64) -> Result<u64, AppendError> {
-        let bytes: usize = group.iter().map(EncodedRecord::encoded_len).sum();
-        if group.is_empty() || group.len() > GROUP_RECORDS_MAX || bytes > GROUP_BYTES_MAX {
+    fn append_batches(&self, group: &[Batch], control_seen: u64) -> Result<u64, AppendError> {
+        let records: usize = group.iter().map(Batch::len).sum();
+        let bytes: usize = group.iter().map(Batch::record_bytes).sum();
+        if records == 0 || records > GROUP_RECORDS_MAX || bytes > GROUP_BYTES_MAX {
             return Err(AppendError::TooLarge);
         }
         let mut writer = self.lock_writer()?;

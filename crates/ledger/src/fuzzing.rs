@@ -73,7 +73,7 @@ pub fn sealed(records: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<u8>), LedgerError> {
     let (mut entries, mut index) = (EntriesWriter::new(ORIGIN, 0)?, IndexWriter::default());
     for (at, record) in (0..).zip(records) {
         entries.push(record)?;
-        index.push(&Stored::new(at, record.as_slice().into(), None));
+        index.push(&Stored::new(at, record, None));
     }
     Ok((entries.finish()?, index.finish(ORIGIN, 0)))
 }

@@ -5,10 +5,12 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
     LedgerError, Record,
+    batch::Batch,
     checkpoint::SignedCheckpoint,
     facts::{Facts, Outline},
     kind::Kind,
@@ -69,16 +71,25 @@ impl Log {
 #[derive(Clone)]
 pub struct Stored {
     index: u64,
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
     leaf_hash: Option<Hash>,
 }
 
 impl Stored {
-    pub(crate) fn new(index: u64, bytes: Arc<[u8]>, leaf_hash: Option<Hash>) -> Self {
+    pub(crate) fn new(index: u64, bytes: &[u8], leaf_hash: Option<Hash>) -> Self {
+        Self {
+            index,
+            bytes: Bytes::copy_from_slice(bytes),
+            leaf_hash,
+        }
+    }
+
+    /// One that shares its bytes with others.
+    pub(crate) fn shared(index: u64, bytes: Bytes, leaf_hash: Hash) -> Self {
         Self {
             index,
             bytes,
-            leaf_hash,
+            leaf_hash: Some(leaf_hash),
         }
     }
 
@@ -176,7 +187,15 @@ pub trait Journal: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See [`AppendError`].
-    fn append(&self, group: &[EncodedRecord], control_seen: u64) -> Result<u64, AppendError>;
+    fn append_batches(&self, group: &[Batch], control_seen: u64) -> Result<u64, AppendError>;
+
+    /// As [`Journal::append_batches`], for records that are not in batches yet.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    fn append(&self, group: &[EncodedRecord], control_seen: u64) -> Result<u64, AppendError> {
+        self.append_batches(&[Batch::of(group)], control_seen)
+    }
 
     /// At most `max` records from `index` on, in order, and fewer when that is more than a few megabytes; none when
     /// `index` is the size or beyond.

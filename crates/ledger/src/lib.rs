@@ -70,6 +70,7 @@
 //! ```
 
 mod archive;
+mod batch;
 mod check;
 mod checkpoint;
 mod closed;
@@ -132,6 +133,7 @@ pub mod limits;
 pub mod wire;
 
 pub use archive::{Archive, ArchiveFile};
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};
 pub use committer::{CommitError, CommitStats, CommitTicket, Commits, Committer, CommitterLimits, MoreToCome};
 pub use cosignature::{Cosigner, CosignerKey};

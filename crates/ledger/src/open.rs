@@ -430,7 +430,6 @@ fn copy(shard: &Shard, options: &OpenOptions, bytes: &[u8], scanned: Scanned) ->
         first_group: scanned.header.to_frame().len() as u64,
         frontier: scanned.frontier,
         control_head: scanned.control_head,
-        buffer: Vec::new(),
         pace: Pace::default(),
     })
 }

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     LedgerError,
+    batch::Batch,
     journal::Stored,
     layout::Shard,
     limits::{CACHE_BYTES_MAX, CACHE_RECORDS_MAX, POSITION_EVERY, READ_BYTES_MAX, READ_RECORDS_MAX},
@@ -61,9 +62,19 @@ impl Span {
     }
 }
 
+/// A batch in its place.
+#[derive(Debug)]
+struct Recent {
+    /// Position of its first record.
+    first: u64,
+    batch: Batch,
+}
+
 #[derive(Debug, Default)]
 struct Known {
-    recent: VecDeque<Stored>,
+    /// The last batches, without a gap.
+    recent: VecDeque<Recent>,
+    recent_records: usize,
     recent_bytes: usize,
     spans: Vec<Span>,
     sealed: Vec<Arc<Entries>>,
@@ -75,6 +86,15 @@ struct Known {
 }
 
 impl Known {
+    /// Lets the oldest batches go while there is more than is to be kept.
+    fn evict(&mut self) {
+        while self.recent_records > CACHE_RECORDS_MAX || self.recent_bytes > CACHE_BYTES_MAX {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_records -= oldest.batch.len();
+            self.recent_bytes -= oldest.batch.record_bytes();
+        }
+    }
+
     /// Position of the first record that is not sealed.
     fn sealed_end(&self) -> u64 {
         self.sealed.last().map_or(self.first, |last| last.end())
@@ -113,7 +133,7 @@ impl Reader {
     }
 
     /// Takes in a durable group that begins at `offset` of a file.
-    pub(crate) fn published(&self, shard: &Shard, number: u64, offset: u64, group: impl Iterator<Item = Stored>) {
+    pub(crate) fn published(&self, shard: &Shard, number: u64, offset: u64, group: &[Batch]) {
         let mut known = self.lock();
         let first = known.size;
         let position = Position { index: first, offset };
@@ -134,15 +154,17 @@ impl Reader {
                 positions: vec![position],
             }),
         }
-        for stored in group {
-            known.recent_bytes += stored.bytes().len();
-            known.size += 1;
-            known.recent.push_back(stored);
+        for batch in group {
+            let first = known.size;
+            known.recent_records += batch.len();
+            known.recent_bytes += batch.record_bytes();
+            known.size += batch.len() as u64;
+            known.recent.push_back(Recent {
+                first,
+                batch: batch.clone(),
+            });
         }
-        while known.recent.len() > CACHE_RECORDS_MAX || known.recent_bytes > CACHE_BYTES_MAX {
-            let Some(oldest) = known.recent.pop_front() else { break };
-            known.recent_bytes -= oldest.bytes().len();
-        }
+        known.evict();
     }
 
     /// Takes in the next sealed segment.
@@ -261,22 +283,20 @@ impl Reader {
     }
 }
 
-fn from_memory(recent: &VecDeque<Stored>, index: u64, max: usize) -> Option<Vec<Stored>> {
-    let first = recent.front()?.index();
-    let from = usize::try_from(index.checked_sub(first)?).ok()?;
-    let mut bytes = 0;
-    let fits = |stored: &&Stored| {
-        bytes += stored.bytes().len();
-        bytes <= READ_BYTES_MAX
-    };
-    Some(
-        recent
-            .range(from.min(recent.len())..)
-            .take(max)
-            .take_while(fits)
-            .cloned()
-            .collect(),
-    )
+fn from_memory(recent: &VecDeque<Recent>, index: u64, max: usize) -> Option<Vec<Stored>> {
+    let holds = recent.partition_point(|recent| recent.first <= index).checked_sub(1)?;
+    let (mut bytes, mut out) = (0, Vec::new());
+    for Recent { first, batch } in recent.range(holds..) {
+        let from = usize::try_from(index.saturating_sub(*first)).ok()?;
+        for at in from..batch.len() {
+            bytes += batch.len_of(at);
+            if out.len() == max || bytes > READ_BYTES_MAX {
+                return Some(out);
+            }
+            out.extend(batch.stored(*first, at));
+        }
+    }
+    Some(out)
 }
 
 /// Keeps positions that were met on the way to where none was known.
@@ -343,7 +363,7 @@ impl Walk<'_> {
             FrameKind::Record => {
                 if place.index >= self.index {
                     self.bytes += frame.payload.len();
-                    self.out.push(Stored::new(place.index, Arc::from(frame.payload), None));
+                    self.out.push(Stored::new(place.index, frame.payload, None));
                 }
                 place.index += 1;
             }

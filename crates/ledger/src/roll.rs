@@ -9,10 +9,11 @@ use std::{fs, path::Path, sync::Arc};
 
 use crate::{
     LedgerError,
+    batch::Batch,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
     disk::{Disk, Fill, make_dir, replace},
     file::{FileJournal, check_opening, sync_parents},
-    journal::{Journal, Log, Stored},
+    journal::{Journal, Log},
     kept,
     layout::{Shard, write_policy},
     log_keys::LogKeys,
@@ -63,7 +64,7 @@ impl FileJournal {
         let key = keys
             .of(&old.origin)
             .ok_or_else(|| LedgerError::Signature(format!("the key of {} is not here", old.origin)))?;
-        self.append_locked(&mut writer, std::slice::from_ref(&roll.closing))?;
+        self.append_locked(&mut writer, &[Batch::of([&roll.closing])])?;
         let position = self.size();
         let snapshot = (roll.snapshot)(position)?;
         let head = Checkpoint {
@@ -94,8 +95,7 @@ impl FileJournal {
         *writer = begun;
         let log = self.begin(shard.clone(), first)?;
         let offset = writer.first_group;
-        let stored = Stored::new(position, Arc::clone(opening.bytes()), Some(opening.leaf_hash()));
-        self.published(&writer, &shard, (1, offset), std::iter::once(stored));
+        self.published(&writer, &shard, (1, offset), &[Batch::of([&opening])]);
         Ok(log)
     }
 
@@ -121,7 +121,7 @@ impl FileJournal {
         let mut writer = begin_shard(disk, shard, &header, old.sizes)?;
         write_sealed(&**disk, &shard.snapshot(), snapshot)?;
         write_sealed(&**disk, &shard.succession(), succession.to_string().as_bytes())?;
-        writer.append(std::slice::from_ref(opening))?;
+        writer.append(&[Batch::of([opening])])?;
         let first = key.sign(Checkpoint {
             origin: shard.origin.clone(),
             size: 1,
@@ -184,7 +184,6 @@ pub(crate) fn begin_shard(
         first_group: frame.len() as u64,
         frontier: Frontier::new(),
         control_head: header.control_head,
-        buffer: Vec::new(),
         pace: Pace::default(),
     })
 }

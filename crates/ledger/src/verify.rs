@@ -373,7 +373,7 @@ impl Visitor for Pass<'_> {
             return Ok(());
         }
         let position = self.shard.base + index;
-        let stored = Stored::new(position, record.bytes.into(), Some(record.leaf));
+        let stored = Stored::new(position, record.bytes, Some(record.leaf));
         self.look(&stored, record.offset)?;
         self.tiles.leaf(&self.shard.dir, record.leaf)
     }

@@ -151,10 +151,10 @@ pub(crate) fn put_frame_checked(out: &mut Vec<u8>, kind: FrameKind, payload: &[u
     out.extend_from_slice(payload);
 }
 
-/// Bytes a group of records of these lengths takes.
-pub(crate) fn group_bytes(lengths: impl Iterator<Item = usize>) -> usize {
+/// Bytes a group takes whose records' frames have these lengths.
+pub(crate) fn group_bytes(frames: impl Iterator<Item = usize>) -> usize {
     let ends = 2 * FRAME_HEAD + GROUP_HEAD_BYTES + TRAILER_BYTES;
-    lengths.fold(ends, |sum, len| sum + FRAME_HEAD + len)
+    frames.fold(ends, |sum, len| sum + len)
 }
 
 impl GroupHead {

@@ -1,13 +1,16 @@
 //! Appends groups to the write-ahead file: one write and one flush for each, in space that was reserved before.
 
-use std::{io, sync::Arc};
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
 
 use crate::{
+    batch::Batch,
     disk::{Disk, DiskFile, Fill, is_full, remove_if_there},
     journal::AppendError,
     layout::Shard,
     limits::{LARGE_GROUP_BYTES, LARGE_STEPS},
-    record::EncodedRecord,
     tree::{Frontier, sha256},
     wal::{GroupHead, Trailer, WalHeader, group_bytes, next_frame},
 };
@@ -54,7 +57,6 @@ pub(crate) struct Writer {
     pub(crate) first_group: u64,
     pub(crate) frontier: Frontier,
     pub(crate) control_head: u64,
-    pub(crate) buffer: Vec<u8>,
     pub(crate) pace: Pace,
 }
 
@@ -74,47 +76,49 @@ fn fatal(what: &str, error: &io::Error) -> AppendError {
 
 impl Writer {
     /// Appends a group and makes it durable; returns where in which file it begins.
-    pub(crate) fn append(&mut self, group: &[EncodedRecord]) -> Result<(u64, u64), AppendError> {
-        let bytes = group_bytes(group.iter().map(EncodedRecord::encoded_len));
+    pub(crate) fn append(&mut self, group: &[Batch]) -> Result<(u64, u64), AppendError> {
+        let bytes = group_bytes(group.iter().map(|batch| batch.frames().len()));
         self.make_room(bytes as u64)?;
         let begin = self.at;
-        self.fill(group, bytes);
+        let [head, trailer] = self.frame(group, bytes);
+        let records = group.iter().map(|batch| &batch.frames()[..]);
+        let parts = std::iter::once(&head[..]).chain(records).chain([&trailer[..]]);
+        let mut parts: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
         // From here on the disk is unknown until both calls have succeeded.
         self.file
-            .write_at(&self.buffer, begin)
+            .write_parts_at(&mut parts, begin)
             .map_err(|error| fatal("write a group", &error))?;
         self.file.sync().map_err(|error| fatal("flush a group", &error))?;
-        self.at += self.buffer.len() as u64;
+        self.at += bytes as u64;
         self.pace.groups += 1;
-        self.pace.bytes += self.buffer.len() as u64;
+        self.pace.bytes += bytes as u64;
         Ok((self.number, begin))
     }
 
-    /// Puts the group's frames into the buffer and its leaves into the tree. A group that then fails poisons the
-    /// journal, so the tree is not used again.
-    fn fill(&mut self, group: &[EncodedRecord], bytes: usize) {
+    /// What stands before and behind the records of a group, whose leaves it puts into the tree. A group that then fails
+    /// poisons the journal, so the tree is not used again.
+    fn frame(&mut self, group: &[Batch], bytes: usize) -> [Vec<u8>; 2] {
         let first = self.frontier.size();
-        self.buffer.clear();
-        self.buffer.reserve(bytes);
+        for record in group.iter().flat_map(Batch::records) {
+            self.frontier.push(record.leaf_hash);
+            if record.restricting {
+                self.control_head = self.frontier.size();
+            }
+        }
         // At most 512 records and a little over 1 MB, so both fit.
         let head = GroupHead {
             first,
-            count: group.len() as u32,
+            count: (self.frontier.size() - first) as u32,
             bytes: bytes as u32,
         };
-        head.put(&mut self.buffer);
-        for (at, record) in group.iter().enumerate() {
-            record.put_frame(&mut self.buffer);
-            self.frontier.push(record.leaf_hash());
-            if record.is_restricting() {
-                self.control_head = first + at as u64 + 1;
-            }
-        }
         let trailer = Trailer {
             size: self.frontier.size(),
             root: self.frontier.root(),
         };
-        trailer.put(&mut self.buffer);
+        let mut ends = [Vec::new(), Vec::new()];
+        head.put(&mut ends[0]);
+        trailer.put(&mut ends[1]);
+        ends
     }
 
     fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {

@@ -17,7 +17,7 @@ use mintage_identity::{
     AgentInstance, AgentName, Audiences, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime,
 };
 use mintage_ledger::{
-    AppendError, EncodedRecord, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
+    AppendError, Batch, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
 };
 use mintage_policy::{
     AgentState, AgentStatus, Entry, EntryView, Floor, Grant, IssuancePolicy, JwtGrant, RawEntry, Want, decide,
@@ -181,13 +181,13 @@ impl Journal for MemoryJournal {
         Err(LedgerError::Closed)
     }
 
-    fn append(&self, group: &[EncodedRecord], _: u64) -> Result<u64, AppendError> {
+    fn append_batches(&self, group: &[Batch], _: u64) -> Result<u64, AppendError> {
         if self.full.load(Ordering::SeqCst) {
             return Err(AppendError::NoSpace);
         }
         let mut size = self.size.lock().unwrap();
         let first = *size;
-        *size += group.len() as u64;
+        *size += group.iter().map(Batch::len).sum::<usize>() as u64;
         Ok(first)
     }
 

@@ -7,7 +7,7 @@
 //! ```
 //! A frame is two entry bundles: larger frames save 2 % and make reading one record dearer.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use crate::{
     LedgerError,
@@ -208,7 +208,7 @@ impl Entries {
         let mut records = Vec::with_capacity(count);
         for index in first..first + count as u64 {
             let record = take_entry(&mut rest).ok_or_else(|| bad("a frame holds fewer records than it should"))?;
-            records.push(Stored::new(index, Arc::from(record), None));
+            records.push(Stored::new(index, record, None));
         }
         match rest.is_empty() {
             true => Ok(records),

@@ -1,5 +1,6 @@
 //! Tests of the whole: what a crash, a bad disk or a second writer may do to a ledger.
 
+mod batch;
 mod committer;
 mod cosigned;
 mod crash;

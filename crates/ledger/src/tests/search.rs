@@ -37,7 +37,7 @@ fn records(count: u64) -> Vec<Record> {
 fn stored(records: &[Record]) -> Vec<Stored> {
     (0..)
         .zip(records)
-        .map(|(i, record)| Stored::new(i, Arc::clone(record.clone().encode().unwrap().bytes()), None))
+        .map(|(i, record)| Stored::new(i, record.clone().encode().unwrap().bytes(), None))
         .collect()
 }
 

@@ -284,7 +284,7 @@ fn a_ledger_is_written_as_it_was_signed_and_only_after_it_was_verified() {
     // Records of another ledger are not what its checkpoint says.
     let mut writer = LedgerTreeWriter::create(&place.ledger(), &folder.path().join("again")).unwrap();
     for index in 0..300 {
-        let stored = Stored::new(index, record(index).into(), None);
+        let stored = Stored::new(index, &record(index), None);
         writer.record(&key().vkey(&origin()), &stored).unwrap();
     }
     assert!(matches!(writer.finish(), Err(LedgerError::Forked { size: 300, .. })));

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use super::kit::{Place, group, integrate, key, keys, options, origin, trees};
 use crate::{
     Follower, Integrator, Journal, LedgerError, OpenOptions, RecordCheck, Stored, Trees, Vkey, verify,
-    wal::{FrameKind, GroupHead, Trailer, put_frame, read_frame},
+    wal::{FRAME_HEAD, FrameKind, GroupHead, Trailer, put_frame, read_frame},
 };
 
 /// A signed ledger of 600 records in several files, with tiles.
@@ -100,7 +100,7 @@ fn forge(place: &Place, change: impl Fn(&mut Vec<Vec<u8>>)) {
         GroupHead {
             first,
             count: 1,
-            bytes: crate::wal::group_bytes([record.len()].into_iter()) as u32,
+            bytes: crate::wal::group_bytes([FRAME_HEAD + record.len()].into_iter()) as u32,
         }
         .put(&mut out);
         put_frame(&mut out, FrameKind::Record, record);

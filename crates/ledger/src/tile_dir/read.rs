@@ -238,7 +238,7 @@ impl Pass<'_> {
                 .map_err(|problem| refused(&path, Some(0), problem))?;
         }
         for (at, (record, leaf)) in records.iter().zip(&leaves).enumerate() {
-            let stored = Stored::new(self.base + first + at as u64, (*record).into(), Some(*leaf));
+            let stored = Stored::new(self.base + first + at as u64, record, Some(*leaf));
             let looked = check.record(self.vkey, &stored);
             looked.map_err(|problem| refused(&path, Some(stored.index()), problem))?;
             self.tree.push(*leaf);
