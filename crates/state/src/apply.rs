@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::{Actor, Body, Kind, LeafFacts, Record, Stored, wire};
-use mintage_policy::AgentStatus;
+use mintage_policy::{AgentStatus, Entry};
 use mintage_revocation::{IssuerCoverage, RuleTarget, SerialKind};
 use prost::Message;
 
@@ -45,17 +45,49 @@ struct IssueProfile {
 #[derive(Debug)]
 pub(crate) struct Decoded {
     index: u64,
-    record: Option<Record>,
+    wanted: Option<Wanted>,
+}
+
+/// What can be told of a record without a view.
+#[derive(Debug)]
+struct Wanted {
+    record: Record,
+    /// The objects that it may change.
+    touched: Vec<Key>,
+    /// The entry that it puts; none when it is another record, or cannot be read.
+    entry: Option<Arc<Entry>>,
+}
+
+impl Wanted {
+    fn read(mut record: Record, domain: &TrustDomain) -> Self {
+        let (touched, entry) = (touched(&record.body), entry_of(&record.body, domain));
+        if let (Some(_), Body::EntryPut(put)) = (&entry, &mut record.body) {
+            // What the entry holds is let go here and not by the thread that applies.
+            *put = wire::EntryPut {
+                replaces_revision: put.replaces_revision,
+                ..wire::EntryPut::default()
+            };
+        }
+        Self { record, touched, entry }
+    }
 }
 
 impl Decoded {
     /// # Errors
     /// Fails when a record that the state wants cannot be decoded.
-    pub(crate) fn read(stored: &Stored) -> Result<Self, StateError> {
+    pub(crate) fn read(stored: &Stored, domain: &TrustDomain) -> Result<Self, StateError> {
+        let record = concerns(stored).then(|| stored.decode()).transpose()?;
         Ok(Self {
             index: stored.index(),
-            record: concerns(stored).then(|| stored.decode()).transpose()?,
+            wanted: record.map(|record| Wanted::read(record, domain)),
         })
+    }
+}
+
+fn entry_of(body: &Body, domain: &TrustDomain) -> Option<Arc<Entry>> {
+    match body {
+        Body::EntryPut(put) => entry_from_put(put, domain).ok().map(Arc::new),
+        _ => None,
     }
 }
 
@@ -96,18 +128,18 @@ impl View {
     }
 
     /// Applies a record without saying what to write: what it touched is remembered, to be settled once at the end.
-    pub(crate) fn gather(&mut self, decoded: &Decoded, gathered: &mut Gathered) -> Result<(), StateError> {
+    pub(crate) fn gather(&mut self, decoded: &mut Decoded, gathered: &mut Gathered) -> Result<(), StateError> {
         let index = decoded.index;
-        let Some(record) = &decoded.record else {
+        let Some(Wanted { record, touched, entry }) = &mut decoded.wanted else {
             return self.pass(index).map(drop);
         };
         self.expect(index)?;
-        gathered.touched.extend(touched(&record.body));
+        gathered.touched.extend(touched.drain(..));
         if matches!(record.body, Body::TokenCreate(_)) {
             gathered.touched.extend(self.dead_tokens(record.time).map(Key::Token));
         }
         let mut folds = Vec::new();
-        if let Err(why) = self.change(index, record, &mut folds)? {
+        if let Err(why) = self.change(index, record, entry.take(), &mut folds)? {
             self.note_ignored(index, why);
         }
         self.write_folds(index, record, folds, &mut gathered.folds);
@@ -171,7 +203,8 @@ impl View {
         }
         let before: Vec<Option<Vec<u8>>> = touched.iter().map(|key| self.value_of(key)).collect();
         let mut folds = Vec::new();
-        if let Err(why) = self.change(index, record, &mut folds)? {
+        let entry = entry_of(&record.body, &self.domain);
+        if let Err(why) = self.change(index, record, entry, &mut folds)? {
             self.note_ignored(index, why);
         }
         let mut writes = Writes::new();
@@ -215,16 +248,18 @@ impl View {
         }
     }
 
-    /// The change itself. The outer error stops the state, the inner one leaves it as it was.
+    /// The change itself, with the entry that the record puts. The outer error stops the state, the inner one leaves it as
+    /// it was.
     fn change(
         &mut self,
         index: u64,
         record: &Record,
+        entry: Option<Arc<Entry>>,
         folds: &mut Vec<Fold>,
     ) -> Result<Result<(), Ignored>, StateError> {
         let time = record.time;
         Ok(match &record.body {
-            Body::EntryPut(put) => self.entry_put(index, time, put, folds),
+            Body::EntryPut(put) => self.entry_put((index, time), put, entry, folds),
             Body::EntryDelete(delete) => self.entry_delete(delete),
             Body::TokenCreate(create) => self.token_create(time, create),
             Body::TokenDelete(delete) => self.token_delete(delete),
@@ -251,20 +286,24 @@ impl View {
 
     fn entry_put(
         &mut self,
-        index: u64,
-        time: UnixTime,
+        (index, time): (u64, UnixTime),
         put: &wire::EntryPut,
+        entry: Option<Arc<Entry>>,
         folds: &mut Vec<Fold>,
     ) -> Result<(), Ignored> {
-        let name = EntryName::parse(&put.name).map_err(|_| Ignored::Unreadable)?;
-        let before = self.entries.get(&name);
+        let unread = match &entry {
+            Some(_) => None,
+            None => Some(EntryName::parse(&put.name).map_err(|_| Ignored::Unreadable)?),
+        };
+        let name = entry.as_deref().map(Entry::name).or(unread.as_ref());
+        let before = name.and_then(|name| self.entries.get(name));
         if before.map_or(0, |standing| standing.revision) != put.replaces_revision {
             return Err(Ignored::EntryMoved);
         }
         let was_off = before.is_none_or(|standing| standing.entry.is_disabled());
-        let Ok(entry) = entry_from_put(put, &self.domain) else {
+        let Some(entry) = entry else {
             // What it replaced was not meant to stand any longer.
-            self.entries.remove(&name);
+            unread.iter().for_each(|name| self.entries.remove(name));
             return Err(Ignored::Unreadable);
         };
         let lifts = was_off && !entry.is_disabled() && self.floors.identity_blocked(entry.spiffe_id());
@@ -273,7 +312,7 @@ impl View {
             self.fold(index, Fold::Lift(entry.spiffe_id().clone(), cut), folds)?;
         }
         self.entries.insert(StandingEntry {
-            entry: Arc::new(entry),
+            entry,
             revision: index,
             changed_at: time,
         });
