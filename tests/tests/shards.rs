@@ -95,6 +95,20 @@ fn first_key(folder: &TempDir, data: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// A copy of the first log's checkpoint as it stands.
+fn kept(folder: &TempDir, data: &Path, name: &str) -> String {
+    let shards = asked(data, &["audit", "shards"]);
+    let origin = Origin::parse(shards["shards"][0]["origin"].as_str().unwrap()).unwrap();
+    let path = folder.path().join(name);
+    let checkpoint = data
+        .join("ledger")
+        .join(origin.id())
+        .join(origin.shard())
+        .join("checkpoint");
+    std::fs::copy(checkpoint, &path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -187,7 +201,9 @@ async fn what_was_given_up_is_neither_asked_for_nor_needed() {
     ran(0, &data, &["agent", "ban", "n1", "--reason", "test"]);
     drop(stream);
     let first_key = first_key(&folder, &data);
+    let early = kept(&folder, &data, "early");
     ran(0, &data, &["audit", "roll"]);
+    let last = kept(&folder, &data, "last");
     let none = ran(0, &data, &["audit", "retain", "--older-than", "24h"]);
     assert!(none.contains("no shard is that old"), "{none}");
     clock.move_on(Duration::from_secs(100 * 3600));
@@ -204,6 +220,14 @@ async fn what_was_given_up_is_neither_asked_for_nor_needed() {
     let told = ran(2, &data, &["audit", "show", "1"]);
     assert!(told.contains("given up"), "{told}");
     ran(0, &data, &["audit", "verify", "--vkey", &first_key]);
+    // An auditor's kept checkpoint: of the log that is gone only the last one can still be compared.
+    let held = asked(&data, &["audit", "verify", "--checkpoint", &last]);
+    assert!(held["kept_checkpoint"].as_u64().is_some_and(|size| size > 0), "{held}");
+    let told = ran(3, &data, &["audit", "verify", "--checkpoint", &early]);
+    assert!(
+        told.contains("were given up") && told.contains("keep the last checkpoint"),
+        "{told}"
+    );
     let tree = folder.path().join("tree");
     ran(0, &data, &["audit", "export-tiles", tree.to_str().unwrap()]);
     ran(

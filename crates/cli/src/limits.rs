@@ -51,6 +51,8 @@ pub(crate) const FINDINGS_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) const FINDINGS_MAX: usize = 100_000;
 /// Fingerprints that the CA is asked about at once; its own limit is the same.
 pub(crate) const FINGERPRINTS_MAX: usize = 10_000;
+/// Chains of one report of certificates that were seen; the agent's own limit is the same.
+pub(crate) const SEEN_CHAINS_MAX: usize = 16;
 /// An agent answers the first question within this time: it waits up to 5 s for certificates that are being made.
 pub(crate) const WORKLOAD_FIRST_WAIT: Duration = Duration::from_secs(15);
 /// Bytes of one answer of an agent: identities, bundles and up to 1 MiB of CRLs.

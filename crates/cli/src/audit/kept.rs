@@ -19,6 +19,17 @@ pub(super) struct Kept {
     root_met: Option<bool>,
 }
 
+/// A log whose records were given up, as far as it is still there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GivenUp<'a> {
+    /// Its key, in the written form.
+    pub(super) vkey: &'a str,
+    /// Records under its last checkpoint.
+    pub(super) size: u64,
+    /// Root of its last checkpoint, in hexadecimal.
+    pub(super) root: &'a str,
+}
+
 /// How it does not hold: the text, and the first record that it makes doubtful.
 pub(super) type Against = (String, Option<u64>);
 
@@ -41,24 +52,27 @@ impl Kept {
         })
     }
 
-    /// Its size, when the log that was read begins with it.
+    /// The log that it is of.
+    pub(super) fn origin(&self) -> &str {
+        self.checkpoint.origin()
+    }
+
+    /// Its size, when the log that was read begins with it. `given_up` is that log where its records are no longer here.
     ///
     /// # Errors
     /// When it is of another log or key, over more records than there are, or over others.
-    pub(super) fn holds(&self) -> Result<u64, Against> {
+    pub(super) fn holds(&self, given_up: Option<GivenUp<'_>>) -> Result<u64, Against> {
         let (origin, size) = (self.checkpoint.origin(), self.checkpoint.size());
+        if let Some(log) = given_up {
+            return self.is_last_of(log);
+        }
         let Some(key) = &self.key else {
             return Err((
                 format!("the kept checkpoint is of {origin}, which is no log here"),
                 None,
             ));
         };
-        if let Err(error) = self.note.verify(key) {
-            return Err((
-                format!("the kept checkpoint is not signed by the key of {origin}: {error}"),
-                None,
-            ));
-        }
+        self.signed_by(key)?;
         match self.root_met {
             Some(true) => Ok(size),
             Some(false) => Err((
@@ -75,6 +89,42 @@ impl Kept {
                 Some(self.tree.size()),
             )),
         }
+    }
+
+    fn signed_by(&self, key: &Vkey) -> Result<(), Against> {
+        self.note.verify(key).map_err(|error| {
+            let origin = self.checkpoint.origin();
+            (
+                format!("the kept checkpoint is not signed by the key of {origin}: {error}"),
+                None,
+            )
+        })
+    }
+
+    /// Without records only the last checkpoint can be held against another one of the same size.
+    fn is_last_of(&self, log: GivenUp<'_>) -> Result<u64, Against> {
+        let (origin, size) = (self.checkpoint.origin(), self.checkpoint.size());
+        let key = log.vkey.parse::<Vkey>().map_err(|error| (error.to_string(), None))?;
+        self.signed_by(&key)?;
+        let same_root = hex::encode(self.checkpoint.root().as_bytes()) == log.root;
+        let against = match size.cmp(&log.size) {
+            std::cmp::Ordering::Equal if same_root => return Ok(size),
+            std::cmp::Ordering::Equal => {
+                format!(
+                    "the last checkpoint of {origin} and the kept one differ over the same {size} records: the log was forked"
+                )
+            }
+            std::cmp::Ordering::Greater => format!(
+                "{origin} ended with {} records, and the kept checkpoint was signed over {size}: the log was rolled back",
+                log.size
+            ),
+            std::cmp::Ordering::Less => format!(
+                "the records of {origin} were given up, so a checkpoint over {size} of its {} can no longer be held \
+                 against them: verify a copy from before that, or keep the last checkpoint of each log",
+                log.size
+            ),
+        };
+        Err((against, None))
     }
 
     fn compare(&mut self) {

@@ -17,7 +17,7 @@ use mintage_ledger::{
 use serde::Serialize;
 
 use super::{
-    kept::{Against, Kept},
+    kept::{Against, GivenUp, Kept},
     offline::{checkpoint_of, ledger_of, verdict},
     progress::Watched,
     trust::{Trust, keys_of},
@@ -340,15 +340,29 @@ pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Re
             witnessed(ledger, policy, shard).map_err(Refused::local)?;
         }
     }
-    let kept = looks.kept.as_ref().map(Kept::holds).transpose();
+    let kept = looks
+        .kept
+        .as_ref()
+        .map(|kept| kept.holds(given_up(&shards, kept.origin())));
     Ok(Verified {
         proven: true,
         shards,
-        kept_checkpoint: kept.map_err(|against| Box::new(Refused::against(against, &looks.meaning)))?,
+        kept_checkpoint: kept
+            .transpose()
+            .map_err(|against| Box::new(Refused::against(against, &looks.meaning)))?,
         certificates: looks.meaning.certificates(),
         records: looks.meaning.into_counts(),
         signatures_verified: verify.signatures,
         keys_given: policy.is_some(),
+    })
+}
+
+fn given_up<'a>(shards: &'a [Shard], origin: &str) -> Option<GivenUp<'a>> {
+    let shard = shards.iter().find(|shard| shard.released && shard.origin == origin)?;
+    Some(GivenUp {
+        vkey: &shard.vkey,
+        size: shard.checkpoint_size,
+        root: &shard.checkpoint_root,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::{
 mod endpoint;
 mod files;
 mod inspect;
+mod report;
 
 use endpoint::{Endpoint, spiffe};
 
@@ -35,6 +36,8 @@ pub(crate) enum Verb {
     Watch(Watch),
     /// Shows what stands in a certificate or key-first file, offline.
     Inspect(inspect::Inspect),
+    /// Reports certificates that peers were seen with; one that the ledger does not hold becomes an alarm.
+    Report(report::Report),
 }
 
 /// `svid fetch`.
@@ -105,15 +108,20 @@ impl Row for JwtRow {
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Inspect(inspect) => inspect::run(context, &inspect),
+        Verb::Report(report) => report::run(context, &report).await,
         Verb::Fetch(fetch) if !fetch.audience.is_empty() => fetch_jwt(context, fetch).await,
         Verb::Fetch(fetch) => fetch_x509(context, fetch).await,
         Verb::Watch(watch) => follow(context, watch).await,
     }
 }
 
-async fn client(context: &Context) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
+async fn connect(context: &Context) -> Result<Channel, Failure> {
     let endpoint = Endpoint::of(context.given_socket(), std::env::var(endpoint::VARIABLE).ok())?;
-    let channel = endpoint.connect().await?;
+    endpoint.connect().await
+}
+
+async fn client(context: &Context) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
+    let channel = connect(context).await?;
     Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(WORKLOAD_BYTES_MAX))
 }
 

@@ -75,6 +75,7 @@ const VERBS: [(&str, Does, &str); 45] = [
     ("revoke", Changes, "--spiffe-id spiffe://dev.test/revoked% --no-renew"),
     ("svid fetch", Apart, ""),
     ("svid inspect", Reads, "DIR/cert.pem"),
+    ("svid report", Apart, ""),
     ("svid watch", Apart, ""),
     ("token create", Changes, "--agent new%"),
     ("token delete", Changes, "TOKEN"),
