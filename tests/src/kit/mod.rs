@@ -29,4 +29,5 @@ pub mod stream;
 pub mod verifiers;
 pub mod wal;
 pub mod witness;
+pub mod witnessed;
 pub mod workloads;

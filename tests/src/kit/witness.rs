@@ -27,6 +27,10 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("folders of tests have plain names")
 }
 
+fn passphrase_words(file: Option<&Path>) -> Vec<&str> {
+    file.map_or(Vec::new(), |file| vec!["--passphrase-file", text(file)])
+}
+
 /// A witness's folder, its key, and where it listens once it has.
 #[derive(Debug)]
 pub struct WitnessHome {
@@ -36,15 +40,25 @@ pub struct WitnessHome {
     pub address: String,
     dir: PathBuf,
     policy: PathBuf,
+    passphrase: Option<PathBuf>,
 }
 
 impl WitnessHome {
     /// Makes a witness `name` below `folder` for the logs of this policy file.
     pub fn make(folder: &Path, name: &str, policy: &Path) -> Self {
+        Self::make_as(folder, name, policy, None)
+    }
+
+    /// The same, with a key that is encrypted under the passphrase in this file.
+    pub fn make_encrypted(folder: &Path, name: &str, policy: &Path, passphrase: &Path) -> Self {
+        Self::make_as(folder, name, policy, Some(passphrase))
+    }
+
+    fn make_as(folder: &Path, name: &str, policy: &Path, passphrase: Option<&Path>) -> Self {
         let dir = folder.join(name);
-        let output = mintage(&["witness", "init", "--dir", text(&dir), "--name", name, "-o", "json"])
-            .output()
-            .expect("mintage runs");
+        let mut command = mintage(&["witness", "init", "--dir", text(&dir), "--name", name, "-o", "json"]);
+        command.args(passphrase_words(passphrase));
+        let output = command.output().expect("mintage runs");
         assert!(output.status.success(), "{output:?}");
         let made: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         Self {
@@ -52,7 +66,22 @@ impl WitnessHome {
             address: "127.0.0.1:0".to_owned(),
             dir,
             policy: policy.to_path_buf(),
+            passphrase: passphrase.map(Path::to_path_buf),
         }
+    }
+
+    /// What a start says that is refused, with the passphrase in this file or none.
+    pub fn refused(&self, passphrase: Option<&Path>) -> String {
+        let words = [
+            "witness",
+            "serve",
+            "--dir",
+            text(&self.dir),
+            "--policy",
+            text(&self.policy),
+        ];
+        let mut command = mintage(&[&words[..], &["--listen", "127.0.0.1:0"]].concat());
+        super::refusal::refused(command.args(passphrase_words(passphrase)))
     }
 
     /// Where it logs.
@@ -94,6 +123,7 @@ impl WitnessHome {
             text(&self.policy),
         ];
         let child = mintage(&[&words[..], &["--listen", &self.address]].concat())
+            .args(passphrase_words(self.passphrase.as_deref()))
             .stdout(Stdio::null())
             .stderr(file)
             .spawn()
