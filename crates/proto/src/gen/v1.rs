@@ -297,7 +297,8 @@ pub struct Entry {
     pub purpose: ::prost::alloc::string::String,
     #[prost(bool, tag = "12")]
     pub disabled: bool,
-    /// Ledger index of the record that wrote this revision; 0 in requests.
+    /// Ledger index of the record that wrote this revision. When it is applied: the revision that it takes the place of, or it
+    /// is refused; 0 for whatever stands.
     #[prost(uint64, tag = "13")]
     pub revision: u64,
     /// True when no JWT-SVID may be issued by this entry.
