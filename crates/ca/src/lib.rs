@@ -70,6 +70,7 @@ mod standing;
 mod status;
 mod struck_keys;
 mod trust;
+mod turns;
 mod upload;
 mod watching;
 pub mod witness;

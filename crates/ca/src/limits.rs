@@ -47,6 +47,10 @@ pub(crate) const STREAM_QUEUE: usize = 256;
 pub(crate) const MINTS_IN_WORK_PER_STREAM: usize = 4;
 /// Rounds of deciding again after the state moved under a decision.
 pub(crate) const DECIDE_ROUNDS_MAX: usize = 16;
+/// Commands that wait for their turn to take something away, at one flush of the log each: a few seconds of work.
+pub(crate) const COMMANDS_WAITING_MAX: usize = 1_024;
+/// Longest wait for that turn: past it something in front is stuck.
+pub(crate) const COMMAND_TURN_WAIT: Duration = Duration::from_secs(30);
 /// Serial draws before a broken random source is admitted.
 pub(crate) const SERIAL_DRAWS_MAX: usize = 32;
 /// Connections to the admin socket at once.

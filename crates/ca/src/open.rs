@@ -173,6 +173,7 @@ pub(crate) fn open(
         current_policy: ArcSwap::from_pointee(config.policy),
         signing: Semaphore::new(SIGNING_AHEAD + std::thread::available_parallelism().map_or(2, usize::from)),
         in_flight: Default::default(),
+        turns: Default::default(),
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone()),
         publisher,
