@@ -26,8 +26,8 @@ pub const INBOX_MAX: usize = 256;
 pub const EVENTS_MAX: usize = 1024;
 /// Deliveries written at once: more only queue in the disk.
 pub const WRITERS_MAX: usize = 4;
-/// Bytes of a revocation snapshot: 10 million revocations at 20 octets, and room.
-pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of a revocation snapshot, as for every subscriber.
+pub const SNAPSHOT_BYTES_MAX: usize = mintage_subscriber::limits::SNAPSHOT_BYTES_MAX;
 /// Bytes of all lists of revoked certificates: the largest of three CA keys.
 pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Bytes of lists in one answer on the socket: gRPC clients refuse more than 4 MiB, identities and bundle included.
