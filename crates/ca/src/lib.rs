@@ -64,6 +64,7 @@ mod serve;
 mod services;
 mod shards;
 mod signals;
+mod snapshot_records;
 mod sparse;
 mod stall;
 mod standing;

@@ -59,6 +59,9 @@ pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 /// How long a unary reply waits for its record to be applied before the caller is told to ask again.
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The hash of a published snapshot is recorded at most this often: with a set that changes all the time, 1,440 small records a
+/// day.
+pub(crate) const SNAPSHOT_RECORD_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long signed revocation news may be taken up; whoever comes later gets new news.
