@@ -84,7 +84,7 @@ async fn next(desk: &Arc<Desk>, view: Arc<View>, last: Option<&Signed>) -> Resul
     }
     let sequence = view.revoked().sequence();
     let first_listed = last.map(|last| last.first_listed.clone()).unwrap_or_default();
-    let number = last.map_or(0, |last| last.number + 1);
+    let number = last.map_or_else(|| desk.crls.number.first(), |last| last.number + 1);
     let worker = desk.clone();
     let made = tokio::task::spawn_blocking(move || sign(&worker, &view, &first_listed, number));
     let (list, at, first_listed) = made.await.map_err(|error| error.to_string())??;
@@ -122,9 +122,11 @@ fn sign(
         listed.iter_mut().for_each(|entry| entry.reason = None);
     }
     let (begin, end) = (now.minus(BACKDATE), now.plus(desk.crls.settings.validity));
-    let der = sign_crl(&desk.issuer, number_at(now).max(least), begin, end, &listed);
+    let number = number_at(now).max(least);
+    let der = sign_crl(&desk.issuer, number, begin, end, &listed);
     let list = der.map_err(|error| error.to_string())?;
     let list = Crl::parse(&list).map_err(|error| error.to_string())?;
+    desk.crls.number.keep(number);
     Ok((SignedList::new(issuer, list), now, dates))
 }
 
