@@ -57,6 +57,9 @@ enum Line {
     },
     Rule {
         rule: String,
+        reason: String,
+        time: Option<String>,
+        index: u64,
     },
 }
 
@@ -124,5 +127,11 @@ fn lines(part: RevokedPart) -> impl Iterator<Item = Line> {
         time: rfc3339(revoked.time_ms),
         index: revoked.index,
     });
-    serials.chain(part.rules.into_iter().map(|rule| Line::Rule { rule }))
+    let rules = part.rules_in_force.into_iter().map(|rule| Line::Rule {
+        rule: rule.rule,
+        reason: rule.reason,
+        time: rfc3339(rule.time_ms),
+        index: rule.index,
+    });
+    serials.chain(rules)
 }

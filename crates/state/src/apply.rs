@@ -494,9 +494,17 @@ impl View {
             Ignored::RevocationLimit
         })?;
         match fold {
-            Fold::Revoke(_, revocation) => revocation.rules.iter().for_each(|rule| self.floors.add(rule)),
+            Fold::Revoke(_, revocation) => {
+                for rule in &revocation.rules {
+                    self.floors.add(rule);
+                    self.marks.add(index, (revocation.at, revocation.reason), rule);
+                }
+            }
             Fold::Cover(_) => {}
-            Fold::Lift(id, cut) => self.floors.lift(id, *cut),
+            Fold::Lift(id, cut) => {
+                self.floors.lift(id, *cut);
+                self.marks.lift(id, *cut);
+            }
         }
         Ok(())
     }
