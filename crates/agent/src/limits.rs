@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Deliveries of one agent: a node with more identities on disk is better served by its socket.
 pub const DELIVERIES_MAX: usize = 4096;
+/// Certificates whose deliveries ended and that the CA is told of: three for each delivery that there may be.
+pub const RELEASES_MAX: usize = 3 * DELIVERIES_MAX;
+/// Of these in one message: what the CA takes.
+pub const RELEASES_PER_MESSAGE_MAX: usize = 64;
 /// Bytes of a configuration file: ten times what 4,096 deliveries at 100 bytes need would be a mistake.
 pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes of a join token file: a token is at most 4 KiB, the rest would be something else.

@@ -52,6 +52,7 @@ mod public;
 mod published;
 mod publisher;
 mod pusher;
+mod released;
 mod replay;
 mod replica_svid;
 mod restore;

@@ -45,6 +45,10 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const STREAM_QUEUE: usize = 256;
 /// `Mint` messages of one stream that are in work at once.
 pub(crate) const MINTS_IN_WORK_PER_STREAM: usize = 4;
+/// Messages of one stream about certificates whose delivery ended that are in work at once: all deliveries that an agent may have.
+pub(crate) const RELEASES_IN_WORK_PER_STREAM: usize = 192;
+/// Certificates in one such message.
+pub(crate) const RELEASED_PER_MESSAGE_MAX: usize = 64;
 /// Rounds of deciding again after the state moved under a decision.
 pub(crate) const DECIDE_ROUNDS_MAX: usize = 16;
 /// Commands that wait for their turn to take something away, at one flush of the log each: a few seconds of work.

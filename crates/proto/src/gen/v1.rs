@@ -2070,7 +2070,7 @@ pub struct AttestResponse {
 /// Agent to CA, at most 64 KiB a message.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -2085,7 +2085,18 @@ pub mod agent_message {
         Ack(super::Ack),
         #[prost(message, tag = "4")]
         Seen(super::Seen),
+        #[prost(message, tag = "5")]
+        Release(super::Release),
     }
+}
+/// Certificates of the calling agent whose delivery ended: what may still lie in a folder that nobody keeps is revoked, with the
+/// reason cessation-of-operation. Said again on each new stream until they have ended; what is revoked already, or was not
+/// issued to this agent by an entry, is passed over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    /// At most 64. Big-endian without leading zeros.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub serials: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// First message of a stream: what the agent already has.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
