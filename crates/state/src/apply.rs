@@ -202,7 +202,7 @@ impl View {
             Key::Token(id) => self.tokens.get(id).map(stored::token_bytes),
             Key::Ca(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
             Key::Bundle => self.bundle.as_deref().map(stored::bundle_bytes),
-            Key::Fold(_) => None,
+            Key::Fold(_) | Key::Base => None,
         }
     }
 

@@ -110,13 +110,18 @@ impl View {
 
     /// A hash over all that stands. Two views of the same records are equal in it, however they were built.
     pub fn digest(&self) -> [u8; 32] {
+        self.digest_over(&self.sum)
+    }
+
+    /// The digest with another sum over the objects.
+    pub(crate) fn digest_over(&self, sum: &ContentSum) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(b"mintage-state-v1\0");
         context.update(&(self.domain.as_str().len() as u64).to_be_bytes());
         context.update(self.domain.as_str().as_bytes());
         context.update(&self.applied.to_be_bytes());
         context.update(&self.control_head.to_be_bytes());
-        context.update(&self.sum.to_bytes());
+        context.update(&sum.to_bytes());
         let mut octets = [0; 32];
         octets.copy_from_slice(context.finish().as_ref());
         octets
