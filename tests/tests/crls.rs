@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use mintage_ca::Ca;
 use mintage_proto::v1::{
     RevokeRequest, WatchCrlsRequest, crls_client::CrlsClient, revocation_client::RevocationClient,
     revoke_request::Target,
@@ -19,8 +20,9 @@ use mintage_svid::{Crl, LeafInfo, pem::decode_certificates};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
     bins::binary,
-    ca::{CaProcess, TestCa, entry, make, token, with_metrics},
+    ca::{CaProcess, TestCa, config as ca_config, entry, make, make_with, token, with_metrics},
     client::{admin, anonymous},
+    clock::Shifted,
     peers::peer,
 };
 
@@ -278,4 +280,45 @@ async fn many_revocations_make_few_lists_and_anybody_may_have_them() {
     let (channel, _) = anonymous(&ca.token("n1").await).await.unwrap();
     assert_eq!(read(&mut CrlsClient::new(channel)).await.len(), 2);
     ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_rises_though_the_clock_was_set_back_while_the_ca_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    let hour = Duration::from_secs(3_600);
+    let clock = Shifted::behind(hour * 3);
+    make_with(&data, &clock.deps());
+    clock.move_on(hour * 2);
+    let mut before: Option<BTreeMap<Vec<u8>, u64>> = None;
+    for step_seconds in [0, -3_600, -600] {
+        clock.step(step_seconds);
+        let ca = Ca::start(ca_config(&data), clock.deps()).await.unwrap();
+        let lists = lists(ca.admin_socket()).await;
+        let numbers: BTreeMap<Vec<u8>, u64> = lists
+            .iter()
+            .map(|(issuer, list)| (issuer.clone(), list.number()))
+            .collect();
+        assert_eq!(numbers.len(), 2, "of the root and of the issuing key");
+        // The root's is a file that nothing here renews.
+        let risen = |former: &BTreeMap<Vec<u8>, u64>| {
+            numbers
+                .iter()
+                .filter(|(issuer, number)| **number > former[*issuer])
+                .count()
+        };
+        assert!(
+            before.as_ref().is_none_or(|former| risen(former) == 1),
+            "{before:?} then {numbers:?}"
+        );
+        before = Some(numbers);
+        ca.stop().await;
+    }
+    fs::write(data.join("crl-number"), "x\n").unwrap();
+    let told = Ca::start(ca_config(&data), clock.deps())
+        .await
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("crl-number") && told.contains("remove it"), "{told}");
 }

@@ -228,6 +228,17 @@ async fn lists_are_read_by_the_id_of_their_key() {
             (answer.status, answer.header("content-type")),
             (200, "application/pkix-crl")
         );
+        // Under TLS too, with the same headers and, unless the next was signed meanwhile, the same list.
+        let mut tls = over_tls(ca.ca.public_https_address().unwrap(), &bundle).await;
+        let same = tls.get(&path).await.unwrap();
+        assert_eq!(
+            (same.status, same.header("content-type")),
+            (200, Some("application/pkix-crl"))
+        );
+        assert_eq!(same.header("cache-control"), Some(answer.header("cache-control")));
+        let [clear_list, tls_list] = [&answer.body, &same.body].map(|der| Crl::parse(der).unwrap());
+        tls_list.verify(&signer).unwrap();
+        assert!(tls_list.number() >= clear_list.number());
         assert_eq!(answer.header("cache-control"), "public, max-age=60");
         let list = Crl::parse(&answer.body).unwrap();
         list.verify(&signer).unwrap();

@@ -5,6 +5,8 @@
 
 use std::{path::Path, time::Duration};
 
+use hyper_util::rt::TokioIo;
+use mintage_attest::JoinToken;
 use mintage_proto::v1::{
     RevokeRequest, SnapshotRequest, WatchNews, WatchRequest, revocation_client::RevocationClient,
     revoke_request::Target, watch_news::News,
@@ -12,12 +14,18 @@ use mintage_proto::v1::{
 use mintage_revocation::RevocationError;
 use mintage_tests::kit::{
     ca::{CaProcess, TestCa, domain, make, with_metrics},
-    client::{admin, anonymous},
+    client::{admin, anonymous, join, provider, settings},
     face::metric,
     follower::{Follower, now},
 };
-use tokio::time::timeout;
-use tonic::{Code, Streaming, transport::Channel};
+use mintage_verifier::{JoinVerifier, join_config};
+use rustls::pki_types::ServerName;
+use tokio::{net::TcpSocket, time::timeout};
+use tokio_rustls::TlsConnector;
+use tonic::{
+    Code, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 /// Longest wait for what should happen at once; the machine may be busy.
 const SOON: Duration = Duration::from_secs(120);
@@ -32,23 +40,17 @@ async fn revoke(client: &mut RevocationClient<Channel>, target: Target) -> u64 {
         no_renew: true,
         ..RevokeRequest::default()
     };
-    loop {
-        match client.revoke(request.clone()).await {
-            Ok(done) => return done.into_inner().sequence,
-            // Commands that go on at once move the state under each other.
-            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
-        }
-    }
+    client.revoke(request).await.unwrap().into_inner().sequence
 }
 
 /// One identity after another, each with a name that makes its delta long.
-async fn revoke_many(socket: &Path) -> u64 {
+async fn revoke_many(socket: &Path, count: usize) -> u64 {
     let channel = admin(socket).await.unwrap();
     let commands = (0..AT_ONCE).map(|lane| {
         let mut client = RevocationClient::new(channel.clone());
         tokio::spawn(async move {
             let mut last = 0;
-            for number in (lane..REVOCATIONS).step_by(AT_ONCE) {
+            for number in (lane..count).step_by(AT_ONCE) {
                 let id = format!("spiffe://{}/{}/{number}", domain(), "x".repeat(1_900));
                 last = revoke(&mut client, Target::SpiffeId(id)).await;
             }
@@ -155,7 +157,7 @@ async fn a_reader_that_stops_reading_holds_up_nobody_and_goes_on_from_a_snapshot
             }
         }
     });
-    let last = revoke_many(&socket).await;
+    let last = revoke_many(&socket, REVOCATIONS).await;
     let (stands, brought) = timeout(SOON, reading).await.unwrap().unwrap();
     assert_eq!(stands.1, last);
     assert!(brought.deltas > 300, "more than any queue holds: {brought:?}");
@@ -213,6 +215,75 @@ async fn streams_have_a_limit_of_one_peer_and_a_place_that_is_given_back_is_take
     timeout(Duration::from_secs(8), ca.stop())
         .await
         .expect("no stream is waited for");
+}
+
+/// A channel from this address of the machine, which takes 64 KiB of a stream before its reader does.
+async fn from(address: &str, token: &JoinToken) -> Channel {
+    let pins = token.root_hashes().iter().copied();
+    let verifier = JoinVerifier::new(token.trust_domain().clone(), pins, &provider()).unwrap();
+    let tls = join_config(verifier, &settings()).unwrap();
+    let (bound, target) = (address.to_owned(), token.addresses()[0].clone());
+    let connect = tower::service_fn(move |_| {
+        let (tls, bound, target) = (tls.clone(), bound.clone(), target.clone());
+        async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(format!("{bound}:0").parse().unwrap())?;
+            let stream = socket.connect(target.parse().unwrap()).await?;
+            let name = ServerName::try_from("mintage.invalid").unwrap();
+            TlsConnector::from(tls).connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    let endpoint = Endpoint::from_static("http://mintage.invalid").initial_stream_window_size(65_535);
+    endpoint.connect_with_connector(connect).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_the_snapshot_have_limits_of_one_address_and_in_all_and_agents_places_of_their_own() {
+    let ca = TestCa::start().await;
+    let socket = ca.ca.admin_socket().to_owned();
+    let token = ca.token("n1").await;
+    let agent = join(&token).await.unwrap();
+    // Longer than all that lies between the CA and a reader that does not read.
+    revoke_many(&socket, 1_500).await;
+    let mut held = Vec::new();
+    let mut told = String::new();
+    for last in 2..64 {
+        let mut client = RevocationClient::new(from(&format!("127.0.0.{last}"), &token).await);
+        let mut of_this = 0;
+        told = loop {
+            match client.snapshot(SnapshotRequest {}).await {
+                Ok(stream) => held.push((client.clone(), stream.into_inner())),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                    break status.message().to_owned();
+                }
+            }
+            of_this += 1;
+            assert!(of_this <= 128, "there is no limit of one address");
+        };
+        if told.contains("in all") {
+            break;
+        }
+        assert!(told.contains("of one address") && told.contains("16"), "{told}");
+        assert!(of_this >= 16);
+    }
+    assert!(
+        told.contains("in all") && told.contains("64") && held.len() >= 64,
+        "{} held: {told}",
+        held.len()
+    );
+    // Agents are known, and have places of their own.
+    let (channel, _) = agent.channel(&token.addresses()[0]).await.unwrap();
+    assert!(!snapshot(&mut RevocationClient::new(channel)).await.is_empty());
+    held.clear();
+    let mut client = RevocationClient::new(from("127.0.0.99", &token).await);
+    let again = async {
+        while client.snapshot(SnapshotRequest {}).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, again).await.expect("a place is free again");
+    ca.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,19 +3,17 @@
 
 use std::sync::Arc;
 
-use mintage_identity::{IssuerKeyId, Serial, TrustDomain, UnixTime};
+use mintage_identity::{TrustDomain, UnixTime};
 use mintage_proto::v1;
-use mintage_revocation::{
-    Decision, Delegation, EntryKey, FreshnessPolicy, Query, Verdict, VerifiedDelegation, ViewHandle,
+use mintage_revocation::{FreshnessPolicy, VerifiedDelegation, ViewHandle};
+use mintage_subscriber::{
+    KnownRevoked, issuing,
+    limits::{DELEGATIONS_MAX, ISSUERS_MAX},
+    verified_delegations,
 };
-use mintage_svid::{CertInfo, JwtKey, TrustBundle, verify_issued};
-use mintage_verifier::{RevocationCheck, RevocationView, Trust, TrustError};
+use mintage_svid::{CertInfo, JwtKey, TrustBundle};
+use mintage_verifier::{RevocationCheck, Trust, TrustError};
 use rustls_pki_types::CertificateDer;
-
-/// Delegations of one bundle: old and new keys of every replica of a cell.
-const DELEGATIONS_MAX: usize = 256;
-/// Issuing certificates of one bundle: replicas of a cell with overlap.
-const ISSUERS_MAX: usize = 4096;
 
 /// Why a bundle does not take the place of the one that is held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,25 +123,7 @@ impl Bundle {
     /// The delegations that a root, or an issuer below a root of this bundle, really made; and why others were not
     /// taken.
     pub(crate) fn delegations(&self, now: UnixTime) -> (Vec<VerifiedDelegation>, Vec<String>) {
-        let signers = self.signers();
-        let (mut good, mut refused) = (Vec::new(), Vec::new());
-        for wire in &self.delegations {
-            let verified = Delegation::decode(wire)
-                .map_err(|error| error.to_string())
-                .and_then(|delegation| {
-                    let by = delegation.statement().ca_key();
-                    let signer = signers.iter().find(|signer| signer.key_id() == by);
-                    let signer = signer.ok_or_else(|| format!("made by key {by}, which is not in the bundle"))?;
-                    delegation
-                        .verify(self.trust_domain(), signer.spki_der(), now)
-                        .map_err(|error| error.to_string())
-                });
-            match verified {
-                Ok(delegation) => good.push(delegation),
-                Err(problem) => refused.push(problem),
-            }
-        }
-        (good, refused)
+        verified_delegations(self.trust_domain(), &self.signers(), &self.delegations, now)
     }
 
     /// The roots, and the issuers that one of them signed.
@@ -174,13 +154,7 @@ impl Bundle {
 
     /// The issuing certificates that a root of this bundle signed, with what they say.
     pub(crate) fn issuing(&self) -> Vec<(CertInfo, CertificateDer<'static>)> {
-        let parse = |der: &Vec<u8>| CertInfo::parse_signing(der).ok();
-        let roots: Vec<CertInfo> = self.roots().iter().filter_map(parse).collect();
-        let issued = |der: &&Vec<u8>| roots.iter().any(|root| verify_issued(der, root.spki_der()).is_ok());
-        let issuers = self.issuers.iter().filter(issued);
-        issuers
-            .filter_map(|der| Some((parse(der)?, CertificateDer::from(der.clone()))))
-            .collect()
+        issuing(self.roots(), &self.issuers)
     }
 
     pub(crate) fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {
@@ -194,24 +168,6 @@ fn wire_key(key: &JwtKey) -> v1::JwtKey {
     v1::JwtKey {
         kid: key.kid().to_owned(),
         spki: key.spki_der().to_vec(),
-    }
-}
-
-/// Refuses what is known to be revoked and nothing else.
-#[derive(Debug)]
-struct KnownRevoked(ViewHandle);
-
-impl RevocationView for KnownRevoked {
-    fn decide(&self, query: &Query<'_>, now: UnixTime, _policy: FreshnessPolicy) -> Decision {
-        match self.0.load().check(query, now) {
-            revoked @ Verdict::Revoked { .. } => Decision::Refuse(revoked),
-            Verdict::Good => Decision::Accept { tolerated: false },
-            Verdict::Stale | Verdict::NotCovered => Decision::Accept { tolerated: true },
-        }
-    }
-
-    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
-        self.0.load().entry_key(issuer, serial)
     }
 }
 

@@ -232,6 +232,44 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_cut_off_gives_nothing_and_the_next_stream_begins_anew() {
+        let one = ca("one");
+        let ours = bundle(&[&one]);
+        let held = new(Crls::default().with(&list(&one, 7), &ours, NOW));
+        let next = list(&one, 8);
+        let chunks = |der: &[u8]| -> Vec<CrlChunk> {
+            let pieces = der.chunks(100).enumerate();
+            let chunk = |(at, piece): (usize, &[u8])| CrlChunk {
+                issuer_key_id: vec![1; 32],
+                number: 8,
+                offset: at as u64 * 100,
+                total: der.len() as u64,
+                data: piece.to_vec(),
+                is_last: false,
+            };
+            pieces.map(chunk).collect()
+        };
+        let whole = chunks(&next);
+        assert!(whole.len() > 2);
+        for cut in 1..whole.len() {
+            let mut parts = Assembly::default();
+            for chunk in &whole[..cut] {
+                assert_eq!(parts.add(chunk.clone()), Ok(None));
+            }
+            // What came of it so far is no list either.
+            assert!(held.with(&next[..cut * 100], &ours, NOW).is_err());
+            // The stream that is opened next sends the list from its beginning, and what was held is still there for it.
+            let mut again = None;
+            for chunk in &whole {
+                again = parts.add(chunk.clone()).unwrap();
+            }
+            let newer = new(held.with(&again.unwrap(), &ours, NOW));
+            assert_eq!(newer.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [8]);
+        }
+        assert_eq!(held.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
     fn chunks_make_the_list_again_and_nothing_else() {
         let chunk = |offset: u64, data: &[u8]| CrlChunk {
             issuer_key_id: vec![1; 32],

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Deliveries of one agent: a node with more identities on disk is better served by its socket.
 pub const DELIVERIES_MAX: usize = 4096;
+/// Certificates whose deliveries ended and that the CA is told of: three for each delivery that there may be.
+pub const RELEASES_MAX: usize = 3 * DELIVERIES_MAX;
+/// Of these in one message: what the CA takes.
+pub const RELEASES_PER_MESSAGE_MAX: usize = 64;
 /// Bytes of a configuration file: ten times what 4,096 deliveries at 100 bytes need would be a mistake.
 pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes of a join token file: a token is at most 4 KiB, the rest would be something else.
@@ -26,8 +30,8 @@ pub const INBOX_MAX: usize = 256;
 pub const EVENTS_MAX: usize = 1024;
 /// Deliveries written at once: more only queue in the disk.
 pub const WRITERS_MAX: usize = 4;
-/// Bytes of a revocation snapshot: 10 million revocations at 20 octets, and room.
-pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of a revocation snapshot, as for every subscriber.
+pub const SNAPSHOT_BYTES_MAX: usize = mintage_subscriber::limits::SNAPSHOT_BYTES_MAX;
 /// Bytes of all lists of revoked certificates: the largest of three CA keys.
 pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Bytes of lists in one answer on the socket: gRPC clients refuse more than 4 MiB, identities and bundle included.

@@ -16,8 +16,8 @@
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mintage_identity::{CertHash, IssuerKeyId, SpiffeId, TrustDomain};
-use mintage_svid::{cert_sha256, limits::CRL_BYTES_MAX};
+use mintage_identity::{CertHash, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_svid::{LeafInfo, cert_sha256, limits::CRL_BYTES_MAX};
 use mintage_sys::{
     SysError,
     dir::{Dir, create_owned},
@@ -358,8 +358,8 @@ impl Store {
         secret_file::replace(&self.deliveries, &receipt_file(delivery), &json(&file))
     }
 
-    /// Removes the saved keys of deliveries that are no longer configured.
-    pub(crate) fn forget_other_deliveries(&self, configured: &[Delivery]) {
+    /// Removes the saved keys of deliveries that are no longer configured; their certificates, each with its end.
+    pub(crate) fn forget_other_deliveries(&self, configured: &[Delivery]) -> Vec<(Serial, UnixTime)> {
         let known: std::collections::HashSet<Vec<u8>> = configured
             .iter()
             .flat_map(|delivery| {
@@ -368,14 +368,25 @@ impl Store {
             })
             .map(String::into_bytes)
             .collect();
+        let mut forgotten = Vec::new();
         for name in self.deliveries.names(STALE_NAMES_MAX).unwrap_or_default() {
             if !known.contains(&name)
                 && let Ok(name) = String::from_utf8(name)
-                && let Err(error) = remove(&self.deliveries, &name)
             {
-                tracing::warn!(file = name, %error, "a saved identity that is no longer configured stays");
+                forgotten.extend(self.saved_certificate(&name));
+                if let Err(error) = remove(&self.deliveries, &name) {
+                    tracing::warn!(file = name, %error, "a saved identity that is no longer configured stays");
+                }
             }
         }
+        forgotten
+    }
+
+    /// The certificate of a saved pair; none where the file holds something else.
+    fn saved_certificate(&self, name: &str) -> Option<(Serial, UnixTime)> {
+        let pair = self.read_pem(&self.deliveries, name).ok()??;
+        let leaf = LeafInfo::parse(pair.chain.first()?).ok()?;
+        Some((*leaf.serial(), leaf.not_after()))
     }
 
     /// Forgets every key: the CA retired this agent.

@@ -2,6 +2,7 @@
 
 use mintage_identity::{IssuerKeyId, RevocationReason, Serial, SpiffeId, UnixTime};
 use mintage_ledger::{Body, Kind, LedgerError, Query as RecordQuery, Record, wire};
+use mintage_proto::v1;
 use mintage_revocation::{Query, Verdict};
 use mintage_svid::LeafInfo;
 
@@ -15,7 +16,8 @@ const REVOCATIONS_SCANNED_MAX: usize = 1000;
 pub(crate) enum CertificateState {
     Live,
     Expired,
-    Revoked,
+    /// With the date and the reason of what struck it first, where that is still known.
+    Revoked(Option<(UnixTime, RevocationReason)>),
 }
 
 impl CertificateState {
@@ -23,29 +25,38 @@ impl CertificateState {
         match self {
             Self::Live => "live",
             Self::Expired => "expired",
-            Self::Revoked => "revoked",
+            Self::Revoked(_) => "revoked",
+        }
+    }
+
+    /// Since when and why it is revoked.
+    pub(crate) const fn struck(self) -> Option<(UnixTime, RevocationReason)> {
+        match self {
+            Self::Revoked(struck) => struck,
+            Self::Live | Self::Expired => None,
         }
     }
 
     /// The state of the certificate in an issue record; `None` for other records.
     pub(crate) fn of(desk: &Desk, record: &Record) -> Option<Self> {
         let shown = Shown::of(record)?;
+        let view = desk.state.view();
+        let by_serial = view.revoked().revoked(&shown.issuer, shown.leaf.serial());
         if shown.leaf.not_after() < desk.clock.unguarded() {
             // An expired certificate that was revoked in its life is still told as revoked while the set knows it.
-            let revoked = desk
-                .state
-                .view()
-                .revoked()
-                .revoked(&shown.issuer, shown.leaf.serial())
-                .is_some();
-            return Some(if revoked { Self::Revoked } else { Self::Expired });
+            let struck = by_serial.map(|entry| (entry.at, entry.reason));
+            return Some(struck.map_or(Self::Expired, |struck| Self::Revoked(Some(struck))));
         }
-        let verdict = desk.state.view().revoked().check(&shown.query());
-        Some(if matches!(verdict, Verdict::Revoked { .. }) {
-            Self::Revoked
-        } else {
-            Self::Live
-        })
+        if !matches!(view.revoked().check(&shown.query()), Verdict::Revoked { .. }) {
+            return Some(Self::Live);
+        }
+        let by_rule = view.struck_by_rule(&shown.query());
+        let struck = by_serial.map(|entry| (entry.sequence, entry.at, entry.reason));
+        let struck = struck
+            .into_iter()
+            .chain(by_rule.map(|mark| (mark.index, mark.at, mark.reason)));
+        let first = struck.min_by_key(|(index, ..)| *index);
+        Some(Self::Revoked(first.map(|(_, at, reason)| (at, reason))))
     }
 }
 
@@ -103,9 +114,22 @@ impl Shown {
     }
 }
 
-/// Ledger indices of the revocations that strike the certificate of this record, newest first.
-pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<u64>, LedgerError> {
-    Ok(strikers(desk, record)?.into_iter().map(|(index, _)| index).collect())
+/// The revocations that strike the certificate of this record, newest first.
+pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<v1::Striker>, LedgerError> {
+    let told = |(index, at, revoke): (u64, UnixTime, wire::Revoke)| v1::Striker {
+        index,
+        time_ms: at.millis(),
+        scope: revoke.scope,
+        reason: reason_of(revoke.reason).to_string(),
+        note: revoke.note,
+    };
+    Ok(strikers(desk, record)?.into_iter().map(told).collect())
+}
+
+/// The reason of a recorded code; one that is not used here reads as unspecified.
+pub(crate) fn reason_of(code: u32) -> RevocationReason {
+    let reason = u8::try_from(code).ok().and_then(RevocationReason::from_code);
+    reason.unwrap_or_default()
 }
 
 /// Whether the certificate with this serial was revoked because its key is in other hands. The ledger is asked, because
@@ -117,11 +141,11 @@ pub(crate) fn is_compromised(desk: &Desk, serial: &Serial) -> Result<bool, Ledge
     let record = issued.stored.decode()?;
     let strikers = strikers(desk, &record)?;
     let compromised = u32::from(RevocationReason::KeyCompromise.code());
-    Ok(strikers.iter().any(|(_, revoke)| revoke.reason == compromised))
+    Ok(strikers.iter().any(|(.., revoke)| revoke.reason == compromised))
 }
 
 /// The revocations that strike the certificate of this record, newest first.
-fn strikers(desk: &Desk, record: &Record) -> Result<Vec<(u64, wire::Revoke)>, LedgerError> {
+fn strikers(desk: &Desk, record: &Record) -> Result<Vec<(u64, UnixTime, wire::Revoke)>, LedgerError> {
     let Some(shown) = Shown::of(record) else {
         return Ok(Vec::new());
     };
@@ -133,8 +157,9 @@ fn strikers(desk: &Desk, record: &Record) -> Result<Vec<(u64, wire::Revoke)>, Le
     let page = desk.index.search().query(&query, None, REVOCATIONS_SCANNED_MAX)?;
     let strikes = |index: u64| {
         let record = desk.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
+        let at = record.time;
         let Body::Revoke(revoke) = record.body else { return None };
-        shown.is_struck_by(&revoke).then_some((index, revoke))
+        shown.is_struck_by(&revoke).then_some((index, at, revoke))
     };
     Ok(page.rows.iter().filter_map(|row| strikes(row.index)).collect())
 }

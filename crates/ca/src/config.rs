@@ -17,7 +17,7 @@ use toml::Spanned;
 use crate::{
     auditors::{AuditSettings, Auditors, RawAudit},
     crls::CrlSettings,
-    limits::WITNESSES_MAX,
+    limits::{SNAPSHOT_RECORD_INTERVAL, WITNESSES_MAX},
     public::{PublicSettings, RawPublic},
     shards::ShardPolicy,
     upload::{RawUpload, UploadSettings},
@@ -113,6 +113,7 @@ pub struct Config {
     pub(crate) strict_csr: bool,
     pub(crate) crls: CrlSettings,
     pub(crate) checkpoint_interval: Duration,
+    pub(crate) snapshot_records: Duration,
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
     pub(crate) shards: ShardPolicy,
@@ -142,6 +143,7 @@ impl Config {
             strict_csr: false,
             crls: CrlSettings::default(),
             checkpoint_interval: Duration::from_secs(1),
+            snapshot_records: SNAPSHOT_RECORD_INTERVAL,
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
             shards: ShardPolicy::default(),
@@ -182,6 +184,13 @@ impl Config {
     #[must_use]
     pub fn with_passphrase_file(mut self, file: Option<PathBuf>) -> Self {
         self.passphrase_file = file.or(self.passphrase_file);
+        self
+    }
+
+    /// Looks so often whether the hash of a published snapshot is to be recorded, instead of once a minute.
+    #[must_use]
+    pub fn with_snapshot_records(mut self, every: Duration) -> Self {
+        self.snapshot_records = every;
         self
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mintage_identity::RequestId;
-use mintage_ledger::{Actor, Attestation, Body, CommitError, EncodedRecord, Record, limits::GROUP_RECORDS_MAX};
+use mintage_ledger::{Actor, Attestation, Body, CommitError, EncodedRecord, Kind, Record, limits::GROUP_RECORDS_MAX};
 use mintage_state::View;
 
 use crate::{
@@ -60,12 +60,13 @@ impl Origin {
 }
 
 /// Checks with `check` and records what it makes, in one go: either every record stands, in order, or the first failure
-/// is told. Returns what `check` made beside the records, and the index of the last record (`None` without records).
+/// is told. What takes something away waits for its turn. Returns what `check` made beside the records, and the index of the last record (`None` without records).
 pub(crate) async fn command<T>(
     desk: &Arc<Desk>,
     origin: &Origin,
     check: impl Fn(&View) -> Result<(Vec<Body>, T), Refusal>,
 ) -> Result<(T, Option<u64>), Refusal> {
+    let mut turn = None;
     for _ in 0..DECIDE_ROUNDS_MAX {
         let view = desk.state.view();
         let seen = view.control_head();
@@ -73,6 +74,18 @@ pub(crate) async fn command<T>(
         drop(view);
         if bodies.is_empty() {
             return Ok((made, None));
+        }
+        if turn.is_none() && bodies.iter().any(takes_away) {
+            turn = Some(
+                desk.turns
+                    .take()
+                    .await
+                    .inspect_err(|refusal| desk.metrics.refused_call(refusal.code))?,
+            );
+            // What was decided before its turn counts only when nothing came in front.
+            if desk.state.view().control_head() != seen {
+                continue;
+            }
         }
         let records = encode(desk, origin, bodies, seen)?;
         match append(desk, records, seen).await? {
@@ -95,6 +108,11 @@ pub(crate) async fn command<T>(
         "moved",
         "the state kept changing under this command; ask again",
     ))
+}
+
+/// True for what moves the state under decisions that were made before.
+fn takes_away(body: &Body) -> bool {
+    Kind::of(body).restricts() || matches!(body, Body::EntryPut(put) if put.replaces_revision != 0)
 }
 
 /// Records something that restricts nobody and that no reply waits for.

@@ -5,6 +5,7 @@
 //! keys/              key files, mode 0600, encrypted outside .test
 //! root.pem  intermediate.pem
 //! root.crl           the root's list of revoked CA certificates, PEM
+//! crl-number         number of the issuing key's last list
 //! ledger/            the truth
 //! state/             a view of the ledger; rebuilt when lost
 //! restore.unfinished while a restore is under way: nothing is served
@@ -45,6 +46,9 @@ pub(crate) const INTERMEDIATE: &str = "intermediate.pem";
 pub(crate) const ROOT_CRL: &str = "root.crl";
 /// Bytes of that list in PEM: it names intermediates, of which there are a handful in ten years.
 const ROOT_CRL_BYTES_MAX: usize = 64 * 1024;
+/// Number of the issuing key's last list, in decimal digits.
+const CRL_NUMBER: &str = "crl-number";
+const CRL_NUMBER_BYTES_MAX: usize = 32;
 const AUTHORITY_BYTES_MAX: usize = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 /// Version of the layout; a newer one is refused.
@@ -285,6 +289,25 @@ impl DataDir {
                 "{ROOT_CRL}: {error}; put the file back from a backup, or remove it to serve without the root's list"
             ))
         })
+    }
+
+    /// Number of the issuing key's last list; 0 before the first.
+    pub(crate) fn crl_number(&self) -> Result<u64, CaError> {
+        if self.dir.entry(CRL_NUMBER).is_ok_and(|entry| entry.is_none()) {
+            return Ok(0);
+        }
+        let octets = secret_file::read_beneath(&self.dir, CRL_NUMBER, CRL_NUMBER_BYTES_MAX).map_err(CaError::Sys)?;
+        String::from_utf8_lossy(&octets).trim().parse().map_err(|_| {
+            self.problem(format!(
+                "{CRL_NUMBER} is no number; write the one that `mintage revocation crl` shows for the issuing key into it, or \
+                 remove it when the clock was never set back"
+            ))
+        })
+    }
+
+    /// Puts a number in the place of the former one, whole at any moment.
+    pub(crate) fn keep_crl_number(&self, number: u64) -> Result<(), CaError> {
+        secret_file::replace(&self.dir, CRL_NUMBER, format!("{number}\n").as_bytes()).map_err(CaError::Sys)
     }
 
     pub(crate) fn problem(&self, problem: impl Into<String>) -> CaError {

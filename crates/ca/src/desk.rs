@@ -16,7 +16,7 @@ use crate::{
     clock::ClockGuard, crls::Crls, denials::Denials, fleet::Fleet, health::Health, index::Index, inflight::InFlight,
     jwt_keys::JwtKeys, limits::APPLY_TIMEOUT, metrics::Metrics, propagation::Propagation, publisher::Publisher,
     seen::SeenAlarms, services::receipts::ReceiptWaits, services::records::RecordStreams, shards::Shards,
-    status::Refusal, upload::Uploaded, watching::Watching, witnessing::Standing,
+    status::Refusal, turns::Turns, upload::Uploaded, watching::Watching, witnessing::Standing,
 };
 
 /// Where randomness comes from; tests pass their own.
@@ -43,6 +43,7 @@ pub(crate) struct Desk {
     /// free.
     pub(crate) signing: Semaphore,
     pub(crate) in_flight: InFlight,
+    pub(crate) turns: Turns,
     pub(crate) denials: Denials,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,

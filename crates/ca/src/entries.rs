@@ -29,11 +29,19 @@ pub(crate) async fn apply(
     origin: &Origin,
     request: ApplyEntriesRequest,
 ) -> Result<ApplyEntriesResponse, Refusal> {
-    let wanted = request
+    let expected = |revision| match revision {
+        0 => Expected::Any,
+        revision => Expected::Revision(revision),
+    };
+    let puts = request
         .entries
         .into_iter()
-        .map(|entry| entry_of(entry, &desk.domain))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|entry| {
+            let expected = expected(entry.revision);
+            Ok((entry_of(entry, &desk.domain)?, expected))
+        })
+        .collect::<Result<Vec<(Entry, Expected)>, Refusal>>()?;
+    let wanted: Vec<Entry> = puts.iter().map(|(entry, _)| entry.clone()).collect();
     let max_ttl = desk.policy().max_ttl;
     let draft = |view: &View| {
         let current: Vec<(Entry, u64)> = view
@@ -53,7 +61,6 @@ pub(crate) async fn apply(
             .iter()
             .map(|(name, revision)| (name.clone(), Some(*revision)))
             .collect();
-        let puts: Vec<_> = wanted.iter().map(|entry| (entry.clone(), Expected::Any)).collect();
         let drafts = change_entries(view, &deletes, &puts, max_ttl)?;
         let mut bodies = Vec::new();
         for (name, _) in &deletes {

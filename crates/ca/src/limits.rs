@@ -45,8 +45,16 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const STREAM_QUEUE: usize = 256;
 /// `Mint` messages of one stream that are in work at once.
 pub(crate) const MINTS_IN_WORK_PER_STREAM: usize = 4;
+/// Messages of one stream about certificates whose delivery ended that are in work at once: all deliveries that an agent may have.
+pub(crate) const RELEASES_IN_WORK_PER_STREAM: usize = 192;
+/// Certificates in one such message.
+pub(crate) const RELEASED_PER_MESSAGE_MAX: usize = 64;
 /// Rounds of deciding again after the state moved under a decision.
 pub(crate) const DECIDE_ROUNDS_MAX: usize = 16;
+/// Commands that wait for their turn to take something away, at one flush of the log each: a few seconds of work.
+pub(crate) const COMMANDS_WAITING_MAX: usize = 1_024;
+/// Longest wait for that turn: past it something in front is stuck.
+pub(crate) const COMMAND_TURN_WAIT: Duration = Duration::from_secs(30);
 /// Serial draws before a broken random source is admitted.
 pub(crate) const SERIAL_DRAWS_MAX: usize = 32;
 /// Connections to the admin socket at once.
@@ -55,6 +63,9 @@ pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub(crate) const ATTESTATIONS_IN_WORK: usize = 128;
 /// How long a unary reply waits for its record to be applied before the caller is told to ask again.
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The hash of a published snapshot is recorded at most this often: with a set that changes all the time, 1,440 small records a
+/// day.
+pub(crate) const SNAPSHOT_RECORD_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long signed revocation news may be taken up; whoever comes later gets new news.

@@ -51,6 +51,12 @@ pub fn what(record: &Record) -> String {
         Body::BundleChange(bundle) => format!("sequence {}, {} roots", bundle.sequence, bundle.roots_der.len()),
         Body::AdminEvent(event) => format!("{}: {}", event.action, event.detail),
         Body::SeenReport(seen) => seen_in_use(seen),
+        Body::RevocationSnapshot(snapshot) => format!(
+            "sequence {} of epoch {}: {}",
+            snapshot.sequence,
+            snapshot.epoch,
+            hex::encode(&snapshot.snapshot_sha256)
+        ),
         Body::WitnessEvent(event) => format!("{} {}", event.witness, event.event),
         Body::LogOpen(open) => open.origin.clone(),
         Body::LogClose(close) => close.reason.clone(),

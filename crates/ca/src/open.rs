@@ -21,7 +21,7 @@ use tracing::info;
 use crate::{
     clock::ClockGuard,
     config::{ChainMode, Config},
-    crls::{Crls, RootList},
+    crls::{Crls, LastNumber, RootList},
     data_dir::{Authority, DataDir, INTERMEDIATE, ROOT},
     desk::Desk,
     error::CaError,
@@ -55,6 +55,8 @@ struct Keys {
     issuer: Issuer,
     /// The root's list of revoked CA certificates, where the root itself does not sign here.
     root_list: Option<RootList>,
+    /// The number of the issuing key's last list.
+    crl_number: LastNumber,
     log: LogKey,
     revocation: RevocationKey,
 }
@@ -117,6 +119,7 @@ fn load_keys(data: &DataDir, domain: &TrustDomain, config: &Config) -> Result<Ke
     Ok(Keys {
         issuer,
         root_list,
+        crl_number: LastNumber::read(data, config.data_dir.clone())?,
         log: LogKey::from_pkcs8(&log)?,
         revocation: RevocationKey::from_pkcs8(&read(KeyName::Revocation, &protection)?)?,
     })
@@ -149,8 +152,7 @@ pub(crate) fn open(
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
-    let jwt_keys = JwtKeys::new(places.clone());
-    let shards = Shards::new(files, log_keys, places, config.shards);
+    let shards = Shards::new(files, log_keys, places.clone(), config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
         domain: authority.trust_domain,
@@ -165,7 +167,7 @@ pub(crate) fn open(
         state,
         index,
         issuer,
-        jwt_keys,
+        jwt_keys: JwtKeys::new(places),
         key_policy: KeyPolicy {
             allow_rsa: config.policy.allow_rsa,
             strict_csr: config.strict_csr,
@@ -173,12 +175,13 @@ pub(crate) fn open(
         current_policy: ArcSwap::from_pointee(config.policy),
         signing: Semaphore::new(SIGNING_AHEAD + std::thread::available_parallelism().map_or(2, usize::from)),
         in_flight: Default::default(),
+        turns: Default::default(),
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone()),
         publisher,
         watching: Default::default(),
         propagation: Default::default(),
-        crls: Crls::new(config.crls, keys.root_list),
+        crls: Crls::new(config.crls, keys.root_list, keys.crl_number),
         record_streams: Default::default(),
         receipt_waits: Default::default(),
         seen: Default::default(),

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use mintage_identity::UnixTime;
-use mintage_revocation::{Exception, RevocationError, RevocationKey, RevokedSet, Terms};
+use mintage_revocation::{Exception, RevocationError, RevocationKey, RevocationKeyId, RevokedSet, Terms};
 
 use crate::limits::{DELTAS_KEPT_MAX, NEWS_INLINE_BYTES_MAX, NEWS_LIFETIME};
 
@@ -77,6 +77,16 @@ impl Published {
     /// Ledger index of the last revocation in it.
     pub(crate) fn sequence(&self) -> u64 {
         self.set.sequence()
+    }
+
+    /// Hash of the set, which every object of this sequence carries.
+    pub(crate) fn set_hash(&self) -> [u8; 32] {
+        *self.set.hash().as_bytes()
+    }
+
+    /// Key id of the key that signs.
+    pub(crate) fn key_id(&self) -> RevocationKeyId {
+        self.signer.key.id()
     }
 
     /// The certificates that the filter would strike wrongly.

@@ -104,7 +104,7 @@ pub(crate) fn draft_of_gone(
     Ok((bodies, struck.certificates))
 }
 
-fn draft_of(
+pub(crate) fn draft_of(
     desk: &Desk,
     view: &View,
     order: &Order,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mintage_proto::v1::{RevokedCertificate, RevokedPart};
+use mintage_proto::v1::{RevokedCertificate, RevokedPart, RevokedRule};
 use mintage_state::View;
 use tokio::sync::mpsc::{Receiver, channel};
 use tonic::Status;
@@ -37,7 +37,15 @@ fn of(view: &View) -> impl Iterator<Item = RevokedPart> {
             index: entry.sequence,
         })
     });
-    let mut rules = set.rules().map(ToString::to_string);
+    let mut rules = set.rules().map(|rule| {
+        let mark = view.mark_of(&rule.target);
+        RevokedRule {
+            rule: rule.to_string(),
+            reason: mark.map(|mark| mark.reason.to_string()).unwrap_or_default(),
+            time_ms: mark.map_or(0, |mark| mark.at.millis()),
+            index: mark.map_or(0, |mark| mark.index),
+        }
+    });
     let mut first = true;
     std::iter::from_fn(move || {
         let certificates: Vec<_> = serials.by_ref().take(EXPORT_PART_SERIALS).collect();
@@ -49,7 +57,8 @@ fn of(view: &View) -> impl Iterator<Item = RevokedPart> {
         let told = std::mem::take(&mut first) || !certificates.is_empty() || !rules.is_empty();
         told.then(|| RevokedPart {
             certificates,
-            rules,
+            rules: rules.iter().map(|rule: &RevokedRule| rule.rule.clone()).collect(),
+            rules_in_force: rules,
             ..empty.clone()
         })
     })

@@ -46,7 +46,7 @@ use crate::{
         crls::CrlService, ledger::LedgerService, node::NodeService, registry::RegistryService,
         revocation::RevocationService, trust::TrustService,
     },
-    shards,
+    shards, snapshot_records,
     trust::{PeerTrust, trust_of},
     witnessing,
 };
@@ -116,6 +116,7 @@ impl Ca {
         let admin_socket = config.data_dir.join("admin.sock");
         let (routes, health_task) = routes(&starting.desk, starting.stop.clone());
         starting.tasks.spawn(health_task);
+        starting.record_snapshots(config.snapshot_records);
         #[cfg(feature = "upload")]
         starting.upload(config.upload)?;
         let callers = starting.agents(listener, routes.clone()).await?;
@@ -420,6 +421,11 @@ impl Starting {
         };
         self.serve("agents", acceptor.start(), routes);
         Ok(callers)
+    }
+
+    fn record_snapshots(&mut self, every: Duration) {
+        let keep = snapshot_records::keep(self.desk.clone(), every, self.stop.clone());
+        self.tasks.spawn(keep);
     }
 
     /// The copy in an object store, if one is configured.

@@ -168,7 +168,8 @@ fn roll_files(
             key,
             closing,
             snapshot: &mut |position| {
-                let snapshot = desk.state.snapshot(position);
+                let at = time_before(&*desk.journal, position)?;
+                let snapshot = desk.state.snapshot(position, at);
                 snapshot.map_err(|error| mintage_ledger::LedgerError::Record(error.to_string()))
             },
             opening: &mut |open| {
@@ -178,6 +179,13 @@ fn roll_files(
         },
     );
     rolled.map_err(|error| Refusal::unavailable("shard", format!("the shard was not closed: {error}")))
+}
+
+/// The time of the record before a position.
+pub(crate) fn time_before(journal: &dyn Journal, position: u64) -> Result<UnixTime, mintage_ledger::LedgerError> {
+    let last = journal.read_from(position.saturating_sub(1), 1)?.pop();
+    let none = || mintage_ledger::LedgerError::Record(format!("there is no record before position {position}"));
+    Ok(last.ok_or_else(none)?.decode()?.time)
 }
 
 async fn record_keys(

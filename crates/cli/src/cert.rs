@@ -12,7 +12,7 @@ use crate::{
     client::Ca,
     failure::Failure,
     holder,
-    ledger_row::CertRow,
+    ledger_row::{CertRow, RevokedRow},
     limits::{LIST_ROWS_DEFAULT, ROWS_MAX},
     output::notice,
     paging::{Paging, Rows},
@@ -47,6 +47,9 @@ pub(crate) struct List {
     /// Only certificates that end within this time, such as 5m.
     #[arg(long, value_name = "DURATION", value_parser = from_now)]
     expires_within: Option<UnixTime>,
+    /// Lists what is revoked instead, with date and reason, while that is known.
+    #[arg(long, conflicts_with_all = ["sort", "expires_within"])]
+    revoked: bool,
     /// The order: newest, expiry or identity.
     #[arg(
         long,
@@ -92,6 +95,15 @@ impl List {
             ..live(self.filter.request())
         };
         let ca = context.ca().await?;
+        if self.revoked {
+            let request = SearchRequest {
+                states: vec!["revoked".to_owned()],
+                ..request
+            };
+            let (rows, next) = search::fetch(&ca, request, &self.paging, LIST_ROWS_DEFAULT).await?;
+            let rows: Vec<RevokedRow> = rows.into_iter().map(Into::into).collect();
+            return context.output.list("certificates", &rows, next.as_deref());
+        }
         let (rows, next) = match self.sort {
             Sort::Newest => {
                 let (rows, next) = search::fetch(&ca, request, &self.paging, LIST_ROWS_DEFAULT).await?;

@@ -21,6 +21,9 @@ pub(crate) struct RecordRow {
     serial: String,
     not_after: Option<String>,
     pub(crate) state: String,
+    /// Since when and why, of a certificate that is revoked.
+    revoked: Option<String>,
+    revoked_for: String,
     request_id: String,
     text: String,
     #[serde(skip)]
@@ -41,8 +44,20 @@ impl From<RecordSummary> for RecordRow {
             agent: summary.agent,
             serial: summary.serial,
             state: summary.state,
+            revoked: (summary.revoked_ms != 0).then(|| rfc3339(summary.revoked_ms)).flatten(),
+            revoked_for: summary.revoked_for,
             request_id: summary.request_id,
             text: summary.text,
+        }
+    }
+}
+
+impl RecordRow {
+    /// The state, and why, where a certificate is revoked for something.
+    pub(crate) fn state_told(&self) -> String {
+        match self.revoked_for.as_str() {
+            "" | "unspecified" => self.state.clone(),
+            reason => format!("{} ({reason})", self.state),
         }
     }
 }
@@ -54,7 +69,7 @@ impl Row for RecordRow {
             self.index.to_string(),
             utc(self.times.0),
             self.kind.clone(),
-            self.state.clone(),
+            self.state_told(),
             self.actor.clone(),
             self.serial.clone(),
             self.text.clone(),
@@ -111,6 +126,46 @@ impl Row for CertRow {
             utc(self.times.1),
             self.serial.clone(),
             self.index.to_string(),
+        ]
+    }
+}
+
+/// One certificate that is revoked.
+#[derive(Serialize)]
+pub(crate) struct RevokedRow {
+    #[serde(flatten)]
+    certificate: CertRow,
+    /// Since when, where that is still known.
+    revoked: Option<String>,
+    reason: String,
+    #[serde(skip)]
+    millis: i64,
+}
+
+impl From<RecordSummary> for RevokedRow {
+    fn from(summary: RecordSummary) -> Self {
+        let millis = summary.revoked_ms;
+        Self {
+            revoked: (millis != 0).then(|| rfc3339(millis)).flatten(),
+            reason: summary.revoked_for.clone(),
+            millis,
+            certificate: summary.into(),
+        }
+    }
+}
+
+impl Row for RevokedRow {
+    const HEADER: &'static [&'static str] = &["SPIFFE ID", "AGENT", "ENTRY", "REVOKED", "REASON", "SERIAL", "INDEX"];
+    fn cells(&self) -> Vec<String> {
+        let certificate = &self.certificate;
+        vec![
+            certificate.spiffe_id.clone(),
+            certificate.agent.clone(),
+            certificate.entry.clone(),
+            self.revoked.as_ref().map(|_| utc(self.millis)).unwrap_or_default(),
+            self.reason.clone(),
+            certificate.serial.clone(),
+            certificate.index.to_string(),
         ]
     }
 }

@@ -19,12 +19,15 @@ use crate::{
 /// `revocation export`.
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
-    /// File to write, which appears when it is whole.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// The signed snapshot, byte for byte, or a line of JSON for each serial and rule in force.
+    /// What is written: the signed snapshot, byte for byte, or (jsonl) a line of JSON for each serial and rule in force.
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "snapshot")]
     format: Form,
+    /// File to write, which appears when it is whole; without it standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The same as --out.
+    #[arg(value_name = "FILE", conflicts_with = "out", hide = true)]
+    file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -54,25 +57,26 @@ enum Line {
     },
     Rule {
         rule: String,
+        reason: String,
+        time: Option<String>,
+        index: u64,
     },
 }
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
     let ca = context.ca().await?;
-    let mut target = Target::open(Some(&args.file))?;
+    let out = args.out.as_deref().or(args.file.as_deref());
+    let mut target = Target::open(out)?;
     let (bytes, lines) = match args.format {
         Form::Snapshot => (snapshot(&ca, &mut target).await?, 0),
         Form::Jsonl => jsonl(&ca, &mut target).await?,
     };
     target.finish().await?;
-    let exported = Exported {
-        file: &args.file,
-        bytes,
-        lines,
-    };
+    let Some(file) = out else { return Ok(()) };
+    let exported = Exported { file, bytes, lines };
     context.output.object(&exported, || {
-        fields(&[("file", args.file.display().to_string()), ("bytes", bytes.to_string())])
+        fields(&[("file", file.display().to_string()), ("bytes", bytes.to_string())])
     })
 }
 
@@ -123,5 +127,11 @@ fn lines(part: RevokedPart) -> impl Iterator<Item = Line> {
         time: rfc3339(revoked.time_ms),
         index: revoked.index,
     });
-    serials.chain(part.rules.into_iter().map(|rule| Line::Rule { rule }))
+    let rules = part.rules_in_force.into_iter().map(|rule| Line::Rule {
+        rule: rule.rule,
+        reason: rule.reason,
+        time: rfc3339(rule.time_ms),
+        index: rule.index,
+    });
+    serials.chain(rules)
 }

@@ -1,7 +1,8 @@
 //! The fixed lengths inside a record's body, checked alike when a record is written and when it is read.
 
 use crate::wire::{
-    AgentAttest, BundleChange, CaEvent, Issue, IssueJwt, Revoke, SeenReport, record::Body, revocation_rule::Target,
+    AgentAttest, BundleChange, CaEvent, Issue, IssueJwt, RevocationSnapshot, Revoke, SeenReport, record::Body,
+    revocation_rule::Target,
 };
 
 /// Longest serial in octets (RFC 5280 section 4.1.2.2).
@@ -24,6 +25,7 @@ pub(crate) fn check_body(body: &Body) -> Result<(), String> {
         Body::CaEvent(event) => check_ca_event(event),
         Body::BundleChange(change) => check_bundle(change),
         Body::SeenReport(report) => check_seen(report),
+        Body::RevocationSnapshot(snapshot) => check_snapshot(snapshot),
         Body::LogOpen(open) if !open.snapshot_sha256.is_empty() => hash("snapshot hash", &open.snapshot_sha256),
         _ => Ok(()),
     }
@@ -99,6 +101,12 @@ fn check_seen(report: &SeenReport) -> Result<(), String> {
         serial(&seen.serial)?;
     }
     Ok(())
+}
+
+fn check_snapshot(snapshot: &RevocationSnapshot) -> Result<(), String> {
+    hash("set hash", &snapshot.set_hash)?;
+    hash("snapshot hash", &snapshot.snapshot_sha256)?;
+    hash("key id", &snapshot.key_id)
 }
 
 fn hash(field: &str, octets: &[u8]) -> Result<(), String> {

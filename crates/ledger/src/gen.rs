@@ -31,7 +31,7 @@ pub struct Record {
     pub control_seen: u64,
     #[prost(
         oneof = "record::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35"
     )]
     pub body: ::core::option::Option<record::Body>,
 }
@@ -77,6 +77,8 @@ pub mod record {
         LogClose(super::LogClose),
         #[prost(message, tag = "34")]
         IssueJwt(super::IssueJwt),
+        #[prost(message, tag = "35")]
+        RevocationSnapshot(super::RevocationSnapshot),
     }
 }
 /// Who caused a record.
@@ -277,6 +279,24 @@ pub mod revocation_rule {
         #[prost(bytes, tag = "4")]
         IssuerKeyId(::prost::alloc::vec::Vec<u8>),
     }
+}
+/// The signed snapshot of the revoked set that verifiers were given: whoever holds one can tell that all were given the same.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevocationSnapshot {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Index of the last revocation in it; this record stands after it.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Hash of the set there, as every signed object of this sequence carries it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub set_hash: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the snapshot's octets. One that was signed again later has other dates, and so another.
+    #[prost(bytes = "vec", tag = "4")]
+    pub snapshot_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Key id of the revocation key that signed it.
+    #[prost(bytes = "vec", tag = "5")]
+    pub key_id: ::prost::alloc::vec::Vec<u8>,
 }
 /// An entry was created or changed. The record's index is the entry's new revision.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -82,6 +82,8 @@ kinds! {
     LogClose 33 "log.close",
     /// A JWT-SVID was issued.
     IssueJwt 34 "issue.jwt",
+    /// A signed snapshot of the revoked set was published.
+    RevocationSnapshot 35 "revocation.snapshot",
 }
 
 impl Kind {
@@ -94,6 +96,7 @@ impl Kind {
                 | Self::Deny
                 | Self::AdminEvent
                 | Self::SeenReport
+                | Self::RevocationSnapshot
                 | Self::WitnessEvent
                 | Self::LogOpen
                 | Self::LogClose

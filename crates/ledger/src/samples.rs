@@ -140,6 +140,13 @@ pub(crate) fn record_of(kind: Kind, seed: u64) -> Record {
             detail: String::new(),
         }),
         Kind::SeenReport => Body::SeenReport(wire::SeenReport::default()),
+        Kind::RevocationSnapshot => Body::RevocationSnapshot(wire::RevocationSnapshot {
+            epoch: 1,
+            sequence: 9,
+            set_hash: vec![3; 32],
+            snapshot_sha256: vec![4; 32],
+            key_id: vec![5; 32],
+        }),
         Kind::WitnessEvent => Body::WitnessEvent(wire::WitnessEvent::default()),
         Kind::LogOpen => Body::LogOpen(wire::LogOpen {
             origin: "dev.test/mintage/a1b2/2025-12".into(),

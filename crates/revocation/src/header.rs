@@ -26,6 +26,11 @@ const SIGNATURE_LEN: usize = 64;
 pub struct SetHash(pub(crate) [u8; 32]);
 
 impl SetHash {
+    /// A hash that was kept.
+    pub const fn new(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
     /// The octets.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

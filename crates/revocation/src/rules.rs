@@ -45,7 +45,7 @@ impl Rule {
     }
 
     /// True when at `horizon` the rule can strike nothing that is still covered.
-    pub(crate) fn is_spent(&self, horizon: UnixTime) -> bool {
+    pub fn is_spent(&self, horizon: UnixTime) -> bool {
         self.until().is_some_and(|until| until < horizon)
     }
 

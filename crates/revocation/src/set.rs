@@ -195,6 +195,21 @@ impl RevokedSet {
         spent.iter().for_each(|target| _ = self.rules.remove(target));
     }
 
+    /// Goes on where a longer row of records led, of which what was folded in so far is all that still matters: `hash` is the
+    /// set's at `sequence`. Deltas reach back to there and no further.
+    ///
+    /// # Errors
+    /// Refuses a sequence before the last that was folded in.
+    pub fn resume_at(&mut self, sequence: u64, hash: SetHash) -> Result<(), RevocationError> {
+        let last = self.sequence;
+        if sequence < last {
+            return Err(RevocationError::OutOfOrder { sequence, last });
+        }
+        (self.sequence, self.hash) = (sequence, hash);
+        self.log = SetLog::starting_at(sequence, hash);
+        Ok(())
+    }
+
     /// Ledger index of the last record folded in; 0 for none.
     pub fn sequence(&self) -> u64 {
         self.sequence

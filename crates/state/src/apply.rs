@@ -235,7 +235,7 @@ impl View {
             Key::Token(id) => self.tokens.get(id).map(stored::token_bytes),
             Key::Ca(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
             Key::Bundle => self.bundle.as_deref().map(stored::bundle_bytes),
-            Key::Fold(_) => None,
+            Key::Fold(_) | Key::Base => None,
         }
     }
 
@@ -533,9 +533,17 @@ impl View {
             Ignored::RevocationLimit
         })?;
         match fold {
-            Fold::Revoke(_, revocation) => revocation.rules.iter().for_each(|rule| self.floors.add(rule)),
+            Fold::Revoke(_, revocation) => {
+                for rule in &revocation.rules {
+                    self.floors.add(rule);
+                    self.marks.add(index, (revocation.at, revocation.reason), rule);
+                }
+            }
             Fold::Cover(_) => {}
-            Fold::Lift(id, cut) => self.floors.lift(id, *cut),
+            Fold::Lift(id, cut) => {
+                self.floors.lift(id, *cut);
+                self.marks.lift(id, *cut);
+            }
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub(crate) enum Key {
     Token(TokenId),
     Ca(i32, IssuerKeyId),
     Bundle,
+    /// Where the folds led that a snapshot left out.
+    Base,
     /// What the record at this ledger index folded into the revoked set.
     Fold(u64),
 }
@@ -28,6 +30,8 @@ impl Key {
             Self::Token(id) => tagged(b't', id.as_bytes()),
             Self::Ca(role, id) => [&tagged(b'c', &role.to_be_bytes())[..], id.as_bytes()].concat(),
             Self::Bundle => vec![b'b'],
+            // Before every fold.
+            Self::Base => vec![b'd'],
             Self::Fold(index) => tagged(b'f', &index.to_be_bytes()),
         }
     }
@@ -48,6 +52,7 @@ impl Key {
                 ))
             }
             b'b' if rest.is_empty() => Some(Self::Bundle),
+            b'd' if rest.is_empty() => Some(Self::Base),
             b'f' => rest.try_into().ok().map(u64::from_be_bytes).map(Self::Fold),
             _ => None,
         }
@@ -73,12 +78,24 @@ mod tests {
             Key::Token(TokenId::new([7; 32])),
             Key::Ca(2, IssuerKeyId::new([8; 32])),
             Key::Bundle,
+            Key::Base,
             Key::Fold(u64::MAX),
         ];
         for key in keys {
             assert_eq!(Key::from_bytes(&key.to_bytes()), Some(key));
         }
-        for bad in [&b""[..], b"e", b"e..", b"t1", b"c123", b"b1", b"f1", b"zz", b"mapplied"] {
+        for bad in [
+            &b""[..],
+            b"e",
+            b"e..",
+            b"t1",
+            b"c123",
+            b"b1",
+            b"d1",
+            b"f1",
+            b"zz",
+            b"mapplied",
+        ] {
             assert_eq!(Key::from_bytes(bad), None, "{bad:?}");
         }
     }

@@ -25,6 +25,9 @@ pub const REVOKE_TARGETS_MAX: usize = 100_000;
 /// How far a cut lies before the record that makes it: notBefore is backdated by 30 s, so nothing older than the record
 /// is missed by a cut 28 s before it, and what replaces the killed need not begin in the future.
 pub const CUT_BEFORE_NOW: Duration = Duration::from_secs(28);
+/// Records remembered of one rule, each of which strikes more than those before it: an identity that is revoked more often is told
+/// with the later dates.
+pub const MARKS_PER_RULE_MAX: usize = 8;
 /// Entries changed by one command: they become one group of the ledger (512 records).
 pub const ENTRIES_PER_COMMAND_MAX: usize = 512;
 /// Bytes of an operator's reason or note: one line in a table.

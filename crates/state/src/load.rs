@@ -1,6 +1,7 @@
 //! Builds a view out of the objects in the store.
 
 use mintage_identity::TrustDomain;
+use mintage_revocation::SetHash;
 
 use crate::key::Key;
 use crate::stored;
@@ -21,15 +22,31 @@ where
     V: AsRef<[u8]>,
 {
     let mut view = View::new(domain);
+    let mut base = None;
     for (name, value) in objects {
         let (name, value) = (name.as_ref(), value.as_ref());
         let key = Key::from_bytes(name).ok_or("an object of an unknown name")?;
-        place(&mut view, &key, value)?;
+        match key {
+            Key::Base => base = Some(stored::base(value)?),
+            Key::Fold(index) if base.is_some_and(|(sequence, _)| index > sequence) => {
+                resume(&mut view, base.take())?;
+                place(&mut view, &key, value)?;
+            }
+            _ => place(&mut view, &key, value)?,
+        }
         view.sum.add(name, value);
     }
+    resume(&mut view, base)?;
     view.applied = applied;
     view.control_head = control_head;
     Ok(view)
+}
+
+/// Puts the revoked set where the folds led, of which those that came so far are left.
+fn resume(view: &mut View, base: Option<(u64, SetHash)>) -> Result<(), &'static str> {
+    let Some((sequence, hash)) = base else { return Ok(()) };
+    let resumed = view.revoked.resume_at(sequence, hash);
+    resumed.map_err(|_| "a place that lies before its folds")
 }
 
 fn place(view: &mut View, key: &Key, value: &[u8]) -> Result<(), &'static str> {
@@ -54,6 +71,8 @@ fn place(view: &mut View, key: &Key, value: &[u8]) -> Result<(), &'static str> {
             view.ca_keys.insert((*role, *id), key);
         }
         Key::Bundle => view.bundle = Some(stored::bundle(value)?.into()),
+        // Looked at by the caller, who knows what comes after it.
+        Key::Base => {}
         // The names are big-endian, so folds come in the order of the ledger.
         Key::Fold(index) => view
             .refold(*index, &stored::fold(value)?)

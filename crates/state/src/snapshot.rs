@@ -1,4 +1,5 @@
 //! Everything that stands after a number of records, as one file: what the ledger keeps in place of records that it gives up.
+//! Revocations of what has long ended do not stand any more.
 //!
 //! ```text
 //! "mintage state 01" | records applied u64 | control index u64 | trust domain | objects u64
@@ -7,10 +8,13 @@
 //! ```
 //! Numbers are little-endian; a text or name is its length as u32 and its octets. One state has one snapshot.
 
-use mintage_identity::TrustDomain;
+use mintage_identity::{TrustDomain, UnixTime};
 
 use crate::error::StateError;
+use crate::key::Key;
 use crate::load::view_of;
+use crate::stored;
+use crate::sum::ContentSum;
 use crate::view::View;
 
 const MAGIC: &[u8; 16] = b"mintage state 01";
@@ -18,8 +22,10 @@ const MAGIC: &[u8; 16] = b"mintage state 01";
 /// An object of the store: its name and its value.
 pub(crate) type Object = (Vec<u8>, Vec<u8>);
 
-/// Writes the objects of a view, which come ordered by name.
-pub(crate) fn encode(view: &View, objects: &[Object]) -> Vec<u8> {
+/// Writes the objects of a view, which come ordered by name. Revocations that were dead at `at` are left out; where they led is
+/// kept in their place, so that the revoked set stays the one that all records come to.
+pub(crate) fn encode(view: &View, objects: Vec<Object>, at: UnixTime) -> Vec<u8> {
+    let (objects, sum) = living(view, objects, at);
     let bytes: usize = objects.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
     let mut out = Vec::with_capacity(128 + bytes);
     out.extend_from_slice(MAGIC);
@@ -27,12 +33,37 @@ pub(crate) fn encode(view: &View, objects: &[Object]) -> Vec<u8> {
     out.extend_from_slice(&view.control_head().to_le_bytes());
     put(&mut out, view.domain().as_str().as_bytes());
     out.extend_from_slice(&(objects.len() as u64).to_le_bytes());
-    for (name, value) in objects {
+    for (name, value) in &objects {
         put(&mut out, name);
         put(&mut out, value);
     }
-    out.extend_from_slice(&view.digest());
+    out.extend_from_slice(&view.digest_over(&sum));
     out
+}
+
+/// The objects without what is dead, and the sum over them, made from the view's own: objects that are not the view's would
+/// come to another.
+fn living(view: &View, mut objects: Vec<Object>, at: UnixTime) -> (Vec<Object>, ContentSum) {
+    let mut sum = view.sum;
+    let before = objects.len();
+    objects.retain(|(name, value)| {
+        let gone = match Key::from_bytes(name) {
+            Some(Key::Base) => true,
+            Some(Key::Fold(_)) => stored::fold_is_dead(value, at),
+            _ => false,
+        };
+        if gone {
+            sum.remove(name, value);
+        }
+        !gone
+    });
+    if objects.len() < before {
+        let base = (Key::Base.to_bytes(), stored::base_bytes(&view.revoked));
+        sum.add(&base.0, &base.1);
+        let place = objects.partition_point(|(name, _)| *name < base.0);
+        objects.insert(place, base);
+    }
+    (objects, sum)
 }
 
 fn put(out: &mut Vec<u8>, octets: &[u8]) {

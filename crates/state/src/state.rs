@@ -139,9 +139,12 @@ impl State {
     /// Everything that stands after the first `position` records, which must all be durable in the ledger and none after them:
     /// what [`View::from_snapshot`] reads. Blocks until the state has applied and written them, for a limited time.
     ///
+    /// `at` is the time of the last of these records, so that every replica leaves out the same: revocations of what had ended
+    /// by then, and long enough before.
+    ///
     /// # Errors
     /// The state does not get there in time, is beyond it, or its store has failed.
-    pub fn snapshot(&self, position: u64) -> Result<Vec<u8>, StateError> {
+    pub fn snapshot(&self, position: u64, at: UnixTime) -> Result<Vec<u8>, StateError> {
         let reach = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.map_err(StateError::io("start a runtime for", "a snapshot"))?;
@@ -160,9 +163,13 @@ impl State {
                 view.applied()
             )));
         }
-        let bytes = self.shared.writer.snapshot()?;
-        // Read back before anything relies on it.
-        match View::from_snapshot(view.domain(), &bytes)?.digest() == view.digest() {
+        let bytes = self.shared.writer.snapshot(at)?;
+        // Read back before anything relies on it; its own digest was made from the view's.
+        let read = View::from_snapshot(view.domain(), &bytes)?;
+        let is_same = read.applied() == view.applied()
+            && read.revoked().sequence() == view.revoked().sequence()
+            && read.revoked().hash() == view.revoked().hash();
+        match is_same {
             true => Ok(bytes),
             false => Err(StateError::NoSnapshot(
                 "the store holds another state than the view".into(),

@@ -7,7 +7,7 @@ use mintage_identity::{
 };
 use mintage_ledger::wire;
 use mintage_policy::AgentStatus;
-use mintage_revocation::{IssuerCoverage, Revocation, SerialKind};
+use mintage_revocation::{IssuerCoverage, Revocation, RevokedSet, SerialKind, SetHash, limits::DROP_GRACE};
 use prost::Message;
 
 use crate::convert::{entry_from_put, entry_to_put, revocation_of};
@@ -375,6 +375,41 @@ pub(crate) fn fold(bytes: &[u8]) -> Result<Fold, Unreadable> {
             UnixTime::from_millis(lift.cut_ms),
         ),
     })
+}
+
+/// Where folds led that are no longer held: the sequence and the hash of the revoked set.
+#[derive(Clone, PartialEq, Message)]
+struct StoredBase {
+    #[prost(uint64, tag = "1")]
+    sequence: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    hash: Vec<u8>,
+}
+
+pub(crate) fn base_bytes(set: &RevokedSet) -> Vec<u8> {
+    StoredBase {
+        sequence: set.sequence(),
+        hash: set.hash().as_bytes().to_vec(),
+    }
+    .encode_to_vec()
+}
+
+pub(crate) fn base(bytes: &[u8]) -> Result<(u64, SetHash), Unreadable> {
+    let stored: StoredBase = read(bytes)?;
+    let hash = stored.hash.try_into().map_err(|_| WHAT)?;
+    Ok((stored.sequence, SetHash::new(hash)))
+}
+
+/// True when nothing that a stored fold says can matter at `at`: all it revokes has ended, and a grace period after it.
+pub(crate) fn fold_is_dead(bytes: &[u8], at: UnixTime) -> bool {
+    let horizon = at.minus(DROP_GRACE);
+    match fold(bytes) {
+        Ok(Fold::Revoke(_, revocation)) => {
+            let serials = revocation.serials.iter().all(|serial| serial.not_after < horizon);
+            serials && revocation.rules.iter().all(|rule| rule.is_spent(horizon))
+        }
+        _ => false,
+    }
 }
 
 /// The reason of a recorded code; codes that are not used here read as unspecified, never as "not revoked".

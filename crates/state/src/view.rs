@@ -7,10 +7,11 @@ use imbl::OrdMap;
 use mintage_identity::{AgentName, EntryName, IssuerKeyId, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::wire::CaRole;
 use mintage_policy::{AgentState, Entry, EntryView, Floor, KeyView};
-use mintage_revocation::RevokedSet;
+use mintage_revocation::{Query, RevokedSet, RuleTarget};
 use ring::digest;
 
 use crate::entries::{EntryChange, EntryTable};
+use crate::marks::{RuleMark, RuleMarks};
 use crate::model::{AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
 use crate::rules::Floors;
 use crate::sum::ContentSum;
@@ -65,6 +66,7 @@ pub struct View {
     pub(crate) ca_keys: OrdMap<(i32, IssuerKeyId), CaKeyRecord>,
     pub(crate) bundle: Option<Arc<BundleRecord>>,
     pub(crate) floors: Floors,
+    pub(crate) marks: RuleMarks,
     pub(crate) revoked: RevokedSet,
     pub(crate) sum: ContentSum,
     /// The last records that changed nothing; not part of what stands.
@@ -84,6 +86,7 @@ impl View {
             ca_keys: OrdMap::new(),
             bundle: None,
             floors: Floors::default(),
+            marks: RuleMarks::default(),
             revoked: RevokedSet::new(domain),
             sum: ContentSum::default(),
             ignored: Arc::default(),
@@ -107,13 +110,18 @@ impl View {
 
     /// A hash over all that stands. Two views of the same records are equal in it, however they were built.
     pub fn digest(&self) -> [u8; 32] {
+        self.digest_over(&self.sum)
+    }
+
+    /// The digest with another sum over the objects.
+    pub(crate) fn digest_over(&self, sum: &ContentSum) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(b"mintage-state-v1\0");
         context.update(&(self.domain.as_str().len() as u64).to_be_bytes());
         context.update(self.domain.as_str().as_bytes());
         context.update(&self.applied.to_be_bytes());
         context.update(&self.control_head.to_be_bytes());
-        context.update(&self.sum.to_bytes());
+        context.update(&sum.to_bytes());
         let mut octets = [0; 32];
         octets.copy_from_slice(context.finish().as_ref());
         octets
@@ -213,6 +221,16 @@ impl View {
         &self.revoked
     }
 
+    /// The record by whose rule this certificate was struck first; none where no rule strikes it.
+    pub fn struck_by_rule(&self, query: &Query<'_>) -> Option<RuleMark> {
+        self.marks.first(query)
+    }
+
+    /// The record that made a rule as it stands.
+    pub fn mark_of(&self, target: &RuleTarget) -> Option<RuleMark> {
+        self.marks.newest(target)
+    }
+
     /// What revocation rules say about new certificates of an issuing key.
     pub fn issuer_floor(&self, issuer: &IssuerKeyId) -> Floor {
         self.floors.of_issuer(issuer)
@@ -232,6 +250,7 @@ impl View {
     /// Drops from the revoked set what is dead at `now`. Nothing that lives changes, nor does the digest.
     pub(crate) fn prune(&mut self, now: UnixTime) {
         self.revoked.prune(now);
+        self.marks.prune(&self.revoked);
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use mintage_identity::UnixTime;
+
 use crate::apply::Writes;
 use crate::error::StateError;
 use crate::key::Key;
@@ -16,6 +18,12 @@ use crate::snapshot;
 use crate::store::{Mark, Store};
 use crate::view::View;
 use crate::watermark;
+
+/// Who waits for a snapshot, and when what it leaves out has to have been dead.
+struct Waiting {
+    at: UnixTime,
+    sender: SyncSender<Result<Vec<u8>, StateError>>,
+}
 
 /// What waits to be written.
 #[derive(Default)]
@@ -29,7 +37,7 @@ struct Pending {
     problem: Option<String>,
     durable: u64,
     /// Who waits for everything that stands, once nothing waits to be written.
-    wants_snapshot: Option<SyncSender<Result<Vec<u8>, StateError>>>,
+    wants_snapshot: Option<Waiting>,
 }
 
 /// The thread and what it shares.
@@ -95,14 +103,14 @@ impl Writer {
     }
 
     /// Writes what waits, and encodes everything that stands then. Waits for the disk, for a limited time.
-    pub(crate) fn snapshot(&self) -> Result<Vec<u8>, StateError> {
+    pub(crate) fn snapshot(&self, at: UnixTime) -> Result<Vec<u8>, StateError> {
         let (sender, receiver) = sync_channel(1);
         {
             let mut pending = self.shared.pending();
             if pending.given_up || pending.stop {
                 return Err(StateError::NoSnapshot("the store is closed or given up".into()));
             }
-            pending.wants_snapshot = Some(sender);
+            pending.wants_snapshot = Some(Waiting { at, sender });
         }
         self.shared.wake.notify_one();
         match receiver.recv_timeout(SNAPSHOT_WAIT) {
@@ -168,7 +176,10 @@ fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
         }
         if let Some(waiting) = wants_snapshot {
             // Who waited too long does not want it any more.
-            let _ = waiting.send(encode(&store, written.as_deref(), shared.pending().problem.clone()));
+            let problem = shared.pending().problem.clone();
+            let _ = waiting
+                .sender
+                .send(encode(&store, written.as_deref(), problem, waiting.at));
         }
         if stop {
             return;
@@ -177,9 +188,9 @@ fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
 }
 
 /// Everything that stands, out of a store that holds just this view.
-fn encode(store: &Store, view: Option<&View>, problem: Option<String>) -> Result<Vec<u8>, StateError> {
+fn encode(store: &Store, view: Option<&View>, problem: Option<String>, at: UnixTime) -> Result<Vec<u8>, StateError> {
     match (view, problem) {
-        (Some(view), None) => Ok(snapshot::encode(view, &store.objects()?)),
+        (Some(view), None) => Ok(snapshot::encode(view, store.objects()?, at)),
         (_, Some(problem)) => Err(StateError::NoSnapshot(problem)),
         (None, None) => Err(StateError::NoSnapshot("nothing was recorded since the start".into())),
     }
@@ -189,7 +200,7 @@ struct Taken {
     writes: BTreeMap<Key, Option<Vec<u8>>>,
     target: Option<(Arc<View>, [u8; 32])>,
     stop: bool,
-    wants_snapshot: Option<SyncSender<Result<Vec<u8>, StateError>>>,
+    wants_snapshot: Option<Waiting>,
 }
 
 /// Waits until it is time to write, and takes what there is.

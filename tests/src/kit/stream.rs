@@ -64,6 +64,12 @@ impl Stream {
         self.up.send(message).await.map_err(ended)
     }
 
+    /// Sends whatever message; an error when the stream has ended.
+    pub async fn say(&self, message: AgentMessage) -> Result<(), Status> {
+        let ended = |_| Status::unavailable("the stream has ended");
+        self.up.send(message).await.map_err(ended)
+    }
+
     /// The next answers to asks, passing over whatever else is pushed.
     pub async fn minted(&mut self) -> Result<Vec<MintResult>, Status> {
         loop {

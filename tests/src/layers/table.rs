@@ -38,6 +38,10 @@ pub const ROOMS: &[Room] = &[
     room("verifier", May::Only(&["identity", "svid", "revocation"])),
     room("verifier-tokio", May::Only(&["identity", "revocation", "verifier"])),
     room(
+        "subscriber",
+        May::Only(&["identity", "svid", "proto", "revocation", "verifier"]),
+    ),
+    room(
         "agent",
         May::Only(&[
             "identity",
@@ -46,6 +50,7 @@ pub const ROOMS: &[Room] = &[
             "attest",
             "proto",
             "revocation",
+            "subscriber",
             "verifier",
             "verifier-tokio",
         ]),

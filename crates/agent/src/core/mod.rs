@@ -34,6 +34,7 @@ mod hooks;
 mod jwts;
 mod place;
 mod receipts;
+mod releases;
 mod slot;
 mod told;
 mod watches;
@@ -41,6 +42,7 @@ mod watches;
 use entries::Entries;
 pub(crate) use jwts::{JwtCall, NoJwt};
 use receipts::{Missed, Proving};
+use releases::Releases;
 use slot::{Purpose, Slot, SlotKey, Trouble};
 use watches::Watches;
 
@@ -112,7 +114,7 @@ pub struct Reloaded {
     pub added: usize,
     /// Folders whose owner, group, mode, layout or entry changed.
     pub changed: usize,
-    /// Folders that are no longer written; what lies there stays until it expires.
+    /// Folders that are no longer written; the CA is told, and revokes what lies there.
     pub removed: usize,
 }
 
@@ -139,6 +141,7 @@ pub(crate) struct Core {
     writers: Arc<Semaphore>,
     acting: Arc<Semaphore>,
     proving: Proving,
+    releases: Releases,
     inbox: mpsc::Sender<Input>,
     link: mpsc::Sender<Control>,
 }
@@ -159,6 +162,7 @@ impl Core {
             writers: Arc::new(Semaphore::new(WRITERS_MAX)),
             acting: Arc::new(Semaphore::new(HOOKS_AT_ONCE_MAX)),
             proving: Proving::default(),
+            releases: Releases::default(),
             inbox,
             link,
         }
@@ -166,7 +170,8 @@ impl Core {
 
     /// Takes up what was in place before a restart: it is served, and put into its folder again, without the CA.
     pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>) {
-        self.shared.store.forget_other_deliveries(&deliveries);
+        self.releases
+            .add(self.shared.store.forget_other_deliveries(&deliveries));
         if self.own_id.is_some() {
             self.own_identity_is_in_place();
         }
@@ -273,6 +278,7 @@ impl Core {
         self.upstream = Some(Upstream { generation, sender });
         self.shared.metrics.connected.set(1);
         self.entries.interrupted();
+        self.releases.up();
         self.feed_all(Event::Online);
     }
 
@@ -416,13 +422,6 @@ impl Core {
         }
     }
 
-    fn acknowledge_bundle(&self, sequence: u64) {
-        self.send(agent_message::Message::Ack(v1::Ack {
-            bundle_sequence: sequence,
-            ..v1::Ack::default()
-        }));
-    }
-
     fn renew(&mut self, renew: &v1::Renew) {
         tracing::info!(entries = ?renew.entries, agent = renew.agent, why = renew.why, "the CA asks for new certificates");
         let named = |name: &EntryName| renew.entries.is_empty() || renew.entries.iter().any(|e| e == name.as_str());
@@ -517,6 +516,7 @@ impl Core {
         self.ask_for_due();
         self.ask_for_proofs();
         self.tell_seen();
+        self.tell_released();
         self.drop_idle_workloads();
         self.publish_watches();
         self.serve_jwts();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mintage_identity::EntryName;
-use mintage_proto::v1;
+use mintage_proto::v1::{self, agent_message};
 use mintage_svid::LeafInfo;
 
 use super::{
@@ -192,7 +192,8 @@ impl Core {
         let is_new = new.is_some();
         if let Some((asked, receipt)) = new {
             slot.unplaced = None;
-            slot.held = Some(held.clone());
+            let former = slot.held.replace(held.clone());
+            slot.former = former.map(|former| (*former.serial(), former.not_after()));
             (slot.receipt, slot.proof) = (receipt, None);
             let received = Event::Received {
                 not_before: held.not_before(),
@@ -300,6 +301,13 @@ impl Core {
         });
     }
 
+    pub(super) fn acknowledge_bundle(&self, sequence: u64) {
+        self.send(agent_message::Message::Ack(v1::Ack {
+            bundle_sequence: sequence,
+            ..v1::Ack::default()
+        }));
+    }
+
     /// Forgets a slot of the socket.
     pub(super) fn drop_slot(&mut self, key: &SlotKey) {
         if let Some(pending) = self.slots.remove(key).and_then(|slot| slot.pending) {
@@ -397,11 +405,13 @@ impl Core {
             .collect();
         for key in self.keys_of(|slot| slot.delivery().is_some()) {
             if !wanted.contains(&key) {
+                self.release_slot(&key);
                 self.drop_slot(&key);
                 done.removed += 1;
             }
         }
-        self.shared.store.forget_other_deliveries(&deliveries);
+        self.releases
+            .add(self.shared.store.forget_other_deliveries(&deliveries));
         for delivery in deliveries {
             let key = folder_key(delivery.directory());
             match self.slots.get_mut(&key) {
@@ -410,6 +420,7 @@ impl Core {
                     done.added += 1;
                 }
                 Some(slot) if slot.entry() != Some(delivery.entry()) => {
+                    self.release_slot(&key);
                     self.drop_slot(&key);
                     self.add_delivery(delivery);
                     done.changed += 1;

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use mintage_identity::{EntryName, RequestId, Serial};
+use mintage_identity::{EntryName, RequestId, Serial, UnixTime};
 use zeroize::Zeroizing;
 
 use super::hooks::Acting;
@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) rotation: Rotation,
     /// The pair in place.
     pub(crate) held: Option<Arc<Held>>,
+    /// The certificate that was in place before, and its end: it may be good for a while.
+    pub(crate) former: Option<(Serial, UnixTime)>,
     /// Where the record of the pair in place stands.
     pub(crate) receipt: Option<Receipt>,
     /// The proof of that receipt.
@@ -94,6 +96,7 @@ impl Slot {
             purpose,
             rotation: Rotation::new(),
             held: None,
+            former: None,
             receipt: None,
             proof: None,
             chase: Chase::Over,

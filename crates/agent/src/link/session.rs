@@ -1,9 +1,10 @@
 //! One stream, from its first message to its end. Revocation news goes straight to its own thread; everything else to
 //! the core, which reads no further while it is busy.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mintage_proto::v1::{self, agent_message, ca_message::Message, revocation_client::RevocationClient};
+use mintage_proto::v1::{self, agent_message, ca_message::Message};
+use mintage_subscriber::{fetch_snapshot, limits::SNAPSHOT_WAIT};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -17,12 +18,9 @@ use super::{
 use crate::{
     AgentEvent,
     core::Input,
-    limits::{CALL_WAIT, MESSAGE_DOWN_BYTES_MAX, SNAPSHOT_BYTES_MAX, STREAM_GOOD_AFTER, STREAM_QUEUE_MAX},
+    limits::{CALL_WAIT, STREAM_GOOD_AFTER, STREAM_QUEUE_MAX},
     revoked::News,
 };
-
-/// A snapshot of the largest size arrives within this time, or is asked for again.
-const SNAPSHOT_WAIT: Duration = Duration::from_secs(120);
 
 /// How an open stream came to its end.
 pub(super) enum Ended {
@@ -159,42 +157,14 @@ impl Link {
     fn fetch_snapshot(&self, channel: Channel, upstream: mpsc::Sender<v1::AgentMessage>) -> JoinHandle<()> {
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let fetched = timeout(SNAPSHOT_WAIT, snapshot(channel)).await;
+            let fetched = timeout(SNAPSHOT_WAIT, fetch_snapshot(channel)).await;
             match fetched {
                 Ok(Ok(bytes)) => {
                     let _ = shared.revocation().send(News::Snapshot(bytes, upstream)).await;
                 }
-                Ok(Err(why)) => shared.problem("revocation", "snapshot", &why),
+                Ok(Err(why)) => shared.problem("revocation", "snapshot", &why.to_string()),
                 Err(_) => shared.problem("revocation", "snapshot", "did not arrive in time"),
             }
         })
-    }
-}
-
-/// Fetches the newest snapshot; its length is believed only as far as the limit.
-async fn snapshot(channel: Channel) -> Result<Vec<u8>, String> {
-    let mut client = RevocationClient::new(channel).max_decoding_message_size(MESSAGE_DOWN_BYTES_MAX);
-    let mut stream = client
-        .snapshot(v1::SnapshotRequest {})
-        .await
-        .map_err(|status| chain_of(&status))?
-        .into_inner();
-    let mut bytes: Vec<u8> = Vec::new();
-    let mut total = None;
-    while let Some(chunk) = stream.message().await.map_err(|status| chain_of(&status))? {
-        if chunk.total > SNAPSHOT_BYTES_MAX as u64 {
-            return Err(format!("has {} bytes, the limit is {SNAPSHOT_BYTES_MAX}", chunk.total));
-        }
-        if chunk.offset != bytes.len() as u64 || *total.get_or_insert(chunk.total) != chunk.total {
-            return Err("its chunks do not follow one another".to_owned());
-        }
-        bytes.extend_from_slice(&chunk.data);
-        if bytes.len() as u64 > chunk.total {
-            return Err("is longer than it says".to_owned());
-        }
-    }
-    match total {
-        Some(total) if total == bytes.len() as u64 => Ok(bytes),
-        _ => Err("ended early".to_owned()),
     }
 }

@@ -1,16 +1,15 @@
-//! Which live certificates of one issuer are revoked: the serials of the set, and what its rules strike.
+//! Which live certificates of one issuer are revoked: the serials of the set, and what its rules strike, each with the date and
+//! the reason of the record that struck it first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use mintage_identity::{IssuerKeyId, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{LedgerError, LiveCertificate, LiveQuery};
 use mintage_mint::CrlEntry;
-use mintage_revocation::{Query, RevokedSet, RuleTarget, Verdict, Why};
+use mintage_revocation::{Query, RuleTarget, Verdict, Why};
+use mintage_state::View;
 
 use crate::index::Index;
-
-/// When a certificate came into the list for the first time, where no record says when it was revoked.
-pub(super) type FirstListed = BTreeMap<Serial, UnixTime>;
 
 /// The entries of `issuer`'s list at `now`, in the order of their serials.
 ///
@@ -18,93 +17,76 @@ pub(super) type FirstListed = BTreeMap<Serial, UnixTime>;
 /// When the index cannot be read.
 pub(super) fn entries(
     index: &Index,
-    set: &RevokedSet,
+    view: &View,
     issuer: IssuerKeyId,
-    first_listed: &FirstListed,
     now: UnixTime,
 ) -> Result<Vec<CrlEntry>, LedgerError> {
     let live = LiveQuery {
         issuer: Some(issuer),
         ..LiveQuery::default()
     };
-    let cuts: HashMap<&RuleTarget, Option<UnixTime>> = set.rules().map(|rule| (&rule.target, rule.cut)).collect();
-    let by_key = struck_by_key(index, &cuts, issuer, now)?;
+    let by_key = struck_by_key(index, view, issuer, now)?;
     let mut entries = BTreeMap::new();
     for row in index.live(&live, now)? {
-        if let Some(revoked) = set.revoked(&issuer, &row.serial) {
-            let (serial, revoked_at) = (row.serial, revoked.at);
-            let reason = Some(revoked.reason);
-            entries.insert(
-                serial,
-                CrlEntry {
-                    serial,
-                    revoked_at,
-                    reason,
-                },
-            );
-            continue;
-        }
-        let cut = match by_key.get(&row.serial) {
-            Some(cut) => Some(*cut),
-            None => struck_by_rule(set, &cuts, &row),
-        };
-        if let Some(cut) = cut {
-            let first = || first_listed.get(&row.serial).copied().unwrap_or(now);
-            let entry = CrlEntry {
-                serial: row.serial,
-                revoked_at: cut.map_or_else(first, |cut| cut.min(now)),
-                reason: None,
-            };
+        let key = by_key.get(&row.serial).copied();
+        if let Some(entry) = entry(view, &row, key, now) {
             entries.insert(row.serial, entry);
         }
     }
     Ok(entries.into_values().collect())
 }
 
-/// The cut of the rule, if it has one, that strikes this certificate by what the index shows of it.
-fn struck_by_rule(
-    set: &RevokedSet,
-    cuts: &HashMap<&RuleTarget, Option<UnixTime>>,
-    row: &LiveCertificate,
-) -> Option<Option<UnixTime>> {
+/// The entry of one certificate, when it is revoked; `key` is its public key where a rule on it strikes.
+fn entry(view: &View, row: &LiveCertificate, key: Option<SpkiHash>, now: UnixTime) -> Option<CrlEntry> {
+    let of = |revoked_at: UnixTime, reason| CrlEntry {
+        serial: row.serial,
+        revoked_at: revoked_at.min(now),
+        reason: Some(reason),
+    };
+    if let Some(revoked) = view.revoked().revoked(&row.issuer, &row.serial) {
+        return Some(of(revoked.at, revoked.reason));
+    }
     let id = SpiffeId::parse(&row.spiffe_id).ok();
-    let verdict = set.check(&Query {
+    let query = Query {
         issuer: row.issuer,
         serial: &row.serial,
         not_before: row.not_before,
         not_after: row.not_after,
         spiffe_id: id.as_ref(),
-        // Rules on keys are looked up the other way round: the index does not show the key.
-        spki_sha256: SpkiHash::new([0; 32]),
-    });
-    let target = match verdict {
-        Verdict::Revoked { why: Why::Identity } => RuleTarget::Identity(id?),
-        Verdict::Revoked { why: Why::Issuer } => RuleTarget::Issuer(row.issuer),
-        Verdict::Revoked { why: Why::Prefix } => return Some(None),
-        // By its serial it was looked for already; a fingerprint alone is another certificate's.
-        _ => return None,
+        // The index does not show the key: what no rule on a key strikes has none here.
+        spki_sha256: key.unwrap_or(SpkiHash::new([0; 32])),
     };
-    Some(cuts.get(&target).copied().flatten())
+    let by_rule = match view.revoked().check(&query) {
+        Verdict::Revoked { why: Why::Serial } => false,
+        verdict => matches!(verdict, Verdict::Revoked { .. }),
+    };
+    // By its serial it was looked for already; a fingerprint alone is another certificate's.
+    by_rule.then(|| match view.struck_by_rule(&query) {
+        Some(mark) => of(mark.at, mark.reason),
+        None => CrlEntry {
+            serial: row.serial,
+            revoked_at: now,
+            reason: None,
+        },
+    })
 }
 
-/// The live certificates that rules on public keys strike, with the cut of each.
+/// The live certificates that rules on public keys strike, each with its key.
 fn struck_by_key(
     index: &Index,
-    cuts: &HashMap<&RuleTarget, Option<UnixTime>>,
+    view: &View,
     issuer: IssuerKeyId,
     now: UnixTime,
-) -> Result<BTreeMap<Serial, Option<UnixTime>>, LedgerError> {
+) -> Result<BTreeMap<Serial, SpkiHash>, LedgerError> {
     let mut struck = BTreeMap::new();
-    for (target, cut) in cuts {
-        let RuleTarget::Key(key) = target else { continue };
+    for rule in view.revoked().rules() {
+        let RuleTarget::Key(key) = rule.target else { continue };
         let holders = LiveQuery {
-            spki_sha256: Some(*key),
+            spki_sha256: Some(key),
             issuer: Some(issuer),
             ..LiveQuery::default()
         };
-        let rows = index.live(&holders, now)?.into_iter();
-        let rows = rows.filter(|row| cut.is_none_or(|cut| row.not_before <= cut));
-        struck.extend(rows.map(|row| (row.serial, *cut)));
+        struck.extend(index.live(&holders, now)?.into_iter().map(|row| (row.serial, key)));
     }
     Ok(struck)
 }

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     SignedList,
-    entries::{FirstListed, entries},
+    entries::entries,
     root::{RootList, number_at},
 };
 use crate::{
@@ -28,7 +28,6 @@ struct Signed {
     sequence: u64,
     number: u64,
     at: UnixTime,
-    first_listed: Arc<FirstListed>,
 }
 
 /// Follows the state until told to stop.
@@ -83,11 +82,10 @@ async fn next(desk: &Arc<Desk>, view: Arc<View>, last: Option<&Signed>) -> Resul
         desk.index.wait_applied(index).await.ok_or_else(stopped)?;
     }
     let sequence = view.revoked().sequence();
-    let first_listed = last.map(|last| last.first_listed.clone()).unwrap_or_default();
-    let number = last.map_or(0, |last| last.number + 1);
+    let number = last.map_or_else(|| desk.crls.number.first(), |last| last.number + 1);
     let worker = desk.clone();
-    let made = tokio::task::spawn_blocking(move || sign(&worker, &view, &first_listed, number));
-    let (list, at, first_listed) = made.await.map_err(|error| error.to_string())??;
+    let made = tokio::task::spawn_blocking(move || sign(&worker, &view, number));
+    let (list, at) = made.await.map_err(|error| error.to_string())??;
     let number = list.list.number();
     debug!(
         sequence,
@@ -98,34 +96,25 @@ async fn next(desk: &Arc<Desk>, view: Arc<View>, last: Option<&Signed>) -> Resul
     desk.metrics.crl_signed();
     note(desk, "issuer", &list);
     desk.crls.publish(list);
-    Ok(Signed {
-        sequence,
-        number,
-        at,
-        first_listed: Arc::new(first_listed),
-    })
+    Ok(Signed { sequence, number, at })
 }
 
 /// Blocks while it walks through the live certificates and signs. The number is the time, or `least` when that is more.
-fn sign(
-    desk: &Desk,
-    view: &View,
-    first_listed: &FirstListed,
-    least: u64,
-) -> Result<(SignedList, UnixTime, FirstListed), String> {
+fn sign(desk: &Desk, view: &View, least: u64) -> Result<(SignedList, UnixTime), String> {
     let now = desk.clock.unguarded();
     let issuer = desk.issuer.key_id();
-    let listed = entries(&desk.index, view.revoked(), issuer, first_listed, now);
+    let listed = entries(&desk.index, view, issuer, now);
     let mut listed = listed.map_err(|error| error.to_string())?;
-    let dates = listed.iter().map(|entry| (entry.serial, entry.revoked_at)).collect();
     if !desk.crls.settings.reasons {
         listed.iter_mut().for_each(|entry| entry.reason = None);
     }
     let (begin, end) = (now.minus(BACKDATE), now.plus(desk.crls.settings.validity));
-    let der = sign_crl(&desk.issuer, number_at(now).max(least), begin, end, &listed);
+    let number = number_at(now).max(least);
+    let der = sign_crl(&desk.issuer, number, begin, end, &listed);
     let list = der.map_err(|error| error.to_string())?;
     let list = Crl::parse(&list).map_err(|error| error.to_string())?;
-    Ok((SignedList::new(issuer, list), now, dates))
+    desk.crls.number.keep(number);
+    Ok((SignedList::new(issuer, list), now))
 }
 
 /// Takes up the root's list that lies in the data directory now, when it is newer than the one that is served.

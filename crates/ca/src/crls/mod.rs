@@ -6,6 +6,7 @@
 
 mod entries;
 mod keep;
+mod number;
 mod renew;
 mod root;
 mod settings;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use keep::{keep, take_root};
+pub(crate) use number::LastNumber;
 pub use renew::{RenewOptions, Renewed, renew_root_crl};
 pub(crate) use root::{RootList, write_root_list};
 pub(crate) use settings::CrlSettings;
@@ -54,6 +56,7 @@ pub(crate) struct Crls {
     settings: CrlSettings,
     /// Replaced when it was renewed; none where there is none.
     root: ArcSwapOption<SignedList>,
+    number: LastNumber,
     /// None before the issuing key's first list is signed.
     current: watch::Sender<Option<Lists>>,
     pub(crate) agents: Arc<Semaphore>,
@@ -62,10 +65,11 @@ pub(crate) struct Crls {
 }
 
 impl Crls {
-    pub(crate) fn new(settings: CrlSettings, root: Option<RootList>) -> Self {
+    pub(crate) fn new(settings: CrlSettings, root: Option<RootList>, number: LastNumber) -> Self {
         Self {
             settings,
             root: ArcSwapOption::new(root.map(|root| Arc::new(root.0))),
+            number,
             current: watch::Sender::new(None),
             agents: Arc::new(Semaphore::new(CRL_STREAMS_OF_AGENTS_MAX)),
             others: Arc::new(Semaphore::new(CRL_STREAMS_OF_OTHERS_MAX)),

@@ -16,7 +16,9 @@ use super::{
     backup::Backup,
     records::{append, encode, random},
 };
-use crate::{ca_events::bare, data_dir::DataDir, error::CaError, init::Deps, keys, open::open_ledger};
+use crate::{
+    ca_events::bare, data_dir::DataDir, error::CaError, init::Deps, keys, open::open_ledger, shards::time_before,
+};
 
 /// Opens the ledger in a new log, for the first record that the lost directory never had.
 pub(super) fn enter_log(
@@ -75,7 +77,8 @@ fn close(
             reason: "restore".to_owned(),
         }))?,
         snapshot: &mut |position| {
-            let snapshot = state.snapshot(position);
+            let at = time_before(&**journal, position)?;
+            let snapshot = state.snapshot(position, at);
             snapshot.map_err(|error| LedgerError::Record(error.to_string()))
         },
         opening: &mut |open| record(Body::LogOpen(open)).map_err(refused),

@@ -117,9 +117,10 @@ impl LedgerService {
     fn summary(&self, hit: &Hit) -> Result<RecordSummary, Refusal> {
         let record = self.stored(hit.index)?.decode().map_err(unreadable)?;
         let state = match (&record.body, hit.serial) {
-            (Body::Issue(_), Some(_)) => CertificateState::of(&self.0, &record).map_or("", CertificateState::as_str),
-            _ => "",
+            (Body::Issue(_), Some(_)) => CertificateState::of(&self.0, &record),
+            _ => None,
         };
+        let struck = state.and_then(CertificateState::struck);
         let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
         Ok(RecordSummary {
             index: hit.index,
@@ -131,7 +132,9 @@ impl LedgerService {
             agent: text(&hit.agent),
             serial: hit.serial.as_ref().map(Serial::to_string).unwrap_or_default(),
             not_after_ms: hit.not_after.map_or(0, UnixTime::millis),
-            state: state.to_owned(),
+            state: state.map_or("", CertificateState::as_str).to_owned(),
+            revoked_ms: struck.map_or(0, |(at, _)| at.millis()),
+            revoked_for: struck.map(|(_, reason)| reason.to_string()).unwrap_or_default(),
             request_id: record.request_id.map(|id| id.to_string()).unwrap_or_default(),
             text: line::what(&record),
             instance: match &record.actor {
@@ -286,11 +289,13 @@ impl Ledger for LedgerService {
         let hit = hit
             .filter(|hit| hit.index == index)
             .ok_or_else(|| Refusal::unavailable("state-slow", "the record is not indexed yet; ask again"))?;
+        let strikers = revocations_of(&self.0, &record).map_err(Refusal::from)?;
         Ok(Response::new(GetRecordResponse {
             summary: Some(self.summary(&hit)?),
             record: stored.bytes().to_vec(),
             leaf_hash: stored.leaf_hash().as_bytes().to_vec(),
-            revoked_by: revocations_of(&self.0, &record).map_err(Refusal::from)?,
+            revoked_by: strikers.iter().map(|striker| striker.index).collect(),
+            strikers,
         }))
     }
 

@@ -31,11 +31,12 @@ use crate::{
     desk::Desk,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
-    limits::{MINTS_IN_WORK_PER_STREAM, STREAM_QUEUE},
+    limits::{MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
     logging::steers,
     peer::TlsPeer,
     publisher::revoked,
     pusher::{entries_of, trust_message},
+    released,
     replay::Answer,
     seen, standing,
     status::{Refusal, over_limit},
@@ -86,6 +87,7 @@ pub(crate) async fn open(
             queue,
             cut,
             seen: Arc::new(Semaphore::new(1)),
+            released: Arc::new(Semaphore::new(RELEASES_IN_WORK_PER_STREAM)),
         }
         .read(incoming)
         .await;
@@ -107,7 +109,7 @@ fn agent_name(session: &AgentSession) -> Result<AgentName, Refusal> {
 }
 
 /// May this agent speak now?
-pub(super) fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
+pub(crate) fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
     let standing = standing::of_agent(&desk.state.view(), &session.id);
     let attested = verify_session(session, standing.as_ref(), desk.clock.unguarded()).map_err(|error| {
         desk.metrics.attested("svid", Err(error.code()));
@@ -176,6 +178,8 @@ struct Reader {
     cut: CancellationToken,
     /// One message of what was seen in use is looked up at a time.
     seen: Arc<Semaphore>,
+    /// Messages of what was released that are in work.
+    released: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -217,6 +221,7 @@ impl Reader {
                 Ok(())
             }
             Some(Up::Seen(seen)) => self.seen(seen),
+            Some(Up::Release(release)) => self.release(release),
             Some(Up::Hello(_)) => Err(Refusal::invalid("Hello comes once, as the first message")),
             // A newer agent may say more than this CA understands.
             None => Ok(()),
@@ -234,6 +239,22 @@ impl Reader {
         let (desk, session) = (self.desk.clone(), self.session.clone());
         tokio::spawn(async move {
             seen::reconcile(&desk, &session, uses).await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    /// Has certificates revoked whose delivery ended, one message after the other. As many wait as there may be; what is passed
+    /// over is said again on the next stream.
+    fn release(&self, release: v1::Release) -> Result<(), Refusal> {
+        let serials = released::read(&release)?;
+        let Ok(place) = self.released.clone().try_acquire_owned() else {
+            self.desk.metrics.refused_call("releases");
+            return Ok(());
+        };
+        let (desk, session, name) = (self.desk.clone(), self.session.clone(), agent_name(&self.session)?);
+        tokio::spawn(async move {
+            released::strike(&desk, &session, &name, &serials).await;
             drop(place);
         });
         Ok(())

@@ -187,6 +187,13 @@ fn log_body(body: &Body) -> Fields {
         ]),
         Body::AdminEvent(event) => Fields::of([("action", json!(event.action)), ("detail", json!(event.detail))]),
         Body::SeenReport(report) => seen(report),
+        Body::RevocationSnapshot(snapshot) => Fields::of([
+            ("epoch", json!(snapshot.epoch)),
+            ("sequence", json!(snapshot.sequence)),
+            ("set_hash", hexed(&snapshot.set_hash)),
+            ("snapshot_sha256", hexed(&snapshot.snapshot_sha256)),
+            ("key_id", hexed(&snapshot.key_id)),
+        ]),
         Body::WitnessEvent(event) => Fields::of([
             ("witness", json!(event.witness)),
             ("event", json!(event.event)),

@@ -1,7 +1,7 @@
 //! `audit show`: one record whole, hashed again here, with its certificate decoded.
 
 use mintage_ledger::{Body, Record, leaf_hash};
-use mintage_proto::v1::{GetRecordRequest, GetRecordResponse, get_record_request::Key as WireKey};
+use mintage_proto::v1::{GetRecordRequest, GetRecordResponse, Striker, get_record_request::Key as WireKey};
 use mintage_svid::{LeafInfo, cert_sha256, pem::encode_certificates};
 use serde::Serialize;
 
@@ -42,6 +42,19 @@ struct Shown {
     body: describe::Fields,
     certificate: Option<Certificate>,
     revoked_by: Vec<u64>,
+    revocations: Vec<Revocation>,
+}
+
+/// What strikes the certificate.
+#[derive(Serialize)]
+struct Revocation {
+    index: u64,
+    time: Option<String>,
+    scope: String,
+    reason: String,
+    note: String,
+    #[serde(skip)]
+    millis: i64,
 }
 
 impl Certificate {
@@ -82,6 +95,29 @@ impl Certificate {
     }
 }
 
+impl From<Striker> for Revocation {
+    fn from(striker: Striker) -> Self {
+        Self {
+            index: striker.index,
+            time: rfc3339(striker.time_ms),
+            scope: striker.scope,
+            reason: striker.reason,
+            note: striker.note,
+            millis: striker.time_ms,
+        }
+    }
+}
+
+impl Revocation {
+    fn text(&self) -> String {
+        let note = match self.note.as_str() {
+            "" => String::new(),
+            note => format!(" ({note})"),
+        };
+        format!("{}  {}, by {}{note}", utc(self.millis), self.reason, self.scope)
+    }
+}
+
 impl Shown {
     fn text(&self) -> String {
         let head = fields(&[
@@ -96,9 +132,19 @@ impl Shown {
             text.push_str(&format!("\nCertificate\n{}", certificate.text()));
         }
         text.push_str(&format!("\nCaused by\n{}", self.cause.lines()));
-        if !self.revoked_by.is_empty() {
-            let records: Vec<_> = self.revoked_by.iter().map(u64::to_string).collect();
-            text.push_str(&format!("\nRevoked by records {}\n", records.join(", ")));
+        if !self.revocations.is_empty() {
+            text.push_str("\nRevoked by\n");
+            let names: Vec<String> = self
+                .revocations
+                .iter()
+                .map(|by| format!("record {}", by.index))
+                .collect();
+            let lines: Vec<(&str, String)> = names
+                .iter()
+                .zip(&self.revocations)
+                .map(|(name, by)| (name.as_str(), by.text()))
+                .collect();
+            text.push_str(&fields(&lines));
         }
         if let Some(certificate) = &self.certificate {
             text.push_str(&format!("\n{}", certificate.pem));
@@ -146,6 +192,7 @@ pub(super) async fn run(context: &Context, key: Key) -> Result<(), Failure> {
         certificate: Certificate::of(&record)?,
         body: describe::body(&record.body),
         revoked_by: answer.revoked_by,
+        revocations: answer.strikers.into_iter().map(Into::into).collect(),
     };
     context.output.object(&shown, || shown.text())
 }

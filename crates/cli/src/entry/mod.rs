@@ -3,6 +3,7 @@
 mod apply;
 mod import;
 mod source;
+mod switch;
 mod toml_text;
 
 use std::path::PathBuf;
@@ -44,6 +45,10 @@ pub(crate) enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Lets an entry issue again, and lifts what `revoke --and-disable` had put on its identity.
+    Enable(switch::Switch),
+    /// Stops an entry from issuing; what it has issued is good until it ends (`revoke --and-disable` revokes it).
+    Disable(switch::Switch),
     /// Tells what a workload would get on an agent, and why it does not get the rest.
     Explain(Explain),
     /// Takes entries over from another system.
@@ -350,6 +355,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 .object(&shown, || shown.entry.lines(shown.live_certificates))
         }
         Verb::Delete { name, dry_run } => delete(context, &name, dry_run).await,
+        Verb::Enable(switch) => switch::run(context, &switch, false).await,
+        Verb::Disable(switch) => switch::run(context, &switch, true).await,
         Verb::Explain(explain) => answer_why(context, &explain).await,
         Verb::Import(import) => import::run(context, &import).await,
         Verb::Validate { path, trust_domain } => {

@@ -141,6 +141,7 @@ impl Meaning {
             Body::Issue(issue) => self.issue(index, record, issue),
             Body::IssueJwt(issue) => self.issue_jwt(record, issue),
             Body::Revoke(revoke) => self.revoke(index, revoke),
+            Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
             Body::CaEvent(event) => self.ca_event(event),
             Body::BundleChange(change) => self.keys.bundle(change),
             Body::EntryPut(put) => {

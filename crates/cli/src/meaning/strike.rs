@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use mintage_identity::{IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime};
-use mintage_ledger::wire::{RevocationRule, Revoke, RevokedSerial, revocation_rule::Target};
+use mintage_ledger::{
+    Actor, Record,
+    wire::{RevocationRule, RevocationSnapshot, Revoke, RevokedSerial, revocation_rule::Target},
+};
 use mintage_svid::{LeafInfo, jwt_rule_date};
 
 use super::Meaning;
@@ -18,6 +21,8 @@ pub(super) struct Strikes {
     prefixes: Vec<(IdPrefix, Cut)>,
     keys: HashMap<SpkiHash, u64>,
     issuers: HashMap<IssuerKeyId, u64>,
+    /// Epoch and sequence of the snapshot that was recorded last.
+    published: Option<(u64, u64)>,
 }
 
 /// A rule that was read.
@@ -139,6 +144,34 @@ impl Meaning {
             let rule = self.check_rule(read(rule)?)?;
             self.strikes.add(index, rule, cut);
         }
+        Ok(())
+    }
+
+    /// A snapshot's record: the CA's own word, of what stands before it, and never of less than was told before.
+    pub(super) fn published(
+        &mut self,
+        index: u64,
+        record: &Record,
+        snapshot: &RevocationSnapshot,
+    ) -> Result<(), String> {
+        if !matches!(record.actor, Actor::Replica { .. }) {
+            return Err("a snapshot is published by the CA itself, and by nobody else".into());
+        }
+        let place = (snapshot.epoch, snapshot.sequence);
+        if snapshot.sequence >= index {
+            return Err(format!(
+                "it tells of sequence {}, which lies after it",
+                snapshot.sequence
+            ));
+        }
+        if let Some(before) = self.strikes.published.filter(|before| place < *before) {
+            let (epoch, sequence) = before;
+            return Err(format!(
+                "it goes back to epoch {} sequence {}, though epoch {epoch} sequence {sequence} was published before",
+                place.0, place.1
+            ));
+        }
+        self.strikes.published = Some(place);
         Ok(())
     }
 

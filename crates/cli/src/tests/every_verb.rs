@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 45] = [
+const VERBS: [(&str, Does, &str); 47] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -59,6 +59,8 @@ const VERBS: [(&str, Does, &str); 45] = [
         "made% --spiffe-id spiffe://dev.test/made% --agent n1 --selector unix:uid:5",
     ),
     ("entry delete", Changes, "gone%"),
+    ("entry disable", Changes, "switched%"),
+    ("entry enable", Changes, "switched%"),
     ("entry explain", Reads, "--agent n1 --selector unix:uid:1000"),
     (
         "entry import",
@@ -69,7 +71,7 @@ const VERBS: [(&str, Does, &str); 45] = [
     ("entry show", Reads, "apply%"),
     ("entry validate", Reads, "DIR/apply --trust-domain dev.test"),
     ("revocation crl", Reads, "--out DIR/crls"),
-    ("revocation export", Reads, "DIR/revoked%"),
+    ("revocation export", Reads, "--out DIR/revoked%"),
     ("revocation list", Reads, ""),
     ("revocation status", Reads, ""),
     ("revoke", Changes, "--spiffe-id spiffe://dev.test/revoked% --no-renew"),
@@ -117,6 +119,31 @@ fn every_verb_has_its_row_and_every_one_that_changes_something_a_dry_run() {
     }
 }
 
+#[test]
+fn exports_are_told_alike_what_to_write_and_where_and_o_is_how_an_answer_is_printed() {
+    let tree = leaves(&Cli::command(), &[]);
+    let has = |verb: &Command, name: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(name));
+    let exports: BTreeSet<&str> = tree
+        .iter()
+        .filter(|(_, verb)| has(verb, "format"))
+        .map(|(path, verb)| {
+            assert!(has(verb, "out"), "{path} has --format, but no --out FILE");
+            path.as_str()
+        })
+        .collect();
+    assert_eq!(exports, BTreeSet::from(["audit export", "revocation export"]));
+    for (path, verb) in &tree {
+        let own = |argument: &&clap::Arg| argument.get_short() == Some('o');
+        assert!(verb.get_arguments().find(own).is_none(), "{path} has an -o of its own");
+    }
+    // The file was once named without an option.
+    let named = |words: &str| Cli::try_parse_from(format!("mintage revocation export {words}").split(' '));
+    for good in ["FILE", "--out FILE", "--format jsonl", "--format jsonl FILE"] {
+        named(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+    assert!(named("FILE --out FILE").is_err());
+}
+
 /// Lets an agent join and connect, without socket or deliveries: it asks for nothing by itself.
 fn joined(running: &Running, name: &str) -> AgentHandle {
     let token = running.expect(0, &format!("token create --agent {name}")).data;
@@ -152,6 +179,7 @@ fn furnished(running: &Running) -> ([String; 3], AgentHandle) {
     for n in 0..3 {
         write(&running.dir.path().join("apply"), &format!("apply{n}"), "5m");
         write(&running.dir.path().join("gone"), &format!("gone{n}"), "5m");
+        write(&running.dir.path().join("gone"), &format!("switched{n}"), "5m");
         let file = running.dir.path().join(format!("import/spire{n}.json"));
         fs::write(file, of_spire(&format!("spire{n}"))).unwrap();
     }

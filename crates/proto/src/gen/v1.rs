@@ -297,7 +297,8 @@ pub struct Entry {
     pub purpose: ::prost::alloc::string::String,
     #[prost(bool, tag = "12")]
     pub disabled: bool,
-    /// Ledger index of the record that wrote this revision; 0 in requests.
+    /// Ledger index of the record that wrote this revision. When it is applied: the revision that it takes the place of, or it
+    /// is refused; 0 for whatever stands.
     #[prost(uint64, tag = "13")]
     pub revision: u64,
     /// True when no JWT-SVID may be issued by this entry.
@@ -419,6 +420,12 @@ pub struct RecordSummary {
     /// Instance of the agent that asked for a certificate; 0 where no agent did.
     #[prost(uint64, tag = "13")]
     pub instance: u64,
+    /// Since when and why a revoked certificate is: of what struck it first, by serial or by a rule. Absent where that is no longer
+    /// known.
+    #[prost(int64, tag = "14")]
+    pub revoked_ms: i64,
+    #[prost(string, tag = "15")]
+    pub revoked_for: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SearchResponse {
@@ -443,7 +450,7 @@ pub mod get_record_request {
         Serial(::prost::alloc::string::String),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetRecordResponse {
     #[prost(message, optional, tag = "1")]
     pub summary: ::core::option::Option<RecordSummary>,
@@ -455,6 +462,25 @@ pub struct GetRecordResponse {
     /// Ledger indices of the revocations that strike this certificate.
     #[prost(uint64, repeated, tag = "4")]
     pub revoked_by: ::prost::alloc::vec::Vec<u64>,
+    /// The same revocations, by serial or by a rule, newest first.
+    #[prost(message, repeated, tag = "5")]
+    pub strikers: ::prost::alloc::vec::Vec<Striker>,
+}
+/// A revocation that strikes a certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Striker {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(int64, tag = "2")]
+    pub time_ms: i64,
+    /// What was asked for, such as "spiffe-id spiffe://example.org/web".
+    #[prost(string, tag = "3")]
+    pub scope: ::prost::alloc::string::String,
+    /// RFC 5280 name such as "key-compromise".
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub note: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckpointRequest {}
@@ -2044,7 +2070,7 @@ pub struct AttestResponse {
 /// Agent to CA, at most 64 KiB a message.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -2059,7 +2085,18 @@ pub mod agent_message {
         Ack(super::Ack),
         #[prost(message, tag = "4")]
         Seen(super::Seen),
+        #[prost(message, tag = "5")]
+        Release(super::Release),
     }
+}
+/// Certificates of the calling agent whose delivery ended: what may still lie in a folder that nobody keeps is revoked, with the
+/// reason cessation-of-operation. Said again on each new stream until they have ended; what is revoked already, or was not
+/// issued to this agent by an entry, is passed over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    /// At most 64. Big-endian without leading zeros.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub serials: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// First message of a stream: what the agent already has.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4112,9 +4149,24 @@ pub struct RevokedPart {
     pub sequence: u64,
     #[prost(message, repeated, tag = "2")]
     pub certificates: ::prost::alloc::vec::Vec<RevokedCertificate>,
-    /// Rules as `ListRevocations` words them.
+    /// The texts of `rules_in_force`, for readers that know only these.
     #[prost(string, repeated, tag = "3")]
     pub rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "4")]
+    pub rules_in_force: ::prost::alloc::vec::Vec<RevokedRule>,
+}
+/// A rule in force, as the last record that strengthened it left it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedRule {
+    #[prost(string, tag = "1")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub time_ms: i64,
+    /// Ledger index of that record.
+    #[prost(uint64, tag = "4")]
+    pub index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokedCertificate {

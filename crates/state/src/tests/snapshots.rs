@@ -1,12 +1,14 @@
 //! Snapshots: what stands for records that were given up is what they said, or it is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mintage_ledger::Journal;
+use mintage_ledger::wire::{CaEventKind, CaRole};
 use proptest::prelude::*;
 
 use super::samples::*;
-use crate::{State, StateError, View};
+use crate::{State, StateError, View, snapshot};
 
 /// A state of everything there can be, the folder it lies in, and its snapshot.
 fn ready() -> (tempfile::TempDir, State, Vec<u8>) {
@@ -44,7 +46,7 @@ fn ready() -> (tempfile::TempDir, State, Vec<u8>) {
     )
     .unwrap();
     append(&*journal, [record(9, put("late", "n1", 60, 0))]);
-    let snapshot = state.snapshot(journal.size()).unwrap();
+    let snapshot = state.snapshot(journal.size(), NOW).unwrap();
     (dir, state, snapshot)
 }
 
@@ -59,10 +61,10 @@ fn a_snapshot_is_the_view_and_the_same_for_every_replica() {
     );
     assert_eq!(read.revoked().hash(), view.revoked().hash());
     assert_eq!(read.entries().count(), 30);
-    let asked_again = state.snapshot(view.applied()).unwrap();
+    let asked_again = state.snapshot(view.applied(), NOW).unwrap();
     assert!(asked_again == snapshot);
     assert!(
-        matches!(state.snapshot(view.applied() - 1), Err(StateError::NoSnapshot(_))),
+        matches!(state.snapshot(view.applied() - 1, NOW), Err(StateError::NoSnapshot(_))),
         "it is beyond it"
     );
     drop(state);
@@ -76,11 +78,102 @@ fn a_snapshot_is_the_view_and_the_same_for_every_replica() {
     )
     .unwrap();
     append(&*journal, [workload_issue(10, 9)]);
-    let more = other.snapshot(journal.size()).unwrap();
+    let more = other.snapshot(journal.size(), NOW).unwrap();
     let head = 16 + 8;
     assert!(
         more[head..more.len() - 32] == snapshot[head..snapshot.len() - 32],
         "only the count of records differs"
+    );
+}
+
+/// Seconds after which nothing of a revocation at the start can matter: no certificate lives longer than a day.
+const LONG: i64 = 30 * 3600;
+
+/// A ledger with a revocation of long ago, one on a key, which never ends, and one of just now; and its state.
+fn with_dead_revocations() -> (tempfile::TempDir, Arc<mintage_ledger::FileJournal>, State) {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = new_ledger(dir.path(), "dead");
+    let rule = identity_rule("spiffe://dev.test/web", Some(NOW.seconds()));
+    let key = mintage_ledger::wire::RevocationRule {
+        target: Some(mintage_ledger::wire::revocation_rule::Target::SpkiSha256(vec![5; 32])),
+        cut_s: None,
+    };
+    let late = identity_rule("spiffe://dev.test/db", Some(NOW.seconds() + LONG));
+    append(
+        &*journal,
+        [
+            record(
+                1,
+                ca_event(
+                    CaEventKind::Activate,
+                    CaRole::Intermediate,
+                    0xca,
+                    NOW.seconds() + 100 * LONG,
+                ),
+            ),
+            record(2, put("e", "n1", 60, 0)),
+            record(3, revoke(&[1, 2, 3], vec![rule])),
+            record(4, revoke(&[4], vec![key])),
+            record(LONG, revoke(&[5], vec![late])),
+        ],
+    );
+    let state = opened(dir.path(), "state", &journal);
+    append(&*journal, [record(LONG, put("late", "n1", 60, 0))]);
+    (dir, journal, state)
+}
+
+fn opened(dir: &std::path::Path, name: &str, journal: &Arc<mintage_ledger::FileJournal>) -> State {
+    State::open(&dir.join(name), &domain(), Arc::clone(journal) as Arc<dyn Journal>).unwrap()
+}
+
+#[test]
+fn revocations_of_what_ended_long_ago_are_left_out_and_every_replica_leaves_out_the_same() {
+    let (dir, journal, state) = with_dead_revocations();
+    let (size, now) = (journal.size(), NOW.plus(Duration::from_secs(LONG.unsigned_abs())));
+    let whole = state.snapshot(size, NOW.plus(Duration::from_secs(60))).unwrap();
+    let pruned = state.snapshot(size, now).unwrap();
+    assert!(pruned.len() < whole.len());
+    let set = |bytes: &[u8]| View::from_snapshot(&domain(), bytes).unwrap().revoked().clone();
+    let (all, living) = (set(&whole), set(&pruned));
+    assert_eq!((all.serial_count(), all.rules().count()), (5, 3));
+    // The serials that stand beside what lives go with their record.
+    assert_eq!((living.serial_count(), living.rules().count()), (2, 2));
+    assert_eq!((living.sequence(), living.hash()), (all.sequence(), all.hash()));
+
+    let other = opened(dir.path(), "other", &journal);
+    append(&*journal, [workload_issue(LONG, 9)]);
+    let again = other.snapshot(size + 1, now).unwrap();
+    let head = 16 + 8;
+    assert!(
+        again[head..again.len() - 32] == pruned[head..pruned.len() - 32],
+        "only the count of records differs"
+    );
+    // A replica that began with the pruned snapshot goes on to the same set, and writes the same snapshot.
+    let mut resumed = View::from_snapshot(&domain(), &pruned).unwrap();
+    append(&*journal, [record(LONG + 1, revoke(&[6], Vec::new()))]);
+    for stored in journal.read_from(size, 10).unwrap() {
+        resumed.apply_stored(&stored).unwrap();
+    }
+    let followed = View::of_journal(&domain(), &*journal).unwrap();
+    assert_eq!(resumed.revoked().hash(), followed.revoked().hash());
+    assert!(
+        resumed.revoked().hash_at(living.sequence()).is_some(),
+        "a delta reaches back to where it began"
+    );
+    assert!(resumed.revoked().hash_at(living.sequence() - 1).is_none());
+
+    let later = now.plus(Duration::from_secs(LONG.unsigned_abs()));
+    let (view, objects) = snapshot::decode(&domain(), &pruned).unwrap();
+    let from_pruned = snapshot::encode(&view, objects, later);
+    let (view, objects) = snapshot::decode(&domain(), &whole).unwrap();
+    assert!(
+        from_pruned == snapshot::encode(&view, objects, later),
+        "what was left out before is left out again"
+    );
+    assert_eq!(
+        (set(&from_pruned).serial_count(), set(&from_pruned).rules().count()),
+        (1, 1),
+        "a key stays blocked"
     );
 }
 

@@ -159,6 +159,10 @@ fn log_parts(body: &Body) -> Parts {
             let severity = if unknown { HIGH } else { INFORMATIONAL };
             managed((2, "Read"), severity, "X.509-SVID", "certificates in use", "")
         }
+        Body::RevocationSnapshot(snapshot) => {
+            let uid = hex::encode(&snapshot.snapshot_sha256);
+            managed(UPDATE, INFORMATIONAL, "revocation snapshot", "revocation snapshot", uid)
+        }
         Body::WitnessEvent(event) => {
             let severity = if event.event == "conflict" { HIGH } else { INFORMATIONAL };
             managed(UPDATE, severity, "witness", &event.witness, "")

@@ -68,6 +68,32 @@ fn a_ca_certificate_can_be_revoked() {
     assert!(story.verify(&VerifyArgs::default()).is_ok());
 }
 
+fn snapshot(epoch: u64, sequence: u64) -> Body {
+    Body::RevocationSnapshot(wire::RevocationSnapshot {
+        epoch,
+        sequence,
+        set_hash: vec![1; 32],
+        snapshot_sha256: vec![2; 32],
+        key_id: vec![3; 32],
+    })
+}
+
+#[test]
+fn snapshots_that_nobody_but_the_ca_publishes_and_that_never_go_back() {
+    let mut story = Story::honest();
+    for (epoch, sequence) in [(1, 2), (1, 2), (1, 4), (2, 3)] {
+        story.push(replica(), snapshot(epoch, sequence));
+    }
+    assert!(story.verify(&VerifyArgs::default()).is_ok());
+    story.push(replica(), snapshot(1, 4));
+    offends(&story, story.last(), "it goes back to epoch 1 sequence 4");
+    let mut ahead = Story::honest();
+    let next = ahead.last() + 1;
+    ahead.push(replica(), snapshot(1, next));
+    offends(&ahead, next, "which lies after it");
+    last_offends(Story::honest(), snapshot(1, 2), "by the CA itself");
+}
+
 #[test]
 fn rules_about_nothing_of_ours() {
     for (target, words) in [

@@ -118,6 +118,14 @@ fn every_kind() -> Vec<Placed> {
         ..wire::WitnessEvent::default()
     };
     story.push(replica(), Body::WitnessEvent(witness));
+    let snapshot = wire::RevocationSnapshot {
+        epoch: 1,
+        sequence: 2,
+        set_hash: vec![1; 32],
+        snapshot_sha256: vec![2; 32],
+        key_id: vec![3; 32],
+    };
+    story.push(replica(), Body::RevocationSnapshot(snapshot));
     for event in [CaEventKind::Prepare, CaEventKind::Retire, CaEventKind::Taint] {
         let body = story.authority.event(event);
         story.push(replica(), body);
