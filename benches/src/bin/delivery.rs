@@ -32,6 +32,8 @@ use serde::Serialize;
 const IDENTITIES: u32 = 1_000;
 /// Their lifetime.
 const TTL_SECONDS: i64 = 300;
+/// Entries of one command: the CA takes 512.
+const ENTRIES_AT_ONCE: usize = 500;
 /// First SVIDs that are timed, of each kind, and entries.
 const TIMED: u32 = 200;
 /// Callers that connect at once where nobody is timed.
@@ -146,7 +148,10 @@ struct Thousand {
 impl Thousand {
     async fn measure(host: &Host, dir: &Path, busy: Duration) -> Result<Self, Failure> {
         let entries = (0..IDENTITIES).map(|n| entry(&format!("w{n}"), n, TTL_SECONDS));
-        ca::apply(&host.admin_socket(), entries.collect()).await?;
+        let entries: Vec<_> = entries.collect();
+        for some in entries.chunks(ENTRIES_AT_ONCE) {
+            ca::apply(&host.admin_socket(), some.to_vec()).await?;
+        }
         let limits = "[limits]\nconnections = 2000\nconnections_per_user = 2000\nstreams_per_user = 4096\n";
         let (agent, socket) = agent(host, dir, "thousand", limits).await?;
         let (mut uncached, mut open) = (Vec::new(), Vec::new());
