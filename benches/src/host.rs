@@ -105,15 +105,7 @@ impl Host {
 
     /// CPU time that the CA has used so far, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // Behind the name in parentheses, which may hold anything: fields 14 and 15 are user and system time in ticks.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks = fields
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum::<u64>();
-        ticks as f64 / USER_HZ
+        cpu_seconds(self.child.id())
     }
 
     /// Groups made durable so far: one flush each.
@@ -144,6 +136,19 @@ pub fn rss_mb(pid: u32) -> f64 {
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|n| n.parse::<f64>().ok());
     kb.unwrap_or(f64::NAN) * 1024.0 / 1e6
+}
+
+/// CPU time that a process has used so far, in seconds.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name in parentheses, which may hold anything: fields 14 and 15 are user and system time in ticks.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum::<u64>();
+    ticks as f64 / USER_HZ
 }
 
 impl Drop for Host {

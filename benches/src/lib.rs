@@ -11,3 +11,4 @@ pub mod host;
 pub mod load;
 pub mod peers;
 pub mod records;
+pub mod workloads;

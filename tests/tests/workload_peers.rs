@@ -27,12 +27,15 @@ use mintage_tests::kit::{
     ca::{CaProcess, entry, make, token},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::{Request, transport::Endpoint};
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 
 /// What a child is to do; without it the child's test does nothing.
 const ROLE: &str = "MINTAGE_TEST_ROLE";
 const SOCKET: &str = "MINTAGE_TEST_SOCKET";
-/// The program that the hand-off becomes.
+/// The program that the hand-off becomes, and the file by which it is told that a first call was answered.
 const NEXT: &str = "MINTAGE_TEST_NEXT";
 /// The beginning of HTTP/2, by which the agent knows what is spoken.
 const BEGUN: &[u8] = b"PRI ";
@@ -64,6 +67,13 @@ async fn child_process() {
             next.args(["--exact", "child_process", "--nocapture"])
                 .env(ROLE, "inherited");
             panic!("{}", next.stdin(kept).exec());
+        }
+        "twice" => {
+            let channel = channel(connect(), 0).await.unwrap();
+            eprintln!("told at first: {}", fetch_on(channel.clone()).await);
+            fs::write(std::env::var_os(NEXT).unwrap(), "").unwrap();
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+            return eprintln!("told: {}", fetch_on(channel).await);
         }
         "inherited" => UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap()),
         other => panic!("no role {other}"),
@@ -105,6 +115,13 @@ impl AsyncWrite for Begun {
 
 /// Asks for an X.509-SVID over a stream on which so many octets were written already.
 async fn fetch(stream: UnixStream, begun: usize) -> String {
+    match channel(stream, begun).await {
+        Ok(channel) => fetch_on(channel).await,
+        Err(error) => format!("no connection: {error}"),
+    }
+}
+
+async fn channel(stream: UnixStream, begun: usize) -> Result<Channel, tonic::transport::Error> {
     stream.set_nonblocking(true).unwrap();
     let mut once = Some(Begun {
         stream: tokio::net::UnixStream::from_std(stream).unwrap(),
@@ -115,10 +132,10 @@ async fn fetch(stream: UnixStream, begun: usize) -> String {
         async move { stream.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://agent");
-    let channel = match endpoint.connect_with_connector(connector).await {
-        Ok(channel) => channel,
-        Err(error) => return format!("no connection: {error}"),
-    };
+    endpoint.connect_with_connector(connector).await
+}
+
+async fn fetch_on(channel: Channel) -> String {
     let mut request = Request::new(X509svidRequest {});
     request
         .metadata_mut()
@@ -310,5 +327,35 @@ async fn a_connection_handed_on_to_another_program_gets_nothing_more() {
     let child = scene.child(command.env(NEXT, &next), "hand-off");
     denied(&told(child), "runs another program now");
     assert_eq!(scene.asked(&mut Command::new(own())), "identity spiffe://dev.test/web");
+    scene.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_on_an_old_connection_is_attested_anew() {
+    let scene = Scene::new().await;
+    let copy = scene.copy("old");
+    let answered = scene.folder.path().join("answered");
+    let mut command = of(&copy);
+    let child = scene.child(command.env(NEXT, &answered), "twice");
+    let started = Instant::now();
+    while !answered.exists() {
+        assert!(started.elapsed() < SOON, "no first answer");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The process lives on, as a program that nobody can look at any more.
+    fs::rename(scene.copy("new"), &copy).unwrap();
+    let output = {
+        let mut child = child;
+        drop(child.stdin.take());
+        child.wait_with_output().unwrap()
+    };
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = |start: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(start))
+            .unwrap_or_default()
+    };
+    assert_eq!(line("told at first: "), "identity spiffe://dev.test/web", "{text}");
+    denied(line("told: "), "connect again");
     scene.stop();
 }

@@ -79,7 +79,7 @@ impl Agent {
             deps,
             store,
             domain,
-            (replica.handle(), config.lookup()),
+            (replica.handle(), &config),
             (events, news.clone()),
         ));
         load_identity(&shared)?;

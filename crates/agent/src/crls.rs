@@ -3,15 +3,23 @@
 //!
 //! A list that does not verify changes nothing, and none gives way to an older one while it holds.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
+use bytes::Bytes;
 use mintage_identity::{IssuerKeyId, UnixTime};
-use mintage_proto::v1::CrlChunk;
+use mintage_proto::{
+    v1::CrlChunk,
+    workload::{X509BundlesResponse, X509svidResponse},
+};
 use mintage_svid::{
     Crl,
     limits::CRL_BYTES_MAX,
     pem::{Label, encode},
 };
+use prost::Message as _;
 
 use crate::{
     bundle::Bundle,
@@ -19,8 +27,12 @@ use crate::{
 };
 
 /// The lists in force; replaced whole.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Crls(BTreeMap<IssuerKeyId, Arc<Crl>>);
+#[derive(Debug, Default)]
+pub(crate) struct Crls {
+    lists: BTreeMap<IssuerKeyId, Arc<Crl>>,
+    in_x509_svids: OnceLock<Bytes>,
+    in_x509_bundles: OnceLock<Bytes>,
+}
 
 /// What became of a list.
 pub(crate) enum Taken {
@@ -45,7 +57,7 @@ impl Crls {
             return Err(format!("that of key {signer} is over"));
         }
         // A list that is over holds nobody back: its number may come from a clock that was wrong.
-        if let Some(held) = self.0.get(&signer).filter(|held| held.next_update() >= now) {
+        if let Some(held) = self.lists.get(&signer).filter(|held| held.next_update() >= now) {
             if held.der() == list.der() {
                 return Ok(Taken::Known);
             }
@@ -54,10 +66,13 @@ impl Crls {
                 return Err(format!("the number of that of key {signer} goes from {old} to {new}"));
             }
         }
-        let mut lists = self.0.clone();
+        let mut lists = self.lists.clone();
         lists.retain(|key, _| signers.iter().any(|signer| signer.key_id() == *key));
         lists.insert(signer, Arc::new(list));
-        let lists = Self(lists);
+        let lists = Self {
+            lists,
+            ..Self::default()
+        };
         match lists.total_bytes() <= CRLS_BYTES_MAX {
             true => Ok(Taken::New(signer, lists)),
             false => Err(format!("with it all lists have more than {CRLS_BYTES_MAX} bytes")),
@@ -66,26 +81,46 @@ impl Crls {
 
     /// Every list as PEM, one block after the other; none when there is no list.
     pub(crate) fn to_pem(&self) -> Option<String> {
-        let blocks = self.0.values().map(|list| encode(Label::Crl, list.der()));
-        (!self.0.is_empty()).then(|| blocks.map(|block| block.as_str().to_owned()).collect())
+        let blocks = self.lists.values().map(|list| encode(Label::Crl, list.der()));
+        (!self.lists.is_empty()).then(|| blocks.map(|block| block.as_str().to_owned()).collect())
     }
 
     /// Every list as the SPIFFE Workload API has them; none when together they are too long for one answer.
-    pub(crate) fn for_socket(&self) -> Vec<Vec<u8>> {
+    fn for_socket(&self) -> Vec<Vec<u8>> {
         match self.total_bytes() <= CRLS_ON_SOCKET_BYTES_MAX {
-            true => self.0.values().map(|list| list.der().to_vec()).collect(),
+            true => self.lists.values().map(|list| list.der().to_vec()).collect(),
             false => Vec::new(),
         }
     }
 
+    /// The same as a part of the answer with identities, encoded once for all callers.
+    pub(crate) fn in_x509_svids(&self) -> Bytes {
+        let part = || X509svidResponse {
+            crl: self.for_socket(),
+            ..X509svidResponse::default()
+        };
+        self.in_x509_svids.get_or_init(|| part().encode_to_vec().into()).clone()
+    }
+
+    /// The same as a part of the answer with bundles alone.
+    pub(crate) fn in_x509_bundles(&self) -> Bytes {
+        let part = || X509BundlesResponse {
+            crl: self.for_socket(),
+            ..X509BundlesResponse::default()
+        };
+        self.in_x509_bundles
+            .get_or_init(|| part().encode_to_vec().into())
+            .clone()
+    }
+
     /// The lists by the keys that signed them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&IssuerKeyId, &Arc<Crl>)> {
-        self.0.iter()
+        self.lists.iter()
     }
 
     /// Octets of all lists together; 0 when there is none.
     pub(crate) fn total_bytes(&self) -> usize {
-        self.0.values().map(|list| list.der().len()).sum()
+        self.lists.values().map(|list| list.der().len()).sum()
     }
 }
 
@@ -222,6 +257,15 @@ mod tests {
         let held = new(Crls::default().with(&list(&one, 1), &both, NOW));
         let held = new(held.with(&list(&other, 1), &both, NOW));
         assert_eq!(held.for_socket().len(), 2);
+        let told = X509svidResponse::decode(held.in_x509_svids()).unwrap();
+        assert_eq!(told.crl, held.for_socket());
+        let told = X509BundlesResponse::decode(held.in_x509_bundles()).unwrap();
+        assert_eq!(told.crl, held.for_socket());
+        assert_eq!(
+            held.in_x509_svids().as_ptr(),
+            held.in_x509_svids().as_ptr(),
+            "encoded once"
+        );
         assert_eq!(
             new(held.with(&list(&other, 2), &bundle(&[&other]), NOW))
                 .for_socket()

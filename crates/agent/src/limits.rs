@@ -38,18 +38,37 @@ pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
 pub const CRLS_ON_SOCKET_BYTES_MAX: usize = 1024 * 1024;
 /// Files looked through for saved lists: one for each key that the CA had in years.
 pub const CRL_FILES_MAX: usize = 1024;
-/// Connections of one user to the socket: ten programs with ten clients each.
-pub const CONNECTIONS_PER_UID_MAX: usize = 100;
-/// Connections to the socket in all.
-pub const CONNECTIONS_MAX: usize = 1024;
-/// Concurrent calls of one connection: a program watches X.509 and bundles, and asks now and then.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 64;
-/// Open watches of one user over all its connections.
-pub const WATCHES_PER_UID_MAX: usize = 256;
-/// Open watches in all: each costs about 2 KiB.
-pub const WATCHES_MAX: usize = 4096;
-/// Identities held in memory for socket callers.
-pub const WORKLOADS_MAX: usize = 2048;
+/// Connections of one user to the socket unless `[limits]` says otherwise: ten programs with ten clients each.
+pub const CONNECTIONS_PER_USER: u32 = 100;
+/// Connections to the socket in all unless `[limits]` says otherwise.
+pub const CONNECTIONS: u32 = 1024;
+/// The most connections that `[limits]` may allow: each takes four descriptors of the 16,384 that the unit gives.
+pub const CONNECTIONS_MAX: u32 = 3500;
+/// Concurrent calls of one connection unless `[limits]` says otherwise: a program watches X.509 and bundles, and asks now
+/// and then.
+pub const STREAMS_PER_CONNECTION: u32 = 64;
+/// The most concurrent calls of one connection that `[limits]` may allow: a proxy's that asks for many.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Pings, settings, priorities and unknown frames that may come at once: a client that measures its window sends a ping for
+/// each answer.
+pub const CONTROL_FRAMES_BURST: u32 = 1000;
+/// The same each second after that.
+pub const CONTROL_FRAMES_PER_SECOND: u32 = 50;
+/// Open streams of one user over all its connections unless `[limits]` says otherwise.
+pub const STREAMS_PER_USER: u32 = 256;
+/// Open streams in all unless `[limits]` says otherwise: each costs about 10 KB.
+pub const STREAMS: u32 = 4096;
+/// The most open streams that `[limits]` may allow: 650 MB.
+pub const STREAMS_MAX: u32 = 65_536;
+/// Identities held in memory for socket callers unless `[limits]` says otherwise.
+pub const WORKLOADS: u32 = 2048;
+/// The most identities in memory that `[limits]` may allow: one of each entry.
+pub const WORKLOADS_MAX: u32 = 10_000;
+/// Seconds that an answer on a stream waits to be read unless `[limits]` says otherwise. Whoever reads nothing for so long
+/// holds answers that nobody else has any more.
+pub const UNREAD_SECONDS: u32 = 60;
+/// The longest such wait.
+pub const UNREAD_SECONDS_MAX: u32 = 3600;
 /// Bytes of one request on the socket: the SPIFFE requests are empty or name one audience.
 pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a bundle map that is looked at before it is replaced: a thousand roots.
@@ -126,13 +145,14 @@ pub const SEEN_TOLD_MAX: usize = 16_384;
 /// Attestations under way at once: each may hash one executable.
 pub const ATTESTATIONS_MAX: usize = 8;
 
-/// Whoever connects to the socket says which protocol it speaks within this time.
+/// Whoever connects to the socket says which protocol it speaks within this time; that of HTTP/2 is begun within as long
+/// again.
 pub const FIRST_OCTETS_WAIT: Duration = Duration::from_secs(10);
 /// An HTTP request's head comes within this time; the next one on an idle connection too. Longer than nginx keeps an idle
 /// connection to an upstream (60 s), so that it never sends into one that is being closed.
 pub const HTTP_HEAD_WAIT: Duration = Duration::from_secs(75);
-/// An HTTP answer under way when the agent stops is taken within this time.
-pub const HTTP_LAST_WAIT: Duration = Duration::from_secs(1);
+/// An answer under way on the socket when the agent stops is taken within this time; then its connection is closed.
+pub const SOCKET_LAST_WAIT: Duration = Duration::from_secs(1);
 /// Who was told to come again waits for this long: a heartbeat comes each five seconds.
 pub const LOOKUP_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A TCP connection to the CA is made within this time.
@@ -161,6 +181,9 @@ pub const ASK_REUSE: Duration = Duration::from_secs(30);
 /// Shortest time between two asks of one identity, whatever the reason: no loop can be hotter, and nobody who asks for a
 /// renewal notices the wait.
 pub const ASK_GAP: Duration = Duration::from_millis(100);
+/// Over this time, or a twentieth of the lifetime where that is less, asks are spread whose certificates have ended: nodes
+/// that wake together do not ask together, and no workload waits for longer.
+pub const ENDED_SPREAD_MAX: Duration = Duration::from_secs(5);
 /// The clocks are compared at least this often, so that a suspended or stepped clock is noticed.
 pub const TICK_MAX: Duration = Duration::from_secs(5);
 /// See [`JWT_ASKS_PER_ENTRY_MAX`].

@@ -292,6 +292,7 @@ async fn reload(run: &Run, running: &Config, handle: &AgentHandle) {
         ("revocation_map", config.revocation_map() != running.revocation_map()),
         ("bundle_map", config.bundle_map() != running.bundle_map()),
         ("sds", config.sds() != running.sds()),
+        ("limits", config.limits() != running.limits()),
     ];
     for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "this key changed but is only read at the start; restart the agent");

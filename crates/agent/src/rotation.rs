@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mintage_identity::UnixTime;
 
-use crate::limits::{ASK_GAP, ASK_WAIT};
+use crate::limits::{ASK_GAP, ASK_WAIT, ENDED_SPREAD_MAX};
 
 /// How far the CA dates a certificate back (for verifiers with slow clocks). It is not part of the lifetime.
 pub const BACKDATE: Duration = Duration::from_secs(30);
@@ -228,6 +228,16 @@ impl Rotation {
         }
     }
 
+    /// Whether the mere passing of time changes anything now: without it a [`Event::Tick`] does nothing.
+    pub fn is_due(&self, now: Now) -> bool {
+        let ends = self.held.is_some_and(|held| !held.lapsed && held.ended(now));
+        ends || match self.phase {
+            Phase::Idle => false,
+            Phase::Asking { since, .. } => now.boot >= since + self.ask_wait(),
+            Phase::Waiting { due } => self.online && (now.boot >= self.after_gap(due) || self.is_late(due, now)),
+        }
+    }
+
     /// True while a certificate is in hand that has not ended.
     pub fn serving(&self, now: Now) -> bool {
         self.held.is_some_and(|h| !h.ended(now))
@@ -337,21 +347,33 @@ impl Rotation {
         actions
     }
 
-    /// After a stepped clock, a sleep or an outage many identities of many nodes are late at once: each that still has
-    /// a certificate in hand takes an even share of a short while, once.
+    /// After a stepped clock, a sleep or an outage many identities of many nodes are late at once: each takes an even share
+    /// of a short while, once. Whoever has a certificate in hand can wait longer than one whose certificate has ended.
     fn spread(&mut self, now: Now, jitter: Jitter) {
-        let life = self.life();
-        let (Phase::Waiting { due }, Some(held)) = (&mut self.phase, &mut self.held) else {
-            return;
-        };
-        let late = now.boot > *due + life / 20;
-        let stepped = now.boot < *due && held.age(now) >= held.renew_age && held.age_by_boot(now) < held.renew_age;
-        if held.moved || !(late || stepped) {
+        let Phase::Waiting { due } = self.phase else { return };
+        if !self.is_late(due, now) {
             return;
         }
+        let life = self.life();
+        let Some(held) = &mut self.held else { return };
         held.moved = true;
         let left = held.lifetime.saturating_sub(held.age_by_boot(now));
-        *due = now.boot + jitter.of((life / 10).min(left / 4));
+        let whole = match held.ended(now) {
+            true => ENDED_SPREAD_MAX.min(life / 20),
+            false => (life / 10).min(left / 4),
+        };
+        self.phase = Phase::Waiting {
+            due: now.boot + jitter.of(whole),
+        };
+    }
+
+    /// Whether the renewal that is due then is late for a reason that many may share, and was not moved yet.
+    fn is_late(&self, due: Duration, now: Now) -> bool {
+        self.held.is_some_and(|held| {
+            let late = now.boot > due + self.life() / 20;
+            let stepped = now.boot < due && held.age(now) >= held.renew_age && held.age_by_boot(now) < held.renew_age;
+            !held.moved && (late || stepped)
+        })
     }
 
     fn after_gap(&self, due: Duration) -> Duration {

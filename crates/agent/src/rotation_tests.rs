@@ -228,11 +228,45 @@ fn ten_years_forward_and_1970_do_not_spin() {
 }
 
 #[test]
-fn after_a_sleep_past_every_lifetime_it_asks_at_once() {
-    let state = holding(secs(600), Jitter(0));
-    let now = later(START, secs(86_400));
-    let (_, actions) = state.step(Event::Tick, now, Jitter(u16::MAX));
-    assert_eq!(actions, [Action::Lapsed, Action::Ask]);
+fn after_a_sleep_past_every_lifetime_the_asks_of_many_are_spread_over_seconds() {
+    for (ttl, most) in [(600, 5_000), (86_400, 5_000), (60, 3_000)] {
+        let now = later(START, secs(2 * 86_400));
+        let mut waits = Vec::new();
+        for nth in 0..100u16 {
+            let jitter = Jitter(nth * (u16::MAX / 99));
+            let (state, actions) = holding(secs(ttl), jitter).step(Event::Tick, now, jitter);
+            assert_eq!(actions.first(), Some(&Action::Lapsed));
+            if actions.contains(&Action::Ask) {
+                waits.push(0);
+                continue;
+            }
+            let wake = state.wake_at(now).unwrap();
+            let (state, actions) = state.step(Event::Tick, later(now, wake - now.boot), jitter);
+            assert_eq!(actions, [Action::Ask], "once, and then it asks");
+            assert!(state.asking());
+            waits.push(u64::try_from((wake - now.boot).as_millis()).unwrap());
+        }
+        assert!(
+            waits[0] == 0 && (most * 99 / 100..=most).contains(&waits[99]),
+            "{ttl}: {waits:?}"
+        );
+        let early = waits.iter().filter(|wait| **wait <= most / 10).count();
+        assert!(early <= 12, "{early} of 100 asked in the first tenth");
+    }
+}
+
+/// As after an outage that outlasted the certificate.
+#[test]
+fn an_ended_certificate_is_asked_for_over_seconds_when_the_ca_is_back() {
+    let (state, _) = holding(secs(600), Jitter(0)).step(Event::Offline, START, Jitter(0));
+    let now = later(START, secs(700));
+    let (state, actions) = state.step(Event::Tick, now, Jitter(0));
+    assert_eq!(actions, [Action::Lapsed]);
+    let (state, actions) = state.step(Event::Online, now, Jitter(u16::MAX));
+    assert_eq!(actions, []);
+    assert_eq!(state.wake_at(now).unwrap() - now.boot, secs(5));
+    // A demand does not wait.
+    assert_eq!(state.step(Event::RenewNow, now, Jitter(u16::MAX)).1, [Action::Ask]);
 }
 
 #[test]
@@ -331,6 +365,15 @@ impl World {
 
     fn feed(&mut self, event: Event) {
         let jitter = self.jitter();
+        if !self.state.is_due(self.now) {
+            // The agent's loop passes over whoever is not due.
+            let ticked = self.state.step(Event::Tick, self.now, jitter);
+            assert_eq!(
+                ticked,
+                (self.state, Vec::new()),
+                "a tick does something though nothing is due"
+            );
+        }
         let (state, actions) = self.state.step(event, self.now, jitter);
         self.state = state;
         if actions.contains(&Action::Ask) {

@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Deps, LookupRules, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, lookup::Desk,
+    AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, lookup::Desk,
     metrics::Metrics, revoked::News, seen::Pool, store::Store,
 };
 
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) local_trust: Arc<TrustStore>,
     /// For programs that ask on the socket.
     pub(crate) desk: Desk,
+    /// How much callers of the socket may hold.
+    pub(crate) limits: SocketLimits,
     /// For certificates that were seen in use: the roots alone, whatever was revoked. None before there is a bundle.
     pub(crate) roots_trust: ArcSwapOption<Trust>,
     /// What was seen in use and waits to be told to the CA.
@@ -88,7 +90,7 @@ impl Shared {
         deps: Deps,
         store: Arc<Store>,
         domain: TrustDomain,
-        (view, lookup): (ViewHandle, LookupRules),
+        (view, config): (ViewHandle, &Config),
         (events, revocation): (broadcast::Sender<AgentEvent>, mpsc::Sender<News>),
     ) -> Self {
         // Before there is a bundle nobody is trusted.
@@ -101,7 +103,8 @@ impl Shared {
             crls: ArcSwap::default(),
             ca_trust: nobody(),
             local_trust: nobody(),
-            desk: Desk::new(lookup, view.clone()),
+            desk: Desk::new(config.lookup(), view.clone()),
+            limits: config.limits(),
             roots_trust: ArcSwapOption::empty(),
             seen: Mutex::default(),
             serving: AtomicUsize::new(0),

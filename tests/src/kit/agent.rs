@@ -53,6 +53,21 @@ pub fn config(dir: &Path, entries: &[&str]) -> PathBuf {
     path
 }
 
+/// Processor time that a process has used.
+pub fn cpu(pid: u32) -> Duration {
+    /// Clock ticks of `/proc/PID/stat` in a second (`USER_HZ`, the same on every machine that Linux runs on here).
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    // The name, in parentheses, may hold blanks; utime and stime are the 12th and 13th fields after it.
+    let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("ticks"))
+        .sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
+
 impl AgentProcess {
     /// Starts it; with a token for the first time.
     pub fn start(dir: &Path, config: &Path, token: Option<&JoinToken>) -> Self {

@@ -53,9 +53,14 @@ const CONTENT: &[u8] = b"application/grpc";
 
 /// POST of that RPC, as HPACK literals (RFC 7541, appendix A).
 pub fn head() -> Vec<u8> {
+    head_of(PATH)
+}
+
+/// The same of the RPC with this path.
+pub fn head_of(path: &[u8]) -> Vec<u8> {
     [
         &[0x83, 0x87, 0x04],
-        text(PATH).as_slice(),
+        text(path).as_slice(),
         &[0x0f, 0x10],
         &text(CONTENT),
     ]

@@ -14,6 +14,7 @@ pub mod face;
 pub mod folder;
 pub mod follower;
 pub mod forge;
+pub mod handshakes;
 pub mod http2;
 pub mod ids;
 pub mod inventory;

@@ -28,6 +28,12 @@ fn the_documented_sample_is_valid() {
     assert!(!config.deliveries().is_empty());
     assert!(config.revocation_map().is_some() && config.bundle_map().is_some());
     assert_eq!(config.sds(), &Sds::default());
+    assert_eq!(config.limits(), SocketLimits::default());
+    let text = std::fs::read_to_string(file).unwrap();
+    for limit in SocketLimit::ALL {
+        let shown = format!("\n# {} = {}", limit.name(), SocketLimits::default().get(limit));
+        assert!(text.contains(&shown), "{shown} is not in the sample");
+    }
 }
 
 #[test]
@@ -86,6 +92,29 @@ fn names_and_validator_of_sds_are_read_and_refused_with_their_line() {
             .unwrap_err()
             .contains("the nearest valid key is `svid_name`")
     );
+}
+
+#[test]
+fn limits_of_the_socket_are_read_and_a_bad_one_is_told_with_its_line_and_range() {
+    let of = |text: &str| parse(&format!("data_dir = '/d'\n[limits]\n{text}"));
+    assert_eq!(of("").unwrap().limits(), SocketLimits::default());
+    for (n, limit) in (5..).zip(SocketLimit::ALL) {
+        let config = of(&format!("{} = {n}\n", limit.name())).unwrap();
+        let wanted = SocketLimits::default().with(limit, n).unwrap();
+        assert_eq!(config.limits(), wanted, "{limit:?}");
+    }
+    assert_eq!(
+        of("connections = 9\nstreams = 65537\n").unwrap_err(),
+        "agent.toml:4: limits.streams is 65537; use 1 to 65536"
+    );
+    assert!(
+        of("unread_s = 0\n")
+            .unwrap_err()
+            .contains("limits.unread_s is 0; use 1 to 3600")
+    );
+    assert!(of("streams = -1\n").unwrap_err().starts_with("agent.toml:3: "));
+    let said = of("stream_per_user = 7\n").unwrap_err();
+    assert!(said.contains("the nearest valid key is `streams_per_user`"), "{said}");
 }
 
 #[test]

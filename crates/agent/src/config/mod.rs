@@ -22,12 +22,14 @@ mod problem;
 mod raw;
 mod raw_hook;
 mod sds;
+mod socket_limits;
 
 pub use accounts::Accounts;
 pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob, Window};
 pub use lookup::{LookupRules, WithoutCertificate};
 pub use problem::TomlProblem;
 pub use sds::{Sds, Validator};
+pub use socket_limits::{SocketLimit, SocketLimits};
 
 /// Where the socket of the Workload API stands unless the configuration says otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/mintage/agent.sock";
@@ -216,6 +218,7 @@ pub struct Config {
     lookup: LookupRules,
     bundle_map: Option<PathBuf>,
     sds: Sds,
+    limits: SocketLimits,
     deliveries: Vec<Delivery>,
 }
 
@@ -231,6 +234,7 @@ impl Config {
             lookup: LookupRules::default(),
             bundle_map: None,
             sds: Sds::default(),
+            limits: SocketLimits::default(),
             deliveries: Vec::new(),
         }
     }
@@ -309,6 +313,13 @@ impl Config {
         self
     }
 
+    /// The same with other limits for callers of the socket.
+    #[must_use]
+    pub fn with_limits(mut self, limits: SocketLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// The same with other CA addresses than the join token named.
     ///
     /// # Errors
@@ -372,6 +383,11 @@ impl Config {
     /// How SDS is answered on the socket.
     pub fn sds(&self) -> &Sds {
         &self.sds
+    }
+
+    /// How much callers of the socket may hold.
+    pub fn limits(&self) -> SocketLimits {
+        self.limits
     }
 
     /// The identities on disk.

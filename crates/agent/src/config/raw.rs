@@ -11,8 +11,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Accounts, Config, Delivery, LookupRules, TomlProblem, Validator, Window, check_absolute, check_address,
-    check_folders, check_loopback, check_maps, check_mode, hook, lookup,
+    Accounts, Config, Delivery, LookupRules, SocketLimit, SocketLimits, TomlProblem, Validator, Window, check_absolute,
+    check_address, check_folders, check_loopback, check_maps, check_mode, hook, lookup,
     raw_hook::{RawEffect, RawHook},
     sds::{Name, Sds},
 };
@@ -36,6 +36,7 @@ struct RawConfig {
     lookup: Option<RawLookup>,
     bundle_map: Option<RawMap>,
     sds: Option<RawSds>,
+    limits: Option<RawLimits>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -60,6 +61,32 @@ struct RawSds {
     bundle_name: Option<Spanned<String>>,
     all_bundles_name: Option<Spanned<String>>,
     validator: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    connections: Option<Spanned<u64>>,
+    connections_per_user: Option<Spanned<u64>>,
+    streams: Option<Spanned<u64>>,
+    streams_per_user: Option<Spanned<u64>>,
+    streams_per_connection: Option<Spanned<u64>>,
+    identities: Option<Spanned<u64>>,
+    unread_s: Option<Spanned<u64>>,
+}
+
+impl RawLimits {
+    fn given(&self, limit: SocketLimit) -> Option<&Spanned<u64>> {
+        match limit {
+            SocketLimit::Connections => self.connections.as_ref(),
+            SocketLimit::ConnectionsPerUser => self.connections_per_user.as_ref(),
+            SocketLimit::Streams => self.streams.as_ref(),
+            SocketLimit::StreamsPerUser => self.streams_per_user.as_ref(),
+            SocketLimit::StreamsPerConnection => self.streams_per_connection.as_ref(),
+            SocketLimit::Identities => self.identities.as_ref(),
+            SocketLimit::UnreadSeconds => self.unread_s.as_ref(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -166,6 +193,9 @@ pub(super) fn parse(
     if let Some(sds) = &raw.sds {
         config.sds = reader.sds(sds)?;
     }
+    if let Some(limits) = &raw.limits {
+        config.limits = reader.limits(limits)?;
+    }
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }
@@ -221,6 +251,17 @@ impl Reader<'_> {
             Some(validator) => Ok(sds.with_validator(self.on(validator, |text| Validator::parse(text))?)),
             None => Ok(sds),
         }
+    }
+
+    fn limits(&self, raw: &RawLimits) -> Result<SocketLimits, TomlProblem> {
+        let mut limits = SocketLimits::default();
+        for limit in SocketLimit::ALL {
+            if let Some(given) = raw.given(limit) {
+                let value = self.on(given, |value| limit.check(*value))?;
+                limits.set(limit, value);
+            }
+        }
+        Ok(limits)
     }
 
     fn delivery(&self, raw: &RawDelivery) -> Result<Delivery, TomlProblem> {

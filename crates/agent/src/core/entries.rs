@@ -1,7 +1,7 @@
 //! The entries this agent may ask for, as the CA pushed them, and which of them a process or a delivery may have. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -90,12 +90,49 @@ pub(crate) struct Change {
     pub(crate) unusable: Vec<String>,
 }
 
+/// Names of entries by one selector each, of those that it needs the one that fewest entries were put under: whoever does
+/// not prove that one need not be held against the entry.
+#[derive(Debug, Default)]
+struct BySelector(HashMap<Selector, BTreeSet<EntryName>>);
+
+impl BySelector {
+    fn insert(&mut self, name: &EntryName, selectors: &BTreeSet<Selector>) {
+        let rarest = selectors
+            .iter()
+            .min_by_key(|selector| self.0.get(*selector).map_or(0, BTreeSet::len));
+        if let Some(selector) = rarest {
+            self.0.entry(selector.clone()).or_default().insert(name.clone());
+        }
+    }
+
+    fn remove(&mut self, name: &EntryName, selectors: &BTreeSet<Selector>) {
+        for selector in selectors {
+            let Some(names) = self.0.get_mut(selector) else {
+                continue;
+            };
+            if names.remove(name) && names.is_empty() {
+                self.0.remove(selector);
+            }
+        }
+    }
+
+    /// All that somebody who proves this could have, in the order of their names, and some that he could not.
+    fn candidates(&self, proven: &BTreeSet<Selector>) -> BTreeSet<&EntryName> {
+        proven
+            .iter()
+            .filter_map(|selector| self.0.get(selector))
+            .flatten()
+            .collect()
+    }
+}
+
 /// The set of entries.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
     known: bool,
     index: u64,
     entries: BTreeMap<EntryName, Offered>,
+    by_selector: BySelector,
     /// A full set that has not arrived whole yet.
     incoming: Option<BTreeMap<EntryName, Offered>>,
 }
@@ -125,12 +162,22 @@ impl Entries {
 
     /// The entries somebody who proves `proven` may have, in the order of their names.
     pub(crate) fn matching(&self, proven: &BTreeSet<Selector>) -> impl Iterator<Item = (&EntryName, &Offered)> {
-        self.entries.iter().filter(|(_, entry)| entry.why_not(proven).is_none())
+        let candidates = self.by_selector.candidates(proven).into_iter();
+        let offered = candidates.filter_map(|name| self.entries.get_key_value(name));
+        offered.filter(|(_, entry)| entry.why_not(proven).is_none())
     }
 
     /// Takes an entry out, as when it was retired.
     pub(crate) fn remove(&mut self, name: &EntryName) {
-        self.entries.remove(name);
+        if let Some(entry) = self.entries.remove(name) {
+            self.by_selector.remove(name, &entry.selectors);
+        }
+    }
+
+    fn insert(&mut self, name: EntryName, entry: Offered) {
+        self.remove(&name);
+        self.by_selector.insert(&name, &entry.selectors);
+        self.entries.insert(name, entry);
     }
 
     /// The stream ended: half of a full set is no set.
@@ -168,6 +215,10 @@ impl Entries {
                 .filter(|(n, e)| self.outdates(n, e))
                 .map(|(n, _)| n.clone())
                 .collect();
+            self.by_selector = BySelector::default();
+            for (name, entry) in &whole {
+                self.by_selector.insert(name, &entry.selectors);
+            }
             self.entries = whole;
             self.known = true;
         } else {
@@ -180,7 +231,10 @@ impl Entries {
 
     fn apply_delta(&mut self, put: Vec<(EntryName, Offered)>, removed: &[String], change: &mut Change) {
         for name in removed {
-            self.entries.remove(name.as_str());
+            // What is no name is the name of nothing.
+            if let Ok(name) = EntryName::parse(name) {
+                self.remove(&name);
+            }
         }
         for (name, entry) in put {
             if self.entries.len() >= ENTRIES_MAX && !self.entries.contains_key(&name) {
@@ -192,7 +246,7 @@ impl Entries {
             if self.outdates(&name, &entry) {
                 change.outdated.push(name.clone());
             }
-            self.entries.insert(name, entry);
+            self.insert(name, entry);
         }
     }
 
@@ -360,5 +414,63 @@ mod tests {
             entries.matching(&both).map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
             ["web"]
         );
+    }
+
+    #[test]
+    fn a_caller_is_held_against_few_of_a_thousand_entries() {
+        let mut entries = Entries::default();
+        let numbered = |n: u32| {
+            let gid = format!("unix:supplementary_gid:{n}");
+            entry(&format!("w{n}"), &format!("/w/{n}"), &["unix:uid:1", &gid])
+        };
+        entries.apply(&full((0..1_000).map(numbered).collect(), true));
+        let one = proven(&["unix:gid:1", "unix:supplementary_gid:500", "unix:uid:1"]);
+        // One entry had to stand under the selector that all share.
+        assert!(entries.by_selector.candidates(&one).len() <= 2);
+        let names = |entries: &Entries| {
+            entries
+                .matching(&one)
+                .map(|(name, _)| name.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&entries), ["w500"]);
+        entries.apply(&delta(
+            vec![entry("w500", "/x", &["unix:uid:2"]), entry("a", "/a", &["unix:gid:1"])],
+            &[],
+        ));
+        assert_eq!(names(&entries), ["a"], "what an entry needed before is forgotten");
+        entries.apply(&delta(vec![], &["a"]));
+        entries.remove(&EntryName::parse("w500").unwrap());
+        assert_eq!(names(&entries), [""; 0]);
+        entries.apply(&full(vec![], true));
+        assert!(entries.by_selector.0.is_empty());
+    }
+
+    proptest::proptest! {
+        /// The index gives what looking at every entry would.
+        #[test]
+        fn matching_is_what_every_entry_says(
+            ops in proptest::collection::vec((0..12u8, proptest::collection::btree_set(0..6u8, 0..4), 0..4u8), 1..40),
+            proves in proptest::collection::btree_set(0..6u8, 0..6),
+        ) {
+            let selector = |n: &u8| format!("unix:uid:{n}");
+            let proves: BTreeSet<Selector> = proves.iter().map(|n| Selector::parse(&selector(n)).unwrap()).collect();
+            let mut entries = Entries::default();
+            for (name, needs, what) in ops {
+                let name = format!("e{name}");
+                let needs: Vec<String> = needs.iter().map(selector).collect();
+                let needs: Vec<&str> = needs.iter().map(String::as_str).collect();
+                let put = v1::Entry { disabled: what == 3, ..entry(&name, "/x", &needs) };
+                match what {
+                    0 => drop(entries.apply(&delta(vec![], &[&name]))),
+                    1 if needs.len() == 1 => drop(entries.apply(&full(vec![put], true))),
+                    2 => entries.remove(&EntryName::parse(&name).unwrap()),
+                    _ => drop(entries.apply(&delta(vec![put], &[]))),
+                }
+                let by_index: Vec<_> = entries.matching(&proves).map(|(name, _)| name).collect();
+                let by_look = entries.iter().filter(|(_, entry)| entry.why_not(&proves).is_none());
+                proptest::prop_assert_eq!(by_index, by_look.map(|(name, _)| name).collect::<Vec<_>>());
+            }
+        }
     }
 }

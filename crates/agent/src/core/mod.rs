@@ -31,7 +31,9 @@ use crate::{
 mod asks;
 mod entries;
 mod hooks;
+mod interest;
 mod jwts;
+mod measure;
 mod place;
 mod receipts;
 mod releases;
@@ -317,7 +319,7 @@ impl Core {
         for key in outdated {
             self.feed(&key, Event::RenewNow);
         }
-        self.watches.touch();
+        self.watches.touch_entries();
         self.send(agent_message::Message::Ack(v1::Ack {
             entries_index: index,
             ..v1::Ack::default()
@@ -475,7 +477,7 @@ impl Core {
                 Action::Ask => self.due.push(key.clone()),
                 Action::Lapsed => {
                     tracing::warn!(subject = slot.subject(), "the certificate in hand has ended");
-                    self.watches.touch();
+                    self.watches.touch_slot(key);
                 }
             }
         }
@@ -505,12 +507,15 @@ impl Core {
             self.shared.problem(stage, &slot.subject(), &trouble.message);
             slot.trouble = Some(trouble);
         }
-        self.watches.touch();
+        self.watches.touch_slot(key);
     }
 
     /// What every input, and the mere passing of time, leads to.
     fn turn(&mut self) {
-        self.feed_all(Event::Tick);
+        let now = self.shared.deps.now();
+        for key in self.keys_of(|slot| slot.rotation.is_due(now)) {
+            self.feed(&key, Event::Tick);
+        }
         self.place_again();
         self.act();
         self.ask_for_due();
@@ -520,8 +525,6 @@ impl Core {
         self.drop_idle_workloads();
         self.publish_watches();
         self.serve_jwts();
-        let lives = self.slots.values().filter_map(|slot| slot.rotation.bounding_life());
-        self.shared.note_shortest_life(lives.min());
         self.note_metrics();
     }
 
@@ -540,49 +543,6 @@ impl Core {
         // Never at once: a mistake in a state machine must not become a spinning core.
         wait.clamp(Duration::from_millis(5), TICK_MAX)
     }
-
-    fn note_metrics(&self) {
-        let now = self.shared.deps.now();
-        let metrics = &self.shared.metrics;
-        let lag = self
-            .slots
-            .values()
-            .map(|slot| slot.rotation.lag(now))
-            .max()
-            .unwrap_or_default();
-        metrics.lag.set(lag.as_secs_f64());
-        let ends = |slot: &Slot| slot.held.as_ref().map(|held| held.not_after().seconds());
-        let of_workloads = self.slots.iter().filter(|(key, _)| **key != SlotKey::Own);
-        metrics
-            .svid_expiry
-            .set(of_workloads.filter_map(|(_, slot)| ends(slot)).min().unwrap_or(0));
-        metrics
-            .own_expiry
-            .set(self.slots.get(&SlotKey::Own).and_then(ends).unwrap_or(0));
-        metrics.entries.set(count(self.entries.len()));
-        let serving = |of: &dyn Fn(&Slot) -> bool| {
-            self.slots
-                .values()
-                .filter(|slot| of(slot) && slot.held.is_some() && slot.rotation.serving(now))
-                .count()
-        };
-        let deliveries = serving(&|slot| slot.delivery().is_some());
-        let workloads = serving(&|slot| matches!(slot.purpose, Purpose::Workload { .. }));
-        metrics.deliveries_serving.set(count(deliveries));
-        metrics.workloads.set(count(workloads));
-        metrics.deliveries.set(count(
-            self.slots.values().filter(|slot| slot.delivery().is_some()).count(),
-        ));
-        self.shared
-            .serving
-            .store(deliveries + workloads, std::sync::atomic::Ordering::Relaxed);
-        let age = self.shared.view.load().age(now.wall);
-        metrics.filter_age.set(age.map_or(-1.0, |age| age.as_secs_f64()));
-    }
-}
-
-fn count(of: usize) -> i64 {
-    i64::try_from(of).unwrap_or(i64::MAX)
 }
 
 /// The key of a folder's slot.

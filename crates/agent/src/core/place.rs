@@ -219,7 +219,7 @@ impl Core {
     fn in_place(&mut self, key: &SlotKey, held: &Arc<Held>, new: bool) {
         let Some(slot) = self.slots.get(key) else { return };
         match &slot.purpose {
-            Purpose::Workload { .. } => self.watches.touch(),
+            Purpose::Workload { .. } => self.watches.touch_slot(key),
             Purpose::Delivery { delivery, .. } => {
                 let directory = delivery.directory().to_owned();
                 tracing::info!(
@@ -308,8 +308,12 @@ impl Core {
         }));
     }
 
-    /// Forgets a slot of the socket.
+    /// Forgets a slot. A caller that looks at it, or that waits for room, gets one anew.
     pub(super) fn drop_slot(&mut self, key: &SlotKey) {
+        match self.room_for_workloads() {
+            0 => self.watches.touch(),
+            _ => self.watches.touch_slot(key),
+        }
         if let Some(pending) = self.slots.remove(key).and_then(|slot| slot.pending) {
             self.by_request.remove(&pending.id);
         }
@@ -350,7 +354,7 @@ impl Core {
                 (_, false) => self.clear_folder(&key),
             }
         }
-        self.watches.touch();
+        self.watches.touch_entries();
         self.shared.tell(AgentEvent::Retired {
             entries: names,
             why: retire.why.clone(),

@@ -2,7 +2,7 @@
 //! only after something changed, and sent only when it differs.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -12,19 +12,23 @@ use tokio::sync::watch;
 
 use super::{
     Core, boot,
+    interest::{GroupId, Interest},
     slot::{Purpose, Slot, SlotKey},
 };
 use crate::{
-    limits::{FIRST_SVID_WAIT, WATCHES_MAX, WORKLOADS_MAX},
+    config::SocketLimit,
+    limits::FIRST_SVID_WAIT,
     rotation::Event,
     status::{AgentStatus, HeldStatus},
-    workload::{Want, WhoAmI, WorkloadSvid, WorkloadView},
+    workload::{Given, Want, WhoAmI, WorkloadSvid, WorkloadView},
 };
 
 type Proven = Arc<BTreeSet<Selector>>;
 
 /// All callers with the same selectors and the same want.
 struct Group {
+    proven: Proven,
+    want: Want,
     view: watch::Sender<WorkloadView>,
     /// Until then the first answer waits for certificates that are being fetched.
     patient_until: Duration,
@@ -35,14 +39,29 @@ struct Group {
 /// The groups.
 #[derive(Default)]
 pub(super) struct Watches {
-    groups: HashMap<(Proven, Want), Group>,
-    changed: bool,
+    ids: HashMap<(Proven, Want), GroupId>,
+    groups: BTreeMap<GroupId, Group>,
+    next: GroupId,
+    interest: Interest,
+    entries_changed: bool,
 }
 
 impl Watches {
-    /// Something that views are made of has changed.
+    /// Something that all views are made of has changed.
     pub(super) fn touch(&mut self) {
-        self.changed = true;
+        self.interest.all_changed();
+    }
+
+    /// Callers may have other entries now, or entries say other things.
+    pub(super) fn touch_entries(&mut self) {
+        self.entries_changed = true;
+    }
+
+    /// What this slot holds has changed, or what keeps it from holding something.
+    pub(super) fn touch_slot(&mut self, key: &SlotKey) {
+        if let SlotKey::Workload(entry) = key {
+            self.interest.entry_changed(entry);
+        }
     }
 
     /// When the patience of some group ends.
@@ -53,51 +72,84 @@ impl Watches {
             .map(|group| group.patient_until)
             .min()
     }
+
+    fn forget_unwatched(&mut self) {
+        let gone = self.groups.extract_if(.., |_, group| group.view.receiver_count() == 0);
+        for (id, group) in gone {
+            self.ids.remove(&(group.proven, group.want));
+            self.interest.remove(id);
+        }
+    }
 }
 
 impl Core {
     /// Begins to watch; what is needed for it and not there is asked for.
     pub(super) fn watch(&mut self, proven: Proven, want: Want) -> Result<watch::Receiver<WorkloadView>, String> {
-        let key = (proven, want);
-        if let Some(group) = self.watches.groups.get(&key) {
+        let key = (proven.clone(), want);
+        if let Some(group) = self.watches.ids.get(&key).and_then(|id| self.watches.groups.get(id)) {
             return Ok(group.view.subscribe());
         }
-        if self.watches.groups.len() >= WATCHES_MAX {
-            return Err(format!("more than {WATCHES_MAX} different callers are watching"));
+        let most = self.shared.limits.count(SocketLimit::Streams);
+        if self.watches.groups.len() >= most {
+            return Err(format!("more than {most} different callers are watching"));
         }
         let (view, receiver) = watch::channel(WorkloadView::Pending);
+        let id = self.watches.next;
+        self.watches.next += 1;
+        self.watches.ids.insert(key, id);
         let group = Group {
+            proven,
+            want,
             view,
             patient_until: boot(self.shared.deps.now()) + FIRST_SVID_WAIT,
             answered: false,
         };
-        self.watches.groups.insert(key, group);
-        self.watches.touch();
+        self.index(id, &group);
+        self.watches.groups.insert(id, group);
         // The caller's first answer must not wait for the next turn of everything else.
         self.publish_watches();
         Ok(receiver)
     }
 
-    /// Makes the slots that watched entries need.
+    /// Notes what a group may have now.
+    fn index(&mut self, id: GroupId, group: &Group) {
+        let matching = self.entries.matching(&group.proven);
+        let names = matching.map(|(name, _)| name.clone()).collect();
+        self.watches.interest.set(id, names, group.want == Want::Svids);
+    }
+
+    /// How many more identities may be held for callers.
+    pub(super) fn room_for_workloads(&self) -> usize {
+        let held = self.slots.keys().filter(|key| matches!(key, SlotKey::Workload(_)));
+        self.shared
+            .limits
+            .count(SocketLimit::Identities)
+            .saturating_sub(held.count())
+    }
+
+    /// Makes the slots that changed groups need.
     fn fill_slots(&mut self) {
         let mut missing = BTreeSet::new();
-        for (proven, want) in self.watches.groups.keys() {
-            if *want == Want::Svids {
-                let matching = self.entries.matching(proven);
-                missing.extend(
-                    matching
-                        .map(|(name, entry)| (SlotKey::Workload(name.clone()), entry.ttl))
-                        .filter(|(key, _)| !self.slots.contains_key(key)),
-                );
+        for id in self.watches.interest.changed() {
+            if self
+                .watches
+                .groups
+                .get(&id)
+                .is_some_and(|group| group.want == Want::Svids)
+            {
+                let names = self.watches.interest.entries(id).iter();
+                let keys = names.map(|name| SlotKey::Workload(name.clone()));
+                missing.extend(keys.filter(|key| !self.slots.contains_key(key)));
             }
         }
-        let held = self
-            .slots
-            .keys()
-            .filter(|key| matches!(key, SlotKey::Workload(_)))
-            .count();
-        for (key, ttl) in missing.into_iter().take(WORKLOADS_MAX.saturating_sub(held)) {
+        if missing.is_empty() {
+            return;
+        }
+        for key in missing.into_iter().take(self.room_for_workloads()) {
             let SlotKey::Workload(entry) = &key else { continue };
+            let Some(ttl) = self.entries.get(entry).map(|entry| entry.ttl) else {
+                continue;
+            };
             let entry = entry.clone();
             self.slots.insert(key.clone(), Slot::new(Purpose::Workload { entry }));
             self.feed(&key, Event::Want { ttl });
@@ -113,9 +165,12 @@ impl Core {
         let Some(entry) = self.entries.get(name) else {
             return false;
         };
-        self.watches.groups.iter().any(|((proven, want), group)| {
-            *want == Want::Svids && group.view.receiver_count() > 0 && entry.why_not(proven).is_none()
-        })
+        let mut groups = self
+            .watches
+            .interest
+            .groups(name)
+            .filter_map(|id| self.watches.groups.get(&id));
+        groups.any(|group| group.view.receiver_count() > 0 && entry.why_not(&group.proven).is_none())
     }
 
     /// Forgets identities in memory that no entry stands for any more, or that ended while nobody looked.
@@ -135,30 +190,34 @@ impl Core {
             .collect();
         for key in gone {
             self.drop_slot(&key);
-            self.watches.touch();
         }
     }
 
     /// Computes and publishes what changed.
     pub(super) fn publish_watches(&mut self) {
         let now = boot(self.shared.deps.now());
-        let before = self.watches.groups.len();
-        self.watches.groups.retain(|_, group| group.view.receiver_count() > 0);
-        let impatient = self
-            .watches
-            .groups
-            .values()
-            .any(|group| !group.answered && now >= group.patient_until);
-        if !self.watches.changed && !impatient && before == self.watches.groups.len() {
-            return;
+        self.watches.forget_unwatched();
+        if std::mem::take(&mut self.watches.entries_changed) {
+            let groups = std::mem::take(&mut self.watches.groups);
+            groups.iter().for_each(|(id, group)| self.index(*id, group));
+            self.watches.groups = groups;
         }
-        self.watches.changed = false;
+        for (id, group) in &self.watches.groups {
+            if !group.answered && now >= group.patient_until {
+                self.watches.interest.group_changed(*id);
+            }
+        }
         self.fill_slots();
         self.ask_for_due();
-        let mut groups = std::mem::take(&mut self.watches.groups);
-        for ((proven, want), group) in &mut groups {
+        for id in self.watches.interest.take_changed() {
+            let Some(group) = self.watches.groups.get(&id) else {
+                continue;
+            };
             let patient = !group.answered && now < group.patient_until;
-            let view = self.view(proven, *want, patient);
+            let view = self.view(id, group, patient);
+            let Some(group) = self.watches.groups.get_mut(&id) else {
+                continue;
+            };
             group.answered = view != WorkloadView::Pending;
             group.view.send_if_modified(|old| {
                 let modified = *old != view;
@@ -168,10 +227,10 @@ impl Core {
                 modified
             });
         }
-        self.watches.groups = groups;
     }
 
-    fn view(&self, proven: &BTreeSet<Selector>, want: Want, patient: bool) -> WorkloadView {
+    fn view(&self, id: GroupId, group: &Group, patient: bool) -> WorkloadView {
+        let (proven, want) = (&group.proven, group.want);
         if !self.entries.known() {
             if patient {
                 return WorkloadView::Pending;
@@ -182,7 +241,10 @@ impl Core {
             );
             return WorkloadView::Unavailable(why.into());
         }
-        let matching: Vec<_> = self.entries.matching(proven).collect();
+        let names = self.watches.interest.entries(id).iter();
+        let offered = names.filter_map(|name| Some((name, self.entries.get(name)?)));
+        // The index is for speed; what decides is the entry.
+        let matching: Vec<_> = offered.filter(|(_, entry)| entry.why_not(proven).is_none()).collect();
         if matching.is_empty() {
             return WorkloadView::Denied(self.entries.explain_none(proven).into());
         }
@@ -191,8 +253,7 @@ impl Core {
         };
         let crls = self.shared.crls.load_full();
         if want == Want::Bundles {
-            let svids = Arc::default();
-            return WorkloadView::Ready { svids, bundle, crls };
+            return WorkloadView::Ready(Given::new(Vec::new(), bundle, crls));
         }
         let now = self.shared.deps.now();
         let (mut svids, mut missing, mut failed) = (Vec::new(), 0, None);
@@ -225,8 +286,7 @@ impl Core {
             });
             return WorkloadView::Unavailable(why.into());
         }
-        let svids = Arc::new(svids);
-        WorkloadView::Ready { svids, bundle, crls }
+        WorkloadView::Ready(Given::new(svids, bundle, crls))
     }
 
     pub(super) fn who_am_i(&self, proven: &BTreeSet<Selector>) -> WhoAmI {

@@ -1,27 +1,29 @@
 //! The SPIFFE Workload API: the X.509 profile (SPIFFE Workload API, section 5), and the door to the JWT profile. The service
 //! is never extended: what is ours lives in a service of its own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use mintage_identity::SpiffeId;
 use mintage_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
     spiffe_workload_api_server::SpiffeWorkloadApi,
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::{
     caller::{Caller, PerUid, Place},
-    jwt::{self, Jwt},
-    view::{Want, WorkloadSvid, WorkloadView},
+    jwt::Jwt,
+    pieces::{self, Framed, Pieces},
+    view::{Given, Want, WorkloadView},
 };
-use crate::{bundle::Bundle, core::Input, crls::Crls, shared::Shared};
+use crate::{core::Input, shared::Shared};
 
 /// What a call makes of what its caller may have.
-type Answer<T> = fn(&[WorkloadSvid], &Bundle, &Crls) -> T;
+type Answer = fn(&Given) -> Pieces;
+/// What the generated service is given to encode; see [`pieces`].
+type Nothing<T> = Empty<Result<T, Status>>;
 
 /// The metadata every call of the SPIFFE service carries (SPIFFE Workload Endpoint, section 3): a request that a fooled
 /// HTTP client was made to send does not have it.
@@ -65,13 +67,8 @@ impl Api {
     }
 
     /// A stream that sends `answer` of the caller's view now and at each change of it.
-    async fn watch<T: Send + 'static>(
-        &self,
-        caller: Arc<Caller>,
-        want: Want,
-        answer: Answer<T>,
-    ) -> Result<ReceiverStream<Result<T, Status>>, Status> {
-        if let Err(status) = caller.peer() {
+    async fn watch<T>(&self, caller: Arc<Caller>, want: Want, answer: Answer) -> Result<Response<Nothing<T>>, Status> {
+        if let Err(status) = caller.begins().await {
             self.shared.metrics.workload_request("not_attested");
             return Err(status);
         }
@@ -100,12 +97,12 @@ impl Api {
         };
         // A refusal is the call's own status, not a stream that ends with one.
         let first = watch.next(answer).await?;
-        let (sender, stream) = mpsc::channel(1);
+        let (sender, messages) = mpsc::channel(1);
         let _ = sender.try_send(Ok(first));
         self.shared.metrics.workload_request("ok");
         self.shared.metrics.watches.inc();
         tokio::spawn(watch.run(sender, answer));
-        Ok(ReceiverStream::new(stream))
+        Ok(pieces::response(messages))
     }
 }
 
@@ -118,7 +115,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run<T: Send>(mut self, sender: mpsc::Sender<Result<T, Status>>, answer: Answer<T>) {
+    async fn run(mut self, sender: mpsc::Sender<Result<Framed, Status>>, answer: Answer) {
         loop {
             let changed = tokio::select! {
                 changed = self.view.changed() => changed,
@@ -130,17 +127,15 @@ impl Watch {
                 Err(_) => Err(Status::unavailable("the agent is stopping")),
             };
             let last = next.is_err();
-            // A client that does not read holds this task, and nothing else.
-            tokio::select! {
-                sent = sender.send(next) => if sent.is_err() || last { break },
-                () = self.caller.ended() => break,
+            if !self.caller.send(&sender, next, &self.shared).await || last {
+                break;
             }
         }
         self.shared.metrics.watches.dec();
     }
 
     /// The answer to the view as it is, once it is one; the process is looked at again just before.
-    async fn next<T>(&mut self, answer: Answer<T>) -> Result<T, Status> {
+    async fn next(&mut self, answer: Answer) -> Result<Framed, Status> {
         loop {
             let view = self.view.borrow_and_update().clone();
             match view {
@@ -160,51 +155,27 @@ impl Watch {
                     self.shared.metrics.workload_request("unavailable");
                     return Err(Status::unavailable(&*why));
                 }
-                WorkloadView::Ready { svids, bundle, crls } => {
+                WorkloadView::Ready(given) => {
                     self.caller.still_same().await?;
-                    return Ok(answer(&svids, &bundle, &crls));
+                    return Ok(answer(&given).framed());
                 }
             }
         }
     }
 }
 
-fn svids(svids: &[WorkloadSvid], bundle: &Bundle, crls: &Crls) -> X509svidResponse {
-    let roots = bundle.roots().concat();
-    let svid = |svid: &WorkloadSvid| X509svid {
-        spiffe_id: svid.held.id().to_string(),
-        x509_svid: svid.held.chain().concat(),
-        x509_svid_key: svid.held.key().to_vec(),
-        bundle: roots.clone(),
-        hint: svid.hint.clone(),
-    };
-    X509svidResponse {
-        svids: svids.iter().map(svid).collect(),
-        crl: crls.for_socket(),
-        federated_bundles: HashMap::new(),
-    }
-}
-
-fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle, crls: &Crls) -> X509BundlesResponse {
-    let own: SpiffeId = bundle.trust_domain().id();
-    X509BundlesResponse {
-        crl: crls.for_socket(),
-        bundles: HashMap::from([(own.to_string(), bundle.roots().concat())]),
-    }
-}
-
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Api {
-    type FetchX509SVIDStream = ReceiverStream<Result<X509svidResponse, Status>>;
-    type FetchX509BundlesStream = ReceiverStream<Result<X509BundlesResponse, Status>>;
-    type FetchJWTBundlesStream = ReceiverStream<Result<JwtBundlesResponse, Status>>;
+    type FetchX509SVIDStream = Nothing<X509svidResponse>;
+    type FetchX509BundlesStream = Nothing<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Nothing<JwtBundlesResponse>;
 
     async fn fetch_x509svid(
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let caller = caller_of(&request)?;
-        Ok(Response::new(self.watch(caller, Want::Svids, svids).await?))
+        self.watch(caller, Want::Svids, Given::x509_svids).await
     }
 
     async fn fetch_x509_bundles(
@@ -212,7 +183,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let caller = caller_of(&request)?;
-        Ok(Response::new(self.watch(caller, Want::Bundles, bundles).await?))
+        self.watch(caller, Want::Bundles, Given::x509_bundles).await
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
@@ -225,7 +196,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let caller = caller_of(&request)?;
-        Ok(Response::new(self.watch(caller, Want::Bundles, jwt::bundles).await?))
+        self.watch(caller, Want::Bundles, Given::jwt_bundles).await
     }
 
     async fn validate_jwtsvid(
@@ -233,7 +204,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let caller = caller_of(&request)?;
-        caller.peer()?;
+        caller.begins().await?;
         Ok(Response::new(self.jwt.validate(&caller, request.get_ref())?))
     }
 }

@@ -10,12 +10,15 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flood::Meter;
+
 /// Octets of the client's preface (RFC 9113, section 3.4).
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 /// Octets of a frame's head (RFC 9113, section 4.1).
 const HEAD: usize = 9;
 /// The frame that begins a header block.
@@ -35,6 +38,7 @@ pub(super) struct Authorities<S> {
     /// What is being gathered, and then handed on.
     held: Vec<u8>,
     given: usize,
+    meter: Meter,
 }
 
 enum State {
@@ -54,6 +58,7 @@ impl<S> Authorities<S> {
             state: State::Pass(http2.then_some(PREFACE)),
             held: Vec::new(),
             given: 0,
+            meter: Meter::new(Instant::now()),
         }
     }
 }
@@ -119,6 +124,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Authorities<S> {
                     return Poll::Ready(Ok(()));
                 }
                 State::Head => match ready!(this.poll_gather(cx, HEAD))? {
+                    true if !this.meter.affords(this.held[3], Instant::now()) => {
+                        tracing::warn!("a caller of the socket sends a flood of frames; its connection is closed");
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
                     true => this.state = this.after_head(),
                     false => this.state = State::Pass(None),
                 },

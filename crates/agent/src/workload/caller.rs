@@ -1,10 +1,14 @@
-//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested once; before
-//! anything is sent it is looked at again, and when it dies its calls end.
+//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested in full; as a
+//! call begins, and before anything is sent, it is looked at again, and when it dies its calls end.
+//!
+//! A process that runs another program now gets nothing more on this connection, not even as that program: it may have handed
+//! the socket to somebody else before it became one that is trusted.
 
 use std::{
     collections::{BTreeSet, HashMap},
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use mintage_attest::unix::{UnixAttestor, WorkloadPeer};
@@ -12,10 +16,14 @@ use mintage_identity::Selector;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
+    sync::mpsc::{self, error::TrySendError},
     task::spawn_blocking,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
+
+use super::look::Looks;
+use crate::{config::SocketLimit, shared::Shared};
 
 /// One connection's process.
 pub(crate) struct Caller {
@@ -23,11 +31,22 @@ pub(crate) struct Caller {
     peer: Result<WorkloadPeer, String>,
     proven: Arc<BTreeSet<Selector>>,
     ended: CancellationToken,
+    looks: Looks,
+    /// Closes the connection.
+    cut: CancellationToken,
+    /// Ends the watch over the process with the connection.
+    _gone: DropGuard,
 }
 
 impl Caller {
     /// Attests the process that connected. An attestation that failed is kept: each call is then refused with its reason.
-    pub(super) async fn attest(stream: &UnixStream, uid: u32, attestor: Arc<UnixAttestor>) -> Arc<Self> {
+    /// `cut` closes the connection.
+    pub(super) async fn attest(
+        stream: &UnixStream,
+        uid: u32,
+        attestor: Arc<UnixAttestor>,
+        cut: CancellationToken,
+    ) -> Arc<Self> {
         let peer = match stream.as_fd().try_clone_to_owned() {
             Ok(socket) => {
                 spawn_blocking(move || attestor.attest_peer(socket.as_fd()).map_err(|error| error.to_string()))
@@ -37,18 +56,22 @@ impl Caller {
             Err(error) => Err(error.to_string()),
         };
         let proven = peer.as_ref().map(|peer| peer.selectors().clone()).unwrap_or_default();
+        let gone = CancellationToken::new();
         let caller = Arc::new(Self {
             uid,
             proven: Arc::new(proven),
             ended: CancellationToken::new(),
+            looks: Looks::default(),
+            cut,
+            _gone: gone.clone().drop_guard(),
             peer,
         });
-        caller.watch_process();
+        caller.watch_process(gone);
         caller
     }
 
     /// Ends the token when the process dies. The task ends with the process or the connection.
-    fn watch_process(self: &Arc<Self>) {
+    fn watch_process(&self, gone: CancellationToken) {
         let Ok(peer) = &self.peer else { return };
         #[expect(
             deprecated,
@@ -63,21 +86,15 @@ impl Caller {
             // It is still looked at before each message.
             return;
         };
-        let (ended, connection) = (self.ended.clone(), Arc::downgrade(self));
+        let ended = self.ended.clone();
         tokio::spawn(async move {
             // A pidfd becomes readable when its process ends (pidfd_open(2)).
-            loop {
-                tokio::select! {
-                    ready = watched.readable() => {
-                        drop(ready);
-                        return ended.cancel();
-                    }
-                    () = tokio::time::sleep(std::time::Duration::from_secs(5)) => {
-                        if connection.strong_count() == 0 {
-                            return;
-                        }
-                    }
+            tokio::select! {
+                ready = watched.readable() => {
+                    drop(ready);
+                    ended.cancel();
                 }
+                () = gone.cancelled() => {}
             }
         });
     }
@@ -101,15 +118,50 @@ impl Caller {
         self.ended.cancelled().await;
     }
 
-    /// Looks again, just before something is sent.
+    /// A call begins: the process must be one that was attested, and still the same.
+    pub(super) async fn begins(self: &Arc<Self>) -> Result<(), Status> {
+        self.peer()?;
+        self.still_same().await
+    }
+
+    /// Looks again, just before something is sent. Who asks while a look is under way shares the next one.
     pub(super) async fn still_same(self: &Arc<Self>) -> Result<(), Status> {
-        let caller = self.clone();
-        let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same)).await;
-        match same {
-            Ok(true) => Ok(()),
-            _ => Err(Status::permission_denied(
+        let look = async || {
+            let caller = self.clone();
+            let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same));
+            same.await.unwrap_or(false)
+        };
+        match self.looks.look(look).await {
+            true => Ok(()),
+            false => Err(Status::permission_denied(
                 "the process that connected has ended or runs another program now; connect again",
             )),
+        }
+    }
+
+    /// Completes when the connection is to be closed.
+    pub(super) fn cut_off(&self) -> WaitForCancellationFutureOwned {
+        self.cut.clone().cancelled_owned()
+    }
+
+    /// Puts a message on a stream of this connection; false when the stream is over. A client that does not read holds one
+    /// task and a few messages, and not for long: then it loses its connection.
+    pub(super) async fn send<T>(&self, sender: &mpsc::Sender<T>, message: T, shared: &Shared) -> bool {
+        let message = match sender.try_send(message) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(message)) => message,
+        };
+        let seconds = u64::from(shared.limits.get(SocketLimit::UnreadSeconds));
+        tokio::select! {
+            sent = sender.send(message) => sent.is_ok(),
+            () = self.ended() => false,
+            () = tokio::time::sleep(Duration::from_secs(seconds)) => {
+                shared.metrics.workload_request("unread");
+                tracing::warn!(uid = self.uid, seconds, "a client reads nothing; its connection is closed");
+                self.cut.cancel();
+                false
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::caller::Caller;
@@ -61,6 +61,18 @@ impl<S> Gate<S> {
     }
 }
 
+/// What gRPC calls a message over the limit: the decoder has another word for it, which no handler of ours uses. A refusal
+/// without a message has its code in the head of the answer.
+fn spoken(answer: Response<Body>, metrics: &Metrics) -> Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => {
+            metrics.workload_request("message_size");
+            Status::resource_exhausted(status.message()).into_http()
+        }
+        _ => answer,
+    }
+}
+
 impl<S> Service<Request<Body>> for Gate<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -77,7 +89,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.judge(&request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+            Ok(()) => {
+                let (answer, metrics) = (self.inner.call(request), self.metrics.clone());
+                Box::pin(async move { answer.await.map(|answer| spoken(answer, &metrics)) })
+            }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
     }

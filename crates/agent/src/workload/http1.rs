@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    limits::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEAD_WAIT, HTTP_LAST_WAIT, LOOKUP_AGAIN_AFTER},
+    limits::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEAD_WAIT, LOOKUP_AGAIN_AFTER, SOCKET_LAST_WAIT},
     lookup::{Answer, Particulars, Route, RouteProblem, Unknown, unescape_chain},
     shared::Shared,
 };
@@ -52,7 +52,7 @@ where
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             // Half a request is not waited for: what is shared with this task keeps the data directory locked.
-            timeout(HTTP_LAST_WAIT, connection).await.unwrap_or(Ok(()))
+            timeout(SOCKET_LAST_WAIT, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

@@ -1,24 +1,19 @@
 //! The JWT profile of the SPIFFE Workload API (sections 6 and 7): tokens, bundles of JWT keys, and validation.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use mintage_identity::{Audiences, SpiffeId};
 use mintage_proto::workload::{
-    JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
+    Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
 use mintage_svid::JwtSvid;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use super::{
-    caller::{Caller, PerUid},
-    view::WorkloadSvid,
-};
+use super::caller::{Caller, PerUid};
 use crate::{
-    bundle::Bundle,
     core::{Input, JwtCall, NoJwt},
-    crls::Crls,
     jwt::believe,
     limits::{JWT_CALLS_MAX, JWT_CALLS_PER_UID_MAX, JWT_LEEWAY_SECONDS},
     shared::Shared,
@@ -57,7 +52,7 @@ impl Jwt {
             "" => None,
             text => Some(SpiffeId::parse(text).map_err(|error| Status::invalid_argument(error.to_string()))?),
         };
-        if let Err(status) = caller.peer() {
+        if let Err(status) = caller.begins().await {
             self.shared.metrics.workload_request("not_attested");
             return Err(status);
         }
@@ -133,15 +128,6 @@ impl Jwt {
             spiffe_id: svid.id().to_string(),
             claims: Some(structure(svid.claims())),
         })
-    }
-}
-
-/// JWT keys alone, as JWK Sets (section 6.2.2).
-pub(super) fn bundles(_svids: &[WorkloadSvid], bundle: &Bundle, _crls: &Crls) -> JwtBundlesResponse {
-    let own: SpiffeId = bundle.trust_domain().id();
-    let keys = bundle.document().to_jwt_jwks_json().into_bytes();
-    JwtBundlesResponse {
-        bundles: HashMap::from([(own.to_string(), keys)]),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     io,
     path::PathBuf,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -24,15 +24,15 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::{Server, server::Connected};
 
 use super::{
     api::{Api, require_header},
-    authority::Authorities,
+    authority::{Authorities, PREFACE},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
     ext_authz::ExtAuthz,
@@ -40,16 +40,17 @@ use super::{
     http1,
     local::Local,
     lookup::Lookup,
+    pieces::InsteadLayer,
     sds,
     spoken::{Heard, Spoken, hear},
 };
 use crate::{
-    AgentError, config,
+    AgentError,
+    config::{self, SocketLimit},
     core::Input,
     limits::{
-        ATTESTATIONS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT,
-        LOCAL_REQUEST_BYTES_MAX, LOOKUP_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX,
-        STREAMS_PER_CONNECTION_MAX, WATCHES_MAX, WATCHES_PER_UID_MAX,
+        ATTESTATIONS_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT, LOCAL_REQUEST_BYTES_MAX,
+        LOOKUP_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, SOCKET_LAST_WAIT,
     },
     shared::Shared,
 };
@@ -76,16 +77,21 @@ pub(crate) fn serve(
 ) -> Result<SocketServer, AgentError> {
     let (listener, file) = bind(&path)?;
     let (ready, incoming) = mpsc::channel(READY_MAX);
+    let limits = shared.limits;
+    let cut = CancellationToken::new();
+    let of_user = limits.count(SocketLimit::ConnectionsPerUser);
     let acceptor = Acceptor {
         shared: shared.clone(),
         attestor: Arc::default(),
-        connections: PerUid::new(CONNECTIONS_PER_UID_MAX, CONNECTIONS_MAX),
+        connections: PerUid::new(of_user, limits.count(SocketLimit::Connections)),
         attesting: Arc::new(Semaphore::new(ATTESTATIONS_MAX)),
         ready,
         stop: stop.clone(),
+        cut: cut.clone(),
     };
     tokio::spawn(acceptor.run(listener));
-    let watches = PerUid::new(WATCHES_PER_UID_MAX, WATCHES_MAX);
+    let of_user = limits.count(SocketLimit::StreamsPerUser);
+    let watches = PerUid::new(of_user, limits.count(SocketLimit::Streams));
     let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches.clone()))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
     let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
@@ -98,11 +104,12 @@ pub(crate) fn serve(
         AuthorizationServer::new(ExtAuthz(shared.clone())).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
     let (_reporter, health) = tonic_health::server::health_reporter();
     let server = Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .concurrency_limit_per_connection(STREAMS_PER_CONNECTION_MAX as usize)
+        .max_concurrent_streams(limits.get(SocketLimit::StreamsPerConnection))
+        .concurrency_limit_per_connection(limits.count(SocketLimit::StreamsPerConnection))
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_max_header_list_size(u32::try_from(LOCAL_REQUEST_BYTES_MAX).unwrap_or(u32::MAX))
         .layer(GateLayer(shared.metrics.clone()))
+        .layer(InsteadLayer)
         .add_service(tonic::service::interceptor::InterceptedService::new(
             api,
             require_header,
@@ -114,14 +121,30 @@ pub(crate) fn serve(
         .add_service(health);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {
-        if let Err(error) = server
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await
-        {
+        let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let served = to_its_end(serving, &stop, &cut).await;
+        if let Err(error) = served {
             shared.problem("socket", &path.display().to_string(), &error.to_string());
         }
     });
     Ok(SocketServer { task, _file: file })
+}
+
+/// Serves until every connection has ended. A client that does not read would keep its own, and what is shared with it, for
+/// ever: a while after the stop whoever is left is cut off.
+async fn to_its_end<T>(serving: impl Future<Output = T>, stop: &CancellationToken, cut: &CancellationToken) -> T {
+    let mut serving = pin!(serving);
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        () = stop.cancelled() => {}
+    }
+    match timeout(SOCKET_LAST_WAIT, serving.as_mut()).await {
+        Ok(served) => served,
+        Err(_) => {
+            cut.cancel();
+            serving.await
+        }
+    }
 }
 
 struct Acceptor {
@@ -131,20 +154,30 @@ struct Acceptor {
     attesting: Arc<Semaphore>,
     ready: mpsc::Sender<LocalStream>,
     stop: CancellationToken,
+    /// Closes every connection.
+    cut: CancellationToken,
 }
 
 impl Acceptor {
     async fn run(self, listener: UnixListener) {
+        let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream),
+                Ok((stream, _)) => {
+                    failing = false;
+                    self.admit(stream);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the socket cannot accept");
-                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                    // Told once: with descriptors gone it may fail for long.
+                    if !std::mem::replace(&mut failing, true) {
+                        let problem = format!("cannot accept: {error}; raise LimitNOFILE or lower [limits]");
+                        self.shared.problem("socket", "callers", &problem);
+                    }
+                    sleep(ACCEPT_AGAIN_AFTER).await;
                 }
             }
         }
@@ -165,13 +198,13 @@ impl Acceptor {
             return;
         };
         let (attestor, attesting, ready) = (self.attestor.clone(), self.attesting.clone(), self.ready.clone());
-        let (shared, stop) = (self.shared.clone(), self.stop.clone());
+        let (shared, stop, cut) = (self.shared.clone(), self.stop.clone(), self.cut.child_token());
         tokio::spawn(async move {
             let caller = {
                 let Ok(_permit) = attesting.acquire_owned().await else {
                     return;
                 };
-                Caller::attest(&stream, credentials.uid, attestor).await
+                Caller::attest(&stream, credentials.uid, attestor, cut).await
             };
             // A caller who says nothing holds a place of its user's, and not for long.
             let heard = tokio::select! {
@@ -181,7 +214,10 @@ impl Acceptor {
             let Ok(Ok((spoken, stream))) = heard else { return };
             let connection = LocalStream {
                 stream: Authorities::of(stream, spoken == Spoken::Http2),
+                cut_off: Box::pin(caller.cut_off()),
                 caller,
+                preface: (spoken == Spoken::Http2).then(|| Box::pin(sleep(FIRST_OCTETS_WAIT))),
+                read: 0,
                 _place: place,
             };
             match spoken {
@@ -196,7 +232,29 @@ impl Acceptor {
 struct LocalStream {
     stream: Authorities<Heard<UnixStream>>,
     caller: Arc<Caller>,
+    cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// When the preface of HTTP/2 must have come; none once it has.
+    preface: Option<Pin<Box<Sleep>>>,
+    /// Octets that were read while that is waited for.
+    read: usize,
     _place: Place,
+}
+
+impl LocalStream {
+    /// Whether the connection may go on; the task is woken when it may not.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut_off.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_preface(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.preface.as_mut().map(|deadline| deadline.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Connected for LocalStream {
@@ -209,12 +267,23 @@ impl Connected for LocalStream {
 
 impl AsyncRead for LocalStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.poll_cut(cx)?;
+        self.poll_preface(cx)?;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.preface.is_some() {
+            self.read += buf.filled().len() - before;
+            if self.read >= PREFACE {
+                self.preface = None;
+            }
+        }
+        read
     }
 }
 
 impl AsyncWrite for LocalStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_cut(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -22,13 +22,14 @@ use mintage_proto::sds::{
     secret_discovery_service_server::SecretDiscoveryService,
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{delta::Delta, offer::Contexts, session::Session, whole::Whole, wire::Protocol};
 use super::{
     api::caller_of,
     caller::{Caller, PerUid},
+    pieces,
 };
 use crate::{config, core::Input, shared::Shared};
 
@@ -61,19 +62,20 @@ impl Service {
         }))
     }
 
-    fn stream<P: Protocol>(
+    async fn stream<P: Protocol>(
         &self,
         caller: Arc<Caller>,
         requests: Streaming<P::Request>,
-    ) -> Answers<Result<P::Response, Status>> {
-        let session = Session::<P>::open(self.0.clone(), caller)?;
-        let (sender, stream) = mpsc::channel(1);
+    ) -> Result<Response<Nothing<P::Response>>, Status> {
+        let session = Session::<P>::open(self.0.clone(), caller).await?;
+        let (sender, messages) = mpsc::channel(1);
         tokio::spawn(session.run(requests, sender));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(pieces::response(messages))
     }
 }
 
-type Answers<T> = Result<Response<ReceiverStream<T>>, Status>;
+/// What the generated service is given to encode; see [`pieces`].
+type Nothing<T> = Empty<Result<T, Status>>;
 
 impl Sds {
     /// A client could not use what it was sent: counted each time, logged at most once a second.
@@ -110,15 +112,15 @@ impl Sds {
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for Service {
-    type StreamSecretsStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-    type DeltaSecretsStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type StreamSecretsStream = Nothing<DiscoveryResponse>;
+    type DeltaSecretsStream = Nothing<DeltaDiscoveryResponse>;
 
     async fn stream_secrets(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let caller = caller_of(&request)?;
-        self.stream::<Whole>(caller, request.into_inner())
+        self.stream::<Whole>(caller, request.into_inner()).await
     }
 
     async fn delta_secrets(
@@ -126,12 +128,12 @@ impl SecretDiscoveryService for Service {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
         let caller = caller_of(&request)?;
-        self.stream::<Delta>(caller, request.into_inner())
+        self.stream::<Delta>(caller, request.into_inner()).await
     }
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
         let caller = caller_of(&request)?;
-        let session = Session::<Whole>::open(self.0.clone(), caller)?;
+        let session = Session::<Whole>::open(self.0.clone(), caller).await?;
         // One call has no past: it is answered in full.
         let request = DiscoveryRequest {
             version_info: String::new(),

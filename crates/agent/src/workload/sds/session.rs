@@ -17,6 +17,7 @@ use crate::{
     core::Input,
     workload::{
         caller::{Caller, Place},
+        pieces::Framed,
         view::{Want, WorkloadView},
     },
 };
@@ -55,8 +56,8 @@ fn ended() -> Status {
 
 impl<P: Protocol> Session<P> {
     /// Takes a place among the watches of the caller's user.
-    pub(super) fn open(sds: Arc<Sds>, caller: Arc<Caller>) -> Result<Self, Status> {
-        if let Err(status) = caller.peer() {
+    pub(super) async fn open(sds: Arc<Sds>, caller: Arc<Caller>) -> Result<Self, Status> {
+        if let Err(status) = caller.begins().await {
             sds.shared.metrics.workload_request("not_attested");
             return Err(status);
         }
@@ -82,14 +83,12 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn run(
         mut self,
         mut requests: Streaming<P::Request>,
-        sender: mpsc::Sender<Result<P::Response, Status>>,
+        sender: mpsc::Sender<Result<Framed, Status>>,
     ) {
         if let Err(status) = self.serve(&mut requests, &sender).await {
-            // A client that does not read holds this task, and nothing else.
             tokio::select! {
                 biased;
-                _ = sender.send(Err(status)) => {}
-                () = self.caller.ended() => {}
+                _ = self.caller.send(&sender, Err(status), &self.sds.shared) => {}
                 () = self.sds.core.closed() => {}
             }
         }
@@ -98,7 +97,7 @@ impl<P: Protocol> Session<P> {
     async fn serve(
         &mut self,
         requests: &mut Streaming<P::Request>,
-        sender: &mpsc::Sender<Result<P::Response, Status>>,
+        sender: &mpsc::Sender<Result<Framed, Status>>,
     ) -> Result<(), Status> {
         loop {
             tokio::select! {
@@ -145,7 +144,7 @@ impl<P: Protocol> Session<P> {
 
     async fn send(
         &mut self,
-        sender: &mpsc::Sender<Result<P::Response, Status>>,
+        sender: &mpsc::Sender<Result<Framed, Status>>,
         response: P::Response,
     ) -> Result<(), Status> {
         self.caller.still_same().await?;
@@ -153,10 +152,13 @@ impl<P: Protocol> Session<P> {
         if !std::mem::replace(&mut self.answered, true) {
             self.sds.shared.metrics.workload_request("ok");
         }
+        let message = Ok(P::pieces(response).framed());
         tokio::select! {
             biased;
-            sent = sender.send(Ok(response)) => sent.map_err(|_| Status::cancelled("the client has gone")),
-            () = self.caller.ended() => Err(ended()),
+            sent = self.caller.send(sender, message, &self.sds.shared) => match sent {
+                true => Ok(()),
+                false => Err(Status::cancelled("the client has gone")),
+            },
             () = self.sds.core.closed() => Err(stopping()),
         }
     }
@@ -193,11 +195,11 @@ impl<P: Protocol> Session<P> {
                 Ok(Step::End(last, Status::permission_denied(&*why)))
             }
             WorkloadView::Unavailable(why) => Ok(self.not_yet(&why)),
-            WorkloadView::Ready { svids, bundle, crls } => {
+            WorkloadView::Ready(given) => {
                 let offer = Offer {
-                    svids: &svids,
-                    bundle: &bundle,
-                    crls: &crls,
+                    svids: &given.svids,
+                    bundle: &given.bundle,
+                    crls: &given.crls,
                     settings: &sds.settings,
                     validator: self.validator,
                     contexts: &sds.contexts,

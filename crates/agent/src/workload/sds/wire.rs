@@ -1,7 +1,8 @@
 //! The two protocols as one stream sees them: their requests, their state, and the responses made of what is owed.
 
+use bytes::Bytes;
 use mintage_proto::sds::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node, Resource,
+    Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node, Resource,
 };
 use tonic::Status;
 
@@ -12,6 +13,7 @@ use super::{
     state::{Catalogue as _, Heard, Owed, Reply},
     whole::Whole,
 };
+use crate::workload::pieces::Pieces;
 
 /// One kind of stream.
 pub(super) trait Protocol: Default + Send + 'static {
@@ -31,6 +33,30 @@ pub(super) trait Protocol: Default + Send + 'static {
     fn withdraw(&mut self) -> Option<Reply>;
     /// Of what is owed; `offer` is none when nothing is to be sent.
     fn response(reply: Reply, offer: Option<&Offer<'_>>) -> Self::Response;
+    /// The same as octets, with what streams share not copied.
+    fn pieces(response: Self::Response) -> Pieces;
+}
+
+/// The field with the secrets, in both kinds of response.
+const RESOURCES: u32 = 2;
+/// The field with the secret, in a resource, and with its octets, in an `Any`.
+const CONTENT: u32 = 2;
+
+fn any_pieces(any: Any) -> Pieces {
+    let kind = Any {
+        type_url: any.type_url,
+        value: Bytes::new(),
+    };
+    Pieces::of(&kind).and(Pieces::from(any.value).within(CONTENT))
+}
+
+fn resource_pieces(mut resource: Resource) -> Pieces {
+    let any = resource.resource.take();
+    let about = Pieces::of(&resource);
+    match any {
+        Some(any) => about.and(any_pieces(any).within(CONTENT)),
+        None => about,
+    }
 }
 
 impl Protocol for Whole {
@@ -74,6 +100,11 @@ impl Protocol for Whole {
             type_url: SECRET_TYPE.to_owned(),
             nonce: reply.nonce,
         }
+    }
+
+    fn pieces(mut response: DiscoveryResponse) -> Pieces {
+        let secrets = std::mem::take(&mut response.resources).into_iter().map(any_pieces);
+        secrets.fold(Pieces::of(&response), |all, secret| all.and(secret.within(RESOURCES)))
     }
 }
 
@@ -126,14 +157,55 @@ impl Protocol for Delta {
             removed_resources: reply.removed,
         }
     }
+
+    fn pieces(mut response: DeltaDiscoveryResponse) -> Pieces {
+        let resources = std::mem::take(&mut response.resources).into_iter().map(resource_pieces);
+        resources.fold(Pieces::of(&response), |all, resource| {
+            all.and(resource.within(RESOURCES))
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
+    use prost::Message as _;
 
     use super::*;
     use crate::limits::SDS_NAMES_MAX;
+
+    #[test]
+    fn pieces_are_the_response_and_share_the_secret() {
+        let value = Bytes::from(vec![9; 10_000]);
+        let any = |value: &Bytes| Any {
+            type_url: SECRET_TYPE.to_owned(),
+            value: value.clone(),
+        };
+        let whole = DiscoveryResponse {
+            version_info: "v".to_owned(),
+            resources: vec![any(&value), any(&Bytes::from_static(b"x"))],
+            type_url: SECRET_TYPE.to_owned(),
+            nonce: "1".to_owned(),
+        };
+        let resource = |name: &str, resource| Resource {
+            version: "v".to_owned(),
+            resource,
+            name: name.to_owned(),
+        };
+        let delta = DeltaDiscoveryResponse {
+            system_version_info: "s".to_owned(),
+            resources: vec![resource("a", Some(any(&value))), resource("b", None)],
+            type_url: SECRET_TYPE.to_owned(),
+            nonce: "2".to_owned(),
+            removed_resources: vec!["c".to_owned()],
+        };
+        let pieces = Whole::pieces(whole.clone());
+        assert!(DiscoveryResponse::decode(&pieces.joined()[..]).unwrap() == whole);
+        assert!(pieces.places().contains(&value.as_ptr()), "not copied");
+        let pieces = Delta::pieces(delta.clone());
+        assert!(DeltaDiscoveryResponse::decode(&pieces.joined()[..]).unwrap() == delta);
+        assert!(pieces.places().contains(&value.as_ptr()), "not copied");
+    }
 
     /// A caller who has two things.
     struct Two;

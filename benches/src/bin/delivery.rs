@@ -1,0 +1,308 @@
+//! From a workload's connect to its identity, and from an entry to the workload's open stream: a real CA, real
+//! `mintage-agent`s with a thousand identities and with ten thousand streams, and a server whose certificate changes under
+//! load.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mintage_benches::{
+    floor,
+    host::{self, Host, cpu_seconds, rss_mb},
+    load::{Failure, percentile},
+    workloads::{Open, connect, entry, fetch},
+};
+use mintage_proto::v1::RenewAgentRequest;
+use mintage_svid::pem::decode_certificates;
+use mintage_tests::kit::{
+    agent::{AgentProcess, config},
+    ca,
+    client::registry,
+    handshakes::Load,
+    proxies::{Proxy, free_port},
+};
+use serde::Serialize;
+
+/// Identities of the agent whose memory and processor time are measured.
+const IDENTITIES: u32 = 1_000;
+/// Their lifetime.
+const TTL_SECONDS: i64 = 300;
+/// Entries of one command: the CA takes 512.
+const ENTRIES_AT_ONCE: usize = 500;
+/// First SVIDs that are timed, of each kind, and entries.
+const TIMED: u32 = 200;
+/// Callers that connect at once where nobody is timed.
+const AT_ONCE: usize = 16;
+/// Streams of the agent with many, and the connections they are spread over.
+const STREAMS: usize = 10_000;
+const CONNECTIONS: usize = 200;
+
+#[derive(Parser)]
+struct Options {
+    /// A minute of processor time, and a hundred rotations.
+    #[arg(long)]
+    full: bool,
+    /// Output format; only json.
+    #[arg(short, default_value = "json")]
+    output: String,
+    #[arg(long = "host", hide = true)]
+    host: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    cached_first_svid_p50_ms: f64,
+    uncached_first_svid_p50_ms: f64,
+    fsync_p50_ms: f64,
+    entry_to_svid_p50_ms: f64,
+    entry_to_svid_p99_ms: f64,
+    rss_mb_1000: f64,
+    cpu_percent_1000: f64,
+    renewals_1000: usize,
+    streams_10k_rss_mb: f64,
+    streams_10k_news_ms: f64,
+    /// None where there is no nginx.
+    failed_handshakes: Option<u64>,
+    handshakes: u64,
+    rotations: u32,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let full = options.full;
+    host::main(options.host.as_deref(), |runtime| runtime.block_on(run(full)))
+}
+
+async fn run(full: bool) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let host = Host::start(&folder.path().join("ca")).map_err(|error| error.to_string())?;
+    let thousand = Thousand::measure(&host, folder.path(), Duration::from_secs(if full { 60 } else { 8 })).await?;
+    let (streams_10k_rss_mb, streams_10k_news_ms) = many_streams(&host, folder.path()).await?;
+    let served = rotations(&host, folder.path(), if full { 100 } else { 20 }).await?;
+    let report = Report {
+        cached_first_svid_p50_ms: thousand.cached_ms,
+        uncached_first_svid_p50_ms: thousand.uncached_ms,
+        fsync_p50_ms: floor::fsync_p50_ms(folder.path())?,
+        entry_to_svid_p50_ms: thousand.entry_p50_ms,
+        entry_to_svid_p99_ms: thousand.entry_p99_ms,
+        rss_mb_1000: thousand.rss_mb,
+        cpu_percent_1000: thousand.cpu_percent,
+        renewals_1000: thousand.renewals,
+        streams_10k_rss_mb,
+        streams_10k_news_ms,
+        failed_handshakes: served.as_ref().map(|served| served.failed),
+        handshakes: served.as_ref().map_or(0, |served| served.made),
+        rotations: served.as_ref().map_or(0, |served| served.rotations),
+    };
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+/// An agent of this name, in a folder of its own, that serves its socket with these settings.
+async fn agent(host: &Host, dir: &Path, name: &str, more: &str) -> Result<(AgentProcess, PathBuf), Failure> {
+    let place = dir.join(name);
+    fs::create_dir(&place)?;
+    let file = config(&place, &[]);
+    let socket = place.join("agent.sock");
+    let text = fs::read_to_string(&file)?.replace("socket = \"off\"", &format!("socket = {socket:?}"));
+    fs::write(&file, format!("{text}{more}"))?;
+    let token = ca::token(&host.admin_socket(), name).await;
+    let mut agent = AgentProcess::start(&place, &file, Some(&token));
+    agent.wait_for_log("the entries", |log| log.contains("entries applied"));
+    Ok((agent, socket))
+}
+
+fn stopped(agent: AgentProcess) -> Result<(), Failure> {
+    match agent.stop() {
+        Some(0) => Ok(()),
+        _ => Err("an agent did not stop in order".into()),
+    }
+}
+
+async fn renew(host: &Host, agent: &str, entries: Vec<String>) -> Result<(), Failure> {
+    let request = RenewAgentRequest {
+        name: agent.to_owned(),
+        entries,
+        ..RenewAgentRequest::default()
+    };
+    registry(&host.admin_socket()).await.renew_agent(request).await?;
+    Ok(())
+}
+
+/// An agent with a thousand identities, each of a caller of its own with an open stream.
+struct Thousand {
+    cached_ms: f64,
+    uncached_ms: f64,
+    entry_p50_ms: f64,
+    entry_p99_ms: f64,
+    rss_mb: f64,
+    cpu_percent: f64,
+    renewals: usize,
+}
+
+impl Thousand {
+    async fn measure(host: &Host, dir: &Path, busy: Duration) -> Result<Self, Failure> {
+        let entries = (0..IDENTITIES).map(|n| entry(&format!("w{n}"), n, TTL_SECONDS));
+        let entries: Vec<_> = entries.collect();
+        for some in entries.chunks(ENTRIES_AT_ONCE) {
+            ca::apply(&host.admin_socket(), some.to_vec()).await?;
+        }
+        let limits = "[limits]\nconnections = 2000\nconnections_per_user = 2000\nstreams_per_user = 4096\n";
+        let (agent, socket) = agent(host, dir, "thousand", limits).await?;
+        let (mut uncached, mut open) = (Vec::new(), Vec::new());
+        for caller in 0..TIMED {
+            let (took, stream) = first(&socket, caller).await?;
+            uncached.push(took);
+            open.push(stream);
+        }
+        let rest = stream::iter(TIMED..IDENTITIES).map(|caller| first(&socket, caller));
+        let rest: Vec<_> = rest.buffered(AT_ONCE).try_collect().await?;
+        open.extend(rest.into_iter().map(|(_, stream)| stream));
+        let mut cached = Vec::new();
+        for nth in 0..TIMED {
+            cached.push(first(&socket, nth * (IDENTITIES / TIMED)).await?.0);
+        }
+        let rss = rss_mb(agent.id());
+        let (cpu_percent, renewals) = pace(host, &agent, &open, busy).await?;
+        let mut arrivals = arrivals(host, &open).await?;
+        drop(open);
+        stopped(agent)?;
+        Ok(Self {
+            cached_ms: percentile(&mut cached, 0.5),
+            uncached_ms: percentile(&mut uncached, 0.5),
+            entry_p50_ms: percentile(&mut arrivals, 0.5),
+            entry_p99_ms: percentile(&mut arrivals, 0.99),
+            rss_mb: rss,
+            cpu_percent,
+            renewals,
+        })
+    }
+}
+
+/// From a caller's connect to its first SVID, in milliseconds.
+async fn first(socket: &Path, caller: u32) -> Result<(f64, Open), Failure> {
+    let (channel, began) = connect(socket, caller).await?;
+    let (stream, identities) = fetch(channel).await?;
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    match identities {
+        1 => Ok((took, Open::new(stream, identities))),
+        other => Err(format!("caller {caller} has {other} identities").into()),
+    }
+}
+
+/// Processor time of the agent, in percent of one core, while its identities are renewed one after the other at the pace
+/// of their lifetime; and how many were.
+async fn pace(host: &Host, agent: &AgentProcess, open: &[Open], busy: Duration) -> Result<(f64, usize), Failure> {
+    // At half of their lifetime, as they do by themselves.
+    let every = Duration::from_secs(TTL_SECONDS.unsigned_abs()) / 2 / IDENTITIES;
+    let messages = || open.iter().map(|open| open.last().messages).sum::<usize>();
+    let (before, used, began) = (messages(), cpu_seconds(agent.id()), Instant::now());
+    let mut tick = tokio::time::interval(every);
+    let mut due = (0..IDENTITIES).cycle();
+    let mut demanded = 0;
+    while began.elapsed() < busy {
+        tick.tick().await;
+        let Some(nth) = due.next() else { break };
+        renew(host, "thousand", vec![format!("w{nth}")]).await?;
+        demanded += 1;
+    }
+    let percent = (cpu_seconds(agent.id()) - used) / began.elapsed().as_secs_f64() * 100.0;
+    let renewed = messages() - before;
+    match renewed + 2 >= demanded {
+        true => Ok((percent, renewed)),
+        false => Err(format!("{renewed} of {demanded} renewals arrived").into()),
+    }
+}
+
+/// From sending the command that makes an entry to its SVID in the caller's open stream, in milliseconds.
+async fn arrivals(host: &Host, open: &[Open]) -> Result<Vec<f64>, Failure> {
+    let mut times = Vec::new();
+    for caller in 0..TIMED {
+        let stream = &open[caller as usize];
+        let second = entry(&format!("second{caller}"), caller, TTL_SECONDS);
+        let began = Instant::now();
+        ca::apply(&host.admin_socket(), vec![second]).await?;
+        let news = stream.until(|news| news.identities == 2).await?;
+        times.push(news.at.saturating_duration_since(began).as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+/// An agent with ten thousand streams: its memory, and from the demand for another certificate to the last stream that is
+/// sent it.
+async fn many_streams(host: &Host, dir: &Path) -> Result<(f64, f64), Failure> {
+    let limits =
+        format!("[limits]\nconnections_per_user = {CONNECTIONS}\nstreams = {STREAMS}\nstreams_per_user = {STREAMS}\n");
+    let (agent, socket) = agent(host, dir, "many", &limits).await?;
+    let mut open = Vec::with_capacity(STREAMS);
+    for _ in 0..CONNECTIONS {
+        let (channel, _) = connect(&socket, 0).await?;
+        let streams = stream::iter(0..STREAMS / CONNECTIONS).map(|_| fetch(channel.clone()));
+        let streams: Vec<_> = streams.buffer_unordered(AT_ONCE).try_collect().await?;
+        open.extend(
+            streams
+                .into_iter()
+                .map(|(stream, identities)| Open::new(stream, identities)),
+        );
+    }
+    let began = Instant::now();
+    renew(host, "many", vec!["w0".to_owned()]).await?;
+    let mut last = began;
+    for stream in &open {
+        last = last.max(stream.until(|news| news.messages > 1).await?.at);
+    }
+    let rss = rss_mb(agent.id());
+    drop(open);
+    stopped(agent)?;
+    Ok((rss, (last - began).as_secs_f64() * 1e3))
+}
+
+/// What became of handshakes with nginx.
+struct Served {
+    made: u64,
+    failed: u64,
+    rotations: u32,
+}
+
+/// nginx with a delivered certificate, told by SIGHUP, under a steady load of handshakes while its certificate changes.
+async fn rotations(host: &Host, dir: &Path, rotations: u32) -> Result<Option<Served>, Failure> {
+    let front = dir.join("nginx");
+    fs::create_dir(&front)?;
+    ca::entry(&host.admin_socket(), "front", "/front").await;
+    let uid = rustix::process::geteuid().as_raw();
+    let (folder, pid_file) = (front.join("front"), front.join("nginx.pid"));
+    let more = format!(
+        "[[delivery]]\nentry = 'front'\ndirectory = {folder:?}\nowner = {uid}\ngroup = {uid}\n\
+         [[delivery.hook]]\nsignal = 'HUP'\npid_file = {pid_file:?}\n"
+    );
+    let (mut agent, _) = agent(host, dir, "server", &more).await?;
+    let bundle = folder.join("svid_bundle.pem");
+    agent.wait_for("the delivery", || bundle.exists().then_some(()));
+    let port = free_port();
+    let Some(nginx) = Proxy::nginx_from(&front, &folder, port) else {
+        stopped(agent)?;
+        return Ok(None);
+    };
+    let load = Load::begin(port, decode_certificates(&fs::read_to_string(bundle)?)?);
+    let mut served = load.other_than("").await;
+    for _ in 0..rotations {
+        renew(host, "server", vec!["front".to_owned()]).await?;
+        served = load.other_than(&served).await;
+    }
+    let (made, failed) = load.counts();
+    if let Some(failure) = load.first_failure() {
+        eprintln!("bench: the first handshake that failed: {failure}");
+    }
+    drop((load, nginx));
+    stopped(agent)?;
+    Ok(Some(Served {
+        made,
+        failed,
+        rotations,
+    }))
+}

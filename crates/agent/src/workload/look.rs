@@ -1,0 +1,79 @@
+//! One look for many: whoever asks while a look is under way shares the next one with everybody else who waits, so that a
+//! thousand streams of one process that are sent the same news cost two looks at it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+
+/// What was asked and what was seen.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// How often was asked.
+    asked: AtomicU64,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    /// How often had been asked when it began: it answers all of those.
+    answers: u64,
+    good: bool,
+}
+
+impl Looks {
+    /// What a look found that began after this call did.
+    pub(super) async fn look<F: Future<Output = bool>>(&self, look: impl FnOnce() -> F) -> bool {
+        let own = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut last = self.last.lock().await;
+        if last.answers < own {
+            let answers = self.asked.load(Ordering::SeqCst);
+            let good = look().await;
+            *last = Last { answers, good };
+        }
+        last.good
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicUsize};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_who_ask_during_a_look_share_the_next_one_and_nobody_takes_an_older() {
+        let (looks, made, may) = (
+            Arc::<Looks>::default(),
+            Arc::<AtomicUsize>::default(),
+            Arc::new(Semaphore::new(0)),
+        );
+        let ask = |good: bool| {
+            let (looks, made, may) = (looks.clone(), made.clone(), may.clone());
+            tokio::spawn(async move {
+                let look = async || {
+                    made.fetch_add(1, Ordering::SeqCst);
+                    may.acquire().await.unwrap().forget();
+                    good
+                };
+                looks.look(look).await
+            })
+        };
+        let first = ask(true);
+        while made.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // It changes now: whoever asks from here on must not be told what the look under way sees.
+        let others: Vec<_> = (0..1_000).map(|_| ask(false)).collect();
+        while looks.asked.load(Ordering::SeqCst) < 1_001 {
+            tokio::task::yield_now().await;
+        }
+        may.add_permits(2);
+        assert!(first.await.unwrap());
+        for other in others {
+            assert!(!other.await.unwrap());
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+    }
+}
