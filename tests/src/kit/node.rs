@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     agent::{AgentProcess, WAIT_MAX, config},
+    bins::binary,
     ca::{CaProcess, domain, entry, make, token},
     client::{admin, provider, settings},
 };
@@ -57,10 +59,23 @@ pub struct Pair {
 impl Node {
     /// Starts both, with one entry and one delivery for each name, and `more` in the agent's configuration.
     pub async fn start(entries: &[&str], more: &str) -> Self {
+        Self::start_with(entries, more, "").await
+    }
+
+    /// The same, with this in the CA's configuration.
+    pub async fn start_with(entries: &[&str], more: &str, of_ca: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("ca");
         make(&data);
-        let ca = CaProcess::start(&data, 0);
+        let configuration = folder.path().join("ca.toml");
+        fs::write(
+            &configuration,
+            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:0\"\n{of_ca}"),
+        )
+        .expect("written");
+        let mut serve = Command::new(binary("mintage-ca"));
+        serve.arg("serve").arg("--config").arg(configuration);
+        let ca = CaProcess::launch(&data, serve);
         for name in entries {
             entry(&ca.admin_socket(), name, &format!("/{name}")).await;
         }
