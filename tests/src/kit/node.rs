@@ -195,6 +195,27 @@ impl Pair {
         exchange(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
     }
 
+    /// What a NATS server says to this client, which it asks for a connection and a PONG, and the serial that it showed.
+    pub async fn nats(&self, port: u16) -> std::io::Result<(String, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        // One line in clear comes before TLS.
+        while stream.read_u8().await? != b'\n' {}
+        let name = ServerName::try_from("mintage.invalid").expect("a valid name");
+        let mut stream = TlsConnector::from(self.tls()).connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let shown = LeafInfo::parse(shown.expect("a certificate")).expect("an X.509-SVID");
+        stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").await?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let octet = timeout(ANSWER_MAX, stream.read_u8()).await??;
+            line.push(octet);
+        }
+        Ok((
+            String::from_utf8_lossy(&line).trim().to_owned(),
+            shown.serial().to_string(),
+        ))
+    }
+
     /// Revocation of the proxy's own certificate is not what these clients are about.
     fn tls(&self) -> Arc<ClientConfig> {
         let trust = Trust::builder(domain())
