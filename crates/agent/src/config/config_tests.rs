@@ -268,7 +268,7 @@ fn bad_hooks_are_told_with_their_line_and_remedy() {
     }
     let lists =
         "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\ncrl = true\n[[delivery.hook]]\nhaproxy = '/s'\n";
-    assert!(refusal(lists).contains("no longer looks at its lists"));
+    assert!(refusal(lists).contains("cannot replace its lists"));
     for (line, part) in [
         ("effect = { address = '127.0.0.1' }", "host:port"),
         (
