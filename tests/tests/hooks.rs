@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
-use mintage_proto::v1::revoke_request::Target;
+use mintage_proto::v1::{Entry, revoke_request::Target};
 use mintage_tests::kit::{
+    ca::apply,
     node::Node,
+    peers::peer,
     proxies::{Proxy, free_port, served_serial},
 };
 
@@ -89,41 +91,84 @@ async fn a_server_that_was_not_told_is_found_out() {
     node.stop();
 }
 
+/// Whether a server on this port answers somebody who shows no certificate, by curl.
+fn answers_anybody(port: u16) -> bool {
+    let Some(curl) = peer("curl") else { return false };
+    let mut curl = Command::new(curl);
+    curl.args(["--silent", "--insecure", &format!("https://127.0.0.1:{port}/")]);
+    curl.output().unwrap().status.success()
+}
+
+/// A delivery of `front` for HAProxy, told through its admin socket.
+fn for_haproxy(front: &Path, port: u16) -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    format!(
+        "[[delivery]]\nentry = 'front'\ndirectory = {:?}\nowner = {uid}\ngroup = {uid}\nlayout = 'haproxy'\n\
+         effect = {{ address = '127.0.0.1:{port}' }}\n[[delivery.hook]]\nhaproxy = {:?}\n",
+        front.join("web"),
+        front.join("admin.sock")
+    )
+}
+
+async fn front_entry(node: &Node, dns_names: &[&str]) {
+    let entry = Entry {
+        name: "front".to_owned(),
+        spiffe_id: "spiffe://dev.test/front".to_owned(),
+        agents: vec!["spiffe://dev.test/mintage/agent/*".to_owned()],
+        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        dns_names: dns_names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Entry::default()
+    };
+    apply(&node.ca.admin_socket(), vec![entry]).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn haproxy_takes_a_certificate_on_its_admin_socket_without_a_reload() {
+async fn haproxy_takes_certificates_on_its_admin_socket_without_a_reload_and_goes_on_asking_for_clients() {
     let front = tempfile::tempdir().unwrap();
     let port = free_port();
-    let (directory, socket) = (front.path().join("web"), front.path().join("admin.sock"));
-    let uid = rustix::process::geteuid().as_raw();
-    let more = format!(
-        "[[delivery]]\nentry = 'web'\ndirectory = {directory:?}\nowner = {uid}\ngroup = {uid}\nlayout = 'haproxy'\n\
-         effect = {{ address = '127.0.0.1:{port}' }}\n[[delivery.hook]]\nhaproxy = {socket:?}\n"
-    );
-    let mut node = Node::start(&["db", "web"], &more).await;
+    let mut node = Node::start(&["db"], &for_haproxy(front.path(), port)).await;
+    front_entry(&node, &["front.example"]).await;
+    let file = front.path().join("web/haproxy.pem");
+    node.agent.wait_for("a delivery", || file.exists().then_some(()));
     let Some(haproxy) = Proxy::haproxy(front.path(), port) else {
         return;
     };
     node.agent.wait_for_log("a success", |log| successes(log) >= 1);
     let client = node.pair("db");
-    let answer = client
-        .get(port)
-        .await
-        .unwrap_or_else(|error| panic!("{error}: {}", haproxy.log()));
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for _ in 0..3 {
+        let answer = client.get(port).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{error}: {}", haproxy.log()));
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(!answers_anybody(port), "a client without a certificate");
+        let before = served_serial(port);
+        node.revoke(Target::Serial(before.clone())).await;
+        node.agent.wait_for("another certificate to be served", || {
+            (served_serial(port) != before).then_some(())
+        });
+    }
+    assert!(client.get(port).await.is_ok() && !answers_anybody(port));
+    assert_eq!(haproxy.log(), "", "nothing was reloaded or complained about");
+    node.stop();
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_is_not_given_a_certificate_without_a_name_with_which_it_would_answer_anybody() {
+    let front = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut node = Node::start(&["db"], &for_haproxy(front.path(), port)).await;
+    front_entry(&node, &[]).await;
+    let file = front.path().join("web/haproxy.pem");
+    node.agent.wait_for("a delivery", || file.exists().then_some(()));
+    let Some(haproxy) = Proxy::haproxy(front.path(), port) else {
+        return;
+    };
     let before = served_serial(port);
     node.revoke(Target::Serial(before.clone())).await;
-    let of_folder = |folder: &Path| -> String {
-        let text = fs::read_to_string(folder.join("haproxy.pem")).unwrap();
-        let chain = mintage_svid::pem::decode_certificates(&text[..text.find("-----BEGIN PRIVATE").unwrap()]).unwrap();
-        mintage_svid::LeafInfo::parse(&chain[0]).unwrap().serial().to_string()
-    };
-    node.agent.wait_for("another certificate", || {
-        (of_folder(&directory) != before).then_some(())
-    });
-    let now = of_folder(&directory);
-    node.agent
-        .wait_for("it to be served", || (served_serial(port) == now).then_some(()));
-    assert_eq!(haproxy.log(), "", "nothing was reloaded or complained about");
+    let log = node
+        .agent
+        .wait_for_log("the refusal", |log| log.contains("without a DNS name"));
+    assert_eq!(successes(&log), 0);
+    assert_eq!(served_serial(port), before);
+    assert!(!answers_anybody(port), "{}", haproxy.log());
     node.stop();
 }

@@ -48,6 +48,11 @@ async fn w10_w15_py_spiffe_follows_a_rotation_and_a_withdrawal() {
     let (web, db) = (id("web"), id("db"));
     let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
     let ((old, kept), _) = client.hear("the first set", both);
+    client.tell("jwt audience");
+    let (audience, _) = client.hear("a token that it has verified", |line| {
+        serial_in(line, "token", &web).or_else(|| serial_in(line, "token", &db))
+    });
+    assert_eq!(audience, "audience");
 
     node.revoke(Target::Serial(old.clone())).await;
     let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
@@ -75,10 +80,28 @@ async fn w10_w15_py_spiffe_follows_a_rotation_and_a_withdrawal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w10_w15_go_spiffe_talks_mutual_tls_through_a_rotation_and_hears_a_withdrawal() {
-    let node = Node::start(&["web"], "").await;
     let Some(start) = Workload::go(&scratch()) else {
         return;
     };
+    // Below the root itself, chains are one certificate long.
+    for (chain, length) in [("intermediate", 2), ("root", 1)] {
+        let node = Node::start_with(&["web"], "", &format!("[ca]\nchain = {chain:?}\n")).await;
+        assert_eq!(node.pair("web").chain.len(), length);
+        mutual_tls(node, &format!("go-spiffe, chain = {chain:?}"), &start).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w10_w15_spiffe_rustls_talks_mutual_tls_through_a_rotation_and_hears_a_withdrawal() {
+    let node = Node::start(&["web"], "").await;
+    let Some(start) = Workload::rust(&scratch()) else {
+        return;
+    };
+    mutual_tls(node, "spiffe-rustls", start).await;
+}
+
+/// A server and a client of one library, through a revocation of what both have, until their entry is deleted.
+async fn mutual_tls(node: Node, library: &str, start: impl Fn(&[&str]) -> Workload) {
     let (socket, domain, web) = (node.socket(), domain().to_string(), id("web"));
     let socket = socket.to_str().unwrap();
     let mut server = start(&["serve", socket, &domain]);
@@ -90,11 +113,14 @@ async fn w10_w15_go_spiffe_talks_mutual_tls_through_a_rotation_and_hears_a_withd
     let sides = |line: &str, word: &str| Some((serial_in(line, word, "client")?, serial_in(line, word, "server")?));
     let (first, _) = client.hear("an answer", |line| sides(line, "dial"));
     assert_eq!(first, (old.clone(), old.clone()));
+    client.tell("jwt audience");
+    let (audience, _) = client.hear("a valid token", |line| serial_in(line, "token", &web));
+    assert_eq!(audience, "audience");
 
     node.revoke(Target::Serial(old.clone())).await;
     let replaced = |line: &str| serial_in(line, "source", &web).filter(|serial| *serial != old);
     let (new, latency) = client.hear("the replacement", replaced);
-    print("go-spiffe", "replaced", latency);
+    print(library, "replaced", latency);
     let (at_server, _) = server.hear("the replacement", replaced);
     assert_eq!(at_server, new);
     client.tell("again");
@@ -105,8 +131,102 @@ async fn w10_w15_go_spiffe_talks_mutual_tls_through_a_rotation_and_hears_a_withd
     assert_eq!(second, (new.clone(), new));
 
     delete(&node, "web").await;
-    let denied = |line: &str| line.starts_with("ended PermissionDenied").then_some(());
+    // The one is the status, the other what a library makes of it.
+    let words = ["ended PermissionDenied", "ended NoIdentityIssued"];
+    let denied = |line: &str| words.iter().any(|word| line.starts_with(word)).then_some(());
     let ((), latency) = client.hear("the withdrawal", denied);
-    print("go-spiffe", "withdrawn", latency);
+    print(library, "withdrawn", latency);
+    client.tell("jwt audience");
+    client.hear("a refusal", |line| line.starts_with("failed ").then_some(()));
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w10_w15_grpc_js_gets_the_full_set_each_time_with_nothing_but_the_description() {
+    let node = Node::start(&["web", "db"], "").await;
+    let Some(mut client) = Workload::node(&scratch(), &node.socket()) else {
+        return;
+    };
+    let (web, db) = (id("web"), id("db"));
+    // The first line of all: nothing comes before the full set, and nothing in it is unusable.
+    let first = |line: &str| Some((serial_in(line, "set", &web), serial_in(line, "set", &db)));
+    let (heard, _) = client.hear("the first set", first);
+    let (Some(old), Some(kept)) = heard else {
+        panic!("the first message has not the full set: {heard:?}");
+    };
+    let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
+    client.tell("jwt audience");
+    let tokens = format!("tokens {db}=audience {web}=audience");
+    client.hear("a token for each identity", |line| (line == tokens).then_some(()));
+
+    node.revoke(Target::Serial(old.clone())).await;
+    let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
+    let ((_, beside), latency) = client.hear("the replacement", replaced);
+    print("@grpc/grpc-js", "replaced", latency);
+    assert_eq!(beside, kept, "the identity beside it is in the message too, as it was");
+
+    delete(&node, "web").await;
+    let alone = |line: &str| serial_in(line, "set", &db).filter(|_| serial_in(line, "set", &web).is_none());
+    let (left, latency) = client.hear("the set without it", alone);
+    print("@grpc/grpc-js", "one of two withdrawn", latency);
+    assert_eq!(left, kept);
+    client.tell("fetch");
+    let (fetched, _) = client.hear("an answer", |line| serial_in(line, "fetched", &db));
+    assert_eq!(fetched, kept);
+
+    delete(&node, "db").await;
+    let denied = |line: &str| line.starts_with("ended PERMISSION_DENIED ").then_some(());
+    let ((), latency) = client.hear("the end", denied);
+    print("@grpc/grpc-js", "the last withdrawn", latency);
+    for word in ["fetch", "jwt audience"] {
+        client.tell(word);
+        let refused = |line: &str| line.starts_with("refused PERMISSION_DENIED ").then_some(());
+        client.hear("a refusal", refused);
+    }
+    assert!(!client.has_said("unusable"), "every key and chain was usable");
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w10_w15_java_spiffe_follows_a_rotation_and_a_withdrawal() {
+    let node = Node::start(&["web", "db"], "").await;
+    let Some(mut client) = Workload::java(&scratch(), &node.socket()) else {
+        return;
+    };
+    let (web, db) = (id("web"), id("db"));
+    let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
+    let ((old, kept), _) = client.hear("the first set", both);
+    client.tell("jwt audience");
+    let (audience, _) = client.hear("a token that it has verified", |line| {
+        serial_in(line, "token", &web).or_else(|| serial_in(line, "token", &db))
+    });
+    assert_eq!(audience, "audience");
+
+    node.revoke(Target::Serial(old.clone())).await;
+    let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
+    let ((_, beside), latency) = client.hear("the replacement", replaced);
+    print("java-spiffe", "replaced", latency);
+    assert_eq!(beside, kept, "the identity beside it is as it was");
+
+    delete(&node, "web").await;
+    let alone = |line: &str| serial_in(line, "set", &db).filter(|_| serial_in(line, "set", &web).is_none());
+    let (left, latency) = client.hear("the set without it", alone);
+    print("java-spiffe", "one of two withdrawn", latency);
+    assert_eq!(left, kept);
+    client.tell("source");
+    let (handed, _) = client.hear("what its source has", |line| serial_in(line, "source", &db));
+    assert_eq!(handed, kept);
+
+    // Its stream asks again by itself and without a word when it is refused, so it is asked.
+    delete(&node, "db").await;
+    client.tell("fetch");
+    let refused = |line: &str| match line.split(' ').next() {
+        Some("fetched") => Some(false),
+        Some("refused") => Some(line.contains("PERMISSION_DENIED")),
+        _ => None,
+    };
+    while !client.hear("an answer", refused).0 {
+        client.tell("fetch");
+    }
     node.stop();
 }

@@ -6,6 +6,10 @@ use zeroize::Zeroizing;
 
 use crate::receipt::PROOF_FILE;
 
+mod pkcs12;
+
+pub use pkcs12::StorePassword;
+
 /// Names and contents of delivered files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
@@ -20,6 +24,11 @@ pub enum Layout {
     Kubernetes,
     /// `haproxy.pem` (chain, then the key) and `ca.pem`.
     Haproxy,
+    /// `keystore.p12` (key and chain, alias `svid`) and `truststore.p12`, under a password.
+    Pkcs12,
+    /// The same octets as `keystore.jks` and `truststore.jks`: Java opens PKCS#12 as a store of type JKS too (its property
+    /// `keystore.type.compat`), and JKS proper would guard the key by a cipher of its own on SHA-1.
+    Jks,
 }
 
 /// One file of a generation.
@@ -47,6 +56,8 @@ pub struct Material<'a> {
     pub proof: Option<&'a [u8]>,
     /// The lists of revoked certificates in PEM, where they are wanted and there.
     pub crls: Option<&'a str>,
+    /// What a store is opened with; a layout of stores has none without.
+    pub password: Option<&'a StorePassword>,
 }
 
 /// The one file that HAProxy loads as a certificate.
@@ -64,11 +75,13 @@ pub(crate) fn haproxy_pem(chain: &[Vec<u8>], key: &[u8]) -> Zeroizing<Vec<u8>> {
 
 impl Layout {
     /// Every layout with the name a configuration gives it.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("split", Self::Split),
         ("spiffe", Self::Spiffe),
         ("kubernetes", Self::Kubernetes),
         ("haproxy", Self::Haproxy),
+        ("pkcs12", Self::Pkcs12),
+        ("jks", Self::Jks),
     ];
     /// What the layout `spiffe` was called before; still read.
     const SPIFFE_BEFORE: &'static str = "credential-bundle";
@@ -95,13 +108,21 @@ impl Layout {
     const fn crl_file(self) -> &'static str {
         match self {
             Self::Split => "svid_crl.pem",
-            Self::Spiffe | Self::Haproxy => "crl.pem",
+            Self::Spiffe | Self::Haproxy | Self::Pkcs12 | Self::Jks => "crl.pem",
             Self::Kubernetes => "ca.crl",
         }
     }
 
+    /// Whether its files are stores under a password.
+    pub const fn has_password(self) -> bool {
+        matches!(self, Self::Pkcs12 | Self::Jks)
+    }
+
     /// The files of one generation.
-    pub fn files(self, of: &Material<'_>) -> Vec<LayoutFile> {
+    ///
+    /// # Errors
+    /// Why a store cannot be made; that there is no password for it.
+    pub fn files(self, of: &Material<'_>) -> Result<Vec<LayoutFile>, String> {
         let chain = || encode_certificates(of.chain);
         let roots = encode_certificates(of.roots);
         let key = || Zeroizing::new(encode_private_key(of.key).as_bytes().to_vec());
@@ -147,11 +168,29 @@ impl Layout {
                 secret(HAPROXY_FILE, haproxy_pem(of.chain, of.key)),
                 public(HAPROXY_CA_FILE, roots),
             ],
+            Self::Pkcs12 => stores(of, "p12")?,
+            Self::Jks => stores(of, "jks")?,
         };
         files.extend(crls);
         files.extend(proof);
-        files
+        Ok(files)
     }
+}
+
+/// Key store and trust store.
+fn stores(of: &Material<'_>, extension: &str) -> Result<Vec<LayoutFile>, String> {
+    let password = of.password.ok_or("a layout of stores needs password_file")?;
+    let keys = LayoutFile {
+        name: format!("keystore.{extension}"),
+        content: pkcs12::key_store(of, password)?,
+        secret: true,
+    };
+    let roots = LayoutFile {
+        name: format!("truststore.{extension}"),
+        content: Zeroizing::new(pkcs12::trust_store(of, password)),
+        secret: false,
+    };
+    Ok(vec![keys, roots])
 }
 
 #[cfg(test)]
@@ -166,10 +205,12 @@ mod tests {
             roots: &[b"root".to_vec()],
             proof: Some(b"c2sp.org/tlog-proof@v1\n"),
             crls: Some("-----LIST-----\n"),
+            password: Some(&StorePassword::parse("correct horse").unwrap()),
         };
-        let text = |file: &LayoutFile| String::from_utf8(file.content.to_vec()).unwrap();
+        let text = |file: &LayoutFile| String::from_utf8_lossy(&file.content).into_owned();
         layout
             .files(&material)
+            .unwrap()
             .iter()
             .map(|f| (f.name.clone(), text(f), f.secret))
             .collect()
@@ -180,7 +221,8 @@ mod tests {
         for (name, layout) in Layout::ALL {
             assert_eq!(Layout::parse(name), Ok(layout));
             for (file, text, secret) in files(layout) {
-                assert_eq!(text.contains("PRIVATE KEY"), secret, "{name}: {file}");
+                let has_key = text.contains("PRIVATE KEY") || file.starts_with("keystore.");
+                assert_eq!(has_key, secret, "{name}: {file}");
             }
         }
         assert!(Layout::parse("spilt").unwrap_err().contains("split"));
@@ -193,6 +235,8 @@ mod tests {
         assert_eq!(names(Layout::Kubernetes), ["tls.crt", "tls.key", "ca.crt"]);
         assert_eq!(names(Layout::Haproxy), ["haproxy.pem", "ca.pem", "crl.pem"]);
         assert_eq!(names(Layout::Spiffe)[0], "credential-bundle.private-key.pem");
+        assert_eq!(names(Layout::Pkcs12), ["keystore.p12", "truststore.p12", "crl.pem"]);
+        assert_eq!(names(Layout::Jks), ["keystore.jks", "truststore.jks", "crl.pem"]);
         let (_, one, _) = files(Layout::Haproxy).swap_remove(0);
         // HAProxy ends what its socket is given at the first empty line.
         assert!(!one.contains("\n\n") && one.find("CERTIFICATE") < one.find("PRIVATE KEY"));
@@ -218,6 +262,8 @@ mod tests {
             (Layout::Spiffe, "crl.pem"),
             (Layout::Kubernetes, "ca.crl"),
             (Layout::Haproxy, "crl.pem"),
+            (Layout::Pkcs12, "crl.pem"),
+            (Layout::Jks, "crl.pem"),
         ] {
             let all = files(layout);
             let with: Vec<_> = all.iter().filter(|(_, text, _)| text.contains("LIST")).collect();

@@ -52,6 +52,6 @@ pub use config::{
 pub use core::Reloaded;
 pub use error::AgentError;
 pub use event::AgentEvent;
-pub use layout::Layout;
+pub use layout::{Layout, StorePassword};
 pub use lookup::{Particulars, Route, RouteProblem, unescape_chain};
 pub use status::{AgentStatus, HeldStatus};

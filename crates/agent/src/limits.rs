@@ -211,6 +211,10 @@ pub const RECEIPT_CALL_WAIT: Duration = Duration::from_secs(20);
 pub const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// A certificate that is still in use is told again after this time: a message may have been lost with its stream.
 pub const SEEN_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Bytes of a key store's password: `keytool` takes no fewer.
+pub const STORE_PASSWORD_BYTES_MIN: usize = 6;
+/// Bytes of a key store's password: more would guard nothing that these do not.
+pub const STORE_PASSWORD_BYTES_MAX: usize = 128;
 /// Hooks of one delivery: a server, what stands in front of it, and what watches both.
 pub const HOOKS_PER_DELIVERY_MAX: usize = 8;
 /// Deliveries whose hooks run at once: reloads of one node's servers compete for its cores.

@@ -107,7 +107,8 @@ impl Write {
                 .filter(|_| self.delivery.receipt())
                 .map(Proof::octets),
             crls: crls.as_deref(),
-        });
+            password: self.delivery.password(),
+        })?;
         let generation: Vec<GenerationFile<'_>> = files
             .iter()
             .map(|file| GenerationFile {

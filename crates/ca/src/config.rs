@@ -58,6 +58,7 @@ struct RawCa {
     max_ttl: Option<Spanned<String>>,
     agent_ttl: Option<Spanned<String>>,
     jwt_ttl: Option<Spanned<String>>,
+    jwt_rsa_key_file: Option<PathBuf>,
     #[serde(default)]
     allow_rsa: bool,
     #[serde(default)]
@@ -108,6 +109,7 @@ pub struct Config {
     pub(crate) advertise: Vec<String>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) jwt_rsa_key_file: Option<PathBuf>,
     pub(crate) chain: ChainMode,
     pub(crate) policy: IssuancePolicy,
     pub(crate) strict_csr: bool,
@@ -138,6 +140,7 @@ impl Config {
             advertise: Vec::new(),
             metrics: None,
             passphrase_file: None,
+            jwt_rsa_key_file: None,
             chain: ChainMode::default(),
             policy: IssuancePolicy::default(),
             strict_csr: false,
@@ -191,6 +194,13 @@ impl Config {
     #[must_use]
     pub fn with_snapshot_records(mut self, every: Duration) -> Self {
         self.snapshot_records = every;
+        self
+    }
+
+    /// Signs JWT-SVIDs with the RSA key in this file instead of keys that are made here.
+    #[must_use]
+    pub fn with_jwt_rsa_key_file(mut self, file: Option<PathBuf>) -> Self {
+        self.jwt_rsa_key_file = file;
         self
     }
 
@@ -252,6 +262,7 @@ impl Config {
         note(self.listen != other.listen, "listen");
         note(self.metrics != other.metrics, "metrics");
         note(self.passphrase_file != other.passphrase_file, "passphrase_file");
+        note(self.jwt_rsa_key_file != other.jwt_rsa_key_file, "ca.jwt_rsa_key_file");
         note(self.chain != other.chain, "ca.chain");
         note(self.strict_csr != other.strict_csr, "ca.strict_csr");
         note(self.policy.allow_rsa != other.policy.allow_rsa, "ca.allow_rsa");
@@ -306,6 +317,7 @@ impl Checker<'_> {
         if let Some(ttl) = self.map(raw.ca.jwt_ttl, Ttl::parse)? {
             config.policy.jwt_ttl = ttl;
         }
+        config.jwt_rsa_key_file = raw.ca.jwt_rsa_key_file;
         config.policy.allow_rsa = raw.ca.allow_rsa;
         config.policy.rotate_keys = raw.ca.rotate_keys.unwrap_or(config.policy.rotate_keys);
         config.strict_csr = raw.ca.strict_csr;

@@ -1,10 +1,15 @@
-//! The keys that sign JWT-SVIDs: made here when there is none, each recorded before its first use, and changed with overlap.
-//! The next key is published before it signs, and the former one stays published while a token of its lives.
+//! The keys that sign JWT-SVIDs: made here when there is none, or an operator's; each recorded before its first use, and
+//! changed with overlap. The next key is published before it signs, and the former one stays published while a token of its
+//! lives.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
-use mintage_identity::{IssuerKeyId, SpkiHash, UnixTime};
+use mintage_identity::{IssuerKeyId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::{
     Body,
     wire::{BundleChange, BundleJwtKey, CaEvent, CaEventKind, CaRole},
@@ -12,8 +17,10 @@ use mintage_ledger::{
 use mintage_mint::{JwtSigner, jwt_kid};
 use mintage_policy::KeyView;
 use mintage_state::View;
+use mintage_svid::JwtAlgorithm;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+use zeroize::Zeroizing;
 
 use crate::{
     ca_events::{bare, introduced},
@@ -32,16 +39,65 @@ pub(crate) struct JwtKeys {
     current: ArcSwapOption<JwtSigner>,
     data_dir: PathBuf,
     passphrase_file: Option<PathBuf>,
+    imported: Option<Imported>,
+}
+
+/// An RSA key that an operator made: it signs in the place of those that are made here, for as long as it is configured.
+struct Imported {
+    id: IssuerKeyId,
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Imported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imported").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Imported {
+    fn read(file: &Path, passphrase_file: Option<&Path>, domain: &TrustDomain) -> Result<Self, CaError> {
+        let protection = keys::find_protection(passphrase_file, domain)?;
+        let pkcs8 = keys::read_made_elsewhere(file, &protection, domain)?;
+        let refused = |why: String| CaError::KeyFile(file.display().to_string(), why);
+        let signer = JwtSigner::from_pkcs8(domain, &pkcs8).map_err(|error| refused(error.to_string()))?;
+        match signer.algorithm() {
+            JwtAlgorithm::Rs256 => Ok(Self {
+                id: signer.key_id(),
+                pkcs8,
+            }),
+            _ => Err(refused(
+                "ca.jwt_rsa_key_file is for an RSA key of 2048 to 4096 bits; keys of other kinds are made by the CA"
+                    .to_owned(),
+            )),
+        }
+    }
 }
 
 impl JwtKeys {
-    /// No key yet.
-    pub(crate) fn new((data_dir, passphrase_file): (PathBuf, Option<PathBuf>)) -> Self {
-        Self {
+    /// No key in use yet; with the operator's, when there is one.
+    ///
+    /// # Errors
+    /// Why that cannot be used.
+    pub(crate) fn open(
+        (data_dir, passphrase_file): (PathBuf, Option<PathBuf>),
+        rsa_key_file: Option<&Path>,
+        domain: &TrustDomain,
+    ) -> Result<Self, CaError> {
+        let read = |file| Imported::read(file, passphrase_file.as_deref(), domain);
+        Ok(Self {
+            imported: rsa_key_file.map(read).transpose()?,
             current: ArcSwapOption::empty(),
             data_dir,
             passphrase_file,
-        }
+        })
+    }
+
+    /// The operator's key, unless it was revoked or replaced: no key comes back.
+    fn wanted(&self, keys: &[Known]) -> Option<IssuerKeyId> {
+        let id = self.imported.as_ref()?.id;
+        let before = keys.iter().find(|key| key.id == id);
+        let stands = |key: &Known| key.published && !key.blocked && (key.stage as i32) < CaEventKind::Retire as i32;
+        before.is_none_or(stands).then_some(id)
     }
 
     /// The key that signs on this state: while one takes over from another, or one that is revoked is replaced, none does.
@@ -57,9 +113,25 @@ impl JwtKeys {
         })
     }
 
-    /// Makes a key and stores it.
+    /// Makes a key, or takes the operator's, and stores it: it has to sign on until the next one takes over, even when it is
+    /// no longer configured.
     fn make(&self, desk: &Desk) -> Result<JwtSigner, CaError> {
-        let (signer, pkcs8) = JwtSigner::generate(&desk.domain)?;
+        let view = desk.state.view();
+        let (signer, pkcs8) = match &self.imported {
+            Some(imported) if view.ca_key(CaRole::Jwt, &imported.id).is_none() => {
+                let pkcs8 = imported.pkcs8.clone();
+                (JwtSigner::from_pkcs8(&desk.domain, &pkcs8)?, pkcs8)
+            }
+            Some(imported) => {
+                let kid = jwt_kid(&imported.id);
+                error!(
+                    kid,
+                    "the key of ca.jwt_rsa_key_file was replaced or revoked before: one made here signs instead, with ES256; give another file"
+                );
+                JwtSigner::generate(&desk.domain)?
+            }
+            None => JwtSigner::generate(&desk.domain)?,
+        };
         let protection = keys::find_protection(self.passphrase_file.as_deref(), &desk.domain)?;
         let dir = DataDir::open(&self.data_dir)?.keys()?;
         let kid = signer.public().kid();
@@ -130,7 +202,8 @@ fn signing(keys: &[Known]) -> Option<&Known> {
     active.max_by_key(|key| key.until)
 }
 
-fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
+/// The step that is due, where the key with the id `imported` is wanted, or one that is made here.
+fn step(keys: &[Known], now: UnixTime, imported: Option<IssuerKeyId>) -> Option<Step> {
     let Some(active) = signing(keys) else {
         return Some(Step::Begin);
     };
@@ -144,13 +217,21 @@ fn step(keys: &[Known], now: UnixTime) -> Option<Step> {
         .iter()
         .find(|key| key.published && key.stage == CaEventKind::Prepare);
     match next {
-        None if now >= active.until.minus(JWT_KEY_PUBLISHED_BEFORE) => return Some(Step::Publish),
+        None if is_over(active, now, imported) => return Some(Step::Publish),
         Some(next) if now >= next.until.minus(JWT_KEY_SIGNS) => return Some(Step::Change(next.id)),
         _ => {}
     }
     let old = ids(&|key| key.published && key.id != active.id && key.stage as i32 >= CaEventKind::Activate as i32);
     let forgotten = active.until.minus(JWT_KEY_SIGNS).plus(JWT_KEY_KEPT_AFTER) <= now;
     (forgotten && !old.is_empty()).then_some(Step::Forget(old))
+}
+
+/// Another key has to take over from this one. An operator's key ends when its operator says so.
+fn is_over(active: &Known, now: UnixTime, imported: Option<IssuerKeyId>) -> bool {
+    match imported {
+        Some(wanted) => active.id != wanted,
+        None => now >= active.until.minus(JWT_KEY_PUBLISHED_BEFORE),
+    }
 }
 
 /// The bundle with other JWT keys, under the next sequence.
@@ -261,7 +342,7 @@ pub(crate) async fn bring_up(desk: &Arc<Desk>) -> Result<(), Refusal> {
     for _ in 0..JWT_KEY_STEPS_MAX {
         let now = desk.clock.now()?;
         let keys = known(&desk.state.view());
-        match step(&keys, now) {
+        match step(&keys, now, desk.jwt_keys.wanted(&keys)) {
             Some(due) => take(desk, due).await?,
             None => break,
         }
@@ -341,19 +422,19 @@ mod tests {
 
     #[test]
     fn without_a_published_key_one_is_made() {
-        assert_eq!(step(&[], START), Some(Step::Begin));
+        assert_eq!(step(&[], START, None), Some(Step::Begin));
         let ends = START.plus(JWT_KEY_SIGNS);
         let out_of_the_bundle = key(1, CaEventKind::Activate, ends, false);
         assert_eq!(
-            step(&[out_of_the_bundle], START),
+            step(&[out_of_the_bundle], START, None),
             Some(Step::Begin),
             "a restore takes keys out"
         );
         assert_eq!(
-            step(&[key(1, CaEventKind::Prepare, ends, true)], START),
+            step(&[key(1, CaEventKind::Prepare, ends, true)], START, None),
             Some(Step::Begin)
         );
-        assert_eq!(step(&[key(1, CaEventKind::Activate, ends, true)], START), None);
+        assert_eq!(step(&[key(1, CaEventKind::Activate, ends, true)], START, None), None);
     }
 
     #[test]
@@ -362,21 +443,21 @@ mod tests {
         let publish = ends.minus(JWT_KEY_PUBLISHED_BEFORE);
         let mut keys = vec![key(1, CaEventKind::Activate, ends, true)];
         let before = publish.minus(Duration::from_millis(1));
-        assert_eq!(step(&keys, before), None);
-        assert_eq!(step(&keys, publish), Some(Step::Publish));
+        assert_eq!(step(&keys, before, None), None);
+        assert_eq!(step(&keys, publish, None), Some(Step::Publish));
         let next = publish.plus(JWT_KEY_PUBLISHED_BEFORE).plus(JWT_KEY_SIGNS);
         keys.push(key(2, CaEventKind::Prepare, next, true));
-        assert_eq!(step(&keys, publish), None, "nobody knows it yet");
-        assert_eq!(step(&keys, ends.minus(Duration::from_millis(1))), None);
-        assert_eq!(step(&keys, ends), Some(Step::Change(keys[1].id)));
+        assert_eq!(step(&keys, publish, None), None, "nobody knows it yet");
+        assert_eq!(step(&keys, ends.minus(Duration::from_millis(1)), None), None);
+        assert_eq!(step(&keys, ends, None), Some(Step::Change(keys[1].id)));
         keys[0].stage = CaEventKind::Retire;
         keys[1].stage = CaEventKind::Activate;
-        assert_eq!(step(&keys, ends), None);
+        assert_eq!(step(&keys, ends, None), None);
         let kept = ends.plus(JWT_KEY_KEPT_AFTER);
-        assert_eq!(step(&keys, kept.minus(Duration::from_millis(1))), None);
-        assert_eq!(step(&keys, kept), Some(Step::Forget(vec![keys[0].id])));
+        assert_eq!(step(&keys, kept.minus(Duration::from_millis(1)), None), None);
+        assert_eq!(step(&keys, kept, None), Some(Step::Forget(vec![keys[0].id])));
         keys[0].published = false;
-        assert_eq!(step(&keys, kept), None);
+        assert_eq!(step(&keys, kept, None), None);
     }
 
     #[test]
@@ -384,16 +465,16 @@ mod tests {
         let ends = START.plus(JWT_KEY_SIGNS);
         let mut keys = vec![key(1, CaEventKind::Activate, ends, true)];
         keys[0].blocked = true;
-        assert_eq!(step(&keys, START), Some(Step::Begin));
+        assert_eq!(step(&keys, START, None), Some(Step::Begin));
         keys[0].stage = CaEventKind::Retire;
         keys.push(key(2, CaEventKind::Activate, ends, true));
         assert_eq!(
-            step(&keys, START),
+            step(&keys, START, None),
             Some(Step::Forget(vec![keys[0].id])),
             "and not kept for its tokens"
         );
         keys[0].published = false;
-        assert_eq!(step(&keys, START), None);
+        assert_eq!(step(&keys, START, None), None);
     }
 
     #[test]
@@ -401,13 +482,42 @@ mod tests {
         let ends = START.plus(JWT_KEY_SIGNS);
         let late = ends.plus(JWT_KEY_SIGNS);
         let mut keys = vec![key(1, CaEventKind::Activate, ends, true)];
-        assert_eq!(step(&keys, late), Some(Step::Publish));
+        assert_eq!(step(&keys, late, None), Some(Step::Publish));
         let next = late.plus(JWT_KEY_PUBLISHED_BEFORE).plus(JWT_KEY_SIGNS);
         keys.push(key(2, CaEventKind::Prepare, next, true));
-        assert_eq!(step(&keys, late), None, "the old one goes on meanwhile");
+        assert_eq!(step(&keys, late, None), None, "the old one goes on meanwhile");
         assert_eq!(
-            step(&keys, late.plus(JWT_KEY_PUBLISHED_BEFORE)),
+            step(&keys, late.plus(JWT_KEY_PUBLISHED_BEFORE), None),
             Some(Step::Change(keys[1].id))
+        );
+    }
+
+    #[test]
+    fn an_operators_key_is_published_first_and_then_signs_for_as_long_as_it_is_wanted() {
+        let ends = START.plus(JWT_KEY_SIGNS);
+        let mut keys = vec![key(1, CaEventKind::Activate, ends, true)];
+        let wanted = Some(IssuerKeyId::new([2; 32]));
+        assert_eq!(step(&keys, START, wanted), Some(Step::Publish));
+        keys.push(key(
+            2,
+            CaEventKind::Prepare,
+            START.plus(JWT_KEY_PUBLISHED_BEFORE).plus(JWT_KEY_SIGNS),
+            true,
+        ));
+        assert_eq!(step(&keys, START, wanted), None, "nobody knows it yet");
+        let known = START.plus(JWT_KEY_PUBLISHED_BEFORE);
+        assert_eq!(step(&keys, known, wanted), Some(Step::Change(keys[1].id)));
+        keys[0].stage = CaEventKind::Retire;
+        keys[1].stage = CaEventKind::Activate;
+        let forgotten = known.plus(JWT_KEY_KEPT_AFTER);
+        assert_eq!(step(&keys, forgotten, wanted), Some(Step::Forget(vec![keys[0].id])));
+        keys[0].published = false;
+        let years = keys[1].until.plus(JWT_KEY_SIGNS * 36);
+        assert_eq!(step(&keys, years, wanted), None);
+        assert_eq!(
+            step(&keys, years, None),
+            Some(Step::Publish),
+            "until it is wanted no more"
         );
     }
 

@@ -154,7 +154,18 @@ pub(crate) fn write_jwt_key(
     random: Random,
 ) -> Result<(), CaError> {
     let text = encoded(pkcs8, protection, domain, random)?;
-    secret_file::write_new(dir, &jwt_key_file(kid), text.as_bytes()).map_err(CaError::Sys)
+    // A file of this name has the same key: its name is the key's hash.
+    secret_file::replace(dir, &jwt_key_file(kid), text.as_bytes()).map_err(CaError::Sys)
+}
+
+/// Reads a key that an operator made, protected as the CA's own are, back into PKCS#8.
+pub(crate) fn read_made_elsewhere(
+    file: &Path,
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let octets = secret_file::read(file, KEY_FILE_BYTES_MAX).map_err(CaError::Sys)?;
+    decoded(&file.display().to_string(), &octets, protection, domain)
 }
 
 /// Reads the key of JWT-SVIDs with this key id back into PKCS#8.
@@ -218,9 +229,18 @@ fn read_file(
     protection: &KeyProtection,
     domain: &TrustDomain,
 ) -> Result<Zeroizing<Vec<u8>>, CaError> {
-    let refused = |why: String| CaError::KeyFile(file.to_owned(), why);
     let octets = secret_file::read_beneath(dir, file, KEY_FILE_BYTES_MAX).map_err(CaError::Sys)?;
-    let text = std::str::from_utf8(&octets).map_err(|_| refused("it is no text".to_owned()))?;
+    decoded(file, &octets, protection, domain)
+}
+
+fn decoded(
+    file: &str,
+    octets: &[u8],
+    protection: &KeyProtection,
+    domain: &TrustDomain,
+) -> Result<Zeroizing<Vec<u8>>, CaError> {
+    let refused = |why: String| CaError::KeyFile(file.to_owned(), why);
+    let text = std::str::from_utf8(octets).map_err(|_| refused("it is no text".to_owned()))?;
     decode_key_file(text, protection, domain).map_err(|error| refused(error.to_string()))
 }
 

@@ -152,6 +152,11 @@ pub(crate) fn open(
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
+    let jwt_keys = JwtKeys::open(
+        places.clone(),
+        config.jwt_rsa_key_file.as_deref(),
+        &authority.trust_domain,
+    )?;
     let shards = Shards::new(files, log_keys, places.clone(), config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use mintage_identity::{SpiffeId, UnixTime};
 use mintage_ledger::{Attestation, Body, EncodedRecord, Hash, Receipt, Record, wire};
 use mintage_policy::JwtGrant;
-use mintage_svid::{JwtAlgorithm, JwtClaims, JwtSvid, compact, limits::JWT_RULE_SHIFT};
+use mintage_svid::{JwtClaims, JwtSvid, compact, limits::JWT_RULE_SHIFT};
 use ring::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
@@ -141,8 +141,8 @@ pub fn prepare_jwt(
         jti: &jti,
     };
     let kid = signer.public().kid().to_owned();
-    let input = claims.signing_input(JwtAlgorithm::Es256, &kid);
-    lint(&input, &claims, &kid)?;
+    let input = claims.signing_input(signer.algorithm(), &kid);
+    lint(&input, &claims, signer)?;
     Ok(PreparedJwt {
         grant,
         audiences,
@@ -155,12 +155,12 @@ pub fn prepare_jwt(
 }
 
 /// Reads the token as a verifier does, before it is signed.
-fn lint(input: &str, claims: &JwtClaims<'_>, kid: &str) -> Result<(), MintError> {
+fn lint(input: &str, claims: &JwtClaims<'_>, signer: &JwtSigner) -> Result<(), MintError> {
     let read = JwtSvid::parse(&compact(input, &[]))?;
     let header = read.header();
     let same = [
         (
-            header.algorithm == JwtAlgorithm::Es256 && header.kid.as_deref() == Some(kid),
+            header.algorithm == signer.algorithm() && header.kid.as_deref() == Some(signer.public().kid()),
             "header",
         ),
         (read.id() == claims.id, "sub"),

@@ -1,13 +1,13 @@
-//! A key that signs JWT-SVIDs: ECDSA P-256 for ES256, of its own kind, so that no CA key ever signs a token and no token key
-//! a certificate.
+//! A key that signs JWT-SVIDs: ECDSA P-256 for ES256, made here, or RSA for RS256, an operator's; of its own kind, so that no
+//! CA key ever signs a token and no token key a certificate.
 
 use std::fmt;
 
 use mintage_identity::{IssuerKeyId, TrustDomain};
-use mintage_svid::{JwtKey, PublicKey, spki_sha256};
+use mintage_svid::{JwtAlgorithm, JwtKey, PublicKey, rsa_spki, spki_sha256};
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use zeroize::Zeroizing;
 
@@ -19,10 +19,30 @@ const KID_OCTETS: usize = 16;
 /// The private key of a trust domain's JWT-SVIDs.
 pub struct JwtSigner {
     domain: TrustDomain,
-    pair: EcdsaKeyPair,
+    pair: Pair,
     random: SystemRandom,
     public: JwtKey,
     key_id: IssuerKeyId,
+}
+
+enum Pair {
+    Es256(EcdsaKeyPair),
+    Rs256(Box<RsaKeyPair>),
+}
+
+impl Pair {
+    fn from_pkcs8(pkcs8_der: &[u8], random: &SystemRandom) -> Option<Self> {
+        let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8_der, random);
+        let rsa = || RsaKeyPair::from_pkcs8(pkcs8_der).map(|pair| Self::Rs256(Box::new(pair)));
+        p256.map(Self::Es256).or_else(|_| rsa()).ok()
+    }
+
+    fn spki(&self) -> Vec<u8> {
+        match self {
+            Self::Es256(pair) => p256_spki(pair.public_key().as_ref()),
+            Self::Rs256(pair) => rsa_spki(pair.public_key().as_ref()),
+        }
+    }
 }
 
 /// The key id (`kid`) of a public key, by the SHA-256 of its SubjectPublicKeyInfo.
@@ -43,20 +63,22 @@ impl JwtSigner {
         Ok((Self::from_pkcs8(domain, &pkcs8)?, pkcs8))
     }
 
-    /// Loads a key from its PKCS#8 form.
+    /// Loads a key from its PKCS#8 form: ECDSA P-256, or RSA of 2048 to 4096 bits.
     ///
     /// # Errors
-    /// Refuses every key but ECDSA P-256, RSA for RS256 among them, and a public half that does not fit.
+    /// Refuses every other key, and a public half that does not fit.
     pub fn from_pkcs8(domain: &TrustDomain, pkcs8_der: &[u8]) -> Result<Self, MintError> {
-        let random = SystemRandom::new();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8_der, &random).map_err(|_| {
+        let refuse = || {
             MintError::Key(
-                "JWT-SVIDs are signed with ES256, which takes an ECDSA P-256 key in PKCS#8; RS256 is not supported",
+                "JWT-SVIDs are signed by an ECDSA P-256 key (ES256), or by an RSA key of 2048 to 4096 bits with the public \
+                 exponent 65537 (RS256), in PKCS#8",
             )
-        })?;
-        let spki = p256_spki(pair.public_key().as_ref());
+        };
+        let random = SystemRandom::new();
+        let pair = Pair::from_pkcs8(pkcs8_der, &random).ok_or_else(refuse)?;
+        let spki = pair.spki();
         // Read back as verifiers read it.
-        PublicKey::from_spki(&spki)?;
+        PublicKey::from_spki(&spki).map_err(|_| refuse())?;
         let key_id = IssuerKeyId::new(*spki_sha256(&spki).as_bytes());
         Ok(Self {
             domain: domain.clone(),
@@ -65,6 +87,14 @@ impl JwtSigner {
             public: JwtKey::new(jwt_kid(&key_id), spki)?,
             key_id,
         })
+    }
+
+    /// How its tokens are signed.
+    pub fn algorithm(&self) -> JwtAlgorithm {
+        match self.pair {
+            Pair::Es256(_) => JwtAlgorithm::Es256,
+            Pair::Rs256(_) => JwtAlgorithm::Rs256,
+        }
     }
 
     /// The public half with its key id, as the trust bundle has it.
@@ -84,8 +114,17 @@ impl JwtSigner {
 
     /// Signs anything. Kept inside: tokens come from `jwt`.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, MintError> {
-        let signature = self.pair.sign(&self.random, message).map_err(|_| MintError::Sign)?;
-        Ok(signature.as_ref().to_vec())
+        let failed = |_| MintError::Sign;
+        match &self.pair {
+            Pair::Es256(pair) => Ok(pair.sign(&self.random, message).map_err(failed)?.as_ref().to_vec()),
+            Pair::Rs256(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                let padding = &RSA_PKCS1_SHA256;
+                pair.sign(padding, &self.random, message, &mut signature)
+                    .map_err(failed)?;
+                Ok(signature)
+            }
+        }
     }
 }
 
@@ -101,7 +140,7 @@ impl fmt::Debug for JwtSigner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kit::domain;
+    use crate::kit::{domain, rsa_pkcs8};
 
     #[test]
     fn a_key_survives_its_pkcs8_form_and_other_kinds_are_refused() {
@@ -115,5 +154,21 @@ mod tests {
             assert!(refused.contains("ES256") && refused.contains("RS256"), "{refused}");
         }
         assert!(!format!("{key:?}").contains("pair"));
+    }
+
+    #[test]
+    fn an_rsa_key_of_fitting_size_signs_rs256_and_others_are_refused() {
+        for (bits, good) in [(2048, true), (1024, false)] {
+            let Some(pkcs8) = rsa_pkcs8(bits) else { return };
+            let key = JwtSigner::from_pkcs8(&domain(), &pkcs8);
+            assert_eq!(key.is_ok(), good, "{bits}");
+            let Ok(key) = key else { continue };
+            assert_eq!(key.algorithm(), JwtAlgorithm::Rs256);
+            let signature = key.sign(b"said").unwrap();
+            let public = PublicKey::from_spki(key.public().spki_der()).unwrap();
+            let algorithm = mintage_svid::SignatureAlgorithm::RsaSha256;
+            public.verify(algorithm, b"said", &signature).unwrap();
+            assert!(public.verify(algorithm, b"said otherwise", &signature).is_err());
+        }
     }
 }

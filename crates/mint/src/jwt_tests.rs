@@ -73,6 +73,24 @@ fn a_grant_becomes_a_token_that_says_exactly_that_and_verifies_against_the_bundl
 }
 
 #[test]
+fn a_token_of_an_rsa_key_says_rs256_and_verifies_against_the_bundle_as_it_is_published() {
+    let Some(pkcs8) = crate::kit::rsa_pkcs8(2048) else {
+        return;
+    };
+    let signer = JwtSigner::from_pkcs8(&domain(), &pkcs8).unwrap();
+    let sealed = prepare_jwt(grant(None), &[1; 16], NOW, &signer)
+        .unwrap()
+        .sign(&signer)
+        .unwrap();
+    let svid = JwtSvid::parse(&sealed.token).unwrap();
+    assert_eq!(svid.header().algorithm, mintage_svid::JwtAlgorithm::Rs256);
+    let root = ca().root.certificate_der().to_vec();
+    let bundle = TrustBundle::new(domain(), vec![root], vec![signer.public().clone()], 2, None).unwrap();
+    let published = TrustBundle::from_jwks_json(domain(), &bundle.to_jwks_json()).unwrap();
+    svid.verify_with(&published).unwrap();
+}
+
+#[test]
 fn the_record_has_claims_and_hash_and_never_the_token() {
     let signer = signer();
     let sealed = prepare_jwt(grant(None), &[1; 16], NOW, &signer)

@@ -251,3 +251,11 @@ pub(crate) fn openssl_ok(dir: &Path, arguments: &str) -> Option<String> {
     assert!(output.status.success(), "openssl {arguments}: {text}");
     Some(text)
 }
+
+/// A new RSA key of this size in PKCS#8, made by openssl: nothing here makes one.
+pub(crate) fn rsa_pkcs8(bits: usize) -> Option<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let made = format!("genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:{bits} -outform DER -out rsa.der");
+    openssl_ok(dir.path(), &made)?;
+    Some(std::fs::read(dir.path().join("rsa.der")).unwrap())
+}

@@ -123,7 +123,7 @@ fn jwt_key_of(element: &UniqueObject) -> Result<Option<JwtKey>, SvidError> {
     let spki = match (element.text("kty"), element.text("crv")) {
         (Some("EC"), Some("P-256")) => ec_spki(KeyKind::P256, &number("x")?, &number("y")?),
         (Some("EC"), Some("P-384")) => ec_spki(KeyKind::P384, &number("x")?, &number("y")?),
-        (Some("RSA"), _) => Some(rsa_spki(&number("n")?, &number("e")?)),
+        (Some("RSA"), _) => Some(rsa_spki_of(&number("n")?, &number("e")?)),
         _ => None,
     };
     match spki {
@@ -138,9 +138,13 @@ fn ec_spki(kind: KeyKind, x: &[u8], y: &[u8]) -> Option<Vec<u8>> {
     (x.len() == size && y.len() == size).then(|| [prefix, &[0x04], x, y].concat())
 }
 
-fn rsa_spki(n: &[u8], e: &[u8]) -> Vec<u8> {
-    let key = tlv(TAG_SEQUENCE, &[unsigned(n), unsigned(e)].concat());
-    let bits = tlv(TAG_BIT_STRING, &[&[0], key.as_slice()].concat());
+fn rsa_spki_of(n: &[u8], e: &[u8]) -> Vec<u8> {
+    rsa_spki(&tlv(TAG_SEQUENCE, &[unsigned(n), unsigned(e)].concat()))
+}
+
+/// The SubjectPublicKeyInfo of an RSA key, from its DER RSAPublicKey (RFC 3279, section 2.3.1).
+pub fn rsa_spki(key: &[u8]) -> Vec<u8> {
+    let bits = tlv(TAG_BIT_STRING, &[&[0], key].concat());
     tlv(TAG_SEQUENCE, &[crate::key::RSA_ALGORITHM, &bits].concat())
 }
 

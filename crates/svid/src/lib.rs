@@ -28,6 +28,7 @@ pub use chain::{X509Svid, split_certificates};
 pub use crl::Crl;
 pub use error::{LeafRule, SvidError};
 pub use frame::check_tbs_frame;
+pub use jwk::rsa_spki;
 pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
 pub use jwt_write::{JwtClaims, compact, jwt_rule_date};
 pub use key::{

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc/status"
@@ -81,11 +82,28 @@ func peer(stream *tls.Conn) string {
 	return hex.EncodeToString(stream.ConnectionState().PeerCertificates[0].SerialNumber.Bytes())
 }
 
-// dial opens a connection at the word "dial", and uses the first one again at the word "again".
-func dial(address string, config *tls.Config) error {
+// token prints a JWT-SVID for an audience that the source's own bundle verifies.
+func token(source *workloadapi.JWTSource, audience string) {
+	svid, err := source.FetchJWTSVID(context.Background(), jwtsvid.Params{Audience: audience})
+	if err == nil {
+		svid, err = jwtsvid.ParseAndValidate(svid.Marshal(), source, []string{audience})
+	}
+	if err != nil {
+		fmt.Println("failed", err)
+		return
+	}
+	fmt.Println("token", svid.ID.String()+"="+strings.Join(svid.Audience, ","))
+}
+
+// dial opens a connection at the word "dial", and uses the first one again at the word "again"; "jwt" asks for a token.
+func dial(address string, config *tls.Config, jwts *workloadapi.JWTSource) error {
 	var first *tls.Conn
 	words := bufio.NewScanner(os.Stdin)
 	for words.Scan() {
+		if audience, found := strings.CutPrefix(words.Text(), "jwt "); found {
+			token(jwts, audience)
+			continue
+		}
 		stream := first
 		if words.Text() == "dial" {
 			fresh, err := tls.Dial("tcp", address, config)
@@ -144,7 +162,12 @@ func run(words []string) error {
 	if words[0] == "serve" {
 		return serve(tlsconfig.MTLSServerConfig(source, source, members))
 	}
-	return dial(words[3], tlsconfig.MTLSClientConfig(source, source, members))
+	jwts, err := workloadapi.NewJWTSource(ctx, workloadapi.WithClientOptions(at))
+	if err != nil {
+		return err
+	}
+	defer jwts.Close()
+	return dial(words[3], tlsconfig.MTLSClientConfig(source, source, members), jwts)
 }
 
 func main() {

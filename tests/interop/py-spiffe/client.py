@@ -1,13 +1,14 @@
 """Follows the Workload API with `spiffe`, unchanged, and prints what it hears, one line an event.
 
 `set` is a message of the stream with every SVID in it, `source` what an X509Source hands out, `ended` the end of the stream.
-On the word `fetch` in its input it asks anew, and prints `fetched` or `refused`.
+On the word `fetch` in its input it asks anew, and prints `fetched` or `refused`; on `jwt AUDIENCE` it asks for a token through
+a JwtSource, verifies it against the source's bundle, and prints `token` or `refused`.
 """
 
 import sys
 import threading
 
-from spiffe import WorkloadApiClient, X509Source
+from spiffe import JwtSource, JwtSvid, WorkloadApiClient, X509Source
 from spiffe.errors import PySpiffeError
 
 # Seconds for the first answer, and for each ask after it.
@@ -34,6 +35,18 @@ def heard(context) -> None:
     say("set", *sorted(map(shown, context.x509_svids)))
 
 
+def fetch(client) -> None:
+    say("fetched", *sorted(map(shown, client.fetch_x509_svids(timeout=ANSWER_MAX))))
+
+
+def token(address: str, audience: str) -> None:
+    with JwtSource(socket_path=address, timeout_in_seconds=ANSWER_MAX) as source:
+        svid = source.fetch_svid(audience={audience})
+        bundle = source.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+        valid = JwtSvid.parse_and_validate(svid.token, bundle, {audience})
+        say("token", f"{valid.spiffe_id}={','.join(sorted(valid.audience))}")
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print("usage: client.py <address of the socket>", file=sys.stderr)
@@ -44,9 +57,10 @@ def main() -> int:
         say("source", shown(source.get_x509_context().default_svid))
         # By default a refusal is asked again without a word, so this stream ends at its first.
         client.stream_x509_contexts(heard, lambda error: say("ended", error), retry_connect=False)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            word, _, audience = line.strip().partition(" ")
             try:
-                say("fetched", *sorted(map(shown, client.fetch_x509_svids(timeout=ANSWER_MAX))))
+                token(address, audience) if word == "jwt" else fetch(client)
             except PySpiffeError as error:
                 say("refused", type(error).__name__, error)
     return 0

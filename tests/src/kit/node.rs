@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     agent::{AgentProcess, WAIT_MAX, config},
+    bins::binary,
     ca::{CaProcess, domain, entry, make, token},
     client::{admin, provider, settings},
 };
@@ -57,10 +59,23 @@ pub struct Pair {
 impl Node {
     /// Starts both, with one entry and one delivery for each name, and `more` in the agent's configuration.
     pub async fn start(entries: &[&str], more: &str) -> Self {
+        Self::start_with(entries, more, "").await
+    }
+
+    /// The same, with this in the CA's configuration.
+    pub async fn start_with(entries: &[&str], more: &str, of_ca: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("ca");
         make(&data);
-        let ca = CaProcess::start(&data, 0);
+        let configuration = folder.path().join("ca.toml");
+        fs::write(
+            &configuration,
+            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:0\"\n{of_ca}"),
+        )
+        .expect("written");
+        let mut serve = Command::new(binary("mintage-ca"));
+        serve.arg("serve").arg("--config").arg(configuration);
+        let ca = CaProcess::launch(&data, serve);
         for name in entries {
             entry(&ca.admin_socket(), name, &format!("/{name}")).await;
         }
@@ -178,6 +193,27 @@ impl Pair {
         let name = ServerName::try_from("mintage.invalid").expect("a valid name");
         let stream = TlsConnector::from(self.tls()).connect(name, stream).await?;
         exchange(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
+    }
+
+    /// What a NATS server says to this client, which it asks for a connection and a PONG, and the serial that it showed.
+    pub async fn nats(&self, port: u16) -> std::io::Result<(String, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        // One line in clear comes before TLS.
+        while stream.read_u8().await? != b'\n' {}
+        let name = ServerName::try_from("mintage.invalid").expect("a valid name");
+        let mut stream = TlsConnector::from(self.tls()).connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let shown = LeafInfo::parse(shown.expect("a certificate")).expect("an X.509-SVID");
+        stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").await?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let octet = timeout(ANSWER_MAX, stream.read_u8()).await??;
+            line.push(octet);
+        }
+        Ok((
+            String::from_utf8_lossy(&line).trim().to_owned(),
+            shown.serial().to_string(),
+        ))
     }
 
     /// Revocation of the proxy's own certificate is not what these clients are about.

@@ -46,8 +46,17 @@ impl Proxy {
     /// # Panics
     /// As [`Proxy::nginx`].
     pub fn nginx_from(scratch: &Path, folder: &Path, port: u16) -> Option<Self> {
+        Self::nginx_by("delivered.conf", scratch, folder, port)
+    }
+
+    /// nginx on a delivered folder of the layout `split`, by this configuration of `tests/interop/nginx`; none where it is not
+    /// installed.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn nginx_by(configuration: &str, scratch: &Path, folder: &Path, port: u16) -> Option<Self> {
         let nginx = peer("nginx")?;
-        let file = configured("nginx", "delivered.conf", scratch, folder, &[("PORT", port)]);
+        let file = configured("nginx", configuration, scratch, folder, &[("PORT", port)]);
         let mut command = Command::new(nginx);
         command
             .arg("-p")
@@ -55,6 +64,35 @@ impl Proxy {
             .arg("-c")
             .arg(file)
             .args(["-e", "stderr"]);
+        Some(Self::launch(command, scratch, vec![port]))
+    }
+
+    /// NATS on a delivered folder of the layout `split`; none where it is not installed.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn nats(scratch: &Path, folder: &Path, port: u16) -> Option<Self> {
+        let nats = peer("nats-server")?;
+        let file = configured("nats", "nats.conf", scratch, folder, &[("PORT", port)]);
+        let mut command = Command::new(nats);
+        command.arg("-c").arg(file);
+        Some(Self::launch(command, scratch, vec![port]))
+    }
+
+    /// Prometheus, which scrapes `target` with a delivered folder of the layout `split`; none where it is not installed.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn prometheus(scratch: &Path, folder: &Path, target: u16) -> Option<Self> {
+        let prometheus = peer("prometheus")?;
+        let port = free_port();
+        let file = configured("prometheus", "prometheus.yml", scratch, folder, &[("TARGET", target)]);
+        let mut command = Command::new(prometheus);
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", scratch.join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--log.level=warn");
         Some(Self::launch(command, scratch, vec![port]))
     }
 

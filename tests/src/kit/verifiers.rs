@@ -167,7 +167,7 @@ pub fn sources(name: &str) -> PathBuf {
 }
 
 /// Runs a step that fetches; what cannot be fetched is missing like a program.
-fn ready(command: Command, what: &str) -> Option<()> {
+pub(super) fn ready(command: Command, what: &str) -> Option<()> {
     match finished(command, READY_MAX) {
         Ok(output) if output.status.success() => Some(()),
         Ok(output) => missing(what, &String::from_utf8_lossy(&output.stderr)),

@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     time::{Duration, Instant},
@@ -11,6 +11,8 @@ use std::{
 
 use super::{
     agent::WAIT_MAX,
+    fetched::{build_cargo, class_path, node_modules},
+    peers::peer,
     verifiers::{build_go, environment, sources},
 };
 
@@ -53,6 +55,51 @@ impl Workload {
         })
     }
 
+    /// The one around `@grpc/grpc-js` of npm, which has the API's description and no client library; none where it is not to
+    /// be had.
+    ///
+    /// # Panics
+    /// Under `CI=true` instead.
+    pub fn node(scratch: &Path, socket: &Path) -> Option<Self> {
+        let modules = node_modules(scratch, "grpc-js", "@grpc/grpc-js")?;
+        let mut command = Command::new(peer("node")?);
+        command
+            .env("NODE_PATH", modules)
+            .arg(sources("grpc-js").join("client.js"))
+            .arg(description())
+            .arg(socket);
+        Some(Self::launch(command))
+    }
+
+    /// The one around java-spiffe; none where it is not to be had.
+    ///
+    /// # Panics
+    /// Under `CI=true` instead.
+    pub fn java(scratch: &Path, socket: &Path) -> Option<Self> {
+        let java = peer("java")?;
+        let classes = class_path(scratch, "java", "io.spiffe:java-spiffe-core")?;
+        let mut command = Command::new(java);
+        command
+            .args(["-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(classes)
+            .arg(sources("java").join("Client.java"))
+            .arg(socket);
+        Some(Self::launch(command))
+    }
+
+    /// The command that the ones around `spiffe` and `spiffe-rustls` of Rust begin with; none where they are not to be had.
+    ///
+    /// # Panics
+    /// Under `CI=true` instead.
+    pub fn rust(scratch: &Path) -> Option<impl Fn(&[&str]) -> Self + use<>> {
+        let program = build_cargo(scratch, "rust", "mintage-interop-spiffe")?;
+        Some(move |words: &[&str]| {
+            let mut command = Command::new(&program);
+            command.args(words);
+            Self::launch(command)
+        })
+    }
+
     fn launch(mut command: Command) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("the program starts");
@@ -80,6 +127,11 @@ impl Workload {
     pub fn tell(&mut self, word: &str) {
         let told = writeln!(self.words, "{word}").and_then(|()| self.words.flush());
         told.unwrap_or_else(|error| panic!("{word}: {error}: {:#?}", self.said));
+    }
+
+    /// Whether it has begun a line that was heard with this word.
+    pub fn has_said(&self, word: &str) -> bool {
+        self.said.iter().any(|line| line.split(' ').next() == Some(word))
     }
 
     /// What comes of the first of its coming lines that is wanted, and how long that took.
@@ -110,6 +162,11 @@ impl Drop for Workload {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The Workload API as the standard describes it.
+fn description() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/spiffe/workload.proto")
 }
 
 /// The serial that a line of this kind gives for an identity; none when it is of another kind, or has no such identity.

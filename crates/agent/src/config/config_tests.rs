@@ -1,5 +1,7 @@
 //! Wrong configurations, each told with its line, and the documented sample.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use mintage_revocation::FreshnessPolicy;
 
 use super::*;
@@ -295,7 +297,7 @@ fn bad_hooks_are_told_with_their_line_and_remedy() {
     }
     let lists =
         "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\ncrl = true\n[[delivery.hook]]\nhaproxy = '/s'\n";
-    assert!(refusal(lists).contains("no longer looks at its lists"));
+    assert!(refusal(lists).contains("cannot replace its lists"));
     for (line, part) in [
         ("effect = { address = '127.0.0.1' }", "host:port"),
         (
@@ -313,6 +315,46 @@ fn bad_hooks_are_told_with_their_line_and_remedy() {
             "{line}: {said}"
         );
     }
+}
+
+#[test]
+fn stores_have_a_password_that_nobody_else_may_read_and_other_layouts_have_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let text = |layout: &str, password: &str| {
+        format!("data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\nlayout = '{layout}'\n{password}")
+    };
+    let password = format!("password_file = {file:?}\n");
+    let write = |content: &str, mode: u32| {
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("correct horse\n", 0o600);
+    for layout in ["pkcs12", "jks"] {
+        let config = parse(&text(layout, &password)).unwrap();
+        let expected = StorePassword::parse("correct horse").unwrap();
+        assert_eq!(config.deliveries()[0].password(), Some(&expected));
+        assert!(!format!("{config:?}").contains("horse"));
+        assert!(refusal(&text(layout, "")).contains("need password_file"));
+    }
+    let said = refusal(&text("split", &password));
+    assert!(
+        said.starts_with("agent.toml:4: ") && said.contains("pkcs12 and jks alone"),
+        "{said}"
+    );
+    for (content, mode, part) in [
+        ("short\n", 0o600, "6 to 128"),
+        ("pässwörter\n", 0o600, "ASCII"),
+        ("correct horse\n", 0o644, "0644"),
+    ] {
+        write(content, mode);
+        let said = refusal(&text("jks", &password));
+        assert!(said.starts_with("agent.toml:6: ") && said.contains(part), "{said}");
+        assert!(!said.contains("horse") && !said.contains("short"), "{said}");
+    }
+    let delivery = Delivery::new(EntryName::parse("e").unwrap(), "/a").unwrap();
+    let bare = delivery.with_layout(crate::Layout::Jks);
+    assert!(Config::new("/d").with_deliveries(vec![bare]).is_err());
 }
 
 #[test]

@@ -287,11 +287,14 @@ pub(super) fn check_seconds(field: &str, seconds: u64, most: Duration) -> Result
     Ok(Duration::from_secs(seconds))
 }
 
-/// HAProxy 2.6 stops looking at its `crl-file` once a certificate is replaced in its memory.
+/// HAProxy 2.6 ends by a fault when its `crl-file` is replaced in its memory again and again, and keeps the old one otherwise.
 pub(super) fn check_lists(hooks: &[Hook], crl: bool) -> Result<(), String> {
     let replaces = |hook: &Hook| matches!(hook.action, HookAction::Haproxy { .. });
     match crl && hooks.iter().any(replaces) {
-        true => Err("crl = true does not go with a haproxy hook, after which HAProxy no longer looks at its lists; use systemd = \"reload\"".to_owned()),
+        true => Err(
+            "crl = true does not go with a haproxy hook, which cannot replace its lists; use systemd = \"reload\""
+                .to_owned(),
+        ),
         false => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use mintage_identity::EntryName;
 
 use crate::{
     AgentError,
-    layout::Layout,
+    layout::{Layout, StorePassword},
     limits::{ADDRESSES_MAX, DELIVERIES_MAX, HOOKS_PER_DELIVERY_MAX},
 };
 
@@ -47,6 +47,7 @@ pub struct Delivery {
     group: u32,
     mode: u32,
     layout: Layout,
+    password: Option<StorePassword>,
     receipt: bool,
     crl: bool,
     hooks: Vec<Hook>,
@@ -69,6 +70,7 @@ impl Delivery {
             group: mintage_sys::process::effective_gid(),
             mode: MODE_DEFAULT,
             layout: Layout::default(),
+            password: None,
             receipt: false,
             crl: false,
             hooks: Vec::new(),
@@ -98,6 +100,13 @@ impl Delivery {
     #[must_use]
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// The same delivery with stores under this password.
+    #[must_use]
+    pub fn with_password(mut self, password: Option<StorePassword>) -> Self {
+        self.password = password;
         self
     }
 
@@ -173,6 +182,11 @@ impl Delivery {
     /// Names and contents of the files.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// What the stores of the layouts `pkcs12` and `jks` are opened with.
+    pub(crate) fn password(&self) -> Option<&StorePassword> {
+        self.password.as_ref()
     }
 
     /// The proof that the CA's ledger holds the certificate is written beside it, a second or so later; off by default.
@@ -339,7 +353,10 @@ impl Config {
         check_folders(&self.data_dir, &deliveries).map_err(|(_, problem)| AgentError::Config(problem))?;
         deliveries
             .iter()
-            .try_for_each(|delivery| hook::check_lists(&delivery.hooks, delivery.crl))
+            .try_for_each(|delivery| {
+                check_password(delivery.layout, delivery.password.is_some())?;
+                hook::check_lists(&delivery.hooks, delivery.crl)
+            })
             .map_err(AgentError::Config)?;
         self.deliveries = deliveries;
         Ok(self)
@@ -427,6 +444,17 @@ fn check_mode(mode: u32) -> Result<(), String> {
     Err(format!(
         "mode {mode:04o} is not for a private key; use 0600, 0640, 0400 or 0440"
     ))
+}
+
+/// A store is under a password, and nothing else is.
+fn check_password(layout: Layout, given: bool) -> Result<(), String> {
+    match (layout.has_password(), given) {
+        (true, false) => Err(
+            "the layouts pkcs12 and jks need password_file, a file of mode 0600 with the stores' password".to_owned(),
+        ),
+        (false, true) => Err("password_file goes with the layouts pkcs12 and jks alone".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 fn check_loopback(address: SocketAddr) -> Result<(), String> {

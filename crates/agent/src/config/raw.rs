@@ -6,20 +6,20 @@ use std::{
 };
 
 use mintage_identity::EntryName;
-use mintage_sys::text_file;
+use mintage_sys::{secret_file, text_file};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
     Accounts, Config, Delivery, LookupRules, SocketLimit, SocketLimits, TomlProblem, Validator, Window, check_absolute,
-    check_address, check_folders, check_loopback, check_maps, check_mode, hook, lookup,
+    check_address, check_folders, check_loopback, check_maps, check_mode, check_password, hook, lookup,
     raw_hook::{RawEffect, RawHook},
     sds::{Name, Sds},
 };
 use crate::{
     AgentError,
-    layout::Layout,
-    limits::{ADDRESSES_MAX, CONFIG_BYTES_MAX, HOOKS_PER_DELIVERY_MAX},
+    layout::{Layout, StorePassword},
+    limits::{ADDRESSES_MAX, CONFIG_BYTES_MAX, HOOKS_PER_DELIVERY_MAX, STORE_PASSWORD_BYTES_MAX},
 };
 
 /// What the socket key says to turn the socket off.
@@ -98,6 +98,7 @@ struct RawDelivery {
     group: Option<Spanned<Account>>,
     mode: Option<Spanned<String>>,
     layout: Option<Spanned<String>>,
+    password_file: Option<Spanned<PathBuf>>,
     #[serde(default)]
     receipt: bool,
     #[serde(default)]
@@ -287,6 +288,12 @@ impl Reader<'_> {
         if let Some(layout) = &raw.layout {
             delivery.layout = self.on(layout, |text| Layout::parse(text))?;
         }
+        if let Some(file) = &raw.password_file {
+            delivery.password = Some(self.on(file, |file| read_password(file))?);
+        }
+        self.on(&raw.directory, |_| {
+            check_password(delivery.layout, delivery.password.is_some())
+        })?;
         delivery.receipt = raw.receipt;
         delivery.crl = raw.crl;
         for hook in &raw.hook {
@@ -307,4 +314,13 @@ impl Reader<'_> {
         }
         Ok(delivery)
     }
+}
+
+/// The first line of a file that nobody else may read.
+fn read_password(file: &Path) -> Result<StorePassword, String> {
+    check_absolute("password_file", file)?;
+    let mut secret = secret_file::read(file, STORE_PASSWORD_BYTES_MAX + 2).map_err(|error| error.to_string())?;
+    secret_file::trim_line_end(&mut secret);
+    let text = std::str::from_utf8(&secret).map_err(|_| format!("{} is no text", file.display()))?;
+    StorePassword::parse(text).map_err(|problem| format!("{}: {problem}", file.display()))
 }
