@@ -12,7 +12,7 @@ use mintage_benches::{
     filter::{Asked, NOW, Publisher, follower, serial},
     host::rss_mb,
     load::{Failure, percentile},
-    peers::{Peers, median_ns, peers},
+    peers::{LOT, Peers, median_ns, peers},
 };
 use mintage_identity::Serial;
 use mintage_revocation::{Query, Verdict, View};
@@ -160,15 +160,13 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
         .collect();
     let is_struck = |verdict: &Verdict| matches!(verdict, Verdict::Revoked { .. });
     let ask = |serials: &[Serial]| {
-        let queries: Vec<Query<'_>> = serials.iter().map(|serial| about.about(serial)).collect();
-        median_ns(&queries, |chunk| {
-            chunk.iter().filter(|query| is_struck(&view.check(query, NOW))).count()
-        })
+        let ask = |lot: &[Query<'_>]| lot.iter().filter(|query| is_struck(&view.check(query, NOW))).count();
+        median_ns(serials, |serial| about.about(serial), ask)
     };
-    let queries: Vec<Query<'_>> = misses.iter().map(|serial| about.about(serial)).collect();
-    let mut verdicts = vec![Verdict::Stale; 2_000];
-    let batch_ns = median_ns(&queries, |chunk| {
-        view.check_batch(chunk, NOW, &mut verdicts);
+    let mut verdicts = [Verdict::Stale; LOT];
+    let make = |serial| about.about(serial);
+    let batch_ns = median_ns(&misses, make, |lot| {
+        view.check_batch(lot, NOW, &mut verdicts);
         usize::from(is_struck(&verdicts[0]))
     });
     let right = view.check(&about.about(&misses[0]), NOW) == Verdict::Good;

@@ -1,115 +1,18 @@
 //! The C interface, called as C calls it.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod fixture;
+
 use std::{
     ffi::{CString, c_char, c_int},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     ptr,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain, UnixTime};
-use mintage_revocation::{
-    DelegationStatement, IssuerCoverage, MapWriter, Replica, Revocation, RevocationKey, RevokedSerial, RevokedSet,
-    SerialKind, Terms,
-};
+use fixture::{Fixture, ISSUER, fixture};
+use mintage_identity::Serial;
 use mintage_revocation_ffi as ffi;
-use ring::{
-    digest,
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
-};
-
-const ISSUER: IssuerKeyId = IssuerKeyId::new([0x11; 32]);
-const P256_SPKI_HEAD: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-
-fn minutes(count: u64) -> std::time::Duration {
-    std::time::Duration::from_secs(60 * count)
-}
-
-struct Fixture {
-    dir: tempfile::TempDir,
-    now: UnixTime,
-    not_after: UnixTime,
-    revoked: Serial,
-    good: Serial,
-}
-
-impl Fixture {
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("revocation.map")
-    }
-}
-
-/// A map in which one serial is revoked.
-fn fixture() -> Fixture {
-    let domain = TrustDomain::parse("dev.test").unwrap();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let now = UnixTime::from_millis(0).plus(since);
-    let not_after = now.plus(minutes(10)).floor_to_second();
-    let (revoked, good) = (Serial::from_random([7; 16]), Serial::from_random([8; 16]));
-
-    let mut set = RevokedSet::new(&domain);
-    let coverage = IssuerCoverage {
-        id: ISSUER,
-        serials: SerialKind::Native,
-        until: None,
-    };
-    set.cover_issuer(1, &coverage).unwrap();
-    let serials = vec![RevokedSerial {
-        issuer: ISSUER,
-        serial: revoked,
-        not_after,
-    }];
-    let reason = RevocationReason::Unspecified;
-    set.apply_revocation(
-        2,
-        &Revocation {
-            at: now,
-            serials,
-            rules: Vec::new(),
-            reason,
-        },
-    )
-    .unwrap();
-
-    let random = SystemRandom::new();
-    let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
-    let spki = [&P256_SPKI_HEAD[..], pair.public_key().as_ref()].concat();
-    let ca_key = IssuerKeyId::from_slice(digest::digest(&digest::SHA256, &spki).as_ref()).unwrap();
-    let (key, _) = RevocationKey::generate().unwrap();
-    let statement = DelegationStatement::new(&domain, key.public_key(), 1, now.plus(minutes(90)), ca_key);
-    let signature = pair.sign(&random, &statement.to_be_signed()).unwrap();
-    let delegation = statement.signed(signature.as_ref().to_vec());
-
-    let mut replica = Replica::new(&domain);
-    replica.trust(delegation.verify(&domain, &spki, now).unwrap()).unwrap();
-    let terms = Terms {
-        epoch: 1,
-        this_update: now,
-        next_update: now.plus(minutes(60)),
-    };
-    replica
-        .apply_snapshot(&key.sign_snapshot(&set, &[], &terms).unwrap(), now)
-        .unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture {
-        dir,
-        now,
-        not_after,
-        revoked,
-        good,
-    };
-    let mut writer = MapWriter::create(&fixture.path(), &domain).unwrap();
-    writer.publish(&replica.view()).unwrap();
-    fixture
-}
 
 fn open(path: &Path, domain: &str) -> (c_int, *mut ffi::MintageRevocation, String) {
     let path = CString::new(path.to_str().unwrap()).unwrap();

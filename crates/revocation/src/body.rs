@@ -9,7 +9,7 @@ use crate::{
     bucket::Bucket,
     limits::{EXCEPTIONS_MAX, ISSUERS_MAX, RULE_SUBJECT_BYTES_MAX, RULES_MAX, SEGMENTS_MAX, SERIALS_MAX},
     octets::Fields,
-    rice,
+    rice::{self, Run},
 };
 
 const WHAT: &str = "body";
@@ -41,6 +41,14 @@ pub(crate) struct BodySegment {
     pub(crate) bucket: Bucket,
     /// Strictly increasing.
     pub(crate) fingerprints: Vec<u64>,
+}
+
+/// Where a segment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Position in the issuer table.
+    pub(crate) issuer: usize,
+    pub(crate) bucket: Bucket,
 }
 
 /// What a snapshot holds, or a delta adds.
@@ -98,6 +106,25 @@ impl Body {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RevocationError> {
+        let mut segments = Vec::new();
+        let mut body = Self::decode_with(bytes, |place, run| {
+            segments.push(BodySegment {
+                issuer: place.issuer,
+                bucket: place.bucket,
+                fingerprints: run.read()?,
+            });
+            Ok(())
+        })?;
+        body.segments = segments;
+        Ok(body)
+    }
+
+    /// As [`Self::decode`], but the segments are handed to `take`, one after the other, and not kept: a large one is read
+    /// straight to where it belongs. What was taken is to be forgotten when an error follows.
+    pub(crate) fn decode_with(
+        bytes: &[u8],
+        take: impl FnMut(Place, Run<'_>) -> Result<(), RevocationError>,
+    ) -> Result<Self, RevocationError> {
         let tables = Tables::split(bytes)?;
         let issuers = tables
             .issuers
@@ -105,8 +132,7 @@ impl Body {
             .map(decode_issuer)
             .collect::<Result<Vec<_>, _>>()?;
         sorted(&issuers, |issuer| issuer.id, "issuers")?;
-        let segments = decode_segments(tables.segments, tables.codes, issuers.len())?;
-        sorted(&segments, |segment| (segment.issuer, segment.bucket), "segments")?;
+        decode_segments(tables.segments, tables.codes, issuers.len(), take)?;
         let exceptions = tables
             .exceptions
             .chunks_exact(EXCEPTION)
@@ -117,7 +143,7 @@ impl Body {
         sorted(&rules, |rule| rule.target.clone(), "rules")?;
         Ok(Self {
             issuers,
-            segments,
+            segments: Vec::new(),
             rules,
             exceptions,
         })
@@ -228,9 +254,13 @@ pub(crate) fn decode_issuer(entry: &[u8]) -> Result<BodyIssuer, RevocationError>
     })
 }
 
-fn decode_segments(table: &[u8], mut codes: &[u8], issuers: usize) -> Result<Vec<BodySegment>, RevocationError> {
-    let mut segments = Vec::with_capacity(table.len() / SEGMENT);
-    let mut serials = 0;
+fn decode_segments(
+    table: &[u8],
+    mut codes: &[u8],
+    issuers: usize,
+    mut take: impl FnMut(Place, Run<'_>) -> Result<(), RevocationError>,
+) -> Result<(), RevocationError> {
+    let (mut serials, mut former) = (0, None);
     for entry in table.chunks_exact(SEGMENT) {
         let mut fields = Fields::new(entry);
         let issuer = u32::from_le_bytes(fields.array()) as usize;
@@ -259,15 +289,15 @@ fn decode_segments(table: &[u8], mut codes: &[u8], issuers: usize) -> Result<Vec
             return refuse("a segment goes beyond the end");
         };
         codes = later;
-        let fingerprints = rice::decode(code, count, parameter)?;
-        segments.push(BodySegment {
-            issuer,
-            bucket,
-            fingerprints,
-        });
+        let place = Place { issuer, bucket };
+        if former.is_some_and(|former| former >= place) {
+            return refuse("its segments are not sorted, or one is there twice");
+        }
+        former = Some(place);
+        take(place, Run::new(code, count, parameter)?)?;
     }
     if codes.is_empty() {
-        Ok(segments)
+        Ok(())
     } else {
         refuse("octets follow its last segment")
     }

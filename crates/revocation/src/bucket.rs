@@ -165,9 +165,14 @@ impl Width {
     /// that belongs to none of this span.
     #[inline(always)]
     pub(crate) fn packed(self, millis: u64) -> u64 {
-        let index = ((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64 >> self.shift;
         // The largest number of a bucket is above that of every year a certificate can name.
-        self.begin + index.min(u64::from(u32::MAX))
+        self.begin + self.index(millis).min(u64::from(u32::MAX))
+    }
+
+    /// Number of that bucket in its span; for an instant that is in no bucket one above those of 32 bits.
+    #[inline(always)]
+    pub(crate) fn index(self, millis: u64) -> u64 {
+        ((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64 >> self.shift
     }
 }
 

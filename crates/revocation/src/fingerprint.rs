@@ -1,6 +1,6 @@
 //! The 48-bit fingerprint by which the filter knows a serial, and the key under which a live connection is found.
 
-use mintage_identity::{IssuerKeyId, Serial};
+use mintage_identity::{IssuerKeyId, Serial, limits::SERIAL_OCTETS_MAX};
 use ring::digest;
 
 /// Bits of a fingerprint.
@@ -8,6 +8,8 @@ pub(crate) const BITS: u32 = 48;
 pub(crate) const MASK: u64 = (1 << BITS) - 1;
 /// 2^48 divided by the golden ratio, made odd.
 const FOLD: u64 = 0x9e37_79b9_7f4b;
+/// Where the 12 octets that index the filter begin.
+const TAIL_AT: usize = SERIAL_OCTETS_MAX - 12;
 /// Label of the hash for serials that are not known to be uniform.
 const LABEL: &[u8] = b"mintage-revocation-serial-v1\0";
 
@@ -32,12 +34,18 @@ pub struct EntryKey {
 }
 
 /// The fingerprint of `serial` under `issuer`: the 12 index octets, folded.
-#[inline]
+#[inline(always)]
 pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Serial) -> u64 {
-    if kind == SerialKind::Native && serial.is_native() {
-        return fold(&serial.tail());
+    match plain(kind, serial) {
+        Some(fingerprint) => fingerprint,
+        None => hashed(issuer, serial),
     }
-    hashed(issuer, serial)
+}
+
+/// The fingerprint of a serial that needs no hash.
+#[inline(always)]
+pub(crate) fn plain(kind: SerialKind, serial: &Serial) -> Option<u64> {
+    (kind == SerialKind::Native && serial.is_native()).then(|| fold(serial.padded()))
 }
 
 #[cold]
@@ -47,21 +55,22 @@ fn hashed(issuer: &IssuerKeyId, serial: &Serial) -> u64 {
     context.update(issuer.as_bytes());
     context.update(serial.padded());
     let hash = context.finish();
-    let mut octets = [0; 12];
-    octets.copy_from_slice(&hash.as_ref()[..12]);
+    let mut octets = [0; SERIAL_OCTETS_MAX];
+    octets[TAIL_AT..].copy_from_slice(&hash.as_ref()[..SERIAL_OCTETS_MAX - TAIL_AT]);
     fold(&octets)
 }
 
-/// The low half plus a multiple of the high half, so that every octet counts and halves that are alike do not vanish.
-#[inline]
-fn fold(octets: &[u8; 12]) -> u64 {
+/// The low half of the last 12 octets plus a multiple of the high half, so that every octet counts and halves that are alike
+/// do not vanish.
+#[inline(always)]
+fn fold(octets: &[u8; SERIAL_OCTETS_MAX]) -> u64 {
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&octets[at..at + 8]);
         u64::from_be_bytes(word)
     };
     // The upper two octets of the low half are masked away.
-    let (high, low) = (word(0) >> 16, word(4));
+    let (high, low) = (word(TAIL_AT) >> 16, word(TAIL_AT + 4));
     low.wrapping_add(high.wrapping_mul(FOLD)) & MASK
 }
 

@@ -213,7 +213,7 @@ fn find_packed<W: Word>(line: &[W], fingerprint: u64) -> (bool, bool) {
     // All slots, without a branch: the tags lie one after the other in the bits of the words.
     let mut found = false;
     for slot in 0..PACKED_SLOTS {
-        let (word, shift) = (slot * TAG_BITS / 64, slot * TAG_BITS % 64);
+        let (word, shift) = place_of(slot);
         let mut tag = words[word] >> shift;
         if shift + TAG_BITS > 64 {
             tag |= words[word + 1] << (64 - shift);
@@ -224,21 +224,30 @@ fn find_packed<W: Word>(line: &[W], fingerprint: u64) -> (bool, bool) {
 }
 
 fn insert_packed(line: &[AtomicU64], fingerprint: u64) -> bool {
-    let mut octets = octets_of(line);
-    let count = usize::from(octets[COUNT_AT]);
+    let Some(line) = line.first_chunk::<LINE_WORDS>() else {
+        return false;
+    };
+    let last = &line[LINE_WORDS - 1];
+    let count = ((last.load(Ordering::Relaxed) >> COUNT_SHIFT) & 0xff) as usize;
     if count >= PACKED_SLOTS {
         return false;
     }
-    let tag = (fingerprint & TAG_MASK).to_le_bytes();
-    octets[count * TAG_OCTETS..(count + 1) * TAG_OCTETS].copy_from_slice(&tag[..TAG_OCTETS]);
-    // At most 12: fits the octet.
-    octets[COUNT_AT] = count as u8 + 1;
-    for (word, chunk) in line.iter().zip(octets.chunks_exact(8)) {
-        let mut value = [0; 8];
-        value.copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Release);
+    // Only one thread adds, and a slot that is not counted is zero.
+    let put = |word: &AtomicU64, bits: u64| word.store(word.load(Ordering::Relaxed) | bits, Ordering::Release);
+    let (tag, (word, shift)) = (fingerprint & TAG_MASK, place_of(count));
+    put(&line[word], tag << shift);
+    if shift + TAG_BITS > 64 {
+        put(&line[word + 1], tag >> (64 - shift));
     }
+    // The count at the end: a reader never sees it without the tag.
+    let counted = last.load(Ordering::Relaxed) + (1 << COUNT_SHIFT);
+    last.store(counted, Ordering::Release);
     true
+}
+
+/// Word and bit at which the tag of a slot begins; it may end in the next word.
+fn place_of(slot: usize) -> (usize, usize) {
+    (slot * TAG_BITS / 64, slot * TAG_BITS % 64)
 }
 
 #[cfg(test)]

@@ -304,14 +304,13 @@ impl Replica {
                 });
             }
         }
-        let body = Body::decode(framed.body)?;
         let own = OwnPulse::new(header.this_update.min(now), header.horizon);
         let pulse = Pulse::Own(Arc::new(own));
         if let Some(held) = self.view.load().pulse() {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
             pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon());
         }
-        let view = View::of_snapshot(header.epoch, header.sequence, &body, pulse);
+        let view = View::of_snapshot(header.epoch, header.sequence, framed.body, pulse)?;
         self.publish(header, view.counting_on(&self.view.load()));
         let added = Added {
             everything: true,
@@ -419,16 +418,16 @@ fn check_not_ended(header: &Header, now: UnixTime) -> Result<(), RevocationError
 }
 
 fn added_by(body: &Body) -> Added {
-    let keys = body.segments.iter().flat_map(|segment| {
+    let count = body.segments.iter().map(|segment| segment.fingerprints.len()).sum();
+    let mut keys = Vec::with_capacity(count);
+    for segment in &body.segments {
         let issuer = body.issuers[segment.issuer].id;
-        segment
-            .fingerprints
-            .iter()
-            .map(move |&fingerprint| EntryKey { issuer, fingerprint })
-    });
+        let fingerprints = segment.fingerprints.iter();
+        keys.extend(fingerprints.map(|&fingerprint| EntryKey { issuer, fingerprint }));
+    }
     Added {
         everything: false,
-        keys: keys.collect(),
+        keys,
         rules: body.rules.clone(),
     }
 }

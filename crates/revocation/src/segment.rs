@@ -4,21 +4,22 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
 };
 
 use crate::{
+    RevocationError,
     fingerprint::MASK,
     limits::RECENT_SERIALS_MAX,
     lines::{Full, LineShape},
-    words::{LINE_WORDS, MapWords, OwnWords, Word},
+    rice::{Run, malformed},
+    words::{BLOCK_WORDS, LINE_WORDS, MapWords, OwnWords, Word, fetch},
 };
 
-/// Words of a block: 256 bits.
-const BLOCK_WORDS: usize = 4;
 /// Filter bits per serial: 13 give about 5 false hits in 1,000, each settled by the lines.
 const BITS_PER_SERIAL: usize = 13;
 /// Bits of a fingerprint that choose one bit in a word of the block.
@@ -60,38 +61,15 @@ impl Shape {
     /// True when `words` (of this shape) hold `fingerprint`.
     #[inline]
     pub(crate) fn contains<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
-        self.may_contain(words, fingerprint) && self.confirm(words, fingerprint)
+        self.block(words, fingerprint)
+            .is_some_and(|block| may_contain(block, fingerprint))
+            && self.confirm(words, fingerprint)
     }
 
-    /// The Bloom filter's answer: false is certain, true is not.
-    #[inline(always)]
-    fn may_contain<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
-        let Some(block) = self.block(words, fingerprint) else {
-            return false;
-        };
-        // All four words whatever the first says: a branch for each would be guessed wrongly too often.
-        let words = block.iter().enumerate();
-        words.fold(1, |held, (at, word)| {
-            held & word.read().wrapping_shr(bit_of(fingerprint, at))
-        }) == 1
-    }
-
-    /// As [`Self::contains`]; a hit of the filter that the lines refute is counted.
-    #[inline(always)]
-    fn contains_counted<W: Word>(self, words: &[W], fingerprint: u64, refuted: &AtomicU64) -> bool {
-        self.may_contain(words, fingerprint) && self.confirm_counted(words, fingerprint, refuted)
-    }
-
-    #[cold]
-    fn confirm_counted<W: Word>(self, words: &[W], fingerprint: u64, refuted: &AtomicU64) -> bool {
-        let held = self.confirm(words, fingerprint);
-        refuted.fetch_add(u64::from(!held), Ordering::Relaxed);
-        held
-    }
-
-    /// Kept apart so that the common "no" stays small code.
-    #[cold]
+    /// The exact answer about what the filter may contain.
     fn confirm<W: Word>(self, words: &[W], fingerprint: u64) -> bool {
+        // Whoever set the filter's bits wrote the line before.
+        fence(Ordering::Acquire);
         words
             .get(self.filter_words()..)
             .is_some_and(|lines| self.lines.contains(lines, fingerprint))
@@ -122,11 +100,15 @@ impl Shape {
         Ok(new)
     }
 
+    /// First word of the block that `fingerprint` is looked for in.
     #[inline(always)]
-    fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
+    fn block_at(self, fingerprint: u64) -> usize {
         // Both factors have at most 32 bits.
-        let at = (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS;
-        words.get(at..)?.first_chunk()
+        (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS
+    }
+
+    fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
+        words.get(self.block_at(fingerprint)..)?.first_chunk()
     }
 
     /// The fingerprints held by `words`, in no order.
@@ -134,6 +116,17 @@ impl Shape {
         self.lines
             .fingerprints(words.get(self.filter_words()..).unwrap_or_default())
     }
+}
+
+/// The Bloom filter's answer by its block for `fingerprint`: false is certain, true is not.
+#[inline(always)]
+fn may_contain<W: Word>(block: &[W; BLOCK_WORDS], fingerprint: u64) -> bool {
+    // All four words whatever the first says: a branch for each would be guessed wrongly too often.
+    let words = block.iter().enumerate();
+    words.fold(1, |held, (at, word)| {
+        held & word.glance().wrapping_shr(bit_of(fingerprint, at))
+    }) & 1
+        == 1
 }
 
 /// The bit of word `word` of a block that `fingerprint` sets: its low 24 bits choose all four, where its top 32 bits choose the
@@ -174,26 +167,44 @@ enum Store {
 impl Segment {
     /// A segment of `fingerprints`, with room for `more`.
     pub(crate) fn build(fingerprints: &[u64], more: usize) -> Self {
-        let room = fingerprints.len() + more;
-        // A packed table may have no room near one line though it has elsewhere; a little larger it has. What is not
-        // spread evenly even then goes to a wide table, which takes anything.
-        let mut roomier = (0..4).map(|step| Shape::for_count(room + room / 16 * step));
-        roomier
-            .find_map(|shape| Self::filled(shape, fingerprints, room))
-            .or_else(|| Self::filled(Shape::wide_for(room), fingerprints, room))
-            .unwrap_or_else(|| unreachable!("a wide table has more slots than it is made for"))
+        let all = fingerprints.iter().map(|&fingerprint| Ok::<_, Infallible>(fingerprint));
+        let Ok(segment) = Self::of(all, fingerprints.len() + more);
+        segment
     }
 
-    fn filled(shape: Shape, fingerprints: &[u64], room: usize) -> Option<Self> {
+    /// A segment of what is read from `run`, with room for `more`. Nothing but the segment takes memory.
+    pub(crate) fn read(run: Run<'_>, more: usize) -> Result<Self, RevocationError> {
+        Self::of(run.values(), run.count() + more).map_err(malformed)
+    }
+
+    fn of<E>(all: impl Iterator<Item = Result<u64, E>> + Clone, room: usize) -> Result<Self, E> {
+        // A packed table may have no room near one line though it has elsewhere; a little larger it has. What is not
+        // spread evenly even then goes to a wide table, which takes anything.
+        let packed = (0..4).map(|step| Shape::for_count(room + room / 16 * step));
+        for shape in packed.chain([Shape::wide_for(room)]) {
+            if let Some(segment) = Self::filled(shape, all.clone(), room)? {
+                return Ok(segment);
+            }
+        }
+        unreachable!("a wide table has more slots than it is made for")
+    }
+
+    fn filled<E>(shape: Shape, all: impl Iterator<Item = Result<u64, E>>, room: usize) -> Result<Option<Self>, E> {
         let words = OwnWords::zeroed(shape.words());
-        let count = shape.insert_all(words.get(), fingerprints).ok()?;
-        Some(Self {
+        let mut count = 0;
+        for fingerprint in all {
+            match shape.insert(words.get(), fingerprint? & MASK) {
+                Ok(new) => count += usize::from(new),
+                Err(Full) => return Ok(None),
+            }
+        }
+        Ok(Some(Self {
             shape,
             store: Store::Own(words),
             count,
             room,
             tip: Tip::at(count),
-        })
+        }))
     }
 
     /// A segment whose words lie in a map. `words` must have the shape's length.
@@ -239,24 +250,37 @@ impl Segment {
     /// True when it holds `fingerprint`; a hit of the filter that the lines refute is counted.
     #[inline(always)]
     pub(crate) fn contains_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
+        self.may_contain(fingerprint) && self.confirm_counted(fingerprint, refuted)
+    }
+
+    /// The filter's answer: false is certain, true is not.
+    #[inline(always)]
+    pub(crate) fn may_contain(&self, fingerprint: u64) -> bool {
+        let at = self.shape.block_at(fingerprint);
         match &self.store {
-            Store::Own(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
-            Store::Mapped(words) => self.shape.contains_counted(words.get(), fingerprint, refuted),
+            Store::Own(words) => words.block(at).is_some_and(|block| may_contain(block, fingerprint)),
+            Store::Mapped(words) => words.block(at).is_some_and(|block| may_contain(block, fingerprint)),
         }
     }
 
-    /// A word of the block that `fingerprint` is looked for in.
-    #[inline]
+    fn confirm_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
+        let held = match &self.store {
+            Store::Own(words) => self.shape.confirm(words.get(), fingerprint),
+            Store::Mapped(words) => self.shape.confirm(words.get(), fingerprint),
+        };
+        if !held {
+            refuted.fetch_add(1, Ordering::Relaxed);
+        }
+        held
+    }
+
+    /// Has the memory fetch the block that `fingerprint` is looked for in.
+    #[inline(always)]
     pub(crate) fn touch(&self, fingerprint: u64) -> u64 {
+        let at = self.shape.block_at(fingerprint);
         match &self.store {
-            Store::Own(words) => self
-                .shape
-                .block(words.get(), fingerprint)
-                .map_or(0, |block| block[0].read()),
-            Store::Mapped(words) => self
-                .shape
-                .block(words.get(), fingerprint)
-                .map_or(0, |block| block[0].read()),
+            Store::Own(words) => words.block(at).map_or(0, |block| fetch(&block[0])),
+            Store::Mapped(words) => words.block(at).map_or(0, |block| fetch(&block[0])),
         }
     }
 
@@ -430,7 +454,8 @@ mod tests {
             let Store::Own(words) = &after.store else {
                 unreachable!()
             };
-            fooled += u64::from(after.shape.may_contain(words.get(), victim));
+            let block = after.shape.block(words.get(), victim).unwrap();
+            fooled += u64::from(may_contain(block, victim));
             assert!(
                 !after.contains_counted(victim, &refuted),
                 "the lines tell the victim from the tenant's serials"

@@ -321,7 +321,7 @@ impl RevokedSet {
         live: impl Iterator<Item = LiveSerial>,
     ) -> Result<Vec<Exception>, RevocationError> {
         let pulse = Pulse::Own(Arc::new(OwnPulse::new(ALWAYS, ALWAYS)));
-        let filter = View::of_snapshot(0, self.sequence, body, pulse);
+        let filter = View::of_body(self.sequence, body, pulse);
         let mut exceptions = BTreeSet::new();
         for live in live {
             let (issuer, serial) = (live.issuer, live.serial);

@@ -12,7 +12,8 @@ use std::{
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 
 use crate::{
-    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Missing, Query, Rule, RuleTarget, Shown, Verdict, Why,
+    Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Missing, Query, RevocationError, Rule, RuleTarget,
+    Shown, Verdict, Why,
     body::Body,
     fingerprint::fingerprint,
     limits::{FRESH_FOR, FUTURE_SKEW},
@@ -75,15 +76,39 @@ impl View {
         self
     }
 
-    /// The view of a snapshot's body.
-    pub(crate) fn of_snapshot(epoch: u64, sequence: u64, body: &Body, pulse: Pulse) -> Self {
+    /// The view of a body that is at hand.
+    pub(crate) fn of_body(sequence: u64, body: &Body, pulse: Pulse) -> Self {
         let mut view = Self {
-            epoch,
             pulse: Some(pulse),
             ..Self::none()
         };
         view.extend(sequence, body);
         view
+    }
+
+    /// The view of a snapshot's body, whose serials are read straight into their segments.
+    pub(crate) fn of_snapshot(epoch: u64, sequence: u64, body: &[u8], pulse: Pulse) -> Result<Self, RevocationError> {
+        let mut segments = Vec::new();
+        let body = Body::decode_with(body, |place, run| {
+            segments.push((place, ViewIssuer::read(run)?));
+            Ok(())
+        })?;
+        // Issuers and segments are sorted there as they are here.
+        let mut issuers: Vec<ViewIssuer> = body.issuers.iter().map(ViewIssuer::new).collect();
+        for (place, segment) in segments {
+            issuers[place.issuer].push(place.bucket, segment);
+        }
+        let mut view = Self {
+            epoch,
+            sequence,
+            issuers,
+            pulse: Some(pulse),
+            ..Self::none()
+        };
+        view.put_rules(&body.rules);
+        view.put_exceptions(&body.exceptions);
+        view.drop_dead();
+        Ok(view)
     }
 
     /// The view of a map: segments are there already.
@@ -192,7 +217,10 @@ impl View {
     /// questions, most of all when the filter is larger than the processor's caches. Answers beyond the shorter slice are
     /// not given.
     pub fn check_batch(&self, queries: &[Query<'_>], now: UnixTime, verdicts: &mut [Verdict]) {
-        let moment = self.moment(now);
+        let Some(moment) = self.moment(now) else {
+            let answered = queries.len().min(verdicts.len());
+            return verdicts[..answered].fill(Verdict::Stale);
+        };
         for (queries, verdicts) in queries.chunks(BATCH).zip(verdicts.chunks_mut(BATCH)) {
             if self.is_large {
                 // Looks at all blocks before the first answer is needed, so that the memory fetches them together.
@@ -200,11 +228,12 @@ impl View {
                 std::hint::black_box(touched);
             }
             for (query, verdict) in queries.iter().zip(verdicts) {
-                *verdict = moment.map_or(Verdict::Stale, |moment| self.check_at(query, moment));
+                *verdict = self.check_at(query, moment);
             }
         }
     }
 
+    #[inline(always)]
     fn touch(&self, query: &Query<'_>) -> u64 {
         self.issuer(&query.issuer)
             .map_or(0, |issuer| issuer.touch(query.serial, query.not_after))
@@ -223,6 +252,34 @@ impl View {
 
     #[inline(always)]
     fn check_at(&self, query: &Query<'_>, moment: Moment) -> Verdict {
+        match self.check_plainly(query, moment) {
+            Some(verdict) => verdict,
+            None => self.check_thoroughly(query, moment),
+        }
+    }
+
+    /// The answer about nearly every certificate, in few steps: its issuer is plain, and the filter does not know its serial.
+    /// `None` for all others.
+    #[inline(always)]
+    fn check_plainly(&self, query: &Query<'_>, moment: Moment) -> Option<Verdict> {
+        if self.has_rules || self.issuers.len() > FEW {
+            return None;
+        }
+        let issuer = self.issuers.iter().find(|issuer| issuer.id == query.issuer)?;
+        if issuer.may_list(query.serial, query.not_after)? {
+            return None;
+        }
+        Some(match (query.not_after < moment.horizon, moment.is_fresh) {
+            (true, _) => Verdict::NotCovered,
+            (false, true) => Verdict::Good,
+            (false, false) => Verdict::Stale,
+        })
+    }
+
+    /// The answer about any certificate. Apart from the few steps above, so that they need no room for what it needs.
+    #[cold]
+    #[inline(never)]
+    fn check_thoroughly(&self, query: &Query<'_>, moment: Moment) -> Verdict {
         if self.has_rules
             && let Some(why) = self.rules.strike(query)
         {
@@ -421,7 +478,9 @@ impl View {
     #[cold]
     fn is_exception(&self, query: &Query<'_>) -> bool {
         let excepted = !self.exceptions.is_empty() && self.exceptions.contains(&(query.issuer, *query.serial));
-        self.refuted.fetch_add(u64::from(excepted), Ordering::Relaxed);
+        if excepted {
+            self.refuted.fetch_add(1, Ordering::Relaxed);
+        }
         excepted
     }
 
@@ -492,3 +551,7 @@ impl std::fmt::Debug for View {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -5,10 +5,11 @@ use std::sync::atomic::AtomicU64;
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 
 use crate::{
-    SerialKind,
+    RevocationError, SerialKind,
     body::BodyIssuer,
     bucket::{Bucket, Span, Width},
-    fingerprint::fingerprint,
+    fingerprint::{fingerprint, plain},
+    rice::Run,
     segment::{Add, Segment},
 };
 
@@ -24,6 +25,9 @@ pub(crate) struct ViewIssuer {
     pub(crate) until: UnixTime,
     /// Every span that has a segment.
     spans: Vec<SpanRow>,
+    /// Where to look for nearly every certificate, when it can be told by a few steps: the issuer is covered, its serials need no
+    /// hash, and its segments are of one span without a gap.
+    plain: Option<SpanRow>,
     /// [`Bucket::packed`] of each segment; sorted.
     buckets: Vec<u64>,
     segments: Vec<(Bucket, Segment)>,
@@ -37,6 +41,7 @@ impl ViewIssuer {
             kind: from.kind,
             until: from.until,
             spans: Vec::new(),
+            plain: None,
             buckets: Vec::new(),
             segments: Vec::new(),
         }
@@ -55,11 +60,24 @@ impl ViewIssuer {
     /// The segments that a certificate with this end may be in, at most one of each span.
     #[inline(always)]
     fn candidates(&self, not_after: UnixTime) -> impl Iterator<Item = &Segment> {
-        let millis = u64::try_from(not_after.millis()).unwrap_or(0);
+        let millis = millis(not_after);
         self.spans.iter().filter_map(move |span| {
             let at = span.position(&self.buckets, millis)?;
             self.segments.get(at).map(|(_, segment)| segment)
         })
+    }
+
+    /// False when the filter does not know this serial of a covered issuer. `None` where that takes more than a look at one
+    /// block.
+    #[inline(always)]
+    pub(crate) fn may_list(&self, serial: &Serial, not_after: UnixTime) -> Option<bool> {
+        let span = self.plain.as_ref()?;
+        let wanted = plain(SerialKind::Native, serial)?;
+        let Some(at) = span.position_in_dense(millis(not_after)) else {
+            return Some(false);
+        };
+        let (_, segment) = self.segments.get(at)?;
+        Some(segment.may_contain(wanted))
     }
 
     /// True when the filter strikes this serial; hits that the lines refute are counted.
@@ -83,7 +101,7 @@ impl ViewIssuer {
     }
 
     /// Loads a word of each block that [`Self::lists`] would look at.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn touch(&self, serial: &Serial, not_after: UnixTime) -> u64 {
         let wanted = fingerprint(self.kind, &self.id, serial);
         let candidates = self.candidates(not_after);
@@ -107,6 +125,11 @@ impl ViewIssuer {
         }
     }
 
+    /// A new segment of a run, for [`Self::push`].
+    pub(crate) fn read(run: Run<'_>) -> Result<Segment, RevocationError> {
+        Segment::read(run, run.count() / SPARE)
+    }
+
     fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
         self.buckets.insert(at, bucket.packed());
         self.segments.insert(at, (bucket, segment));
@@ -116,6 +139,12 @@ impl ViewIssuer {
     pub(crate) fn index(&mut self) {
         let spans = Span::ALL.into_iter();
         self.spans = spans.filter_map(|span| SpanRow::of(span, &self.buckets)).collect();
+        let only = match self.spans[..] {
+            [] => Some(SpanRow::none()),
+            [only] => Some(only).filter(|span| span.is_dense),
+            _ => None,
+        };
+        self.plain = only.filter(|_| self.covered && self.kind == SerialKind::Native);
     }
 
     /// Adds a segment that sorts after all others.
@@ -133,7 +162,7 @@ impl ViewIssuer {
 #[derive(Clone, Copy)]
 struct SpanRow {
     width: Width,
-    /// [`Bucket::packed`] of the first.
+    /// Number of the first bucket in its span.
     first: u64,
     /// Its position, and how many there are.
     at: usize,
@@ -142,7 +171,24 @@ struct SpanRow {
     is_dense: bool,
 }
 
+/// Milliseconds since 1970, for the search of a bucket: what ended before shares the first.
+#[inline(always)]
+fn millis(not_after: UnixTime) -> u64 {
+    u64::try_from(not_after.millis()).unwrap_or(0)
+}
+
 impl SpanRow {
+    /// Of an issuer without segments.
+    fn none() -> Self {
+        Self {
+            width: Width::of(Span::Minute),
+            first: 0,
+            at: 0,
+            len: 0,
+            is_dense: true,
+        }
+    }
+
     fn of(span: Span, buckets: &[u64]) -> Option<Self> {
         let begin = Bucket::packed_begin(span);
         let at = buckets.partition_point(|bucket| *bucket < begin);
@@ -151,7 +197,7 @@ impl SpanRow {
         let (first, last) = (*held[..len].first()?, *held[..len].last()?);
         Some(Self {
             width: Width::of(span),
-            first,
+            first: first - begin,
             at,
             len,
             is_dense: last - first == len as u64 - 1,
@@ -161,11 +207,15 @@ impl SpanRow {
     /// Where the segment is whose certificates end at `millis`.
     #[inline(always)]
     fn position(&self, buckets: &[u64], millis: u64) -> Option<usize> {
-        let wanted = self.width.packed(millis);
         if !self.is_dense {
-            return among(buckets, wanted);
+            return among(buckets, self.width.packed(millis));
         }
-        let off = wanted.wrapping_sub(self.first);
+        self.position_in_dense(millis)
+    }
+
+    #[inline(always)]
+    fn position_in_dense(&self, millis: u64) -> Option<usize> {
+        let off = self.width.index(millis).wrapping_sub(self.first);
         (off < self.len as u64).then(|| self.at + off as usize)
     }
 }

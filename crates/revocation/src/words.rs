@@ -9,11 +9,25 @@ use mintage_sys::map::{ReadMap, ReadWord};
 
 /// Words of a cache line.
 pub(crate) const LINE_WORDS: usize = 8;
+/// Words of a filter's block: 256 bits.
+pub(crate) const BLOCK_WORDS: usize = 4;
 
 /// A word that some other thread or process may be storing to.
 pub(crate) trait Word {
     /// Loads with acquire order: what its writer stored before is seen too.
     fn read(&self) -> u64;
+    /// Loads without order. Who acts on what it says puts a fence behind it.
+    fn glance(&self) -> u64;
+}
+
+/// Has the memory fetch the cache line of `word`; the value is for [`std::hint::black_box`].
+#[inline(always)]
+pub(crate) fn fetch(word: &impl Word) -> u64 {
+    #[cfg(feature = "simd")]
+    if mintage_sys::prefetch::line_of(word) {
+        return 0;
+    }
+    word.glance()
 }
 
 impl Word for AtomicU64 {
@@ -21,12 +35,22 @@ impl Word for AtomicU64 {
     fn read(&self) -> u64 {
         self.load(Ordering::Acquire)
     }
+
+    #[inline(always)]
+    fn glance(&self) -> u64 {
+        self.load(Ordering::Relaxed)
+    }
 }
 
 impl Word for ReadWord {
     #[inline]
     fn read(&self) -> u64 {
         self.load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    fn glance(&self) -> u64 {
+        self.load(Ordering::Relaxed)
     }
 }
 
@@ -62,6 +86,12 @@ impl OwnWords {
         // Inside the store by construction.
         self.store.get(self.base..self.base + self.len).unwrap_or_default()
     }
+
+    /// The block that starts at word `at`, which lies inside by the shape of whoever asks.
+    #[inline(always)]
+    pub(crate) fn block(&self, at: usize) -> Option<&[AtomicU64; BLOCK_WORDS]> {
+        self.store.get(self.base + at..)?.first_chunk()
+    }
 }
 
 /// Words of a mapped file.
@@ -79,5 +109,11 @@ impl MapWords {
             .as_words()
             .get(self.from..self.from + self.len)
             .unwrap_or_default()
+    }
+
+    /// As [`OwnWords::block`].
+    #[inline(always)]
+    pub(crate) fn block(&self, at: usize) -> Option<&[ReadWord; BLOCK_WORDS]> {
+        self.map.as_words().get(self.from + at..)?.first_chunk()
     }
 }

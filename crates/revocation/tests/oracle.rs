@@ -8,9 +8,11 @@ mod publisher;
 use std::collections::HashSet;
 
 use mintage_identity::{Serial, UnixTime};
-use mintage_revocation::{LiveSerial, MapOwner, MapReader, MapWriter, Replica, Verdict};
+use mintage_revocation::{
+    Decision, FreshnessPolicy, LiveSerial, MapOwner, MapReader, MapWriter, Replica, Verdict, View,
+};
 use proptest::prelude::*;
-use publisher::{BY_SERIAL, Cert, FOREIGN, NATIVE, Publisher, START, domain, seconds, serial, twin};
+use publisher::{BY_SERIAL, Cert, FOREIGN, NATIVE, Publisher, START, STRANGER, domain, seconds, serial, twin};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -186,6 +188,7 @@ impl World {
         let now = self.now();
         let by_snapshot = self.publisher.current_follower().view();
         let views = [self.follower.view(), by_snapshot, self.reader.view(now)];
+        self.compare_doors(&views);
         for cert in self.issued.iter().filter(|cert| cert.not_after >= now) {
             let revoked = self.revoked.contains(&(cert.issuer, cert.serial));
             let expected = if revoked { BY_SERIAL } else { Verdict::Good };
@@ -201,6 +204,37 @@ impl World {
         let held = self.publisher.set.serial_count();
         assert!(held <= self.revoked.len());
         assert_eq!(self.reader.sequence(), self.publisher.set.sequence());
+    }
+}
+
+impl World {
+    /// Every door of a view gives the same answer, about what has ended and what was never issued too, when the filter is fresh
+    /// and when it is not.
+    fn compare_doors(&self, views: &[std::sync::Arc<View>]) {
+        let strange = (0..40).map(|seed| Cert {
+            issuer: [NATIVE, FOREIGN, STRANGER][seed as usize % 3],
+            not_after: self.now().plus(seconds(seed * 3_000)),
+            ..Cert::new(seed | 1 << 40)
+        });
+        let certs: Vec<Cert> = self.issued.iter().cloned().chain(strange).collect();
+        let queries: Vec<_> = certs.iter().map(Cert::query).collect();
+        let policy = FreshnessPolicy::default();
+        for (view, late) in views
+            .iter()
+            .flat_map(|view| [0, 59, 61, 4_000].map(|late| (view, late)))
+        {
+            let now = self.now().plus(seconds(late));
+            let mut verdicts = vec![Verdict::Stale; queries.len()];
+            view.check_batch(&queries, now, &mut verdicts);
+            let mut decisions = vec![Decision::Refuse(Verdict::Stale); queries.len()];
+            view.decide_batch(&queries, now, policy, &mut decisions);
+            for (at, query) in queries.iter().enumerate() {
+                let verdict = view.check(query, now);
+                assert_eq!(verdicts[at], verdict, "{query:?}");
+                assert_eq!(decisions[at], view.judge(verdict, now, policy), "{query:?}");
+                assert_eq!(decisions[at], view.decide(query, now, policy), "{query:?}");
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Wish {
 /// One seed for all ordinary runs, so that they are comparable; `--seed` tries another.
 const SEED: u64 = 20_251_123;
 /// What is off by default.
-const FEATURES: &str = "parquet,upload";
+const FEATURES: &str = "parquet,simd,upload";
 /// Cases per property of a whole campaign; an ordinary run makes a tenth, which is also what plain `cargo test` makes.
 const CASES_WHOLE: u32 = 2560;
 
