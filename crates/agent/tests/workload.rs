@@ -138,7 +138,8 @@ async fn w5_w15_no_identity_is_permission_denied_with_the_reason_and_withdrawal_
     assert_eq!(status.code(), Code::PermissionDenied);
     let told = status.message();
     assert!(
-        told.contains("no identity issued") && told.contains("web: it needs unix:gid:4294967000"),
+        told.contains("no identity issued")
+            && told.contains("web needs unix:gid:4294967000, the workload shows unix:gid:"),
         "{told}"
     );
     assert_eq!(

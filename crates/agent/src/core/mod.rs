@@ -329,20 +329,7 @@ impl Core {
         }
         for key in self.keys_of(|slot| slot.entry().is_some()) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let verdict = match (slot.entry().and_then(|name| self.entries.get(name)), slot.delivery()) {
-                (None, _) => Err("the CA offers no such entry to this agent".to_owned()),
-                (Some(entry), None) if entry.disabled => Err("the entry is disabled".to_owned()),
-                (Some(entry), None) => Ok(entry.ttl),
-                (Some(entry), Some(delivery)) => {
-                    let proven = mintage_attest::unix::file_owner_selectors(delivery.owner(), delivery.group());
-                    entry.why_not(&proven).map_or(Ok(entry.ttl), |why| {
-                        let (uid, gid) = (delivery.owner(), delivery.group());
-                        Err(format!(
-                            "{why}, but the folder's owner proves only unix:uid:{uid} and unix:gid:{gid}"
-                        ))
-                    })
-                }
-            };
+            let verdict = self.entries.verdict(slot.entry(), slot.delivery());
             match verdict {
                 Ok(ttl) => {
                     if slot.trouble.as_ref().is_some_and(|trouble| trouble.stage == "entry") {

@@ -114,7 +114,7 @@ impl Core {
             return false;
         };
         self.watches.groups.iter().any(|((proven, want), group)| {
-            *want == Want::Svids && group.view.receiver_count() > 0 && entry.why_not(proven).is_none()
+            *want == Want::Svids && group.view.receiver_count() > 0 && entry.gives(proven)
         })
     }
 
@@ -233,7 +233,7 @@ impl Core {
         let entries = self.entries.iter();
         WhoAmI {
             entries: entries
-                .map(|(name, entry)| (name.clone(), entry.spiffe_id.clone(), entry.why_not(proven)))
+                .map(|(name, entry)| (name.clone(), entry.spiffe_id.clone(), entry.why_not(name, proven)))
                 .collect(),
         }
     }
