@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     agent, audit, bundle, ca, cert,
     client::Ca,
-    dev, entry,
+    dev, entry, explain,
     failure::Failure,
     output::{Format, Output, write},
     revocation, revoke, svid, token, witness,
@@ -93,6 +93,8 @@ enum Noun {
     /// A workload's own SVIDs, from the agent of this node; --socket is the agent's here
     #[command(subcommand)]
     Svid(svid::Verb),
+    /// What a process of this node shows to the agent, and why it gets which identity or none; --socket is the agent's here
+    Explain(explain::Explain),
     /// A witness, which cosigns checkpoints of other machines' logs
     #[command(subcommand)]
     Witness(witness::Verb),
@@ -204,6 +206,7 @@ impl Noun {
             Self::Bundle(verb) => bundle::run(context, verb).await,
             Self::Ca(verb) => ca::run(context, verb).await,
             Self::Svid(verb) => svid::run(context, verb).await,
+            Self::Explain(explain) => explain::run(context, &explain).await,
             Self::Witness(verb) => witness::run(context, verb).await,
             // These three need no connection and were done before.
             Self::Dev(_) | Self::Version | Self::Completions { .. } => Ok(()),

@@ -61,3 +61,5 @@ pub(crate) const WORKLOAD_AGAIN_FIRST: Duration = Duration::from_millis(250);
 pub(crate) const WORKLOAD_AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a file with a chain and its key.
 pub(crate) const SVID_FILE_BYTES_MAX: u64 = 128 * 1024;
+/// Bytes of the path of a Unix socket (unix(7)): `sun_path` has 108, the last of them zero.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;

@@ -5,6 +5,7 @@ mod api;
 mod authority;
 mod bind;
 mod caller;
+mod explain;
 mod ext_authz;
 mod gate;
 mod http1;

@@ -35,6 +35,7 @@ use super::{
     authority::Authorities,
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
+    explain::Looker,
     ext_authz::ExtAuthz,
     gate::GateLayer,
     http1,
@@ -76,11 +77,16 @@ pub(crate) fn serve(
 ) -> Result<SocketServer, AgentError> {
     let (listener, file) = bind(&path)?;
     let (ready, incoming) = mpsc::channel(READY_MAX);
+    let (attestor, attesting) = (Arc::default(), Arc::new(Semaphore::new(ATTESTATIONS_MAX)));
+    let looker = Looker {
+        attestor: Arc::clone(&attestor),
+        attesting: Arc::clone(&attesting),
+    };
     let acceptor = Acceptor {
         shared: shared.clone(),
-        attestor: Arc::default(),
+        attestor,
         connections: PerUid::new(CONNECTIONS_PER_UID_MAX, CONNECTIONS_MAX),
-        attesting: Arc::new(Semaphore::new(ATTESTATIONS_MAX)),
+        attesting,
         ready,
         stop: stop.clone(),
     };
@@ -90,8 +96,8 @@ pub(crate) fn serve(
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
     let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
         .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
-    let local =
-        AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
+    let local = AgentLocalServer::new(Local::new(shared.clone(), core, looker))
+        .max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let lookup =
         RevocationLookupServer::new(Lookup::new(shared.clone())).max_decoding_message_size(LOOKUP_REQUEST_BYTES_MAX);
     let ext_authz =

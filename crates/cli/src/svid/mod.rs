@@ -13,6 +13,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     cli::Context,
+    endpoint::{Endpoint, spiffe},
     failure::Failure,
     interrupt::Interrupt,
     limits::{WORKLOAD_AGAIN_FIRST, WORKLOAD_AGAIN_MAX, WORKLOAD_BYTES_MAX, WORKLOAD_FIRST_WAIT},
@@ -20,11 +21,8 @@ use crate::{
     text::{rfc3339, utc},
 };
 
-mod endpoint;
 mod files;
 mod inspect;
-
-use endpoint::{Endpoint, spiffe};
 
 /// What to do with SVIDs. `--socket` is the agent's here.
 #[derive(Subcommand, Debug)]
@@ -112,7 +110,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 async fn client(context: &Context) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
-    let endpoint = Endpoint::of(context.given_socket(), std::env::var(endpoint::VARIABLE).ok())?;
+    let endpoint = Endpoint::of(context)?;
     let channel = endpoint.connect().await?;
     Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(WORKLOAD_BYTES_MAX))
 }
