@@ -75,6 +75,20 @@ impl Endpoint {
         }
     }
 
+    /// What a child's variable says so that it finds the same.
+    ///
+    /// # Errors
+    /// When the path cannot stand in an address.
+    pub(crate) fn address(&self) -> Result<String, Failure> {
+        let absolute = std::path::absolute(&self.0).map_err(|error| Failure::file(&self.0, error))?;
+        let address = format!("unix://{}", absolute.display());
+        match Self::parse(&address) {
+            Ok(Self(path)) if path == absolute => Ok(address),
+            Ok(_) => Err(Failure::file(&self.0, "is no path in plain letters; use another")),
+            Err(why) => Err(Failure::local(format!("{VARIABLE}: {why}"))),
+        }
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -153,6 +167,17 @@ mod tests {
         assert_eq!(of(None, Some(String::new())), Path::new(USUAL));
         let wrong = Endpoint::chosen(None, Some("tcp://127.0.0.1:1".to_owned())).unwrap_err();
         assert!(wrong.to_string().contains(VARIABLE) && wrong.code() == 1, "{wrong}");
+    }
+
+    #[test]
+    fn w3_a_child_is_told_the_same_place() {
+        let address = |path: &str| Endpoint(path.into()).address();
+        assert_eq!(address("/run/a.sock").unwrap(), "unix:///run/a.sock");
+        let here = std::env::current_dir().unwrap().join("a.sock");
+        assert_eq!(address("a.sock").unwrap(), format!("unix://{}", here.display()));
+        for bad in ["/run/a b%20.sock", "/run/a?b", "/run/a#b"] {
+            assert_eq!(address(bad).unwrap_err().code(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 46] = [
+const VERBS: [(&str, Does, &str); 47] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -68,6 +68,7 @@ const VERBS: [(&str, Does, &str); 46] = [
     ("entry list", Reads, ""),
     ("entry show", Reads, "apply%"),
     ("entry validate", Reads, "DIR/apply --trust-domain dev.test"),
+    ("exec", Apart, ""),
     ("explain", Apart, ""),
     ("revocation crl", Reads, "--out DIR/crls"),
     ("revocation export", Reads, "DIR/revoked%"),
