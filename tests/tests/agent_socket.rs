@@ -43,10 +43,12 @@ fn paths() -> Vec<String> {
         .collect();
     assert!(known.len() > 30, "{known:?}");
     let health = ["Check", "List", "Watch"].map(|method| format!("/grpc.health.v1.Health/{method}"));
+    let reflection = ["v1", "v1alpha"].map(|v| format!("/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo"));
     let unknown = ["/mintage.v1.AgentLocal/Nothing", "/SpiffeWorkloadAPI/Nothing", "/"];
     known
         .into_iter()
         .chain(health)
+        .chain(reflection)
         .chain(unknown.map(str::to_owned))
         .collect()
 }

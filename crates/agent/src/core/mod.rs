@@ -24,7 +24,7 @@ use crate::{
     receipt::Proof,
     rotation::{Action, Event, Now},
     shared::{Forward, Shared},
-    status::AgentStatus,
+    status::{AgentStatus, Serving},
     workload::{Want, WhoAmI, WorkloadView},
 };
 
@@ -34,6 +34,7 @@ mod hooks;
 mod jwts;
 mod place;
 mod receipts;
+mod serving;
 mod slot;
 mod told;
 mod watches;
@@ -98,6 +99,8 @@ pub(crate) enum Input {
     Jwt(JwtCall),
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<AgentStatus> },
+    /// The health service asks what can be done.
+    Serving { reply: oneshot::Sender<Serving> },
     /// Other deliveries are configured.
     Reload {
         deliveries: Vec<Delivery>,
@@ -248,6 +251,9 @@ impl Core {
             Input::Jwt(call) => self.jwt_called(call),
             Input::Status { reply } => {
                 let _ = reply.send(self.status());
+            }
+            Input::Serving { reply } => {
+                let _ = reply.send(self.serving());
             }
             Input::Reload { deliveries, reply } => {
                 let _ = reply.send(self.reload(deliveries));

@@ -1,5 +1,5 @@
 //! The Unix socket: the SPIFFE Workload API, Envoy's SDS, the agent's own verbs beside them, look-ups of certificates (our
-//! own, Envoy's, and over HTTP/1.1), and the standard health service.
+//! own, Envoy's, and over HTTP/1.1), and the standard services for health and reflection.
 
 mod api;
 mod authority;
@@ -8,10 +8,12 @@ mod caller;
 mod explain;
 mod ext_authz;
 mod gate;
+mod health;
 mod http1;
 mod jwt;
 mod local;
 mod lookup;
+mod reflection;
 mod sds;
 mod serve;
 mod spoken;

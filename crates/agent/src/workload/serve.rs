@@ -38,10 +38,11 @@ use super::{
     explain::Looker,
     ext_authz::ExtAuthz,
     gate::GateLayer,
+    health::Health,
     http1,
     local::Local,
     lookup::Lookup,
-    sds,
+    reflection, sds,
     spoken::{Heard, Spoken, hear},
 };
 use crate::{
@@ -96,13 +97,13 @@ pub(crate) fn serve(
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
     let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
         .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
-    let local = AgentLocalServer::new(Local::new(shared.clone(), core, looker))
+    let local = AgentLocalServer::new(Local::new(shared.clone(), core.clone(), looker))
         .max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let lookup =
         RevocationLookupServer::new(Lookup::new(shared.clone())).max_decoding_message_size(LOOKUP_REQUEST_BYTES_MAX);
     let ext_authz =
         AuthorizationServer::new(ExtAuthz(shared.clone())).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
-    let (_reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, health_service) = tonic_health::server::health_reporter();
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .concurrency_limit_per_connection(STREAMS_PER_CONNECTION_MAX as usize)
@@ -117,9 +118,11 @@ pub(crate) fn serve(
         .add_service(lookup)
         .add_service(ext_authz)
         .add_service(sds)
-        .add_service(health);
+        .add_service(health_service)
+        .add_service(reflection::service()?);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {
+        tokio::spawn(Health::new(reporter, &shared).await.keep(core, stop.clone()));
         if let Err(error) = server
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await
