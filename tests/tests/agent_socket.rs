@@ -7,6 +7,7 @@ use std::{os::unix::net::UnixStream, path::Path};
 
 use hyper_util::rt::TokioIo;
 use mintage_agent::roles::{Role, allowed, role_of};
+use mintage_proto::v1::{ExplainRequest, agent_local_client::AgentLocalClient, explain_request::Subject};
 use mintage_tests::kit::{
     agent::AgentProcess,
     blank::call,
@@ -42,10 +43,12 @@ fn paths() -> Vec<String> {
         .collect();
     assert!(known.len() > 30, "{known:?}");
     let health = ["Check", "List", "Watch"].map(|method| format!("/grpc.health.v1.Health/{method}"));
+    let reflection = ["v1", "v1alpha"].map(|v| format!("/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo"));
     let unknown = ["/mintage.v1.AgentLocal/Nothing", "/SpiffeWorkloadAPI/Nothing", "/"];
     known
         .into_iter()
         .chain(health)
+        .chain(reflection)
         .chain(unknown.map(str::to_owned))
         .collect()
 }
@@ -140,6 +143,60 @@ fn every_rpc_is_answered_as_the_role_table_says() {
         let stream = connected_as(OTHER_UID, &socket);
         let found = runtime.block_on(async { wrong(&over(stream).await, Role::Workload).await });
         assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+/// One question about a subject.
+async fn explained(channel: &Channel, subject: Option<Subject>) -> Result<(i32, u32), Status> {
+    let mut local = AgentLocalClient::new(channel.clone());
+    let answer = local.explain(ExplainRequest { subject }).await?.into_inner();
+    Ok((answer.pid, answer.uid))
+}
+
+#[test]
+fn other_users_processes_are_explained_to_operators_alone() {
+    if rustix::process::geteuid().as_raw() != 0 {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, agent) = serving(folder.path());
+    let socket = folder.path().join("run/agent.sock");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let own = std::process::id().cast_signed();
+    let operator = runtime.block_on(async { admin(&socket).await.unwrap() });
+    assert_eq!(
+        runtime.block_on(explained(&operator, Some(Subject::Pid(own)))).unwrap(),
+        (own, 0)
+    );
+    assert_eq!(
+        runtime
+            .block_on(explained(&operator, Some(Subject::Uid(OTHER_UID))))
+            .unwrap(),
+        (0, OTHER_UID)
+    );
+    let stream = connected_as(OTHER_UID, &socket);
+    let other = runtime.block_on(over(stream));
+    for (subject, code) in [
+        (Subject::Pid(own), Code::FailedPrecondition),
+        (Subject::Uid(0), Code::PermissionDenied),
+    ] {
+        let refused = runtime.block_on(explained(&other, Some(subject))).unwrap_err();
+        assert_eq!(refused.code(), code, "{refused:?}");
+        assert!(refused.message().contains("as root"), "{refused:?}");
+    }
+    assert_eq!(
+        runtime
+            .block_on(explained(&other, Some(Subject::Uid(OTHER_UID))))
+            .unwrap(),
+        (0, OTHER_UID)
+    );
+    for pid in [0, -1, i32::MIN] {
+        let refused = runtime
+            .block_on(explained(&operator, Some(Subject::Pid(pid))))
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     }
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));

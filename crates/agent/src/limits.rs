@@ -87,9 +87,9 @@ pub const SDS_VERSION_BYTES_MAX: usize = 64;
 /// Bytes of all lists of revoked certificates in one validation context: one key's 250,000 entries, and room. Encoded once
 /// for each name and validator, they are a hundred megabytes at most.
 pub const SDS_CRLS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Status and WhoAmI calls of one user under way at once: a person or a script, not a flood.
+/// Status, WhoAmI and Explain calls of one user under way at once: a person or a script, not a flood.
 pub const LOCAL_CALLS_PER_UID_MAX: usize = 4;
-/// Status and WhoAmI calls in all under way at once.
+/// Status, WhoAmI and Explain calls in all under way at once.
 pub const LOCAL_CALLS_MAX: usize = 16;
 /// Questions in one look-up call: with what they hold they fill the message.
 pub const LOOKUP_QUESTIONS_MAX: usize = 64;

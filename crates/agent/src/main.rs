@@ -10,7 +10,11 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mintage_agent::{Accounts, Agent, AgentError, AgentHandle, Config, Deps, logs};
+use mintage_agent::{
+    Accounts, Agent, AgentError, AgentHandle, Config, Deps,
+    doctor::{self, Report},
+    logs,
+};
 use mintage_attest::join_token::{JoinToken, TOKEN_PREFIX};
 use mintage_sys::{process, secret_file};
 use serde_json::json;
@@ -25,6 +29,8 @@ const BLOCKING: usize = 16;
 /// Stack of each: nothing here recurses.
 const STACK_BYTES: usize = 512 * 1024;
 const USAGE: u8 = 1;
+/// Everything was looked at, and something is not right.
+const NO: u8 = 3;
 /// The systemd credential that stands in for `--join-token-file`.
 const CREDENTIAL: &str = "join-token";
 
@@ -42,6 +48,8 @@ enum Verb {
     Run(Run),
     /// Check a configuration file without starting anything.
     Validate(Validate),
+    /// Look at everything this node's agent needs, running or not, and say what to do: exit code 3 when something fails.
+    Doctor(Doctor),
     /// Print the version.
     Version {
         /// How to print it.
@@ -86,6 +94,19 @@ struct Validate {
     output: Output,
 }
 
+#[derive(Args)]
+struct Doctor {
+    /// Directory of the agent's own key and state; stands in for data_dir of the configuration.
+    #[arg(long, env = "MINTAGE_AGENT_DATA_DIR", required_unless_present = "config")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file.
+    #[arg(long, env = "MINTAGE_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// How to print the findings.
+    #[arg(short, long, env = "MINTAGE_FORMAT", value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Text for people.
@@ -120,6 +141,7 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(run) => start(&run),
         Verb::Validate(validate) => check(&validate),
+        Verb::Doctor(doctor) => return look(&doctor),
         Verb::Version { output } => {
             say(
                 output,
@@ -193,13 +215,37 @@ fn check(validate: &Validate) -> Result<(), AgentError> {
     Ok(())
 }
 
+fn look(doctor: &Doctor) -> ExitCode {
+    let report = match load(doctor.config.as_deref(), doctor.data_dir.as_deref()) {
+        Ok(config) => examined(&config),
+        Err(error) => Report::failure(
+            "config",
+            error.to_string(),
+            "mend it; mintage-agent validate --config FILE",
+        ),
+    };
+    say(doctor.output, report.text().trim_end(), report.json());
+    ExitCode::from(if report.failed() { NO } else { 0 })
+}
+
+fn examined(config: &Config) -> Report {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(doctor::examine(config, &Deps::system())),
+        Err(error) => Report::failure("system", format!("gives no event queue: {error}"), "see its limits"),
+    }
+}
+
+fn load(config: Option<&Path>, data_dir: Option<&Path>) -> Result<Config, AgentError> {
+    match (config, data_dir) {
+        (Some(file), data_dir) => Config::load(file, data_dir, &Accounts::of_system()),
+        (None, Some(data_dir)) => Ok(Config::new(data_dir)),
+        (None, None) => Err(AgentError::Config("give --config FILE or --data-dir DIR".to_owned())),
+    }
+}
+
 impl Run {
     fn load(&self) -> Result<Config, AgentError> {
-        match (&self.config, &self.data_dir) {
-            (Some(file), data_dir) => Config::load(file, data_dir.as_deref(), &Accounts::of_system()),
-            (None, Some(data_dir)) => Ok(Config::new(data_dir)),
-            (None, None) => Err(AgentError::Config("give --config FILE or --data-dir DIR".to_owned())),
-        }
+        load(self.config.as_deref(), self.data_dir.as_deref())
     }
 
     /// The named file, or what systemd handed over.

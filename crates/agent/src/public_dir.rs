@@ -28,6 +28,12 @@ pub(crate) fn open(path: &Path) -> Result<Dir, String> {
     Ok(dir)
 }
 
+/// Looks whether the directory is fit, without making it.
+pub(crate) fn look(path: &Path) -> Result<(), String> {
+    let opened = Dir::open(path);
+    check(&opened.map_err(|error| format!("{} cannot be opened (is it a symbolic link?): {error}", path.display()))?)
+}
+
 fn check(dir: &Dir) -> Result<(), String> {
     let path = dir.path().display();
     let meta = dir.meta().map_err(|error| error.to_string())?;

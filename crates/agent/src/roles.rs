@@ -30,8 +30,11 @@ pub const TABLE: &[Row] = &[
     ("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets", ANYBODY),
     ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", ANYBODY),
     ("/grpc.health.v1.Health/Check", ANYBODY),
-    // It stays open as long as its caller likes.
+    // These two stay open as long as their caller likes.
     ("/grpc.health.v1.Health/Watch", OPERATOR),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", OPERATOR),
+    // Of other users' processes the handler tells operators alone.
+    ("/mintage.v1.AgentLocal/Explain", ANYBODY),
     // Only what chains to the bundle is taken, whoever brings it.
     ("/mintage.v1.AgentLocal/ReportSeen", ANYBODY),
     // It names every folder and identity of the node.
@@ -73,13 +76,16 @@ mod tests {
             .map(mintage_proto::Rpc::path)
             .filter(|path| HERE.iter().any(|prefix| path.starts_with(prefix)))
             .collect();
-        assert!(known.len() >= 9, "{known:?}");
+        assert!(known.len() >= 10, "{known:?}");
         for path in &known {
             assert!(allowed(path).is_some(), "{path} has no row in the role table");
         }
         for (row, roles) in TABLE {
             assert!(
-                known.iter().any(|path| path == row) || row.starts_with("/grpc.health.v1."),
+                known.iter().any(|path| path == row)
+                    || ["/grpc.health.v1.", "/grpc.reflection.v1."]
+                        .iter()
+                        .any(|prefix| row.starts_with(prefix)),
                 "{row} is no RPC of the socket"
             );
             assert!(!roles.is_empty(), "{row} could be called by nobody");

@@ -53,6 +53,17 @@ pub struct HeldStatus {
     pub problem: Option<String>,
 }
 
+/// What the socket's services can do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// As `/ready` says: [`AgentStatus::not_ready_because`] is empty.
+    pub(crate) ready: bool,
+    /// Identities can be given: the CA named this agent's entries, and its own certificate has not ended.
+    pub(crate) identities: bool,
+    /// There is a revoked set to look up in.
+    pub(crate) lookups: bool,
+}
+
 impl AgentStatus {
     /// Why the agent does not do all it should; empty when it is ready. A CA that cannot be reached is no reason as long
     /// as everything is served.

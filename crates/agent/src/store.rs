@@ -20,7 +20,7 @@ use mintage_identity::{CertHash, IssuerKeyId, Serial, SpiffeId, TrustDomain, Uni
 use mintage_svid::{LeafInfo, cert_sha256, limits::CRL_BYTES_MAX};
 use mintage_sys::{
     SysError,
-    dir::{Dir, create_owned},
+    dir::{Dir, create_owned, open_owned},
     lock::Lock,
     secret_file,
 };
@@ -64,7 +64,8 @@ pub(crate) struct Store {
     deliveries: Dir,
     revocation: Dir,
     crls: Dir,
-    _lock: Lock,
+    /// None for a look at a directory that an agent may be running in.
+    _lock: Option<Lock>,
 }
 
 /// Who this agent is and where its CA is.
@@ -140,8 +141,26 @@ impl Store {
             revocation: below(REVOCATION)?,
             crls: below(CRLS)?,
             dir,
-            _lock: lock,
+            _lock: Some(lock),
         }))
+    }
+
+    /// Opens a directory that an agent has made, for looking alone: nothing is made and no lock is taken.
+    pub(crate) fn look(path: &Path) -> Result<Self, AgentError> {
+        let dir = open_owned(path)?;
+        let below = |name: &str| {
+            dir.open_dir_beneath(name).map_err(|error| AgentError::State {
+                file: dir.path().join(name).display().to_string(),
+                problem: format!("cannot be opened: {error}"),
+            })
+        };
+        Ok(Self {
+            deliveries: below(DELIVERIES)?,
+            revocation: below(REVOCATION)?,
+            crls: below(CRLS)?,
+            dir,
+            _lock: None,
+        })
     }
 
     /// The directory of the last good revocation set.

@@ -37,6 +37,16 @@ pub(crate) struct Write {
     pub(crate) store: Arc<Store>,
 }
 
+/// Whose the folder of a delivery is.
+pub(crate) fn rules(delivery: &Delivery, trust_domain: &str) -> FolderRules {
+    FolderRules {
+        tag: format!("{trust_domain}/{}", delivery.entry()),
+        owner: Some(delivery.owner()),
+        group: Some(delivery.group()),
+        mode: FOLDER_MODE,
+    }
+}
+
 impl SlotFolder {
     /// The folder as it was first opened, or opened now.
     fn open(&self, delivery: &Delivery, trust_domain: &str) -> Result<Folder, String> {
@@ -44,13 +54,8 @@ impl SlotFolder {
         if let Some(folder) = &*opened {
             return Ok(folder.clone());
         }
-        let rules = FolderRules {
-            tag: format!("{trust_domain}/{}", delivery.entry()),
-            owner: Some(delivery.owner()),
-            group: Some(delivery.group()),
-            mode: FOLDER_MODE,
-        };
-        let folder = Folder::open(delivery.directory(), rules).map_err(|error| error.to_string())?;
+        let folder =
+            Folder::open(delivery.directory(), rules(delivery, trust_domain)).map_err(|error| error.to_string())?;
         Ok(opened.insert(folder).clone())
     }
 

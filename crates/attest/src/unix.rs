@@ -73,6 +73,21 @@ impl UnixAttestor {
         self.attest(credentials, groups, peer_pidfd(socket))
     }
 
+    /// Looks at the process that has this number now, as if it connected now, for explaining alone: who is meant by a
+    /// number is never certain, so nothing is given for it. With `only_of`, no further at a process of another user.
+    ///
+    /// # Errors
+    /// As [`UnixAttestor::attest_peer`]; `PeerRefused` also for another user's process, and when there is none.
+    pub fn look_at(&self, pid: i32, only_of: Option<u32>) -> Result<WorkloadPeer, AttestError> {
+        let (credentials, groups) = process::ids_by_number(pid)?;
+        if only_of.is_some_and(|uid| uid != credentials.uid) {
+            return Err(AttestError::PeerRefused(format!(
+                "process {pid} is another user's; ask as root"
+            )));
+        }
+        self.attest(credentials, groups, Err(io::ErrorKind::Unsupported.into()))
+    }
+
     fn attest(
         &self,
         credentials: PeerCredentials,

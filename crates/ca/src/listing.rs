@@ -1,7 +1,7 @@
 //! Agents and explanations as listings show them.
 
 use mintage_ledger::LiveQuery;
-use mintage_policy::{AgentStatus, Explanation, Outcome};
+use mintage_policy::{AgentStatus, Explanation};
 use mintage_proto::v1;
 use mintage_state::AgentRecord;
 
@@ -47,11 +47,13 @@ pub(crate) fn wire_agent(desk: &Desk, agent: &AgentRecord) -> v1::Agent {
 
 /// An explanation, with the one thing that failed.
 pub(crate) fn wire_explanation(explanation: Explanation) -> v1::EntryExplanation {
-    let matches = matches!(explanation.outcome, Outcome::Matches);
     v1::EntryExplanation {
         name: explanation.entry.to_string(),
         spiffe_id: explanation.spiffe_id.to_string(),
-        matches,
-        why_not: if matches { String::new() } else { explanation.sentence() },
+        matches: explanation.why_not.is_none(),
+        why_not: match explanation.why_not {
+            None => String::new(),
+            Some(_) => explanation.sentence(),
+        },
     }
 }

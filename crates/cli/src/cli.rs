@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     agent, audit, bundle, ca, cert,
     client::Ca,
-    dev, entry,
+    dev, entry, exec, explain,
     failure::Failure,
     output::{Format, Output, write},
     revocation, revoke, svid, token, witness,
@@ -93,6 +93,10 @@ enum Noun {
     /// A workload's own SVIDs, from the agent of this node; --socket is the agent's here
     #[command(subcommand)]
     Svid(svid::Verb),
+    /// Runs a program with an identity of its user in files, which it follows; --socket is the agent's here
+    Exec(exec::Exec),
+    /// What a process of this node shows to the agent, and why it gets which identity or none; --socket is the agent's here
+    Explain(explain::Explain),
     /// A witness, which cosigns checkpoints of other machines' logs
     #[command(subcommand)]
     Witness(witness::Verb),
@@ -159,11 +163,16 @@ struct Version {
 }
 
 impl Cli {
-    /// Does what was asked.
+    /// Whether another program is run, which is to find umask and limits as they were given to this one.
+    pub(crate) fn runs_another(&self) -> bool {
+        matches!(self.noun, Noun::Exec(_))
+    }
+
+    /// Does what was asked; the exit code.
     ///
     /// # Errors
     /// Why it could not be done, or that the answer is no.
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<u8, Failure> {
         let output = Output::new(self.output);
         if !matches!(self.noun, Noun::Bundle(_)) {
             output.general()?;
@@ -177,7 +186,8 @@ impl Cli {
             data_dir: self.data_dir,
             usual_socket,
         };
-        match self.noun {
+        let done = match self.noun {
+            Noun::Exec(exec) => return one_thread()?.block_on(exec::run(&context, &exec)),
             Noun::Dev(dev) => several_threads()?.block_on(dev::run(&context, dev)),
             Noun::Version => {
                 let version = Version {
@@ -187,7 +197,8 @@ impl Cli {
             }
             Noun::Completions { shell } => complete(shell),
             noun => one_thread()?.block_on(noun.call(&context)),
-        }
+        };
+        done.map(|()| 0)
     }
 }
 
@@ -204,9 +215,10 @@ impl Noun {
             Self::Bundle(verb) => bundle::run(context, verb).await,
             Self::Ca(verb) => ca::run(context, verb).await,
             Self::Svid(verb) => svid::run(context, verb).await,
+            Self::Explain(explain) => explain::run(context, &explain).await,
             Self::Witness(verb) => witness::run(context, verb).await,
-            // These three need no connection and were done before.
-            Self::Dev(_) | Self::Version | Self::Completions { .. } => Ok(()),
+            // These were done before.
+            Self::Dev(_) | Self::Exec(_) | Self::Version | Self::Completions { .. } => Ok(()),
         }
     }
 }

@@ -63,3 +63,8 @@ pub(crate) const WORKLOAD_AGAIN_FIRST: Duration = Duration::from_millis(250);
 pub(crate) const WORKLOAD_AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a file with a chain and its key.
 pub(crate) const SVID_FILE_BYTES_MAX: u64 = 128 * 1024;
+/// Bytes of the path of a Unix socket (unix(7)): `sun_path` has 108, the last of them zero.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// A program that is to be started anew ends within this time after SIGTERM, or is killed: what systemd gives by default is
+/// longer than a certificate of a minute has left.
+pub(crate) const EXEC_STOP_WAIT: Duration = Duration::from_secs(10);

@@ -9,7 +9,10 @@ mod cli;
 mod client;
 mod crl;
 mod dev;
+mod endpoint;
 mod entry;
+mod exec;
+mod explain;
 mod failure;
 mod findings;
 mod holder;
@@ -40,8 +43,7 @@ use crate::{cli::Cli, failure::Failure, output::notice};
 
 fn main() -> ExitCode {
     // Before anything secret is made or read. Where the system refuses, this program is no worse off than without.
-    let _ = process::set_not_dumpable().and_then(|()| process::no_core_dumps());
-    mintage_sys::dir::private_umask();
+    let _ = process::set_not_dumpable();
     if let Some(failure) = cli::secret_in_arguments(std::env::args_os().skip(1)) {
         return ended(&failure);
     }
@@ -53,8 +55,12 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
+    if !cli.runs_another() {
+        let _ = process::no_core_dumps();
+        mintage_sys::dir::private_umask();
+    }
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => ended(&failure),
     }
 }

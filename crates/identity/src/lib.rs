@@ -14,6 +14,7 @@ mod serial;
 mod time;
 mod trust_domain;
 mod typed;
+mod why_not;
 
 pub mod limits;
 
@@ -28,3 +29,4 @@ pub use serial::Serial;
 pub use time::{Ttl, UnixTime, parse_duration};
 pub use trust_domain::TrustDomain;
 pub use typed::{AgentInstance, CertHash, IssuerKeyId, RequestId, SpkiHash};
+pub use why_not::WhyNot;

@@ -10,6 +10,8 @@ pub const NODE_NAME_BYTES_MAX: usize = 64;
 pub const ENTRY_NAME_BYTES_MAX: usize = 128;
 /// Longest selector in bytes: a path selector may carry a whole `PATH_MAX` / 4.
 pub const SELECTOR_BYTES_MAX: usize = 1024;
+/// Selectors of one kind that are told beside the one that failed: a process may be in thousands of groups.
+pub const WHY_NOT_SHOWN_MAX: usize = 4;
 /// Shortest lifetime of a certificate in seconds: below it renewal at half life cannot ride out one retry.
 pub const TTL_SECONDS_MIN: u32 = 60;
 /// Longest lifetime of a certificate in seconds (24 h): longer ones are the long-lived secrets this product replaces.

@@ -2,31 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use mintage_identity::{EntryName, Selector, SpiffeId};
+use mintage_identity::{EntryName, Selector, SpiffeId, WhyNot};
 
 use crate::entry::Entry;
 
-/// How one entry answers a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It gives its identity.
-    Matches,
-    /// It would, but it is disabled.
-    Disabled,
-    /// It is not for this agent.
-    OtherAgent,
-    /// This selector does not hold; `shown` is what the workload has of the same kind, and `more` selectors fail too.
-    SelectorFails {
-        /// The first selector of the entry that does not hold.
-        wanted: Selector,
-        /// What was shown of the same kind.
-        shown: Vec<Selector>,
-        /// How many further selectors of the entry do not hold.
-        more: usize,
-    },
-}
-
-/// One entry's answer.
+/// One entry's answer to a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The entry.
@@ -35,32 +15,16 @@ pub struct Explanation {
     pub revision: u64,
     /// The identity it gives.
     pub spiffe_id: SpiffeId,
-    /// Its answer.
-    pub outcome: Outcome,
+    /// The one thing that failed; `None` when the workload gets the identity.
+    pub why_not: Option<WhyNot>,
 }
 
 impl Explanation {
     /// The answer in one sentence.
     pub fn sentence(&self) -> String {
-        let (entry, id) = (&self.entry, &self.spiffe_id);
-        match &self.outcome {
-            Outcome::Matches => format!("{entry} matches and gives {id}"),
-            Outcome::Disabled => format!("{entry} would match but is disabled"),
-            Outcome::OtherAgent => format!("{entry} is not for this agent"),
-            Outcome::SelectorFails { wanted, shown, more } => {
-                let seen: Vec<_> = shown.iter().map(Selector::as_str).collect();
-                let seen = if seen.is_empty() {
-                    "nothing of that kind".to_owned()
-                } else {
-                    seen.join(", ")
-                };
-                let rest = if *more == 0 {
-                    String::new()
-                } else {
-                    format!(" ({more} more fail)")
-                };
-                format!("{entry} needs {wanted}, the workload shows {seen}{rest}")
-            }
+        match &self.why_not {
+            None => format!("{} matches and gives {}", self.entry, self.spiffe_id),
+            Some(why) => format!("{} {why}", self.entry),
         }
     }
 }
@@ -77,29 +41,12 @@ pub fn explain<'a>(
             entry: entry.name().clone(),
             revision,
             spiffe_id: entry.spiffe_id().clone(),
-            outcome: outcome(entry, agent, shown),
+            why_not: match entry.is_for_agent(agent) {
+                true => WhyNot::of(entry.selectors(), entry.is_disabled(), shown),
+                false => Some(WhyNot::OtherAgent),
+            },
         })
         .collect()
-}
-
-fn outcome(entry: &Entry, agent: &SpiffeId, shown: &BTreeSet<Selector>) -> Outcome {
-    if !entry.is_for_agent(agent) {
-        return Outcome::OtherAgent;
-    }
-    let mut failing = entry.selectors().difference(shown);
-    if let Some(wanted) = failing.next() {
-        let same_kind = shown.iter().filter(|have| have.kind() == wanted.kind());
-        return Outcome::SelectorFails {
-            wanted: wanted.clone(),
-            shown: same_kind.cloned().collect(),
-            more: failing.count(),
-        };
-    }
-    if entry.is_disabled() {
-        Outcome::Disabled
-    } else {
-        Outcome::Matches
-    }
 }
 
 #[cfg(test)]
@@ -146,7 +93,7 @@ mod tests {
         );
         assert_eq!(
             answers[0].sentence(),
-            "web needs unix:path:/usr/bin/web, the workload shows nothing of that kind (1 more fail)"
+            "web needs unix:path:/usr/bin/web, the workload shows nothing of that kind (1 more selector fails)"
         );
     }
 }

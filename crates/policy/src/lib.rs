@@ -25,7 +25,7 @@ pub mod limits;
 
 pub use decide::{Want, decide};
 pub use entry::{ENTRY_FIELDS, Entry, EntryError, RawEntry};
-pub use explain::{Explanation, Outcome, explain};
+pub use explain::{Explanation, explain};
 pub use files::{LocatedEntry, load_dir, parse_entries};
 pub use grant::{Denial, DenialKind, Grant, GrantedAgent, GrantedEntry, Profile};
 pub use jwt::{JwtGrant, decide_jwt};

@@ -80,6 +80,17 @@ pub struct Swapped {
     pub leftovers: Vec<String>,
 }
 
+/// What a folder is to a delivery that has not opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not there and can be made.
+    Missing,
+    /// It holds nothing and can be taken.
+    Empty,
+    /// It is marked as this delivery's.
+    Ours,
+}
+
 /// A delivery folder: its path, its rules, and which directory it was when it was opened.
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -97,6 +108,14 @@ impl Folder {
     /// ours, another delivery's, no permission, no space.
     pub fn open(path: &Path, rules: FolderRules) -> Result<Self, SysError> {
         folder::open(path, rules)
+    }
+
+    /// Looks whether [`Folder::open`] would take the folder, without making or marking anything.
+    ///
+    /// # Errors
+    /// As [`Folder::open`], as far as that can be known without writing.
+    pub fn look(path: &Path, rules: &FolderRules) -> Result<Standing, SysError> {
+        folder::look(path, rules)
     }
 
     /// Makes these files the current generation: durably, all at once, or not at all.

@@ -5,13 +5,17 @@ use std::{
     time::Duration,
 };
 
-use mintage_identity::{EntryName, JwtRule, Selector, SpiffeId, Ttl};
+use mintage_attest::unix::file_owner_selectors;
+use mintage_identity::{EntryName, JwtRule, Selector, SpiffeId, Ttl, WhyNot};
 use mintage_proto::v1;
 
-use crate::limits::ENTRIES_MAX;
+use crate::{config::Delivery, limits::ENTRIES_MAX};
 
 /// Entries named in one explanation: more would be a dump.
 const EXPLAINED_MAX: usize = 10;
+/// Bytes of what is told about entries in one explanation, and of what is told of the caller: a status travels in a header,
+/// and clients take 8 KiB of those.
+const EXPLAINED_BYTES_MAX: usize = 3 * 1024;
 /// Longest hint in bytes (SPIFFE Workload API, section 5.2.1).
 const HINT_BYTES_MAX: usize = 1024;
 
@@ -59,15 +63,15 @@ impl Offered {
         Ok((name, offered))
     }
 
-    /// Why somebody who proves `proven` may not have this entry; `None` when he may.
-    pub(crate) fn why_not(&self, proven: &BTreeSet<Selector>) -> Option<String> {
-        if self.disabled {
-            return Some("it is disabled".to_owned());
-        }
-        self.selectors
-            .iter()
-            .find(|selector| !proven.contains(selector))
-            .map(|selector| format!("it needs {selector}"))
+    /// Whether somebody who proves `proven` may have this entry.
+    pub(crate) fn gives(&self, proven: &BTreeSet<Selector>) -> bool {
+        !self.disabled && self.selectors.is_subset(proven)
+    }
+
+    /// Why somebody who proves `proven` may not have the entry `name`, in one sentence; `None` when he may.
+    pub(crate) fn why_not(&self, name: &EntryName, proven: &BTreeSet<Selector>) -> Option<String> {
+        let why = WhyNot::of(&self.selectors, self.disabled, proven)?;
+        Some(format!("{name} {why}"))
     }
 
     /// True when a certificate for `self` would look different from one for `other`.
@@ -164,7 +168,26 @@ impl Entries {
     pub(crate) fn matching(&self, proven: &BTreeSet<Selector>) -> impl Iterator<Item = (&EntryName, &Offered)> {
         let candidates = self.by_selector.candidates(proven).into_iter();
         let offered = candidates.filter_map(|name| self.entries.get_key_value(name));
-        offered.filter(|(_, entry)| entry.why_not(proven).is_none())
+        offered.filter(|(_, entry)| entry.gives(proven))
+    }
+
+    /// How long certificates of a slot live that is of this entry, in memory or for this delivery; or why it gets none.
+    pub(crate) fn verdict(&self, name: Option<&EntryName>, delivery: Option<&Delivery>) -> Result<Duration, String> {
+        let offered = name.and_then(|name| Some((name, self.entries.get(name)?)));
+        let (name, entry) = offered.ok_or("the CA offers no such entry to this agent")?;
+        let Some(delivery) = delivery else {
+            return match entry.disabled {
+                true => Err("the entry is disabled".to_owned()),
+                false => Ok(entry.ttl),
+            };
+        };
+        let (uid, gid) = (delivery.owner(), delivery.group());
+        let refused = entry.why_not(name, &file_owner_selectors(uid, gid));
+        refused.map_or(Ok(entry.ttl), |why| {
+            Err(format!(
+                "{why}; the owner of a folder proves only unix:uid:{uid} and unix:gid:{gid}"
+            ))
+        })
     }
 
     /// Takes an entry out, as when it was retired.
@@ -258,25 +281,34 @@ impl Entries {
 
     /// Why nothing is there for somebody who proves `proven`: for each of a few entries the one selector that failed.
     pub(crate) fn explain_none(&self, proven: &BTreeSet<Selector>) -> String {
-        let proofs: Vec<&str> = proven.iter().map(Selector::as_str).take(EXPLAINED_MAX).collect();
-        let proofs = proofs.join(" ");
+        let proofs = few(proven.iter().map(Selector::to_string)).join(" ");
         if self.entries.is_empty() {
             return format!("no identity issued: this agent has no entries at all; the caller proves {proofs}");
         }
-        let mut reasons: Vec<String> = self
+        let all = self
             .entries
             .iter()
-            .filter_map(|(name, entry)| Some(format!("{name}: {}", entry.why_not(proven)?)))
-            .take(EXPLAINED_MAX)
-            .collect();
-        if self.entries.len() > EXPLAINED_MAX {
-            reasons.push(format!("and {} more entries", self.entries.len() - EXPLAINED_MAX));
+            .filter_map(|(name, entry)| entry.why_not(name, proven));
+        let mut reasons = few(all);
+        if self.entries.len() > reasons.len() {
+            reasons.push(format!("and {} more entries", self.entries.len() - reasons.len()));
         }
         format!(
             "no identity issued: no entry matches; the caller proves {proofs}; {}",
             reasons.join("; ")
         )
     }
+}
+
+/// The first texts, as many as one explanation holds.
+fn few(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut left = EXPLAINED_BYTES_MAX;
+    let fits = |text: &String| {
+        let fits = text.len() <= left;
+        left = left.saturating_sub(text.len());
+        fits
+    };
+    texts.take(EXPLAINED_MAX).take_while(fits).collect()
 }
 
 #[cfg(test)]
@@ -405,7 +437,8 @@ mod tests {
         assert_eq!(entries.matching(&only_uid).count(), 0);
         let text = entries.explain_none(&only_uid);
         assert!(
-            text.contains("web: it needs unix:gid:2") && text.contains("off: it is disabled"),
+            text.contains("web needs unix:gid:2, the workload shows nothing of that kind")
+                && text.contains("off would match but is disabled"),
             "{text}"
         );
         assert!(text.contains("proves unix:uid:1"), "{text}");
@@ -468,9 +501,28 @@ mod tests {
                     _ => drop(entries.apply(&delta(vec![put], &[]))),
                 }
                 let by_index: Vec<_> = entries.matching(&proves).map(|(name, _)| name).collect();
-                let by_look = entries.iter().filter(|(_, entry)| entry.why_not(&proves).is_none());
+                let by_look = entries.iter().filter(|(_, entry)| entry.gives(&proves));
                 proptest::prop_assert_eq!(by_index, by_look.map(|(name, _)| name).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn an_explanation_of_many_and_long_selectors_still_fits_a_header() {
+        let path = |n: usize| format!("unix:path:/{n}{}", "x".repeat(900));
+        let mut entries = Entries::default();
+        let wanted: Vec<String> = (0..30).map(path).collect();
+        let put = wanted.iter().enumerate();
+        let put = put.map(|(n, path)| entry(&format!("e{n}"), "/e", &[path]));
+        entries.apply(&full(put.collect(), true));
+        let shown: Vec<String> = (30..60).map(path).collect();
+        let shown = proven(&shown.iter().map(String::as_str).collect::<Vec<_>>());
+        let text = entries.explain_none(&shown);
+        assert!(text.len() < 7 * 1024 && text.contains("and 30 more entries"), "{text}");
+        let text = entries.explain_none(&proven(&["unix:uid:1"]));
+        assert!(
+            text.contains("e0 needs unix:path:/0x") && text.contains("and 27 more entries"),
+            "{text}"
+        );
     }
 }

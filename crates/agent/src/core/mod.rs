@@ -24,7 +24,7 @@ use crate::{
     receipt::Proof,
     rotation::{Action, Event, Now},
     shared::{Forward, Shared},
-    status::AgentStatus,
+    status::{AgentStatus, Serving},
     workload::{Want, WhoAmI, WorkloadView},
 };
 
@@ -37,6 +37,7 @@ mod measure;
 mod place;
 mod receipts;
 mod releases;
+mod serving;
 mod slot;
 mod told;
 mod watches;
@@ -102,6 +103,8 @@ pub(crate) enum Input {
     Jwt(JwtCall),
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<AgentStatus> },
+    /// The health service asks what can be done.
+    Serving { reply: oneshot::Sender<Serving> },
     /// Other deliveries are configured.
     Reload {
         deliveries: Vec<Delivery>,
@@ -256,6 +259,9 @@ impl Core {
             Input::Status { reply } => {
                 let _ = reply.send(self.status());
             }
+            Input::Serving { reply } => {
+                let _ = reply.send(self.serving());
+            }
             Input::Reload { deliveries, reply } => {
                 let _ = reply.send(self.reload(deliveries));
             }
@@ -337,20 +343,7 @@ impl Core {
         }
         for key in self.keys_of(|slot| slot.entry().is_some()) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let verdict = match (slot.entry().and_then(|name| self.entries.get(name)), slot.delivery()) {
-                (None, _) => Err("the CA offers no such entry to this agent".to_owned()),
-                (Some(entry), None) if entry.disabled => Err("the entry is disabled".to_owned()),
-                (Some(entry), None) => Ok(entry.ttl),
-                (Some(entry), Some(delivery)) => {
-                    let proven = mintage_attest::unix::file_owner_selectors(delivery.owner(), delivery.group());
-                    entry.why_not(&proven).map_or(Ok(entry.ttl), |why| {
-                        let (uid, gid) = (delivery.owner(), delivery.group());
-                        Err(format!(
-                            "{why}, but the folder's owner proves only unix:uid:{uid} and unix:gid:{gid}"
-                        ))
-                    })
-                }
-            };
+            let verdict = self.entries.verdict(slot.entry(), slot.delivery());
             match verdict {
                 Ok(ttl) => {
                     if slot.trouble.as_ref().is_some_and(|trouble| trouble.stage == "entry") {

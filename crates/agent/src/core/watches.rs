@@ -170,7 +170,7 @@ impl Core {
             .interest
             .groups(name)
             .filter_map(|id| self.watches.groups.get(&id));
-        groups.any(|group| group.view.receiver_count() > 0 && entry.why_not(&group.proven).is_none())
+        groups.any(|group| group.view.receiver_count() > 0 && entry.gives(&group.proven))
     }
 
     /// Forgets identities in memory that no entry stands for any more, or that ended while nobody looked.
@@ -293,7 +293,7 @@ impl Core {
         let entries = self.entries.iter();
         WhoAmI {
             entries: entries
-                .map(|(name, entry)| (name.clone(), entry.spiffe_id.clone(), entry.why_not(proven)))
+                .map(|(name, entry)| (name.clone(), entry.spiffe_id.clone(), entry.why_not(name, proven)))
                 .collect(),
         }
     }

@@ -24,7 +24,7 @@ mod lists;
 mod session;
 
 use backoff::{Backoff, shuffled};
-pub(crate) use connect::ALPN;
+pub(crate) use connect::{ALPN, ConnectError, connect};
 use session::Ended;
 
 /// Streams that the CA ended at once, one after the other, before the last key is tried in their stead: its clock may

@@ -1,11 +1,11 @@
-//! The agent's own verbs beside the SPIFFE service: how the agent is, who the caller is to it, and which certificates the
-//! caller saw in use.
+//! The agent's own verbs beside the SPIFFE service: how the agent is, who the caller or another process is to it, and which
+//! certificates the caller saw in use.
 
 use std::sync::{Arc, PoisonError};
 
 use mintage_proto::v1::{
-    DeliveryStatus, ReportSeenRequest, ReportSeenResponse, SeenResult, StatusRequest, StatusResponse, WhoAmIEntry,
-    WhoAmIRequest, WhoAmIResponse, agent_local_server::AgentLocal,
+    DeliveryStatus, ExplainRequest, ExplainResponse, ReportSeenRequest, ReportSeenResponse, SeenResult, StatusRequest,
+    StatusResponse, WhoAmIEntry, WhoAmIRequest, WhoAmIResponse, agent_local_server::AgentLocal,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status};
 use super::{
     api::caller_of,
     caller::{Caller, PerUid, Place},
+    explain::Looker,
+    view::WhoAmI,
 };
 use crate::{
     core::Input,
@@ -26,6 +28,7 @@ use crate::{
 pub(super) struct Local {
     shared: Arc<Shared>,
     core: mpsc::Sender<Input>,
+    looker: Looker,
     /// Calls under way: an answer may list every entry, and the core has other things to do.
     calls: PerUid,
     /// Reports under way: each costs signature checks.
@@ -33,10 +36,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(shared: Arc<Shared>, core: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, core: mpsc::Sender<Input>, looker: Looker) -> Self {
         Self {
             shared,
             core,
+            looker,
             calls: PerUid::new(LOCAL_CALLS_PER_UID_MAX, LOCAL_CALLS_MAX),
             reports: PerUid::new(SEEN_CALLS_PER_UID_MAX, SEEN_CALLS_MAX),
         }
@@ -78,20 +82,22 @@ impl AgentLocal for Local {
         let proven = caller.proven();
         let known = self.ask(|reply| Input::WhoAmI { proven, reply }).await?;
         caller.still_same().await?;
-        let entries = known.entries.into_iter().map(|(name, spiffe_id, why_not)| WhoAmIEntry {
-            name: name.to_string(),
-            spiffe_id: spiffe_id.to_string(),
-            matches: why_not.is_none(),
-            why_not: why_not.unwrap_or_default(),
-        });
         Ok(Response::new(WhoAmIResponse {
             uid: peer.uid(),
             gid: peer.gid(),
             pid: peer.pid(),
             selectors: peer.selectors().iter().map(ToString::to_string).collect(),
-            entries: entries.collect(),
+            entries: wire_entries(known),
             method: peer.method().to_owned(),
         }))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let _place = self.place(&caller)?;
+        let (proven, mut answer) = self.looker.look(&caller, request.into_inner().subject).await?;
+        answer.entries = wire_entries(self.ask(|reply| Input::WhoAmI { proven, reply }).await?);
+        Ok(Response::new(answer))
     }
 
     async fn report_seen(&self, request: Request<ReportSeenRequest>) -> Result<Response<ReportSeenResponse>, Status> {
@@ -123,6 +129,17 @@ impl AgentLocal for Local {
         let _ = core.try_send(Input::Saw);
         Ok(Response::new(ReportSeenResponse { results }))
     }
+}
+
+fn wire_entries(known: WhoAmI) -> Vec<WhoAmIEntry> {
+    let entries = known.entries.into_iter();
+    let entries = entries.map(|(name, spiffe_id, why_not)| WhoAmIEntry {
+        name: name.to_string(),
+        spiffe_id: spiffe_id.to_string(),
+        matches: why_not.is_none(),
+        why_not: why_not.unwrap_or_default(),
+    });
+    entries.collect()
 }
 
 /// Takes one chain that somebody saw in use, or says why not.

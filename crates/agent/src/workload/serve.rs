@@ -35,13 +35,15 @@ use super::{
     authority::{Authorities, PREFACE},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
+    explain::Looker,
     ext_authz::ExtAuthz,
     gate::GateLayer,
+    health::Health,
     http1,
     local::Local,
     lookup::Lookup,
     pieces::InsteadLayer,
-    sds,
+    reflection, sds,
     spoken::{Heard, Spoken, hear},
 };
 use crate::{
@@ -80,11 +82,16 @@ pub(crate) fn serve(
     let limits = shared.limits;
     let cut = CancellationToken::new();
     let of_user = limits.count(SocketLimit::ConnectionsPerUser);
+    let (attestor, attesting) = (Arc::default(), Arc::new(Semaphore::new(ATTESTATIONS_MAX)));
+    let looker = Looker {
+        attestor: Arc::clone(&attestor),
+        attesting: Arc::clone(&attesting),
+    };
     let acceptor = Acceptor {
         shared: shared.clone(),
-        attestor: Arc::default(),
+        attestor,
         connections: PerUid::new(of_user, limits.count(SocketLimit::Connections)),
-        attesting: Arc::new(Semaphore::new(ATTESTATIONS_MAX)),
+        attesting,
         ready,
         stop: stop.clone(),
         cut: cut.clone(),
@@ -96,13 +103,13 @@ pub(crate) fn serve(
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
     let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
         .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
-    let local =
-        AgentLocalServer::new(Local::new(shared.clone(), core)).max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
+    let local = AgentLocalServer::new(Local::new(shared.clone(), core.clone(), looker))
+        .max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let lookup =
         RevocationLookupServer::new(Lookup::new(shared.clone())).max_decoding_message_size(LOOKUP_REQUEST_BYTES_MAX);
     let ext_authz =
         AuthorizationServer::new(ExtAuthz(shared.clone())).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
-    let (_reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, health_service) = tonic_health::server::health_reporter();
     let server = Server::builder()
         .max_concurrent_streams(limits.get(SocketLimit::StreamsPerConnection))
         .concurrency_limit_per_connection(limits.count(SocketLimit::StreamsPerConnection))
@@ -118,9 +125,11 @@ pub(crate) fn serve(
         .add_service(lookup)
         .add_service(ext_authz)
         .add_service(sds)
-        .add_service(health);
+        .add_service(health_service)
+        .add_service(reflection::service()?);
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, io::Error>);
     let task = tokio::spawn(async move {
+        tokio::spawn(Health::new(reporter, &shared).await.keep(core, stop.clone()));
         let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let served = to_its_end(serving, &stop, &cut).await;
         if let Err(error) = served {

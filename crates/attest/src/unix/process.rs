@@ -207,6 +207,32 @@ fn parse_effective_uid(status: &str) -> Option<u32> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Effective ids and supplementary groups of the process that has this number now, as if it connected now.
+pub(super) fn ids_by_number(pid: i32) -> Result<(PeerCredentials, Vec<u32>), AttestError> {
+    if pid <= 0 {
+        return Err(AttestError::PeerRefused(format!(
+            "{pid} is no number of a process; numbers begin at 1"
+        )));
+    }
+    let status = read_proc(&open_proc(pid)?, "status")?;
+    let ids = parse_ids(&status);
+    let (uid, gid, groups) =
+        ids.ok_or_else(|| AttestError::PeerRefused("/proc/<pid>/status has an unknown form".into()))?;
+    Ok((PeerCredentials { pid, uid, gid }, groups))
+}
+
+/// Effective user and group id, and the groups, of the lines `Uid:`, `Gid:` and `Groups:` (proc_pid_status(5)).
+fn parse_ids(status: &str) -> Option<(u32, u32, Vec<u32>)> {
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let gid = line("Gid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let groups = line("Groups:")?.split_ascii_whitespace().map(str::parse);
+    Some((
+        parse_effective_uid(status)?,
+        gid,
+        groups.collect::<Result<_, _>>().ok()?,
+    ))
+}
+
 fn own_uid_map() -> Result<String, AttestError> {
     std::fs::read_to_string("/proc/self/uid_map")
         .map_err(|error| AttestError::unreadable("read the agent's own user namespace", error))
@@ -329,5 +355,10 @@ mod tests {
         for bad in ["", "Uid:\t1", "Uid:\tx\ty", "Name:\tUid:\t0\t0"] {
             assert_eq!(parse_effective_uid(bad), None, "{bad:?}");
         }
+        let grouped = |groups: &str| format!("{status}FDSize:\t64\nGroups:\t{groups}\n");
+        assert_eq!(parse_ids(&grouped("7 9 ")), Some((2, 6, vec![7, 9])));
+        assert_eq!(parse_ids(&grouped("")), Some((2, 6, vec![])));
+        assert_eq!(parse_ids(&grouped("7 x")), None);
+        assert_eq!(parse_ids(status), None, "groups that cannot be read are not none");
     }
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Context,
+    explain::ExplanationRow,
     failure::Failure,
     limits::LIST_ROWS_DEFAULT,
     output::{Row, fields},
@@ -236,27 +237,6 @@ struct Deleted {
     index: u64,
     revoked_certificates: u64,
     dry_run: bool,
-}
-
-#[derive(Serialize)]
-struct ExplanationRow {
-    name: String,
-    spiffe_id: String,
-    matches: bool,
-    why_not: String,
-}
-
-impl Row for ExplanationRow {
-    const HEADER: &'static [&'static str] = &["NAME", "MATCHES", "SPIFFE ID", "WHY NOT"];
-    fn cells(&self) -> Vec<String> {
-        let matches = if self.matches { "yes" } else { "no" };
-        vec![
-            self.name.clone(),
-            matches.to_owned(),
-            self.spiffe_id.clone(),
-            self.why_not.clone(),
-        ]
-    }
 }
 
 #[derive(Serialize)]

@@ -4,28 +4,25 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use mintage_proto::workload::{
-    JwtsvidRequest, X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
-};
-use mintage_svid::{X509Svid, pem::encode_certificates};
+use mintage_proto::workload::{JwtsvidRequest, X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
 use serde::Serialize;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     cli::Context,
+    endpoint::{Endpoint, spiffe},
     failure::Failure,
     interrupt::Interrupt,
     limits::{WORKLOAD_AGAIN_FIRST, WORKLOAD_AGAIN_MAX, WORKLOAD_BYTES_MAX, WORKLOAD_FIRST_WAIT},
     output::{Row, notice, write},
-    text::{rfc3339, utc},
 };
 
-mod endpoint;
-mod files;
+pub(crate) mod answer;
+pub(crate) mod files;
 mod inspect;
 mod report;
 
-use endpoint::{Endpoint, spiffe};
+use answer::{Answer, refused};
 
 /// What to do with SVIDs. `--socket` is the agent's here.
 #[derive(Subcommand, Debug)]
@@ -62,34 +59,6 @@ pub(crate) struct Watch {
     write: Option<PathBuf>,
 }
 
-/// One X509-SVID, without its key.
-#[derive(Serialize)]
-struct SvidRow {
-    spiffe_id: String,
-    serial: String,
-    not_before: Option<String>,
-    not_after: Option<String>,
-    hint: String,
-    chain_pem: String,
-    bundle_pem: String,
-    /// Lists of revoked certificates that came with it.
-    crls: usize,
-    #[serde(skip)]
-    ends: i64,
-}
-
-impl Row for SvidRow {
-    const HEADER: &'static [&'static str] = &["SPIFFE ID", "SERIAL", "ENDS", "HINT"];
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.spiffe_id.clone(),
-            self.serial.clone(),
-            utc(self.ends),
-            self.hint.clone(),
-        ]
-    }
-}
-
 #[derive(Serialize)]
 struct JwtRow {
     spiffe_id: String,
@@ -115,18 +84,14 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
     }
 }
 
-async fn connect(context: &Context) -> Result<Channel, Failure> {
-    let endpoint = Endpoint::of(context.given_socket(), std::env::var(endpoint::VARIABLE).ok())?;
-    endpoint.connect().await
-}
-
-async fn client(context: &Context) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
-    let channel = connect(context).await?;
+/// A client of the Workload API there.
+pub(crate) async fn client(endpoint: Endpoint) -> Result<SpiffeWorkloadApiClient<Channel>, Failure> {
+    let channel = endpoint.connect().await?;
     Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(WORKLOAD_BYTES_MAX))
 }
 
 async fn fetch_x509(context: &Context, fetch: Fetch) -> Result<(), Failure> {
-    let mut client = client(context).await?;
+    let mut client = client(Endpoint::of(context)?).await?;
     let asked = async {
         let mut stream = client.fetch_x509svid(spiffe(X509svidRequest {})).await?.into_inner();
         stream.message().await
@@ -154,7 +119,7 @@ async fn fetch_jwt(context: &Context, fetch: Fetch) -> Result<(), Failure> {
         audience: fetch.audience,
         spiffe_id: fetch.spiffe_id.unwrap_or_default(),
     };
-    let mut client = client(context).await?;
+    let mut client = client(Endpoint::of(context)?).await?;
     let answered = tokio::time::timeout(WORKLOAD_FIRST_WAIT, client.fetch_jwtsvid(spiffe(request))).await;
     let svids = answered
         .map_err(|_| Failure::Remote("the agent did not answer in time; see its log".to_owned()))?
@@ -216,7 +181,8 @@ enum Ended {
 }
 
 async fn follow_once(context: &Context, watch: &Watch, again: &mut Duration) -> Ended {
-    let mut client = match client(context).await {
+    let opened = async { client(Endpoint::of(context)?).await };
+    let mut client = match opened.await {
         Ok(client) => client,
         Err(failure @ Failure::Remote(_)) => return Ended::Because(failure.to_string()),
         Err(failure) => return Ended::For(failure),
@@ -248,84 +214,5 @@ fn ended(status: &Status) -> Ended {
         Code::InvalidArgument | Code::Unimplemented => Ended::For(refused(status)),
         // An identity may come yet, and the agent too.
         _ => Ended::Because(refused(status).to_string()),
-    }
-}
-
-/// What the agent's status means to who called.
-fn refused(status: &Status) -> Failure {
-    let why = status.message();
-    match status.code() {
-        Code::PermissionDenied => Failure::No(format!("no identity is issued to this process: {why}")),
-        Code::Unavailable => Failure::Remote(format!("the agent cannot answer now: {why}; try again")),
-        code => Failure::Remote(format!("the agent refuses: {why} ({code:?})")),
-    }
-}
-
-/// A whole message: everything that is not in it is withdrawn.
-struct Answer {
-    svids: Vec<Fetched>,
-}
-
-/// One identity with its key.
-struct Fetched {
-    row: SvidRow,
-    key: zeroize::Zeroizing<Vec<u8>>,
-}
-
-impl Answer {
-    /// Reads a message strictly: an empty mandatory field or a broken certificate makes it void.
-    fn read(message: X509svidResponse) -> Result<Self, Failure> {
-        let void = |why: String| Failure::Remote(format!("the agent's answer is not taken: {why}"));
-        if message.svids.is_empty() {
-            return Err(void("it has no SVID".to_owned()));
-        }
-        let crls = message.crl.len();
-        let read = |svid: mintage_proto::workload::X509svid| {
-            let key = zeroize::Zeroizing::new(svid.x509_svid_key);
-            if key.is_empty() || svid.bundle.is_empty() {
-                return Err(void(format!("{} comes without key or bundle", svid.spiffe_id)));
-            }
-            let chain = X509Svid::from_concatenated(&svid.x509_svid).map_err(|error| void(error.to_string()))?;
-            if chain.id().as_str() != svid.spiffe_id {
-                return Err(void(format!(
-                    "{} comes with a certificate of {}",
-                    svid.spiffe_id,
-                    chain.id()
-                )));
-            }
-            let roots = mintage_svid::split_certificates(&svid.bundle).map_err(|error| void(error.to_string()))?;
-            let leaf = chain.leaf();
-            let ends = leaf.not_after().millis();
-            Ok(Fetched {
-                key,
-                row: SvidRow {
-                    spiffe_id: svid.spiffe_id,
-                    serial: leaf.serial().to_string(),
-                    not_before: rfc3339(leaf.not_before().millis()),
-                    not_after: rfc3339(ends),
-                    hint: svid.hint,
-                    chain_pem: chain.to_pem(),
-                    bundle_pem: encode_certificates(&roots),
-                    crls,
-                    ends,
-                },
-            })
-        };
-        let svids = message.svids.into_iter().map(read).collect::<Result<_, _>>()?;
-        Ok(Self { svids })
-    }
-
-    /// Writes the first identity, which is the default one, where that is wanted.
-    fn keep(&self, folder: Option<&std::path::Path>) -> Result<(), Failure> {
-        match (folder, self.svids.first()) {
-            (Some(folder), Some(first)) => {
-                files::write(folder, &first.row.chain_pem, &first.key, &first.row.bundle_pem)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn into_rows(self) -> Vec<SvidRow> {
-        self.svids.into_iter().map(|svid| svid.row).collect()
     }
 }

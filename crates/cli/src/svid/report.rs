@@ -9,9 +9,10 @@ use mintage_svid::pem::decode_certificates;
 use mintage_sys::text_file;
 use serde::Serialize;
 
-use super::{connect, refused};
+use super::answer::refused;
 use crate::{
     cli::Context,
+    endpoint::Endpoint,
     failure::Failure,
     limits::{SEEN_CHAINS_MAX, SVID_FILE_BYTES_MAX, WORKLOAD_FIRST_WAIT},
     output::Row,
@@ -55,7 +56,7 @@ pub(super) async fn run(context: &Context, report: &Report) -> Result<(), Failur
         Ok(SeenChain { certificates })
     });
     let chains = chains.collect::<Result<Vec<_>, Failure>>()?;
-    let mut client = AgentLocalClient::new(connect(context).await?);
+    let mut client = AgentLocalClient::new(Endpoint::of(context)?.connect().await?);
     let answered = tokio::time::timeout(WORKLOAD_FIRST_WAIT, client.report_seen(ReportSeenRequest { chains })).await;
     let results = answered
         .map_err(|_| Failure::Remote("the agent did not answer in time; see its log".to_owned()))?

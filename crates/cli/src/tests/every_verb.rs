@@ -70,6 +70,8 @@ const VERBS: [(&str, Does, &str); 47] = [
     ("entry list", Reads, ""),
     ("entry show", Reads, "apply%"),
     ("entry validate", Reads, "DIR/apply --trust-domain dev.test"),
+    ("exec", Apart, ""),
+    ("explain", Apart, ""),
     ("revocation crl", Reads, "--out DIR/crls"),
     ("revocation export", Reads, "--out DIR/revoked%"),
     ("revocation list", Reads, ""),

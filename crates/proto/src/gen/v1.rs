@@ -1271,6 +1271,43 @@ pub struct WhoAmIEntry {
     #[prost(string, tag = "4")]
     pub why_not: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    /// Without a subject the caller itself.
+    #[prost(oneof = "explain_request::Subject", tags = "1, 2")]
+    pub subject: ::core::option::Option<explain_request::Subject>,
+}
+/// Nested message and enum types in `ExplainRequest`.
+pub mod explain_request {
+    /// Without a subject the caller itself.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// A process, by its number in the agent's pid namespace.
+        #[prost(int32, tag = "1")]
+        Pid(i32),
+        /// A user, of whom nothing but the number is known.
+        #[prost(uint32, tag = "2")]
+        Uid(u32),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainResponse {
+    /// 0 for a user.
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    #[prost(uint32, tag = "2")]
+    pub uid: u32,
+    #[prost(string, repeated, tag = "3")]
+    pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "4")]
+    pub entries: ::prost::alloc::vec::Vec<WhoAmIEntry>,
+    /// How the process was held: "peer_pidfd" or "pidfd_open"; empty for a user.
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    /// In what the answer may differ from what such a process gets when it connects itself.
+    #[prost(string, repeated, tag = "6")]
+    pub approximate: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportSeenRequest {
     /// At most 16, and 64 KiB in all.
@@ -1404,6 +1441,23 @@ pub mod agent_local_client {
                 .insert(GrpcMethod::new("mintage.v1.AgentLocal", "WhoAmI"));
             self.inner.unary(req, path, codec).await
         }
+        /// What a process of the node shows to this agent, or would, and which entries that matches. Open to every local process
+        /// for processes of its own user; for others only to root and the agent's own user.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.AgentLocal/Explain");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.AgentLocal", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Takes certificate chains that the caller has seen in use; the agent reports a sample of them to the CA, which raises an
         /// alarm for what its ledger does not hold. Open to every local process: only what chains to the bundle is taken.
         pub async fn report_seen(
@@ -1446,6 +1500,12 @@ pub mod agent_local_server {
             &self,
             request: tonic::Request<super::WhoAmIRequest>,
         ) -> std::result::Result<tonic::Response<super::WhoAmIResponse>, tonic::Status>;
+        /// What a process of the node shows to this agent, or would, and which entries that matches. Open to every local process
+        /// for processes of its own user; for others only to root and the agent's own user.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
         /// Takes certificate chains that the caller has seen in use; the agent reports a sample of them to the CA, which raises an
         /// alarm for what its ledger does not hold. Open to every local process: only what chains to the bundle is taken.
         async fn report_seen(
@@ -1570,6 +1630,34 @@ pub mod agent_local_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WhoAmISvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.AgentLocal/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: AgentLocal>(pub Arc<T>);
+                    impl<T: AgentLocal> tonic::server::UnaryService<super::ExplainRequest> for ExplainSvc<T> {
+                        type Response = super::ExplainResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ExplainRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as AgentLocal>::explain(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

@@ -11,7 +11,7 @@ use rustix::{
     process::{getegid, geteuid},
 };
 
-use super::{Folder, FolderRules};
+use super::{Folder, FolderRules, Standing};
 use crate::{
     SysError,
     dir::{Dir, Meta},
@@ -177,12 +177,47 @@ fn check(dir: &Dir, rules: &FolderRules) -> Result<Meta, SysError> {
     Ok(meta)
 }
 
+/// Looks whether the folder could be taken, and changes nothing.
+pub(super) fn look(path: &Path, rules: &FolderRules) -> Result<Standing, SysError> {
+    let dir = match Dir::open_without_symlinks(path) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().unwrap_or(path);
+            return match Dir::open_without_symlinks(parent) {
+                Ok(_) => Ok(Standing::Missing),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysError::refused(
+                    path,
+                    "its parent directory does not exist; make it first",
+                )),
+                Err(error) => Err(explain_open(parent, error)),
+            };
+        }
+        Err(error) => return Err(explain_open(path, error)),
+    };
+    check(&dir, rules)?;
+    standing(&dir, rules)
+}
+
 /// Finds our marker, or puts it into a folder that holds nothing else.
 fn take_over(dir: &Dir, rules: &FolderRules) -> Result<(), SysError> {
     let path = dir.path();
+    if standing(dir, rules)? == Standing::Ours {
+        return Ok(());
+    }
+    match dir.remove_file(MARKER) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(SysError::io(path, "remove an unfinished marker", error)),
+    }
+    write_marker(dir, &rules.tag).map_err(|error| SysError::io(path, "mark the folder", error))
+}
+
+/// Whether the folder is this delivery's, or free to become so.
+fn standing(dir: &Dir, rules: &FolderRules) -> Result<Standing, SysError> {
+    let path = dir.path();
     if let Some(marker) = open_marker(dir)? {
         match marker_tag(dir, &marker)? {
-            Some(tag) if tag == rules.tag => return Ok(()),
+            Some(tag) if tag == rules.tag => return Ok(Standing::Ours),
             Some(tag) => {
                 let problem = format!(
                     "belongs to another delivery ({}); name another folder",
@@ -206,12 +241,7 @@ fn take_over(dir: &Dir, rules: &FolderRules) -> Result<(), SysError> {
         let problem = "is not empty and was not made by Mintage; name a new or an empty folder";
         return Err(SysError::refused(path, problem));
     }
-    match dir.remove_file(MARKER) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(SysError::io(path, "remove an unfinished marker", error)),
-    }
-    write_marker(dir, &rules.tag).map_err(|error| SysError::io(path, "mark the folder", error))
+    Ok(Standing::Empty)
 }
 
 fn write_marker(dir: &Dir, tag: &str) -> io::Result<()> {

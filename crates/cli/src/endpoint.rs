@@ -1,4 +1,5 @@
-//! Where the Workload API is (SPIFFE Workload Endpoint, section 4), and the metadata that every call carries (section 3).
+//! Where the agent of this node is (SPIFFE Workload Endpoint, section 4), and the metadata that every call of the Workload
+//! API carries (section 3).
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +8,27 @@ use tokio::net::UnixStream;
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 use tower::service_fn;
 
-use crate::failure::Failure;
+use crate::{cli::Context, failure::Failure, limits::SOCKET_PATH_BYTES_MAX};
 
 /// The variable that names the endpoint.
-pub(super) const VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
+pub(crate) const VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Where Mintage's agent listens unless told otherwise.
 const USUAL: &str = "/run/mintage/agent.sock";
 
 /// A Unix socket. TCP is allowed by the standard and refused here: no process can be attested over it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Endpoint(PathBuf);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint(PathBuf);
 
 impl Endpoint {
     /// What the command line says, else what the environment says, else the usual place.
-    pub(super) fn of(given: Option<&Path>, variable: Option<String>) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// When the environment has no address of a Unix socket.
+    pub(crate) fn of(context: &Context) -> Result<Self, Failure> {
+        Self::chosen(context.given_socket(), std::env::var(VARIABLE).ok())
+    }
+
+    fn chosen(given: Option<&Path>, variable: Option<String>) -> Result<Self, Failure> {
         if let Some(path) = given {
             return Ok(Self(path.to_owned()));
         }
@@ -55,14 +63,37 @@ impl Endpoint {
         if path.contains(['?', '#']) {
             return refuse("has a query or a fragment");
         }
+        if path.len() > SOCKET_PATH_BYTES_MAX {
+            return refuse(&format!(
+                "has a path of {} bytes, where a socket's has at most {SOCKET_PATH_BYTES_MAX}",
+                path.len()
+            ));
+        }
         match path.starts_with('/') && path.len() > 1 && !path.contains('%') {
             true => Ok(Self(path.into())),
             false => refuse("has no absolute path in plain letters"),
         }
     }
 
+    /// What a child's variable says so that it finds the same.
+    ///
+    /// # Errors
+    /// When the path cannot stand in an address.
+    pub(crate) fn address(&self) -> Result<String, Failure> {
+        let absolute = std::path::absolute(&self.0).map_err(|error| Failure::file(&self.0, error))?;
+        let address = format!("unix://{}", absolute.display());
+        match Self::parse(&address) {
+            Ok(Self(path)) if path == absolute => Ok(address),
+            Ok(_) => Err(Failure::file(&self.0, "is no path in plain letters; use another")),
+            Err(why) => Err(Failure::local(format!("{VARIABLE}: {why}"))),
+        }
+    }
+
     /// Connects.
-    pub(super) async fn connect(self) -> Result<Channel, Failure> {
+    ///
+    /// # Errors
+    /// When no agent answers.
+    pub(crate) async fn connect(self) -> Result<Channel, Failure> {
         let Self(path) = self;
         let told = |error: &dyn std::fmt::Display| {
             Failure::Remote(format!(
@@ -87,7 +118,7 @@ impl Endpoint {
 }
 
 /// A request with the header that keeps requests of fooled HTTP clients out.
-pub(super) fn spiffe<T>(message: T) -> Request<T> {
+pub(crate) fn spiffe<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
@@ -118,6 +149,7 @@ mod tests {
             "UNIX:///run/a.sock",
             "tcp://127.0.0.1:8000",
             "http://127.0.0.1",
+            &format!("unix:///{}", "a".repeat(SOCKET_PATH_BYTES_MAX)),
         ] {
             assert!(
                 Endpoint::parse(bad).unwrap_err().contains("unix:///run/mintage"),
@@ -129,12 +161,23 @@ mod tests {
     #[test]
     fn w3_the_command_line_counts_more_than_the_variable_and_that_more_than_the_usual_place() {
         let variable = || Some("unix:///env".to_owned());
-        let of = |given: Option<&str>, variable| Endpoint::of(given.map(Path::new), variable).unwrap().0;
+        let of = |given: Option<&str>, variable| Endpoint::chosen(given.map(Path::new), variable).unwrap().0;
         assert_eq!(of(Some("/given"), variable()), Path::new("/given"));
         assert_eq!(of(None, variable()), Path::new("/env"));
         assert_eq!(of(None, Some(String::new())), Path::new(USUAL));
-        let wrong = Endpoint::of(None, Some("tcp://127.0.0.1:1".to_owned())).unwrap_err();
+        let wrong = Endpoint::chosen(None, Some("tcp://127.0.0.1:1".to_owned())).unwrap_err();
         assert!(wrong.to_string().contains(VARIABLE) && wrong.code() == 1, "{wrong}");
+    }
+
+    #[test]
+    fn w3_a_child_is_told_the_same_place() {
+        let address = |path: &str| Endpoint(path.into()).address();
+        assert_eq!(address("/run/a.sock").unwrap(), "unix:///run/a.sock");
+        let here = std::env::current_dir().unwrap().join("a.sock");
+        assert_eq!(address("a.sock").unwrap(), format!("unix://{}", here.display()));
+        for bad in ["/run/a b%20.sock", "/run/a?b", "/run/a#b"] {
+            assert_eq!(address(bad).unwrap_err().code(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -1,0 +1,18 @@
+//! What the agent can do now, as the health service tells it: no list, so that it may be asked at every event.
+
+use super::{Core, slot::Slot};
+use crate::status::Serving;
+
+impl Core {
+    pub(super) fn serving(&self) -> Serving {
+        let now = self.shared.deps.now();
+        let own = self.shared.own.load();
+        let joined = self.own_id.is_some() && own.as_ref().is_some_and(|own| now.wall <= own.leaf.not_after());
+        let served = |slot: &Slot| slot.delivery().is_none() || slot.held.is_some() && slot.rotation.serving(now);
+        Serving {
+            ready: joined && self.slots.values().all(served),
+            identities: joined && self.entries.known(),
+            lookups: self.shared.view.load().age(now.wall).is_some(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `mintage-agent doctor` on a node that is well, and on one where things went wrong one after the other.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+use mintage_tests::kit::{bins::binary, node::Node};
+use serde_json::Value;
+
+fn doctor(config: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(binary("mintage-agent"));
+    command.arg("doctor").arg("--config").arg(config).args(words);
+    command.output().unwrap()
+}
+
+/// Exit code, and every finding as `level check`.
+fn found(config: &Path) -> (Option<i32>, Vec<String>, Value) {
+    let output = doctor(config, &["-o", "json"]);
+    let value: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(value["schema_version"], 1);
+    let findings = value["findings"].as_array().unwrap().iter();
+    let word = |finding: &Value, name: &str| finding[name].as_str().unwrap().to_owned();
+    let said = findings.map(|finding| {
+        assert_eq!(
+            word(finding, "advice").is_empty(),
+            word(finding, "level") == "ok",
+            "{finding}"
+        );
+        format!("{} {}", word(finding, "level"), word(finding, "check"))
+    });
+    let said = said.collect();
+    (output.status.code(), said, value)
+}
+
+fn has(said: &[String], wanted: &str) -> bool {
+    said.iter().any(|finding| finding == wanted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_well_is_told_so_and_then_what_goes_wrong() {
+    let node = Node::start(&["web"], "").await;
+    let config = node.place.join("agent.toml");
+    let (code, said, value) = found(&config);
+    assert_eq!(code, Some(0), "{value:#}");
+    assert!(said.iter().all(|finding| finding.starts_with("ok ")), "{value:#}");
+    for check in [
+        "config",
+        "kernel",
+        "data_dir",
+        "socket",
+        "agent",
+        "certificate",
+        "bundle",
+        "revocation_map",
+        "clock",
+        "ca",
+        "folders",
+    ] {
+        assert!(has(&said, &format!("ok {check}")), "{check}: {value:#}");
+    }
+    let text = String::from_utf8(doctor(&config, &[]).stdout).unwrap();
+    assert_eq!(text.lines().count(), said.len(), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("[ok]   ")), "{text}");
+
+    // The hook of a server that is not there, and a folder of somebody else's.
+    let foreign = node.beside("foreign");
+    fs::write(foreign.join("precious"), "x").unwrap();
+    let more = format!(
+        "[[delivery]]\nentry = \"web\"\ndirectory = {foreign:?}\n[[delivery.hook]]\nsignal = \"HUP\"\npid_file = \"/nonexistent/pid\"\n"
+    );
+    let wrong = node.place.join("wrong.toml");
+    fs::write(&wrong, fs::read_to_string(&config).unwrap() + &more).unwrap();
+    let (code, said, value) = found(&wrong);
+    assert_eq!(code, Some(3));
+    assert!(
+        has(&said, "fail folder") && has(&said, "warn hook") && has(&said, "ok folders"),
+        "{value:#}"
+    );
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "nothing was marked or made");
+
+    // A socket directory that others may write, and a map that is gone.
+    let run = node.place.join("run");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::remove_file(node.place.join("node.map")).unwrap();
+    let (code, said, value) = found(&config);
+    assert_eq!(code, Some(3));
+    assert!(
+        has(&said, "fail socket") && has(&said, "fail revocation_map"),
+        "{value:#}"
+    );
+    assert!(value.to_string().contains("chmod go-w"), "{value:#}");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+
+    // Without the CA the agent serves on, and is cut off.
+    let Node { ca, mut agent, .. } = node;
+    ca.kill();
+    let (code, said, value) = agent.wait_for("the end of the stream", || {
+        let found = found(&config);
+        has(&found.1, "warn agent").then_some(found)
+    });
+    assert_eq!(code, Some(3));
+    assert!(has(&said, "fail ca"), "{value:#}");
+
+    // A killed agent leaves its socket.
+    agent.kill();
+    let (code, said, value) = found(&config);
+    assert_eq!(code, Some(3));
+    assert!(has(&said, "fail socket") && has(&said, "ok certificate"), "{value:#}");
+    assert!(value.to_string().contains("nobody answers"), "{value:#}");
+}
+
+#[test]
+fn a_node_that_has_not_begun_is_left_as_it_is_and_a_wrong_configuration_is_a_finding() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("agent.toml");
+    let data = folder.path().join("data");
+    let socket = folder.path().join("run/agent.sock");
+    let out = folder.path().join("out");
+    let text =
+        format!("data_dir = {data:?}\nsocket = {socket:?}\n[[delivery]]\nentry = \"web\"\ndirectory = {out:?}\n");
+    fs::write(&config, &text).unwrap();
+    let (code, said, value) = found(&config);
+    assert_eq!(code, Some(0), "nothing of this is wrong: {value:#}");
+    assert!(
+        has(&said, "warn data_dir") && has(&said, "warn socket") && has(&said, "warn folder"),
+        "{value:#}"
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is made");
+
+    fs::write(&config, format!("{text}mode = \"0666\"\n")).unwrap();
+    let (code, said, value) = found(&config);
+    assert_eq!((code, said), (Some(3), vec!["fail config".to_owned()]), "{value:#}");
+    assert!(value.to_string().contains("0666"), "{value:#}");
+    let missing = doctor(&folder.path().join("none.toml"), &[]);
+    assert_eq!(missing.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&missing.stdout).starts_with("[fail] config: "));
+}

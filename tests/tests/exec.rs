@@ -1,0 +1,163 @@
+//! `mintage exec` against a real agent: the program's files, its signals, its exit code, and what follows a rotation.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use mintage_proto::v1::revoke_request::Target;
+use mintage_tests::kit::{bins::binary, ca::entry_for, node::Node};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Prints its serial's file when it starts and at each HUP, and ends by TERM with 7.
+const PROGRAM: &str = r#"
+show() { sha256sum < "$MINTAGE_SVID_FILE"; }
+trap show HUP
+trap 'exit 7' TERM
+show
+while :; do sleep 0.05; done
+"#;
+
+fn exec(socket: &Path, base: &Path, options: &[&str], program: &[&str]) -> Command {
+    let mut command = Command::new(binary("mintage"));
+    command
+        .arg("exec")
+        .args(options)
+        .arg("--socket")
+        .arg(socket)
+        .arg("--")
+        .args(program);
+    command
+        .env("XDG_RUNTIME_DIR", base)
+        .env_remove("SPIFFE_ENDPOINT_SOCKET")
+        .stdin(Stdio::null());
+    command
+}
+
+fn started(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+async fn rotate(node: &Node) {
+    node.revoke(Target::SpiffeId("spiffe://dev.test/web".to_owned())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gets_files_variables_and_its_own_umask_and_gives_its_exit_code() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let script = r#"
+        echo "$SPIFFE_ENDPOINT_SOCKET"; echo "$MINTAGE_SPIFFE_ID"; umask
+        stat -c %a "$MINTAGE_DIRECTORY"; stat -L -c %a "$MINTAGE_KEY_FILE"
+        grep -q CERTIFICATE "$MINTAGE_SVID_FILE" && grep -q CERTIFICATE "$MINTAGE_BUNDLE_FILE" && exit 42
+    "#;
+    let umask = "umask 027; exec \"$@\"";
+    let mut shell = Command::new("sh");
+    let inner = exec(&socket, &base, &[], &["sh", "-c", script]);
+    shell
+        .args(["-c", umask, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    shell.env("XDG_RUNTIME_DIR", &base).env_remove("SPIFFE_ENDPOINT_SOCKET");
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(42),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            &*format!("unix://{}", socket.display()),
+            "spiffe://dev.test/web",
+            "0027",
+            "700",
+            "600"
+        ]
+    );
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0, "the folder is gone");
+
+    // What a signal ended is told as a shell tells it; what cannot start is a failure of ours.
+    let killed = exec(&socket, &base, &[], &["sh", "-c", "kill -9 $$"]).output().unwrap();
+    assert_eq!(killed.status.code(), Some(137));
+    let missing = exec(&socket, &base, &[], &["/nonexistent/program"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/nonexistent/program"));
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_signalled_or_starts_the_program_anew_and_signals_go_on_to_it() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    for option in ["signal=HUP", "restart"] {
+        let (mut running, mut lines) =
+            started(exec(&socket, &base, &["--on-rotation", option], &["sh", "-c", PROGRAM]));
+        let first = lines.next().unwrap().unwrap();
+        rotate(&node).await;
+        let second = lines.next().unwrap().unwrap();
+        assert_ne!(first, second, "{option}");
+        // Ours ends by the program's own word, and is not started again.
+        send(&running, Signal::TERM);
+        assert_eq!(running.wait().unwrap().code(), Some(7), "{option}");
+        assert!(lines.next().is_none(), "{option}");
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 0, "{option}");
+    }
+    // Without a word about it the files change and the program is left alone; HUP goes on to it.
+    let (mut running, mut lines) = started(exec(&socket, &base, &[], &["sh", "-c", PROGRAM]));
+    let first = lines.next().unwrap().unwrap();
+    let folder = fs::read_dir(&base).unwrap().next().unwrap().unwrap().path();
+    let before = fs::read(folder.join("svid.pem")).unwrap();
+    rotate(&node).await;
+    while fs::read(folder.join("svid.pem")).unwrap() == before {
+        tokio::task::yield_now().await;
+    }
+    send(&running, Signal::HUP);
+    assert_ne!(lines.next().unwrap().unwrap(), first);
+    send(&running, Signal::TERM);
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    assert!(lines.next().is_none(), "it was told nothing else");
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_run_without_an_identity() {
+    let mut node = Node::start(&[], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    node.agent.wait_for("its socket", || socket.exists().then_some(()));
+    let other = rustix::process::geteuid().as_raw() + 1;
+    entry_for(&node.ca.admin_socket(), "other", "/other", other).await;
+    let refused = exec(&socket, &base, &[], &["touch", base.join("ran").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(
+        refused.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&refused.stderr)
+    );
+    let nobody = exec(Path::new("/nonexistent/agent.sock"), &base, &[], &["true"])
+        .output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(2));
+    let wrong = exec(&socket, &base, &["--on-rotation", "signal=KILL"], &["true"])
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    node.stop();
+}
