@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     ca_events::{bare, introduced},
+    config::Config,
     control::{Origin, command},
     data_dir::DataDir,
     desk::Desk,
@@ -78,17 +79,13 @@ impl JwtKeys {
     ///
     /// # Errors
     /// Why that cannot be used.
-    pub(crate) fn open(
-        (data_dir, passphrase_file): (PathBuf, Option<PathBuf>),
-        rsa_key_file: Option<&Path>,
-        domain: &TrustDomain,
-    ) -> Result<Self, CaError> {
-        let read = |file| Imported::read(file, passphrase_file.as_deref(), domain);
+    pub(crate) fn open(config: &Config, domain: &TrustDomain) -> Result<Self, CaError> {
+        let read = |file: &PathBuf| Imported::read(file, config.passphrase_file.as_deref(), domain);
         Ok(Self {
-            imported: rsa_key_file.map(read).transpose()?,
+            imported: config.jwt_rsa_key_file.as_ref().map(read).transpose()?,
             current: ArcSwapOption::empty(),
-            data_dir,
-            passphrase_file,
+            data_dir: config.data_dir.clone(),
+            passphrase_file: config.passphrase_file.clone(),
         })
     }
 

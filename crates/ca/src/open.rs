@@ -152,12 +152,8 @@ pub(crate) fn open(
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;
     let sealer = seal(files.clone(), trees.clone())?;
     let places = (config.data_dir.clone(), config.passphrase_file.clone());
-    let jwt_keys = JwtKeys::open(
-        places.clone(),
-        config.jwt_rsa_key_file.as_deref(),
-        &authority.trust_domain,
-    )?;
-    let shards = Shards::new(files, log_keys, places.clone(), config.shards);
+    let jwt_keys = JwtKeys::open(config, &authority.trust_domain)?;
+    let shards = Shards::new(files, log_keys, places, config.shards);
     let (committer, commits) = Committer::start(journal.clone(), CommitterLimits::default())?;
     let desk = Desk {
         domain: authority.trust_domain,
@@ -172,11 +168,8 @@ pub(crate) fn open(
         state,
         index,
         issuer,
-        jwt_keys: JwtKeys::new(places),
-        key_policy: KeyPolicy {
-            allow_rsa: config.policy.allow_rsa,
-            strict_csr: config.strict_csr,
-        },
+        jwt_keys,
+        key_policy: key_policy(config),
         current_policy: ArcSwap::from_pointee(config.policy),
         signing: Semaphore::new(SIGNING_AHEAD + std::thread::available_parallelism().map_or(2, usize::from)),
         in_flight: Default::default(),
@@ -291,4 +284,11 @@ fn epoch_of(data: &DataDir, state: &State, key: &RevocationKey) -> Result<u64, C
     let statements = own.filter_map(|known| Delegation::decode(&known.statement).ok());
     let epoch = statements.map(|delegation| delegation.statement().epoch()).max();
     epoch.ok_or_else(|| data.problem("its revocation key is not the one that the ledger delegates to"))
+}
+
+fn key_policy(config: &Config) -> KeyPolicy {
+    KeyPolicy {
+        allow_rsa: config.policy.allow_rsa,
+        strict_csr: config.strict_csr,
+    }
 }

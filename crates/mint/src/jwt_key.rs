@@ -26,7 +26,7 @@ pub struct JwtSigner {
 }
 
 enum Pair {
-    Es256(EcdsaKeyPair),
+    Es256(Box<EcdsaKeyPair>),
     Rs256(Box<RsaKeyPair>),
 }
 
@@ -34,7 +34,7 @@ impl Pair {
     fn from_pkcs8(pkcs8_der: &[u8], random: &SystemRandom) -> Option<Self> {
         let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8_der, random);
         let rsa = || RsaKeyPair::from_pkcs8(pkcs8_der).map(|pair| Self::Rs256(Box::new(pair)));
-        p256.map(Self::Es256).or_else(|_| rsa()).ok()
+        p256.map(|pair| Self::Es256(Box::new(pair))).or_else(|_| rsa()).ok()
     }
 
     fn spki(&self) -> Vec<u8> {

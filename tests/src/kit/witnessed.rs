@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Longest wait for what should take seconds; the machine may be busy.
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// A CA's folder with its configuration, and a witness of its log.
 #[derive(Debug)]
@@ -57,10 +57,12 @@ impl Scene {
         (scene, running)
     }
 
+    /// The CA's data directory.
     pub fn dir(&self) -> PathBuf {
         self.folder.path().join("ca")
     }
 
+    /// The CA's command, with its configuration.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary("mintage-ca"));
         command
@@ -70,6 +72,7 @@ impl Scene {
         command
     }
 
+    /// Starts the CA.
     pub fn serve(&self) -> CaProcess {
         CaProcess::launch(&self.dir(), self.command())
     }
@@ -81,12 +84,14 @@ impl Scene {
         Policy::parse(logs.as_bytes()).unwrap()
     }
 
+    /// Name of the log that is written.
     pub fn log_name(&self) -> String {
         let policy = self.policy();
         let current = policy.logs().last().expect("a policy names its log");
         current.vkey.name().to_owned()
     }
 
+    /// The stored checkpoint of that log.
     pub fn checkpoint(&self) -> SignedNote {
         let shard: Vec<String> = self.log_name().split('/').map(str::to_owned).collect();
         let file = self
@@ -108,6 +113,7 @@ impl Scene {
         })
     }
 
+    /// Its size.
     pub fn size(&self) -> u64 {
         self.policy().check(&self.checkpoint()).unwrap().checkpoint.size()
     }

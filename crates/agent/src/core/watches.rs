@@ -244,7 +244,7 @@ impl Core {
         let names = self.watches.interest.entries(id).iter();
         let offered = names.filter_map(|name| Some((name, self.entries.get(name)?)));
         // The index is for speed; what decides is the entry.
-        let matching: Vec<_> = offered.filter(|(_, entry)| entry.why_not(proven).is_none()).collect();
+        let matching: Vec<_> = offered.filter(|(_, entry)| entry.gives(proven)).collect();
         if matching.is_empty() {
             return WorkloadView::Denied(self.entries.explain_none(proven).into());
         }

@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 47] = [
+const VERBS: [(&str, Does, &str); 50] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),

@@ -12,8 +12,8 @@ use mintage_ca::{Ca, Deps};
 use mintage_identity::RevocationReason;
 use mintage_proto::v1::{
     ExportRevocationsRequest, GetRecordRequest, GetRecordResponse, ListRevocationsRequest, RevocationItem,
-    RevokeRequest, WatchCrlsRequest, crls_client::CrlsClient, get_record_request::Key, ledger_client::LedgerClient,
-    revocation_client::RevocationClient, revoke_request::Target,
+    RevokeRequest, RevokedRule, WatchCrlsRequest, crls_client::CrlsClient, get_record_request::Key,
+    ledger_client::LedgerClient, revocation_client::RevocationClient, revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
@@ -88,6 +88,23 @@ async fn listed(socket: &Path, serials: &[&str]) -> Vec<(i64, Option<u8>)> {
     }
 }
 
+/// The rules that an export tells, in the order of their records.
+async fn exported(socket: &Path) -> Vec<RevokedRule> {
+    let mut client = RevocationClient::new(admin(socket).await.unwrap());
+    let mut parts = client
+        .export_revocations(ExportRevocationsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut rules = Vec::new();
+    while let Some(part) = parts.message().await.unwrap() {
+        assert_eq!(part.rules.len(), part.rules_in_force.len());
+        rules.extend(part.rules_in_force);
+    }
+    rules.sort_by_key(|rule| rule.index);
+    rules
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_tells_its_reason_and_its_date_wherever_a_serial_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,18 +171,7 @@ async fn a_rule_tells_its_reason_and_its_date_wherever_a_serial_does() {
     for (told, ((_, _, reason), date)) in listed(&socket, &wanted).await.into_iter().zip(cases.iter().zip(&dates)) {
         assert_eq!(told, (date / 1_000, Some(reason.code())));
     }
-    let mut client = RevocationClient::new(admin(&socket).await.unwrap());
-    let mut parts = client
-        .export_revocations(ExportRevocationsRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    let mut rules = Vec::new();
-    while let Some(part) = parts.message().await.unwrap() {
-        assert_eq!(part.rules.len(), part.rules_in_force.len());
-        rules.extend(part.rules_in_force);
-    }
-    rules.sort_by_key(|rule| rule.index);
+    let rules = exported(&socket).await;
     let told: Vec<(&str, i64)> = rules.iter().map(|rule| (rule.reason.as_str(), rule.time_ms)).collect();
     assert_eq!(told, [(cases[1].1, dates[1]), (cases[2].1, dates[2])]);
     ca.stop().await;

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path, sync::OnceLock};
 
-#[path = "../../crates/revocation/tests/publisher/mod.rs"]
+#[path = "../../../crates/revocation/tests/publisher/mod.rs"]
 mod publisher;
 
 use mintage_identity::{IdPrefix, UnixTime};

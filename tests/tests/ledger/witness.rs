@@ -8,33 +8,28 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use mintage_identity::UnixTime;
 use mintage_ledger::{
-    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, Leaves, LedgerError, LogKey, Origin, Policy, SignedNote,
-    TlogProof, consistency, leaf_hash, node_hash, root_at,
+    AddCheckpoint, Checkpoint, CosignerKey, Hash, HashSource, Leaves, LedgerError, LogKey, Origin, TlogProof,
+    consistency, leaf_hash, node_hash, root_at,
 };
 use mintage_proto::v1::{ProveReceiptRequest, node_client::NodeClient};
 use mintage_svid::pem;
 use mintage_tests::kit::{
-    bins::binary,
-    ca::{self, CaProcess},
+    ca,
     client::join,
     face::{get, metric},
     folder::copied,
     refusal::refused,
     stream::{Stream, ask},
-    witness::{WitnessHome, WitnessProcess},
-    witnessed::{Scene, until},
+    witness::WitnessHome,
+    witnessed::{SOON, Scene, until},
 };
-use ring::digest::{SHA256, digest};
-use serde_json::Value;
-use tempfile::TempDir;
 
 /// Another history of the log, signed by its own key: whoever holds that can make one.
 struct Fork {

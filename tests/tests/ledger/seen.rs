@@ -103,7 +103,7 @@ impl Scene {
         let socket = self.folder.path().join("run/agent.sock");
         let files = chains.iter().enumerate().map(|(at, chain)| {
             let file = self.folder.path().join(format!("seen-{at}.pem"));
-            fs::write(&file, pem::encode_certificates(chain)).unwrap();
+            fs::write(&file, pem::encode_certificates(*chain)).unwrap();
             file.to_str().unwrap().to_owned()
         });
         let files: Vec<String> = files.collect();

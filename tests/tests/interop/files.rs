@@ -73,29 +73,9 @@ fn said(mut command: Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn prometheus_curl_and_openssl_verify_a_dns_name_and_show_what_was_delivered() {
-    let front = tempfile::tempdir().unwrap();
-    let (directory, port) = (front.path().join("front"), free_port());
-    let mut node = Node::start(&["db"], &delivery("front", &directory, "")).await;
-    let entry = Entry {
-        name: "front".to_owned(),
-        spiffe_id: format!("spiffe://{}/front", domain()),
-        agents: vec![format!("spiffe://{}/mintage/agent/*", domain())],
-        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
-        dns_names: vec!["web.example".to_owned()],
-        ..Entry::default()
-    };
-    apply(&node.ca.admin_socket(), vec![entry]).await.unwrap();
-    let bundle = directory.join("svid_credential_bundle.pem");
-    node.agent.wait_for("a delivery", || bundle.exists().then_some(()));
-    let Some(nginx) = Proxy::nginx_by("mutual.conf", front.path(), &directory, port) else {
-        return;
-    };
-    let (first, own) = (node.pair("db"), node.place.join("db"));
-    let serial = |pair: &mintage_tests::kit::node::Pair| pair.serial().to_uppercase();
+/// curl and openssl know the server by its DNS name, and by no other; it shows them this serial of the client's.
+fn by_name(own: &Path, port: u16, serial: &str, nginx: &Proxy) {
     let (roots, both) = (own.join("svid_bundle.pem"), own.join("svid_credential_bundle.pem"));
-
     if let Some(curl) = peer("curl") {
         let ask = |name: &str| {
             let mut curl = Command::new(&curl);
@@ -110,7 +90,7 @@ async fn prometheus_curl_and_openssl_verify_a_dns_name_and_show_what_was_deliver
             ]);
             curl
         };
-        assert!(said(ask("web.example")).contains(&serial(&first)), "{}", nginx.log());
+        assert!(said(ask("web.example")).contains(serial), "{}", nginx.log());
         assert!(!ask("other.example").output().unwrap().status.success(), "another name");
     }
     if let Some(openssl) = peer("openssl") {
@@ -140,6 +120,30 @@ async fn prometheus_curl_and_openssl_verify_a_dns_name_and_show_what_was_deliver
         };
         assert!(ask("web.example") && !ask("other.example"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_curl_and_openssl_verify_a_dns_name_and_show_what_was_delivered() {
+    let front = tempfile::tempdir().unwrap();
+    let (directory, port) = (front.path().join("front"), free_port());
+    let mut node = Node::start(&["db"], &delivery("front", &directory, "")).await;
+    let entry = Entry {
+        name: "front".to_owned(),
+        spiffe_id: format!("spiffe://{}/front", domain()),
+        agents: vec![format!("spiffe://{}/mintage/agent/*", domain())],
+        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        dns_names: vec!["web.example".to_owned()],
+        ..Entry::default()
+    };
+    apply(&node.ca.admin_socket(), vec![entry]).await.unwrap();
+    let bundle = directory.join("svid_credential_bundle.pem");
+    node.agent.wait_for("a delivery", || bundle.exists().then_some(()));
+    let Some(nginx) = Proxy::nginx_by("mutual.conf", front.path(), &directory, port) else {
+        return;
+    };
+    let (first, own) = (node.pair("db"), node.place.join("db"));
+    let serial = |pair: &mintage_tests::kit::node::Pair| pair.serial().to_uppercase();
+    by_name(&own, port, &serial(&first), &nginx);
 
     let scratch = node.beside("prometheus");
     let Some(prometheus) = Proxy::prometheus(&scratch, &own, port) else {

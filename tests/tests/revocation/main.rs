@@ -1,0 +1,9 @@
+//! Revocation: from the command to every verifier.
+//!
+//! One program for all of them: linking one for each costs more than running them.
+
+mod crls;
+mod revoke_from;
+mod revoke_scopes;
+mod subscriber;
+mod watching;
