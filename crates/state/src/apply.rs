@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, TrustDomain, UnixTime};
-use mintage_ledger::{Actor, Body, Kind, LeafFacts, Record, Stored, wire};
+use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, UnixTime};
+use mintage_ledger::{Actor, Body, LeafFacts, Record, Stored, wire};
 use mintage_policy::{AgentStatus, Entry};
 use mintage_revocation::{IssuerCoverage, RuleTarget, SerialKind};
-use prost::Message;
 
-use crate::convert::{entry_from_put, revocation_of};
+use crate::ahead::{Decoded, Wanted, concerns, entry_of, touched};
+use crate::convert::revocation_of;
 use crate::error::StateError;
 use crate::key::Key;
 use crate::limits::{CUT_BEFORE_NOW, REFUSALS_MAX, TOKEN_KEPT_AFTER_END, TOKENS_SWEPT_MAX};
@@ -26,78 +26,6 @@ pub(crate) type Writes = Vec<(Key, Option<Vec<u8>>)>;
 pub(crate) struct Gathered {
     touched: BTreeSet<Key>,
     folds: Writes,
-}
-
-/// The two fields of an issue record that tell whether the state wants it; everything else is skipped unread.
-#[derive(Clone, PartialEq, Message)]
-struct IssueHead {
-    #[prost(message, optional, tag = "16")]
-    issue: Option<IssueProfile>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct IssueProfile {
-    #[prost(enumeration = "wire::Profile", tag = "10")]
-    profile: i32,
-}
-
-/// A record that was read ahead, without what the state does not want.
-#[derive(Debug)]
-pub(crate) struct Decoded {
-    index: u64,
-    wanted: Option<Wanted>,
-}
-
-/// What can be told of a record without a view.
-#[derive(Debug)]
-struct Wanted {
-    record: Record,
-    /// The objects that it may change.
-    touched: Vec<Key>,
-    /// The entry that it puts; none when it is another record, or cannot be read.
-    entry: Option<Arc<Entry>>,
-}
-
-impl Wanted {
-    fn read(mut record: Record, domain: &TrustDomain) -> Self {
-        let (touched, entry) = (touched(&record.body), entry_of(&record.body, domain));
-        if let (Some(_), Body::EntryPut(put)) = (&entry, &mut record.body) {
-            // What the entry holds is let go here and not by the thread that applies.
-            *put = wire::EntryPut {
-                replaces_revision: put.replaces_revision,
-                ..wire::EntryPut::default()
-            };
-        }
-        Self { record, touched, entry }
-    }
-}
-
-impl Decoded {
-    /// # Errors
-    /// Fails when a record that the state wants cannot be decoded.
-    pub(crate) fn read(stored: &Stored, domain: &TrustDomain) -> Result<Self, StateError> {
-        let record = concerns(stored).then(|| stored.decode()).transpose()?;
-        Ok(Self {
-            index: stored.index(),
-            wanted: record.map(|record| Wanted::read(record, domain)),
-        })
-    }
-}
-
-fn entry_of(body: &Body, domain: &TrustDomain) -> Option<Arc<Entry>> {
-    match body {
-        Body::EntryPut(put) => entry_from_put(put, domain).ok().map(Arc::new),
-        _ => None,
-    }
-}
-
-/// True for what the state wants: control records, and the certificates of agents.
-fn concerns(stored: &Stored) -> bool {
-    match stored.kind() {
-        Some(Kind::Issue) => is_agent_issue(stored.bytes()),
-        Some(kind) => kind.is_control(),
-        None => true,
-    }
 }
 
 impl View {
@@ -549,40 +477,7 @@ impl View {
     }
 }
 
-/// The objects a record may change, apart from what it folds into the revoked set.
-fn touched(body: &Body) -> Vec<Key> {
-    let entry = |name: &str| EntryName::parse(name).ok().map(Key::Entry);
-    let agent = |name: &str| AgentName::parse(name).ok().map(Key::Agent);
-    let token = |hash: &[u8]| token_id(hash).ok().map(Key::Token);
-    let keys = match body {
-        Body::EntryPut(put) => [entry(&put.name), None],
-        Body::EntryDelete(delete) => [entry(&delete.name), None],
-        Body::TokenCreate(create) => [token(&create.token_hash), None],
-        Body::TokenDelete(delete) => [token(&delete.token_hash), None],
-        Body::TokenConsume(consume) => [
-            token(&consume.token_hash),
-            consume.attest.as_ref().and_then(|attest| agent(&attest.name)),
-        ],
-        Body::AgentAttest(attest) => [agent(&attest.name), None],
-        Body::AgentBan(ban) => [agent(&ban.name), None],
-        Body::AgentEvict(evict) => [agent(&evict.name), None],
-        Body::Issue(issue) => match SpiffeId::parse(&issue.spiffe_id).ok().and_then(|id| id.reserved()) {
-            Some(Reserved::Agent(name)) => [Some(Key::Agent(name)), None],
-            _ => [None, None],
-        },
-        Body::CaEvent(event) => [
-            IssuerKeyId::from_slice(&event.key_id)
-                .ok()
-                .map(|id| Key::Ca(event.role, id)),
-            None,
-        ],
-        Body::BundleChange(_) => [Some(Key::Bundle), None],
-        _ => [None, None],
-    };
-    keys.into_iter().flatten().collect()
-}
-
-fn token_id(hash: &[u8]) -> Result<TokenId, Ignored> {
+pub(crate) fn token_id(hash: &[u8]) -> Result<TokenId, Ignored> {
     hash.try_into().map(TokenId::new).map_err(|_| Ignored::Unreadable)
 }
 
@@ -606,10 +501,4 @@ fn new_agent(index: u64, time: UnixTime, attest: &wire::AgentAttest, view: &View
         current: None,
         earlier: Vec::new(),
     })
-}
-
-fn is_agent_issue(bytes: &[u8]) -> bool {
-    let head = IssueHead::decode(bytes).ok().and_then(|head| head.issue);
-    // What cannot be read is decoded whole, which says why.
-    head.is_none_or(|issue| issue.profile() == wire::Profile::Agent)
 }

@@ -4,6 +4,7 @@
 //! view after each step and keeps it in sled, so that a start need not read the whole ledger. [`command`] checks what an
 //! operator or an agent wants against a view and drafts the record body, or refuses with a reason.
 
+mod ahead;
 mod apply;
 mod convert;
 mod entries;

@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use mintage_identity::TrustDomain;
 use mintage_ledger::Journal;
 
-use crate::apply::{Decoded, Gathered, Writes};
+use crate::ahead::Decoded;
+use crate::apply::{Gathered, Writes};
 use crate::error::StateError;
 use crate::limits::{BATCHES_AHEAD, READ_RECORDS};
 use crate::view::View;
