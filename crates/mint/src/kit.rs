@@ -255,7 +255,12 @@ pub(crate) fn openssl_ok(dir: &Path, arguments: &str) -> Option<String> {
 /// A new RSA key of this size in PKCS#8, made by openssl: nothing here makes one.
 pub(crate) fn rsa_pkcs8(bits: usize) -> Option<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
-    let made = format!("genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:{bits} -outform DER -out rsa.der");
+    let made = format!("genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:{bits} -out rsa.pem");
     openssl_ok(dir.path(), &made)?;
+    // As DER `genpkey` would write PKCS#1.
+    openssl_ok(
+        dir.path(),
+        "pkcs8 -topk8 -nocrypt -in rsa.pem -outform DER -out rsa.der",
+    )?;
     Some(std::fs::read(dir.path().join("rsa.der")).unwrap())
 }

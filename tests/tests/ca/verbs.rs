@@ -18,6 +18,8 @@ use serde_json::Value;
 enum Does {
     /// It changes nothing and prints data.
     Reads,
+    /// It looks at what is there, and its exit code is what it found; its own tests call it.
+    Looks,
     /// It makes something new, once; rehearsed by `--dry-run`.
     Changes,
     /// It changes a file of a data directory that is there; rehearsed by `--dry-run`.
@@ -28,10 +30,10 @@ enum Does {
     Script,
 }
 
-use Does::{Changes, Reads, Renews, Script, Serves};
+use Does::{Changes, Looks, Reads, Renews, Script, Serves};
 
 /// Every verb, and words to call it with; `DIR` is the test's own folder, `%` is 0, 1 and 2 for the three formats.
-const VERBS: [(&str, &str, Does, &str); 11] = [
+const VERBS: [(&str, &str, Does, &str); 12] = [
     ("mintage-ca", "completions", Script, ""),
     (
         "mintage-ca",
@@ -50,6 +52,7 @@ const VERBS: [(&str, &str, Does, &str); 11] = [
     ("mintage-ca", "validate", Reads, "--data-dir DIR/ca"),
     ("mintage-ca", "version", Reads, ""),
     ("mintage-agent", "completions", Script, ""),
+    ("mintage-agent", "doctor", Looks, ""),
     ("mintage-agent", "run", Serves, ""),
     ("mintage-agent", "validate", Reads, "--config DIR/agent.toml"),
     ("mintage-agent", "version", Reads, ""),
@@ -93,7 +96,7 @@ fn every_verb_has_its_row_and_the_options_of_its_kind() {
         );
         assert_eq!(
             help.contains("--output"),
-            matches!(does, Reads | Changes | Renews),
+            matches!(does, Reads | Looks | Changes | Renews),
             "{program} {verb}"
         );
     }
