@@ -12,7 +12,7 @@ use std::{
 use super::peers::{missing, peer};
 
 /// Longest time that a module is fetched and built; a cold cache on a loaded machine is slow.
-const READY_MAX: Duration = Duration::from_secs(300);
+const READY_MAX: Duration = Duration::from_secs(900);
 /// Longest verification of a small ledger.
 const VERIFY_MAX: Duration = Duration::from_secs(60);
 
