@@ -36,7 +36,9 @@ pub const NOTE_BYTES_MAX: usize = 256;
 pub const REFUSALS_MAX: usize = 4_096;
 /// Records read from the journal at a time: a few groups, so that a long catch-up publishes as it goes.
 pub const READ_RECORDS: usize = 2_048;
-/// Batches of records that are decoded ahead of the one being applied: enough that neither side waits for a long one.
+/// Threads that read and decode for a rebuild: two keep up with the one that applies.
+pub const DECODERS: usize = 2;
+/// Batches of records that each of them decodes ahead of the one being applied: enough that neither side waits for a long one.
 pub const BATCHES_AHEAD: usize = 2;
 /// Time between two flushes of the store: what a crash loses is replayed from the ledger in milliseconds.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! A view made of a whole ledger at once. What stands at the end is accounted for and written once, and not after each
 //! record, which is most of the work where objects change often.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use mintage_identity::TrustDomain;
@@ -9,7 +10,7 @@ use mintage_ledger::Journal;
 use crate::ahead::Decoded;
 use crate::apply::{Gathered, Writes};
 use crate::error::StateError;
-use crate::limits::{BATCHES_AHEAD, READ_RECORDS};
+use crate::limits::{BATCHES_AHEAD, DECODERS, READ_RECORDS};
 use crate::view::View;
 
 /// A rebuilt view, and what its store has to hold.
@@ -20,18 +21,25 @@ pub(crate) struct Rebuilt {
     pub(crate) leaf: [u8; 32],
 }
 
-/// Reads, decodes and parses in a thread of its own while this one applies: each is about half of the work.
+/// Reads, decodes and parses in threads of their own while this one applies: that is half as much work again.
 pub(crate) fn rebuild(domain: &TrustDomain, journal: &dyn Journal) -> Result<Rebuilt, StateError> {
     let (mut view, mut gathered, mut leaf) = (View::new(domain), Gathered::default(), [0; 32]);
+    let size = journal.size();
     std::thread::scope(|scope| {
-        let (sender, batches) = sync_channel(BATCHES_AHEAD);
-        let (spent, used) = sync_channel(BATCHES_AHEAD);
-        std::thread::Builder::new()
-            .name("state-decode".into())
-            .spawn_scoped(scope, move || read_ahead(journal, domain, &sender, &used))
-            .map_err(StateError::io("start a thread to read", "the ledger"))?;
-        // An error ends the loop and drops the receiver, which ends the thread.
-        for batch in batches {
+        let mut lanes = Vec::with_capacity(DECODERS);
+        for lane in 0..DECODERS {
+            let (sender, batches) = sync_channel(BATCHES_AHEAD);
+            let (spent, used) = sync_channel(BATCHES_AHEAD);
+            std::thread::Builder::new()
+                .name("state-decode".into())
+                .spawn_scoped(scope, move || read_ahead(journal, domain, (lane, size), &sender, &used))
+                .map_err(StateError::io("start a thread to read", "the ledger"))?;
+            lanes.push((batches, spent));
+        }
+        // Each lane has every so manyth batch; the first that has no more says that there is none. An error ends the loop and
+        // drops the receivers, which ends the threads.
+        for (batches, spent) in lanes.iter().cycle() {
+            let Ok(batch) = batches.recv() else { break };
             let Batch { mut records, last } = batch?;
             records
                 .iter_mut()
@@ -54,39 +62,41 @@ struct Batch {
 }
 
 impl Batch {
-    /// `None` when the journal holds nothing from `next` on.
-    /// Fills `records`, which is empty.
+    /// Fills `records`, which is empty, with all of `range`, which the journal holds.
     fn read(
         journal: &dyn Journal,
         domain: &TrustDomain,
-        next: u64,
+        range: Range<u64>,
         mut records: Vec<Decoded>,
-    ) -> Result<Option<Self>, StateError> {
-        let stored = journal.read_from(next, READ_RECORDS)?;
-        let Some(last) = stored.last() else { return Ok(None) };
-        for stored in &stored {
-            records.push(Decoded::read(stored, domain)?);
+    ) -> Result<Self, StateError> {
+        let (mut next, mut last) = (range.start, [0; 32]);
+        while next < range.end {
+            let max = usize::try_from(range.end - next).unwrap_or(READ_RECORDS);
+            let stored = journal.read_from(next, max)?;
+            let Some(newest) = stored.last() else { break };
+            last = *newest.leaf_hash().as_bytes();
+            next += stored.len() as u64;
+            for stored in &stored {
+                records.push(Decoded::read(stored, domain)?);
+            }
         }
-        Ok(Some(Self {
-            last: *last.leaf_hash().as_bytes(),
-            records,
-        }))
+        Ok(Self { records, last })
     }
 }
 
-/// Sends everything that the journal holds, in batches, until an error or until nobody listens.
+/// Sends the batches of a lane below `size`, until an error or until nobody listens.
 fn read_ahead(
     journal: &dyn Journal,
     domain: &TrustDomain,
+    (lane, size): (usize, u64),
     sender: &SyncSender<Result<Batch, StateError>>,
     used: &Receiver<Vec<Decoded>>,
 ) {
-    let mut next = 0;
-    while next < journal.size() {
-        let Some(batch) = Batch::read(journal, domain, next, used.try_recv().unwrap_or_default()).transpose() else {
-            return;
-        };
-        next += batch.as_ref().map_or(0, |batch| batch.records.len()) as u64;
+    let step = READ_RECORDS as u64;
+    let starts = (0..size).step_by(READ_RECORDS).skip(lane).step_by(DECODERS);
+    for start in starts {
+        let range = start..(start + step).min(size);
+        let batch = Batch::read(journal, domain, range, used.try_recv().unwrap_or_default());
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
