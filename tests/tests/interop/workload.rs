@@ -39,34 +39,47 @@ fn print(client: &str, what: &str, latency: Duration) {
     println!("{client}: {what} {millis:.1} ms after the reply to the command");
 }
 
+/// The serials of `web` and `db` in one message.
+fn both(line: &str) -> Option<(String, String)> {
+    Some((serial_in(line, "set", &id("web"))?, serial_in(line, "set", &id("db"))?))
+}
+
+/// The serials of the first set, after the client has verified a token too.
+fn first_set_and_token(client: &mut Workload) -> (String, String) {
+    let (first, _) = client.hear("the first set", both);
+    client.tell("jwt audience");
+    let (audience, _) = client.hear("a token that it has verified", |line| {
+        serial_in(line, "token", &id("web")).or_else(|| serial_in(line, "token", &id("db")))
+    });
+    assert_eq!(audience, "audience");
+    first
+}
+
+/// `web` is revoked and replaced, then withdrawn; each message is the full set, and `db` stays what it was.
+async fn replaced_then_one_left(node: &Node, client: &mut Workload, library: &str, old: &str, kept: &str) {
+    node.revoke(Target::Serial(old.to_owned())).await;
+    let replaced = |line: &str| both(line).filter(|(web, _)| web != old);
+    let ((_, beside), latency) = client.hear("the replacement", replaced);
+    print(library, "replaced", latency);
+    assert_eq!(beside, kept, "the identity beside it is in the message too, as it was");
+
+    delete(node, "web").await;
+    let alone = |line: &str| serial_in(line, "set", &id("db")).filter(|_| serial_in(line, "set", &id("web")).is_none());
+    let (left, latency) = client.hear("the set without it", alone);
+    print(library, "one of two withdrawn", latency);
+    assert_eq!(left, kept);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn w10_w15_py_spiffe_follows_a_rotation_and_a_withdrawal() {
     let node = Node::start(&["web", "db"], "").await;
     let Some(mut client) = Workload::python(&scratch(), &node.socket()) else {
         return;
     };
-    let (web, db) = (id("web"), id("db"));
-    let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
-    let ((old, kept), _) = client.hear("the first set", both);
-    client.tell("jwt audience");
-    let (audience, _) = client.hear("a token that it has verified", |line| {
-        serial_in(line, "token", &web).or_else(|| serial_in(line, "token", &db))
-    });
-    assert_eq!(audience, "audience");
-
-    node.revoke(Target::Serial(old.clone())).await;
-    let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
-    let ((_, beside), latency) = client.hear("the replacement", replaced);
-    print("spiffe (PyPI)", "replaced", latency);
-    assert_eq!(beside, kept, "the identity beside it is as it was");
-
-    delete(&node, "web").await;
-    let alone = |line: &str| serial_in(line, "set", &db).filter(|_| serial_in(line, "set", &web).is_none());
-    let (left, latency) = client.hear("the set without it", alone);
-    print("spiffe (PyPI)", "one of two withdrawn", latency);
-    assert_eq!(left, kept);
+    let (old, kept) = first_set_and_token(&mut client);
+    replaced_then_one_left(&node, &mut client, "spiffe (PyPI)", &old, &kept).await;
     client.tell("fetch");
-    let (fetched, _) = client.hear("an answer", |line| serial_in(line, "fetched", &db));
+    let (fetched, _) = client.hear("an answer", |line| serial_in(line, "fetched", &id("db")));
     assert_eq!(fetched, kept);
 
     delete(&node, "db").await;
@@ -154,22 +167,11 @@ async fn w10_w15_grpc_js_gets_the_full_set_each_time_with_nothing_but_the_descri
     let (Some(old), Some(kept)) = heard else {
         panic!("the first message has not the full set: {heard:?}");
     };
-    let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
     client.tell("jwt audience");
     let tokens = format!("tokens {db}=audience {web}=audience");
     client.hear("a token for each identity", |line| (line == tokens).then_some(()));
 
-    node.revoke(Target::Serial(old.clone())).await;
-    let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
-    let ((_, beside), latency) = client.hear("the replacement", replaced);
-    print("@grpc/grpc-js", "replaced", latency);
-    assert_eq!(beside, kept, "the identity beside it is in the message too, as it was");
-
-    delete(&node, "web").await;
-    let alone = |line: &str| serial_in(line, "set", &db).filter(|_| serial_in(line, "set", &web).is_none());
-    let (left, latency) = client.hear("the set without it", alone);
-    print("@grpc/grpc-js", "one of two withdrawn", latency);
-    assert_eq!(left, kept);
+    replaced_then_one_left(&node, &mut client, "@grpc/grpc-js", &old, &kept).await;
     client.tell("fetch");
     let (fetched, _) = client.hear("an answer", |line| serial_in(line, "fetched", &db));
     assert_eq!(fetched, kept);
@@ -193,28 +195,10 @@ async fn w10_w15_java_spiffe_follows_a_rotation_and_a_withdrawal() {
     let Some(mut client) = Workload::java(&scratch(), &node.socket()) else {
         return;
     };
-    let (web, db) = (id("web"), id("db"));
-    let both = |line: &str| Some((serial_in(line, "set", &web)?, serial_in(line, "set", &db)?));
-    let ((old, kept), _) = client.hear("the first set", both);
-    client.tell("jwt audience");
-    let (audience, _) = client.hear("a token that it has verified", |line| {
-        serial_in(line, "token", &web).or_else(|| serial_in(line, "token", &db))
-    });
-    assert_eq!(audience, "audience");
-
-    node.revoke(Target::Serial(old.clone())).await;
-    let replaced = |line: &str| both(line).filter(|(web, _)| *web != old);
-    let ((_, beside), latency) = client.hear("the replacement", replaced);
-    print("java-spiffe", "replaced", latency);
-    assert_eq!(beside, kept, "the identity beside it is as it was");
-
-    delete(&node, "web").await;
-    let alone = |line: &str| serial_in(line, "set", &db).filter(|_| serial_in(line, "set", &web).is_none());
-    let (left, latency) = client.hear("the set without it", alone);
-    print("java-spiffe", "one of two withdrawn", latency);
-    assert_eq!(left, kept);
+    let (old, kept) = first_set_and_token(&mut client);
+    replaced_then_one_left(&node, &mut client, "java-spiffe", &old, &kept).await;
     client.tell("source");
-    let (handed, _) = client.hear("what its source has", |line| serial_in(line, "source", &db));
+    let (handed, _) = client.hear("what its source has", |line| serial_in(line, "source", &id("db")));
     assert_eq!(handed, kept);
 
     // Its stream asks again by itself and without a word when it is refused, so it is asked.
