@@ -162,7 +162,7 @@ fn proc_error(doing: &'static str, error: io::Error) -> AttestError {
     AttestError::unreadable(doing, error)
 }
 
-fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
+pub(super) fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
     use io::Read;
     let read = || -> io::Result<String> {
         let mut bytes = Vec::new();
