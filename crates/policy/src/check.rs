@@ -203,18 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::RawEntry;
-    use crate::samples::{domain, raw};
-
-    fn refusal(change: impl FnOnce(&mut RawEntry)) -> (&'static str, String) {
-        let mut entry = raw("web");
-        change(&mut entry);
-        let error = entry.validate(&domain()).expect_err("must be refused");
-        (error.field(), error.problem().to_owned())
-    }
-
-    fn texts(list: &[&str]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
-    }
+    use crate::samples::{domain, raw, refusal, texts};
 
     #[test]
     fn a_right_entry_survives_writing_and_reading() {

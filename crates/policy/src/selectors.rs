@@ -176,18 +176,7 @@ const UNIT_TYPES: [&str; 5] = ["service", "scope", "socket", "mount", "swap"];
 #[cfg(test)]
 mod tests {
     use crate::RawEntry;
-    use crate::samples::{domain, raw};
-
-    fn refusal(change: impl FnOnce(&mut RawEntry)) -> (&'static str, String) {
-        let mut entry = raw("web");
-        change(&mut entry);
-        let error = entry.validate(&domain()).expect_err("must be refused");
-        (error.field(), error.problem().to_owned())
-    }
-
-    fn texts(list: &[&str]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
-    }
+    use crate::samples::{domain, raw, refusal, texts};
 
     #[test]
     fn empty_selectors_and_hints_that_stand_alone_are_refused() {

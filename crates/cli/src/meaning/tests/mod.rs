@@ -67,7 +67,7 @@ fn of_a_long_ledger_every_record_is_judged_and_the_first_that_offends_is_named()
     let mut story = long(Story::honest(), MANY);
     let honest = story.records.len();
     let verified = story.verify(&VerifyArgs::default()).map_err(|refused| refused.failure);
-    let json = serde_json::to_value(&verified.unwrap()).unwrap();
+    let json = serde_json::to_value(verified.unwrap()).unwrap();
     assert_eq!(json["records"]["log.close"].as_u64(), Some(MANY as u64 + 1));
 
     for _ in 0..2 {
