@@ -82,6 +82,19 @@ impl Desk {
         }
     }
 
+    /// The time that signed revocation news may carry: now, or, while something is revoked that is not published yet, when what
+    /// is published was all.
+    pub(crate) fn news_time(&self) -> UnixTime {
+        // The clock first: what is revoked after it was read may be missing.
+        let now = self.clock.unguarded();
+        self.publisher.whole_at(self.state.view().revoked().sequence(), now)
+    }
+
+    /// True while something is revoked that is not published yet.
+    pub(crate) fn is_unpublished(&self) -> bool {
+        self.state.view().revoked().sequence() > self.publisher.sequence()
+    }
+
     /// This replica's own SPIFFE ID.
     pub(crate) fn own_id(&self) -> SpiffeId {
         SpiffeId::replica(&self.domain, &self.replica)

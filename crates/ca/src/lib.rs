@@ -71,6 +71,8 @@ mod stall;
 mod standing;
 mod status;
 mod struck_keys;
+#[cfg(test)]
+mod trial;
 mod trust;
 mod turns;
 mod upload;

@@ -68,6 +68,8 @@ pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SNAPSHOT_RECORD_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of revocation heartbeats.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a revocation waits for the index to hold what was recorded before it: half of the time until it is tried again.
+pub(crate) const PUBLISH_INDEX_WAIT: Duration = Duration::from_millis(2_500);
 /// How long signed revocation news may be taken up; whoever comes later gets new news.
 pub(crate) const NEWS_LIFETIME: Duration = Duration::from_secs(3600);
 /// Largest snapshot or delta that travels inside a stream: half of any message. Larger snapshots are fetched by reference.

@@ -146,7 +146,8 @@ pub(crate) fn open(
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
     let set = state.view().revoked().clone();
-    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(clock.unguarded())?)?;
+    let now = clock.unguarded();
+    let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?, now)?;
     let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
     let signer = (log_keys.clone(), config.checkpoint_interval, witnesses.hold().clone());
     let (integrator, signed) = integrate(journal.clone(), trees.clone(), signer)?;

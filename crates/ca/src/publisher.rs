@@ -1,7 +1,14 @@
 //! The publisher of revocation news: signs snapshots, deltas and heartbeats over the set that the ledger's records fold
 //! into, and hands them to every stream. What it signs is a function of the ledger, so any replica could have signed it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use mintage_identity::UnixTime;
@@ -20,6 +27,8 @@ pub(crate) struct Publisher {
     signer: Arc<Signer>,
     /// Replaced whole, by the one task that follows the state.
     latest: ArcSwap<Published>,
+    /// When what was published last was last known to be all that is revoked (milliseconds since 1970).
+    whole: AtomicI64,
     news: broadcast::Sender<News>,
     stop: CancellationToken,
 }
@@ -33,17 +42,23 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
+    /// Publishes a set that is whole at `now`.
+    ///
+    /// # Errors
+    /// A limit of the format is reached.
     pub(crate) fn new(
         key: RevocationKey,
         epoch: u64,
         set: RevokedSet,
         live: impl Iterator<Item = LiveSerial>,
+        now: UnixTime,
     ) -> Result<Self, RevocationError> {
         let exceptions = set.exceptions_for(live)?;
         let signer = Arc::new(Signer { key, epoch });
         Ok(Self {
             latest: ArcSwap::from_pointee(Published::new(signer.clone(), set, exceptions)),
             signer,
+            whole: AtomicI64::new(now.millis()),
             news: broadcast::Sender::new(WATCH_QUEUE),
             stop: CancellationToken::new(),
         })
@@ -64,8 +79,21 @@ impl Publisher {
         self.latest.load_full()
     }
 
+    /// The time that news of the published set may carry, when `revoked` is the sequence of all that was revoked by `now`: a
+    /// reader takes a date for the word that nothing newer was known then. Of a set that is behind, it is when it was whole.
+    pub(crate) fn whole_at(&self, revoked: u64, now: UnixTime) -> UnixTime {
+        if revoked <= self.sequence() {
+            self.whole.store(now.millis(), Ordering::Relaxed);
+            return now;
+        }
+        UnixTime::from_millis(self.whole.load(Ordering::Relaxed)).min(now)
+    }
+
     /// Takes up a newer set and returns the signed delta to it; `None` when nothing was revoked since. Every live serial
-    /// runs through the new set first, so that none of them is taken for a revoked one.
+    /// runs through the new set first, so that none of them is taken for a revoked one. Blocks while it signs.
+    ///
+    /// # Errors
+    /// A limit of the format is reached; what was published stays, and the same set may be tried again.
     pub(crate) fn advance(
         &self,
         set: &RevokedSet,
@@ -79,9 +107,10 @@ impl Publisher {
         }
         let exceptions = set.exceptions_since(from, latest.exceptions(), live)?;
         let next = Arc::new(Published::new(self.signer.clone(), set.clone(), exceptions));
-        self.latest.store(next.clone());
-        // A delta that no message holds, or a set that remembers too little for one: followers start over.
+        // A delta that no message holds, or a set that remembers too little for one: followers start over. Only what can be
+        // told is published: nobody would be told of the rest later.
         let news = delta_or_snapshot(&next, from, now)?;
+        self.latest.store(next);
         let _ = self.news.send(news.clone());
         Ok(Some(news))
     }
@@ -151,10 +180,28 @@ mod tests {
     use crate::published::tests::{NOW, covering, revoke};
 
     #[test]
+    fn news_of_a_set_that_is_behind_carry_the_time_when_it_was_whole() {
+        let mut set = covering();
+        revoke(&mut set, 0, 1);
+        let (key, _) = RevocationKey::generate().unwrap();
+        let publisher = Publisher::new(key, 1, set.clone(), std::iter::empty(), NOW).unwrap();
+        let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let before = set.sequence();
+        assert_eq!(publisher.whole_at(before, after(5)), after(5));
+        revoke(&mut set, 1, 1);
+        for seconds in [6, 600] {
+            assert_eq!(publisher.whole_at(set.sequence(), after(seconds)), after(5));
+        }
+        assert_eq!(publisher.whole_at(set.sequence(), NOW), NOW, "the clock was set back");
+        publisher.advance(&set, std::iter::empty(), after(601)).unwrap().unwrap();
+        assert_eq!(publisher.whole_at(set.sequence(), after(601)), after(601));
+    }
+
+    #[test]
     fn a_delta_that_no_message_holds_is_a_snapshot_by_reference() {
         let mut set = covering();
         let (key, _) = RevocationKey::generate().unwrap();
-        let publisher = Publisher::new(key, 1, set.clone(), std::iter::empty()).unwrap();
+        let publisher = Publisher::new(key, 1, set.clone(), std::iter::empty(), NOW).unwrap();
         let mut next = 0;
         for (records, is_inline) in [(1, true), (4, false)] {
             for _ in 0..records {

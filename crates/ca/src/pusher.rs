@@ -9,17 +9,19 @@ use mintage_ledger::{
     wire::{CaEventKind, CaRole},
 };
 use mintage_policy::AgentStatus;
-use mintage_proto::v1::{CaMessage, Entries, JwtKey, Retire, Trust, TrustBundle, ca_message::Message as Down};
+use mintage_proto::v1::{
+    CaMessage, Entries, JwtKey, Retire, Trust, TrustBundle, ca_message::Message as Down, revoked::News,
+};
 use mintage_state::{EntryChange, StandingEntry, View};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     convert::wire_entry,
     desk::Desk,
     health::Trouble,
-    limits::HEARTBEAT_INTERVAL,
+    limits::{HEARTBEAT_INTERVAL, PUBLISH_INDEX_WAIT},
     publisher::revoked,
     trust::{PeerTrust, trust_of},
 };
@@ -50,11 +52,17 @@ pub(crate) async fn run(
                     return;
                 }
                 let view = views.borrow_and_update().clone();
+                // Revocation first: it is what somebody waits for. What failed before is left to the next beat.
+                if view.revoked().sequence() > known.revoked().sequence() {
+                    publish(&desk, &view, &registry).await;
+                }
                 Push { desk: &desk, old: &known, new: &view }.all(&trust, &registry);
                 known = view;
             }
             _ = beat.tick() => {
                 beats += 1;
+                // What could not be published, or was revoked before this task began.
+                publish(&desk, &desk.state.view(), &registry).await;
                 heartbeat(&desk, beats % BEATS_PER_PRUNE == 0);
             }
             () = stop.cancelled() => return,
@@ -77,6 +85,10 @@ fn heartbeat(desk: &Desk, prune: bool) {
         count_live(desk);
     }
     desk.measure();
+    // Nobody says that nothing is newer while something is.
+    if desk.is_unpublished() {
+        return;
+    }
     match desk.publisher.heartbeat(now) {
         Ok(news) => {
             desk.fleet.push(|_| Some(message(Down::Revoked(revoked(news.clone())))));
@@ -89,6 +101,60 @@ fn message(down: Down) -> CaMessage {
     CaMessage { message: Some(down) }
 }
 
+/// Publishes what this view has revoked and nobody was told of yet. What fails is tried again with the next heartbeat, whether
+/// or not anything else is revoked meanwhile.
+async fn publish(desk: &Arc<Desk>, view: &Arc<View>, registry: &mintage_verifier_tokio::Registry) {
+    if view.revoked().sequence() <= desk.publisher.sequence() {
+        return;
+    }
+    let at = desk.clock.clock().monotonic();
+    wait_for_index(desk, view).await;
+    let (worker, to) = (desk.clone(), view.clone());
+    // A walk through everything that lives, and a set of millions that is signed: not on a thread that others wait for.
+    let signed = tokio::task::spawn_blocking(move || signed(&worker, &to)).await;
+    match signed.map_err(|error| error.to_string()).and_then(|signed| signed) {
+        Ok(Some(news)) => {
+            desk.health.over(Trouble::Revocation);
+            desk.propagation.published(desk.publisher.sequence(), at);
+            let told = desk.fleet.push(|_| Some(message(Down::Revoked(revoked(news.clone())))));
+            let closed = registry.trust_changed();
+            info!(
+                sequence = desk.publisher.sequence(),
+                agents = told,
+                closed,
+                "revocation pushed"
+            );
+        }
+        Ok(None) => {}
+        Err(problem) => {
+            error!(error = %problem, "revocation news could not be signed; it is tried again");
+            let text = format!("revocation news cannot be signed: {problem}");
+            desk.health.trouble(Trouble::Revocation, text);
+        }
+    }
+}
+
+/// A certificate that was recorded before a revocation has to be in the index, or its filter could strike it wrongly. But a
+/// revocation waits for an index that is stuck no longer than this: whoever is struck wrongly asks for another certificate.
+async fn wait_for_index(desk: &Desk, view: &View) {
+    let Some(last) = view.applied().checked_sub(1) else { return };
+    let indexed = tokio::time::timeout(PUBLISH_INDEX_WAIT, desk.index.wait_applied(last)).await;
+    if indexed.ok().flatten().is_none() {
+        warn!(
+            record = last,
+            "the index is behind; a revocation is published without the certificates that it lacks"
+        );
+    }
+}
+
+/// The news of this view, published; none where somebody has published it.
+fn signed(desk: &Desk, view: &View) -> Result<Option<News>, String> {
+    let now = desk.clock.unguarded();
+    let live = desk.index.live_serials(now).map_err(|error| error.to_string())?;
+    let news = desk.publisher.advance(view.revoked(), live, now);
+    news.map_err(|error| error.to_string())
+}
+
 /// One step from an older view to a newer one.
 struct Push<'a> {
     desk: &'a Desk,
@@ -98,48 +164,9 @@ struct Push<'a> {
 
 impl Push<'_> {
     fn all(&self, trust: &PeerTrust, registry: &mintage_verifier_tokio::Registry) {
-        // Revocation first: it is what somebody waits for.
-        self.revocations(registry);
         self.retired();
         self.trust(trust, registry);
         self.entries();
-    }
-
-    fn revocations(&self, registry: &mintage_verifier_tokio::Registry) {
-        if self.new.revoked().sequence() == self.old.revoked().sequence() {
-            return;
-        }
-        let now = self.desk.clock.unguarded();
-        let at = self.desk.clock.clock().monotonic();
-        let live = match self.desk.index.live_serials(now) {
-            Ok(live) => live,
-            Err(problem) => return self.unsigned(&problem),
-        };
-        match self.desk.publisher.advance(self.new.revoked(), live, now) {
-            Ok(Some(news)) => {
-                self.desk.health.over(Trouble::Revocation);
-                self.desk.propagation.published(self.desk.publisher.sequence(), at);
-                let told = self
-                    .desk
-                    .fleet
-                    .push(|_| Some(message(Down::Revoked(revoked(news.clone())))));
-                let closed = registry.trust_changed();
-                info!(
-                    sequence = self.desk.publisher.sequence(),
-                    agents = told,
-                    closed,
-                    "revocation pushed"
-                );
-            }
-            Ok(None) => {}
-            Err(problem) => self.unsigned(&problem),
-        }
-    }
-
-    fn unsigned(&self, problem: &dyn std::fmt::Display) {
-        error!(error = %problem, "revocation news could not be signed");
-        let text = format!("revocation news cannot be signed: {problem}");
-        self.desk.health.trouble(Trouble::Revocation, text);
     }
 
     /// Agents whose instance may no longer speak lose their streams at once.
@@ -287,5 +314,38 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
                 spki: spki.clone(),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::{RevocationReason, SpkiHash};
+    use mintage_state::command::Scope;
+
+    use super::*;
+    use crate::{
+        revoke::{Order, carry_out},
+        trial::{PATIENCE, Trial},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_revoked_before_anybody_followed_is_published_and_no_heartbeat_denies_it() {
+        let trial = Trial::open().await;
+        let desk = &trial.desk;
+        let scope = Scope::Key(SpkiHash::new([7; 32]));
+        let order = Order::new(scope, RevocationReason::KeyCompromise, "");
+        carry_out(desk, &trial.origin(), &order, false).await.unwrap();
+        let mut told = desk.publisher.subscribe();
+        heartbeat(desk, false);
+        assert!(told.try_recv().is_err(), "it would say that nothing is revoked");
+
+        let ((peers, registry), stop) = (trial.callers(), CancellationToken::new());
+        let following = tokio::spawn(run(desk.clone(), peers, registry, stop.clone()));
+        let mut next = async || tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        assert!(!matches!(next().await, News::Heartbeat(_)));
+        assert_eq!(desk.publisher.sequence(), desk.state.view().revoked().sequence());
+        assert!(matches!(next().await, News::Heartbeat(_)), "now it is true");
+        stop.cancel();
+        following.await.unwrap();
     }
 }

@@ -235,7 +235,7 @@ impl Revocation for RevocationService {
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<ChunkStream>, Status> {
         let desk = self.0.clone();
         let place = desk.watching.snapshot(&desk, request.extensions().get::<Peer>())?;
-        let signed = blocking(&desk, |desk| desk.publisher.snapshot(desk.clock.unguarded())).await?;
+        let signed = blocking(&desk, |desk| desk.publisher.snapshot(desk.news_time())).await?;
         let (queue, chunks) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUE);
         tokio::spawn(async move {
             tokio::select! {
@@ -255,7 +255,7 @@ impl Revocation for RevocationService {
         // Subscribed before catching up: news in between comes twice rather than never.
         let live = desk.publisher.subscribe();
         let missed = blocking(&desk, move |desk| {
-            desk.publisher.catch_up(epoch, sequence, desk.clock.unguarded())
+            desk.publisher.catch_up(epoch, sequence, desk.news_time())
         });
         let missed = missed.await?;
         Ok(Response::new(Box::pin(watching::news(desk, missed, live, place))))

@@ -146,7 +146,7 @@ fn watch_for_newer(desk: &Desk, session: &AgentSession, hello: &Hello) {
 
 /// Entries, bundle and revocations, as far as the agent does not have them.
 fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Sender<Outgoing>) -> Result<(), Refusal> {
-    let now = desk.clock.unguarded();
+    let now = desk.news_time();
     let mut messages = Vec::new();
     let view = desk.state.view();
     messages.push(Down::Trust(trust_message(desk, &view)));
