@@ -11,7 +11,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use super::{asked::Asked, editions::Editions};
+use super::{
+    asked::Asked,
+    editions::{Editions, Time},
+};
 use crate::{
     desk::Desk,
     limits::{CRL_CACHED_FOR, HEARTBEAT_INTERVAL, PUBLIC_IN_WORK_MAX, PUBLIC_REQUEST_TIMEOUT},
@@ -79,7 +82,9 @@ impl Room {
         match asked.ok_or(No::Path)? {
             Asked::Crl(issuer) => self.list(issuer),
             Asked::Latest => {
-                let signed = self.editions.latest(&self.desk.publisher.latest(), self.now());
+                // The time first: what is published after it was read may be missing.
+                let now = self.desk.news_time();
+                let signed = self.editions.latest(&self.desk.publisher.latest(), now);
                 signed.map(|signed| File::of_latest(&signed)).map_err(unsigned)
             }
             asked => {
@@ -95,10 +100,14 @@ impl Room {
         let room = self.clone();
         let _place = self.in_work.acquire().await.map_err(|_| No::Late)?;
         let work = tokio::task::spawn_blocking(move || {
-            let (editions, now) = (&room.editions, room.now());
+            let (editions, now) = (&room.editions, room.desk.news_time());
+            let time = Time {
+                now,
+                published: room.desk.publisher.sequence(),
+            };
             match asked {
-                Asked::Snapshot { epoch, sequence } => editions.snapshot(epoch, sequence, now),
-                Asked::Delta { epoch, from, to } => editions.delta(epoch, from, to, now),
+                Asked::Snapshot { epoch, sequence } => editions.snapshot(epoch, sequence, time),
+                Asked::Delta { epoch, from, to } => editions.delta(epoch, from, to, time),
                 Asked::Latest | Asked::Crl(_) => Ok(None),
             }
         });

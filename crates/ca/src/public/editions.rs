@@ -18,6 +18,15 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Editions(Mutex<VecDeque<Edition>>);
 
+/// When something is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time {
+    /// The time that news of the published set may carry.
+    pub(super) now: UnixTime,
+    /// The sequence that was published last, read after the time.
+    pub(super) published: u64,
+}
+
 #[derive(Debug)]
 struct Edition {
     published: Arc<Published>,
@@ -59,11 +68,11 @@ impl Editions {
     ///
     /// # Errors
     /// A limit of the format is reached.
-    pub(super) fn snapshot(&self, epoch: u64, sequence: u64, now: UnixTime) -> Result<Option<Signed>, RevocationError> {
-        let Some(published) = self.find(epoch, sequence) else {
-            return Ok(None);
-        };
-        published.snapshot(now, NEWS_LIFETIME / 2).map(Some)
+    pub(super) fn snapshot(&self, epoch: u64, sequence: u64, time: Time) -> Result<Option<Signed>, RevocationError> {
+        match self.find(epoch, sequence, time) {
+            Some((published, as_of)) => published.snapshot(as_of, NEWS_LIFETIME / 2).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What came after `from`, up to an edition; none where there is no such edition, or no delta from there.
@@ -75,22 +84,31 @@ impl Editions {
         epoch: u64,
         from: u64,
         to: u64,
-        now: UnixTime,
+        time: Time,
     ) -> Result<Option<Signed>, RevocationError> {
-        match self.find(epoch, to) {
-            Some(published) => published.delta(from, now),
+        match self.find(epoch, to, time) {
+            Some((published, as_of)) => published.delta(from, as_of),
             None => Ok(None),
         }
     }
 
-    /// The edition, while all but it and the newest give back what was signed of them.
-    fn find(&self, epoch: u64, sequence: u64) -> Option<Arc<Published>> {
+    /// The edition and the time that its objects may carry, while all but it and the newest give back what was signed of them.
+    ///
+    /// A reader takes a date for the word that nothing newer was known then. So what was superseded is dated as its last
+    /// heartbeat is, and is no longer there once nobody may take that up any more.
+    fn find(&self, epoch: u64, sequence: u64, time: Time) -> Option<(Arc<Published>, UnixTime)> {
         let editions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = editions.back()?.published.sequence();
         let mut found = None;
-        for Edition { published, .. } in editions.iter() {
+        for Edition {
+            published, heartbeat, ..
+        } in editions.iter()
+        {
             if published.sequence() == sequence && published.epoch() == epoch {
-                found = Some(published.clone());
+                found = match sequence == time.published {
+                    true => Some((published.clone(), time.now)),
+                    false => (time.now < heartbeat.until).then(|| (published.clone(), heartbeat.at.min(time.now))),
+                };
             } else if published.sequence() != newest {
                 published.forget();
             }
@@ -134,19 +152,44 @@ mod tests {
         named.dedup();
         assert_eq!(named.len(), EDITIONS_MAX, "one in a second");
         let now = NOW.plus(EDITION_INTERVAL * EDITIONS_MAX as u32);
+        let last = states.last().unwrap();
+        let time = Time {
+            now,
+            published: last.sequence(),
+        };
         for sequence in &named {
-            assert!(editions.snapshot(3, *sequence, now).unwrap().is_some());
-            assert!(editions.delta(3, 1, *sequence, now).unwrap().is_some());
-            assert!(editions.delta(3, *sequence, *sequence, now).unwrap().is_none());
-            assert!(editions.snapshot(2, *sequence, now).unwrap().is_none(), "another epoch");
+            assert!(editions.snapshot(3, *sequence, time).unwrap().is_some());
+            assert!(editions.delta(3, 1, *sequence, time).unwrap().is_some());
+            assert!(editions.delta(3, *sequence, *sequence, time).unwrap().is_none());
+            assert!(editions.snapshot(2, *sequence, time).unwrap().is_none(), "another epoch");
         }
         assert!(
-            editions.snapshot(3, named[0] + 1, now).unwrap().is_none(),
+            editions.snapshot(3, named[0] + 1, time).unwrap().is_none(),
             "nobody was told of it"
         );
-        let last = states.last().unwrap();
         editions.latest(last, now).unwrap();
-        assert!(editions.snapshot(3, named[0], now).unwrap().is_none(), "gone");
+        assert!(editions.snapshot(3, named[0], time).unwrap().is_none(), "gone");
+    }
+
+    #[test]
+    fn what_was_superseded_is_dated_when_it_was_the_newest_and_ends_with_that_date() {
+        let (editions, states) = (Editions::default(), states(3));
+        let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let [first, second] = [&states[1], &states[2]].map(|state| state.sequence());
+        editions.latest(&states[1], after(1)).unwrap();
+        let at = |now, published| Time { now, published };
+        let dates = |sequence, time| {
+            let snapshot = editions.snapshot(3, sequence, time).unwrap();
+            let delta = editions.delta(3, 2, sequence, time).unwrap();
+            snapshot.zip(delta).map(|(snapshot, delta)| [snapshot.at, delta.at])
+        };
+        assert_eq!(dates(first, at(after(3), first)), Some([after(3); 2]), "it is the newest");
+        // Something newer is published, though no reader was told of it.
+        assert_eq!(dates(first, at(after(60), second)), Some([after(1); 2]));
+        editions.latest(&states[2], after(70)).unwrap();
+        assert_eq!(dates(first, at(after(80), second)), Some([after(1); 2]));
+        assert_eq!(dates(second, at(after(80), second)), Some([after(80); 2]));
+        assert_eq!(dates(first, at(after(1).plus(NEWS_LIFETIME), second)), None, "nobody may take it up");
     }
 
     #[test]
