@@ -1,6 +1,7 @@
 //! The connected agents: every open Sync stream, what it may be told, and what it has acknowledged.
 //!
-//! A push never waits for a reader: a stream whose queue is full is cut, and its agent catches up when it comes back.
+//! A push never waits for a reader: a stream whose queue is full is cut, and its agent catches up when it comes back. Who joins
+//! gets the view that all others were told of, in the same step: every later change then comes after it.
 
 use std::{
     collections::HashMap,
@@ -13,11 +14,12 @@ use std::{
 
 use mintage_identity::{AgentInstance, AgentName, SpiffeId};
 use mintage_proto::v1::CaMessage;
+use mintage_state::View;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, status::Refusal};
 
 /// What goes into a stream's queue.
 pub(crate) type Outgoing = Result<CaMessage, Status>;
@@ -25,11 +27,18 @@ pub(crate) type Outgoing = Result<CaMessage, Status>;
 /// Every open stream.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    streams: Mutex<HashMap<u64, Member>>,
+    streams: Mutex<Streams>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
     /// Rises with every acknowledgement, so that waiting for one is an event.
     acknowledged: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Streams {
+    members: HashMap<u64, Member>,
+    /// What every one of them was told of.
+    told: Arc<View>,
 }
 
 #[derive(Debug)]
@@ -54,6 +63,7 @@ pub(crate) struct Place {
 }
 
 /// Who joins.
+#[derive(Clone)]
 pub(crate) struct NewMember {
     pub(crate) id: SpiffeId,
     pub(crate) name: AgentName,
@@ -81,17 +91,28 @@ pub(crate) struct Progress {
 }
 
 impl Fleet {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+    /// Nobody yet; who joins is told of this view.
+    pub(crate) fn new(metrics: Arc<Metrics>, view: Arc<View>) -> Arc<Self> {
         Arc::new(Self {
-            streams: Mutex::default(),
+            streams: Mutex::new(Streams {
+                members: HashMap::new(),
+                told: view,
+            }),
             next: AtomicU64::new(1),
             metrics,
             acknowledged: watch::Sender::new(0),
         })
     }
 
-    /// Adds a stream.
-    pub(crate) fn join(self: &Arc<Self>, member: NewMember) -> Place {
+    /// Adds a stream that begins with what `begin` makes of the view that all others were told of; with `None` it does not join.
+    ///
+    /// # Errors
+    /// `entries`: its queue does not take the beginning.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        member: NewMember,
+        begin: impl FnOnce(&View) -> Option<Vec<CaMessage>>,
+    ) -> Result<Option<Place>, Refusal> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let NewMember {
             id,
@@ -103,7 +124,18 @@ impl Fleet {
             enforced,
             since,
         } = member;
-        self.streams().insert(
+        let mut streams = self.streams();
+        let Some(beginning) = begin(&streams.told) else {
+            return Ok(None);
+        };
+        for message in beginning {
+            let full = |_| {
+                let text = "this agent has more entries than a stream takes";
+                Refusal::new(Code::ResourceExhausted, "entries", text)
+            };
+            queue.try_send(Ok(message)).map_err(full)?;
+        }
+        streams.members.insert(
             number,
             Member {
                 id,
@@ -116,24 +148,50 @@ impl Fleet {
                 since,
             },
         );
-        Place {
+        Ok(Some(Place {
             number,
             fleet: self.clone(),
+        }))
+    }
+
+    /// What every stream was told of.
+    pub(crate) fn told(&self) -> Arc<View> {
+        self.streams().told.clone()
+    }
+
+    /// Tells every stream what `news_for` makes of its agent of a newer view, in one step: who joins has been told either
+    /// all of it or none.
+    pub(crate) fn tell<M: IntoIterator<Item = CaMessage>>(
+        &self,
+        view: &Arc<View>,
+        mut news_for: impl FnMut(&SpiffeId) -> M,
+    ) {
+        let mut streams = self.streams();
+        for member in streams.members.values() {
+            self.offer(member, news_for(&member.id));
         }
+        let before = std::mem::replace(&mut streams.told, view.clone());
+        // What an older view held alone may take a while to be given back.
+        drop(streams);
+        drop(before);
+    }
+
+    /// A newer view is no news to any stream.
+    pub(crate) fn tell_nothing(&self, view: &Arc<View>) {
+        let before = std::mem::replace(&mut self.streams().told, view.clone());
+        drop(before);
     }
 
     /// Number of streams.
     pub(crate) fn len(&self) -> usize {
-        self.streams().len()
+        self.streams().members.len()
     }
 
     /// Sends what `message_for` makes of each agent; agents it makes nothing for are passed over.
     pub(crate) fn push(&self, mut message_for: impl FnMut(&SpiffeId) -> Option<CaMessage>) -> u32 {
         let mut reached = 0;
-        for member in self.streams().values() {
-            if let Some(message) = message_for(&member.id) {
-                reached += u32::from(self.offer(member, message));
-            }
+        for member in self.streams().members.values() {
+            reached += u32::from(self.offer(member, message_for(&member.id)));
         }
         reached
     }
@@ -141,26 +199,34 @@ impl Fleet {
     /// Sends to every stream of one agent's name; returns how many were reached.
     pub(crate) fn push_to(&self, name: &AgentName, message: &CaMessage) -> u32 {
         let streams = self.streams();
-        let members = streams.values().filter(|member| member.name == *name);
+        let members = streams.members.values().filter(|member| member.name == *name);
         members
-            .map(|member| u32::from(self.offer(member, message.clone())))
+            .map(|member| u32::from(self.offer(member, [message.clone()])))
             .sum()
     }
 
-    fn offer(&self, member: &Member, message: CaMessage) -> bool {
-        let taken = member.queue.try_send(Ok(message)).is_ok();
-        if !taken && !member.queue.is_closed() {
-            self.metrics.stream_cut();
-            tracing::warn!(agent = %member.id, "the agent does not keep up; its stream is cut");
-            member.cut.cancel();
+    /// True when there were messages and its queue took each of them.
+    fn offer(&self, member: &Member, messages: impl IntoIterator<Item = CaMessage>) -> bool {
+        let mut reached = false;
+        for message in messages {
+            reached = member.queue.try_send(Ok(message)).is_ok();
+            if !reached {
+                if !member.queue.is_closed() {
+                    self.metrics.stream_cut();
+                    tracing::warn!(agent = %member.id, "the agent does not keep up; its stream is cut");
+                    member.cut.cancel();
+                }
+                break;
+            }
         }
-        taken
+        reached
     }
 
     /// Ends every stream whose agent instance may no longer speak, after one last message.
     pub(crate) fn expel(&self, is_gone: impl Fn(&AgentName, AgentInstance) -> bool, last: &CaMessage) {
         for member in self
             .streams()
+            .members
             .values()
             .filter(|member| is_gone(&member.name, member.instance))
         {
@@ -176,7 +242,7 @@ impl Fleet {
     /// time: those after the first number, up to the second.
     fn enforce(&self, number: u64, sequence: u64) -> (u64, u64) {
         let mut news = (sequence, sequence);
-        if let Some(member) = self.streams().get_mut(&number) {
+        if let Some(member) = self.streams().members.get_mut(&number) {
             news.0 = member.enforced.max(member.since).min(sequence);
             member.enforced = member.enforced.max(sequence);
         }
@@ -188,6 +254,7 @@ impl Fleet {
     pub(crate) fn connected(&self, name: &AgentName) -> Option<Connected> {
         let streams = self.streams();
         let newest = streams
+            .members
             .iter()
             .filter(|(_, member)| member.name == *name)
             .max_by_key(|(number, _)| **number);
@@ -200,9 +267,9 @@ impl Fleet {
     /// How many agents enforce `sequence`.
     pub(crate) fn progress(&self, sequence: u64) -> Progress {
         let streams = self.streams();
-        let current = streams.values().filter(|member| member.enforced >= sequence).count();
+        let current = streams.members.values().filter(|member| member.enforced >= sequence).count();
         Progress {
-            agents: streams.len() as u64,
+            agents: streams.members.len() as u64,
             current: current as u64,
         }
     }
@@ -223,7 +290,7 @@ impl Fleet {
 
     /// Ends every stream, as when the server drains.
     pub(crate) fn dismiss(&self) {
-        for member in self.streams().values() {
+        for member in self.streams().members.values() {
             let _ = member
                 .queue
                 .try_send(Err(Status::unavailable("the CA is stopping; come back")));
@@ -231,8 +298,8 @@ impl Fleet {
         }
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Member>> {
-        // Every statement leaves the map whole.
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        // Every statement leaves it whole.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,7 +314,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.fleet.streams().remove(&self.number);
+        self.fleet.streams().members.remove(&self.number);
         // Whoever waits for this agent's acknowledgement need not any longer.
         self.fleet.acknowledged.send_modify(|count| *count += 1);
     }
@@ -255,30 +322,43 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use mintage_identity::TrustDomain;
+
     use super::*;
 
-    fn joined(fleet: &Arc<Fleet>, name: &str, room: usize) -> (Place, mpsc::Receiver<Outgoing>, CancellationToken) {
+    fn nobody() -> Arc<Fleet> {
+        let view = View::new(&TrustDomain::parse("td").unwrap());
+        Fleet::new(Arc::new(Metrics::new()), Arc::new(view))
+    }
+
+    fn member(name: &str, room: usize) -> (NewMember, mpsc::Receiver<Outgoing>) {
         let (queue, receiver) = mpsc::channel(room);
-        let cut = CancellationToken::new();
         let name = AgentName::parse(name).unwrap();
         let id = SpiffeId::parse(&format!("spiffe://td/mintage/agent/{name}")).unwrap();
         let (instance, version) = (AgentInstance(1), "0".to_owned());
-        let place = fleet.join(NewMember {
+        let member = NewMember {
             id,
             name,
             instance,
             version,
             queue,
-            cut: cut.clone(),
+            cut: CancellationToken::new(),
             enforced: 0,
             since: 5,
-        });
+        };
+        (member, receiver)
+    }
+
+    fn joined(fleet: &Arc<Fleet>, name: &str, room: usize) -> (Place, mpsc::Receiver<Outgoing>, CancellationToken) {
+        let (member, receiver) = member(name, room);
+        let cut = member.cut.clone();
+        let place = fleet.join(member, |_| Some(Vec::new())).unwrap().unwrap();
         (place, receiver, cut)
     }
 
     #[test]
     fn a_slow_reader_is_cut_and_the_others_are_served() {
-        let fleet = Fleet::new(Arc::new(Metrics::new()));
+        let fleet = nobody();
         let (_slow, _unread, slow_cut) = joined(&fleet, "slow", 1);
         let (_quick, mut read, quick_cut) = joined(&fleet, "quick", 8);
         for _ in 0..3 {
@@ -288,9 +368,42 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| read.try_recv().ok()).count(), 3);
     }
 
+    /// Entries of a view that stands at this index.
+    fn entries(index: u64) -> CaMessage {
+        let entries = mintage_proto::v1::Entries {
+            index,
+            ..Default::default()
+        };
+        CaMessage {
+            message: Some(mintage_proto::v1::ca_message::Message::Entries(entries)),
+        }
+    }
+
+    #[test]
+    fn who_joins_begins_where_all_others_are_and_is_told_what_comes_after() {
+        let fleet = nobody();
+        let before = fleet.told();
+        let after = Arc::new(View::clone(&before));
+        let (new, mut read) = member("new", 2);
+        assert!(fleet.join(new.clone(), |_| None).unwrap().is_none());
+        assert_eq!(fleet.len(), 0, "it did not begin");
+        let place = fleet.join(new.clone(), |told| {
+            assert!(std::ptr::eq(told, &*before), "not a newer one, whose changes would come once more or never");
+            Some(vec![entries(1)])
+        });
+        let place = place.unwrap().unwrap();
+        fleet.tell(&after, |_| [entries(2)]);
+        assert_eq!(read.try_recv().unwrap().unwrap(), entries(1));
+        assert_eq!(read.try_recv().unwrap().unwrap(), entries(2));
+        assert!(Arc::ptr_eq(&fleet.told(), &after));
+        drop(place);
+        let refused = fleet.join(new, |_| Some(vec![entries(1), entries(2), entries(3)])).unwrap_err();
+        assert_eq!((refused.code, fleet.len()), ("entries", 0));
+    }
+
     #[test]
     fn only_what_was_pushed_to_an_agent_is_measured_and_once() {
-        let fleet = Fleet::new(Arc::new(Metrics::new()));
+        let fleet = nobody();
         let (agent, _read, _) = joined(&fleet, "agent", 1);
         assert_eq!(agent.enforce(3), (3, 3), "it came back with something old");
         assert_eq!(agent.enforce(5), (5, 5), "it caught up with what it had missed");
@@ -302,7 +415,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_last_acknowledgement_or_departure() {
-        let fleet = Fleet::new(Arc::new(Metrics::new()));
+        let fleet = nobody();
         let (one, _r1, _) = joined(&fleet, "one", 1);
         let (two, _r2, _) = joined(&fleet, "two", 1);
         let waiter = tokio::spawn({

@@ -43,6 +43,9 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages to one agent that wait in its stream's queue; the slowest agent is cut off rather than kept in memory.
 pub(crate) const STREAM_QUEUE: usize = 256;
+/// Rounds of beginning a stream again after a revocation was published meanwhile; after the last its agent learns by the next
+/// heartbeat that it missed one.
+pub(crate) const JOIN_ROUNDS_MAX: usize = 4;
 /// `Mint` messages of one stream that are in work at once.
 pub(crate) const MINTS_IN_WORK_PER_STREAM: usize = 4;
 /// Messages of one stream about certificates whose delivery ended that are in work at once: all deliveries that an agent may have.

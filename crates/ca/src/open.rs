@@ -145,7 +145,8 @@ pub(crate) fn open(
     let epoch = epoch_of(&data, &state, &keys.revocation)?;
     let (index, follower) = indexed(&files)?;
     let clock = ClockGuard::new(deps.clock.clone());
-    let set = state.view().revoked().clone();
+    let told = state.view();
+    let set = told.revoked().clone();
     let now = clock.unguarded();
     let publisher = Publisher::new(keys.revocation, epoch, set, index.live_serials(now)?, now)?;
     let witnesses = Standing::new(config.witnesses.clone(), config.max_unwitnessed);
@@ -176,7 +177,7 @@ pub(crate) fn open(
         in_flight: Default::default(),
         turns: Default::default(),
         denials: Default::default(),
-        fleet: Fleet::new(metrics.clone()),
+        fleet: Fleet::new(metrics.clone(), told),
         publisher,
         watching: Default::default(),
         propagation: Default::default(),

@@ -41,7 +41,9 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut views = desk.state.subscribe();
-    let mut known = views.borrow_and_update().clone();
+    // What came since the streams were told last counts as a change.
+    let mut known = desk.fleet.told();
+    views.mark_changed();
     let mut beat = tokio::time::interval(HEARTBEAT_INTERVAL);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats = 0;
@@ -97,7 +99,8 @@ fn heartbeat(desk: &Desk, prune: bool) {
     }
 }
 
-fn message(down: Down) -> CaMessage {
+/// A message of the stream.
+pub(crate) fn message(down: Down) -> CaMessage {
     CaMessage { message: Some(down) }
 }
 
@@ -159,14 +162,22 @@ fn signed(desk: &Desk, view: &View) -> Result<Option<News>, String> {
 struct Push<'a> {
     desk: &'a Desk,
     old: &'a View,
-    new: &'a View,
+    new: &'a Arc<View>,
 }
 
 impl Push<'_> {
     fn all(&self, trust: &PeerTrust, registry: &mintage_verifier_tokio::Registry) {
         self.retired();
-        self.trust(trust, registry);
-        self.entries();
+        let news = self.trust(trust, registry).map(|news| message(Down::Trust(news)));
+        let changes = self.new.entry_changes_since(self.old);
+        if news.is_none() && changes.is_empty() {
+            return self.desk.fleet.tell_nothing(self.new);
+        }
+        let index = self.new.applied();
+        self.desk.fleet.tell(self.new, |agent| {
+            let entries = changes_for(agent, &changes, index).map(|entries| message(Down::Entries(entries)));
+            news.iter().cloned().chain(entries)
+        });
     }
 
     /// Agents whose instance may no longer speak lose their streams at once.
@@ -187,11 +198,12 @@ impl Push<'_> {
         self.desk.fleet.expel(gone, &last);
     }
 
-    fn trust(&self, trust: &PeerTrust, registry: &mintage_verifier_tokio::Registry) {
+    /// Takes up another bundle; the message by which agents are told of it.
+    fn trust(&self, trust: &PeerTrust, registry: &mintage_verifier_tokio::Registry) -> Option<Trust> {
         let stages = |view: &View| view.ca_keys().map(|key| key.changed).max();
         let sequence = |view: &View| view.bundle().map(|bundle| bundle.sequence);
         if stages(self.old) == stages(self.new) && sequence(self.old) == sequence(self.new) {
-            return;
+            return None;
         }
         if let Some(bundle) = self.new.bundle().filter(|_| sequence(self.old) != sequence(self.new)) {
             match trust_of(&self.desk.domain, &bundle.roots_der, &self.desk.state) {
@@ -202,19 +214,7 @@ impl Push<'_> {
                 Err(problem) => error!(error = %problem, "the new bundle cannot be used to verify callers"),
             }
         }
-        let news = trust_message(self.desk, self.new);
-        self.desk.fleet.push(|_| Some(message(Down::Trust(news.clone()))));
-    }
-
-    fn entries(&self) {
-        let changes = self.new.entry_changes_since(self.old);
-        if changes.is_empty() {
-            return;
-        }
-        let index = self.new.applied();
-        self.desk
-            .fleet
-            .push(|agent| changes_for(agent, &changes, index).map(|entries| message(Down::Entries(entries))));
+        Some(trust_message(self.desk, self.new))
     }
 }
 

@@ -9,16 +9,17 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use mintage_attest::{AgentSession, channel::verify_session};
-use mintage_identity::{AgentName, EntryName, RequestId, Reserved};
+use mintage_identity::{AgentName, EntryName, RequestId, Reserved, SpiffeId};
 use mintage_policy::Want;
 use mintage_proto::{
     limits::ASKS_PER_MINT_MAX,
     request_id,
     v1::{
         self, AgentMessage, CaMessage, Hello, MintResult, Minted, agent_message::Message as Up,
-        ca_message::Message as Down,
+        ca_message::Message as Down, revoked::News,
     },
 };
+use mintage_state::View;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -31,11 +32,11 @@ use crate::{
     desk::Desk,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
-    limits::{MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
+    limits::{JOIN_ROUNDS_MAX, MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
     logging::steers,
     peer::TlsPeer,
     publisher::revoked,
-    pusher::{entries_of, trust_message},
+    pusher::{entries_of, message, trust_message},
     released,
     replay::Answer,
     seen, standing,
@@ -65,8 +66,8 @@ pub(crate) async fn open(
     let name = agent_name(&session)?;
     let (queue, outgoing) = mpsc::channel(STREAM_QUEUE);
     let cut = CancellationToken::new();
-    // Joined before catching up: a change in between is then sent twice rather than never.
-    let place = desk.fleet.join(NewMember {
+    watch_for_newer(&desk, &session, &hello);
+    let member = NewMember {
         id: session.id.clone(),
         name: name.clone(),
         instance,
@@ -75,9 +76,8 @@ pub(crate) async fn open(
         cut: cut.clone(),
         enforced: hello.revocation_sequence,
         since: desk.publisher.sequence(),
-    });
-    watch_for_newer(&desk, &session, &hello);
-    catch_up(&desk, &session, &hello, &queue)?;
+    };
+    let place = join(&desk, &member, &hello)?;
     info!(agent = %session.id, remote = %peer.remote, version = %printable(&hello.agent_version), "agent connected");
     tokio::spawn(async move {
         let why = Reader {
@@ -144,29 +144,33 @@ fn watch_for_newer(desk: &Desk, session: &AgentSession, hello: &Hello) {
     }
 }
 
-/// Entries, bundle and revocations, as far as the agent does not have them.
-fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Sender<Outgoing>) -> Result<(), Refusal> {
-    let now = desk.news_time();
-    let mut messages = Vec::new();
-    let view = desk.state.view();
-    messages.push(Down::Trust(trust_message(desk, &view)));
-    let news = desk
-        .publisher
-        .catch_up(hello.revocation_epoch, hello.revocation_sequence, now);
-    let news = news.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
-    messages.extend(news.into_iter().map(|news| Down::Revoked(revoked(news))));
-    messages.extend(entries_of(&view, &session.id).into_iter().map(Down::Entries));
-    for message in messages {
-        let full = |_| {
-            Refusal::new(
-                Code::ResourceExhausted,
-                "entries",
-                "this agent has more entries than a stream takes",
-            )
-        };
-        queue.try_send(Ok(CaMessage { message: Some(message) })).map_err(full)?;
+/// Joins the fleet with bundle, revocations and entries as what the agent is told first.
+///
+/// Revocations are signed before, because that takes time. What is published meanwhile was pushed to those who had joined, so it
+/// is signed again until nothing was: then all that comes after is pushed to this agent too.
+fn join(desk: &Desk, member: &NewMember, hello: &Hello) -> Result<Place, Refusal> {
+    for round in 1..=JOIN_ROUNDS_MAX {
+        let published = desk.publisher.sequence();
+        let (epoch, sequence) = (hello.revocation_epoch, hello.revocation_sequence);
+        let news = desk.publisher.catch_up(epoch, sequence, desk.news_time());
+        let news = news.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
+        let place = desk.fleet.join(member.clone(), |told| {
+            let is_whole = desk.publisher.sequence() == published || round == JOIN_ROUNDS_MAX;
+            is_whole.then(|| beginning(desk, told, &member.id, news))
+        })?;
+        if let Some(place) = place {
+            return Ok(place);
+        }
     }
-    Ok(())
+    Err(Refusal::bug("a stream was begun once more than there are rounds"))
+}
+
+/// What a stream begins with: the bundle, which revocations are verified with, those, and the entries.
+fn beginning(desk: &Desk, told: &View, agent: &SpiffeId, news: Vec<News>) -> Vec<CaMessage> {
+    let trust = Down::Trust(trust_message(desk, told));
+    let news = news.into_iter().map(|news| Down::Revoked(revoked(news)));
+    let entries = entries_of(told, agent).into_iter().map(Down::Entries);
+    [trust].into_iter().chain(news).chain(entries).map(message).collect()
 }
 
 /// The reading half of a stream.
