@@ -234,7 +234,7 @@ impl Maker<'_> {
         self.store(keys, KeyName::Intermediate, &pkcs8)?;
         data.write_certificate(ROOT, &root_der)?;
         data.write_certificate(INTERMEDIATE, &intermediate_der)?;
-        crls::write_root_list(data, &root, &[], self.now)?;
+        data.write_root_list(&crls::next_root_list(data, &root, None, &[], self.now)?)?;
         let intermediate =
             CertInfo::parse_signing(&intermediate_der).map_err(|error| data.problem(error.to_string()))?;
         Ok(Chain {

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use keep::{keep, take_root};
 pub(crate) use number::LastNumber;
+pub(crate) use renew::next_root_list;
 pub use renew::{RenewOptions, Renewed, renew_root_crl};
-pub(crate) use root::{RootList, write_root_list};
+pub(crate) use root::RootList;
 pub(crate) use settings::CrlSettings;
 
 use crate::limits::{CRL_STREAMS_OF_AGENTS_MAX, CRL_STREAMS_OF_OTHERS_MAX};

@@ -59,10 +59,7 @@ pub fn renew_root_crl(options: &RenewOptions, deps: &Deps, dry_run: bool) -> Res
         list.verify(root.info()).map_err(refused)?;
     }
     let now = deps.clock.now();
-    let der = next_list(&root, former.as_ref(), &options.revoke, now).map_err(|told| match told {
-        Problem::Former => data.problem(format!("{ROOT_CRL}: an entry of it cannot be read")),
-        Problem::Mint(error) => error.into(),
-    })?;
+    let der = next_root_list(&data, &root, former.as_ref(), &options.revoke, now)?;
     let list = Crl::parse(&der).map_err(|error| data.problem(error.to_string()))?;
     if !dry_run {
         data.replace_root_list(&der)?;
@@ -71,6 +68,24 @@ pub fn renew_root_crl(options: &RenewOptions, deps: &Deps, dry_run: bool) -> Res
         number: list.number(),
         entries: list.entries(),
         until: list.next_update(),
+    })
+}
+
+/// The list of `root` that comes after the `former` one, which lies in `data`: it names what that one names and `revoke`, and has
+/// a higher number.
+///
+/// # Errors
+/// An entry of the former list that cannot be read, and more than a list holds.
+pub(crate) fn next_root_list(
+    data: &DataDir,
+    root: &Issuer,
+    former: Option<&Crl>,
+    revoke: &[Serial],
+    now: UnixTime,
+) -> Result<Vec<u8>, CaError> {
+    next_list(root, former, revoke, now).map_err(|told| match told {
+        Problem::Former => data.problem(format!("{ROOT_CRL}: an entry of it cannot be read")),
+        Problem::Mint(error) => error.into(),
     })
 }
 

@@ -1,14 +1,13 @@
-//! The root's list: signed where the root's key is at hand, by `init` and `restore`, and kept beside its certificate.
+//! The root's list: signed where the root's key is at hand, by `init`, `restore` and `renew-root-crl`, and kept beside its
+//! certificate.
 
-use mintage_identity::{Serial, UnixTime};
-use mintage_mint::{CrlEntry, Issuer, limits::BACKDATE, sign_crl};
+use mintage_identity::UnixTime;
 use mintage_svid::CertInfo;
 
 use super::SignedList;
 use crate::{
     data_dir::{DataDir, ROOT_CRL},
     error::CaError,
-    limits::ROOT_CRL_VALIDITY,
 };
 
 /// The root's list as it lies in the data directory.
@@ -26,21 +25,6 @@ impl RootList {
         })?;
         Ok(Some(Self(SignedList::new(root.key_id(), list))))
     }
-}
-
-/// Signs and stores the list of the CA certificates that the root has revoked. Its number is the time, as those of all lists.
-pub(crate) fn write_root_list(data: &DataDir, root: &Issuer, revoked: &[Serial], now: UnixTime) -> Result<(), CaError> {
-    let entries: Vec<CrlEntry> = revoked
-        .iter()
-        .map(|serial| CrlEntry {
-            serial: *serial,
-            revoked_at: now,
-            reason: None,
-        })
-        .collect();
-    let end = now.plus(ROOT_CRL_VALIDITY);
-    let der = sign_crl(root, number_at(now), now.minus(BACKDATE), end, &entries)?;
-    data.write_root_list(&der)
 }
 
 /// The number of a list that is made at `now`: milliseconds since 1970, so that nothing that could be lost has to be kept for it

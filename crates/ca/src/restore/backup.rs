@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mintage_identity::{IssuerKeyId, UnixTime};
+use mintage_identity::{IssuerKeyId, Serial, UnixTime};
 use mintage_ledger::{
     LogKey, RecordCheck, ShardBegin, Stored, Vkey, current_log,
     wire::{CaEventKind, CaRole},
@@ -15,11 +15,13 @@ use mintage_ledger::{
 use mintage_mint::{CaKey, Issuer, KeyProtection, decode_key_file};
 use mintage_revocation::Delegation;
 use mintage_state::{CaKeyRecord, State, View};
+use mintage_svid::{Crl, SvidError};
 use mintage_sys::{lock::Lock, secret_file};
 
 use super::{RestoreOptions, RestorePlan, utc};
 use crate::{
-    data_dir::{Authority, DataDir, ROOT},
+    crls::next_root_list,
+    data_dir::{Authority, DataDir, ROOT, ROOT_CRL},
     error::CaError,
     keys::{self, KEY_FILE_BYTES_MAX, KeyName, find_protection},
     limits::LEDGER_FOLDERS_DEEP_MAX,
@@ -34,6 +36,8 @@ pub(super) struct Backup {
     authority: Authority,
     protection: KeyProtection,
     root: Issuer,
+    /// None in a directory that was made before there were any.
+    root_list: Option<Crl>,
     log: LogKey,
     view: View,
     last: UnixTime,
@@ -51,6 +55,15 @@ impl Backup {
         let log = keys::read_log_key(&data.keys()?, current.origin(), &protection, domain)?;
         let log = LogKey::from_pkcs8(&log)?;
         let root = root(&data, &authority, &protection, options.root_key.as_deref())?;
+        let root_list = data.root_list()?;
+        if let Some(list) = &root_list {
+            let refused = |error: SvidError| {
+                data.problem(format!(
+                    "{ROOT_CRL} is not the list of its root ({error}): put that one into the backup"
+                ))
+            };
+            list.verify(root.info()).map_err(refused)?;
+        }
         let (view, last) = verified(&data, &authority, &log)?;
         let known = view.ca_key(CaRole::Root, &root.key_id());
         let trusted = view
@@ -65,6 +78,7 @@ impl Backup {
             data,
             protection,
             root,
+            root_list,
             log,
             view,
             last,
@@ -83,6 +97,11 @@ impl Backup {
 
     pub(super) fn root(&self) -> &Issuer {
         &self.root
+    }
+
+    /// The root's next list: what the backup's names stays named, and `revoke` comes to it.
+    pub(super) fn next_root_list(&self, revoke: &[Serial], now: UnixTime) -> Result<Vec<u8>, CaError> {
+        next_root_list(&self.data, &self.root, self.root_list.as_ref(), revoke, now)
     }
 
     pub(super) fn log_key(&self) -> &LogKey {

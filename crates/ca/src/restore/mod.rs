@@ -123,3 +123,47 @@ fn fill(backup: &Backup, target: &Target, deps: &Deps) -> Result<Restored, CaErr
         vkey,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::{ReplicaName, Serial};
+    use mintage_mint::KeyProtection;
+
+    use super::*;
+    use crate::{
+        crls::{RenewOptions, renew_root_crl},
+        data_dir::DataDir,
+        init::{InitOptions, init},
+    };
+
+    #[test]
+    fn what_the_list_of_the_root_names_stays_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let [backup, data_dir] = ["backup", "ca"].map(|name| folder.path().join(name));
+        let deps = Deps::system();
+        let options = InitOptions {
+            trust_domain: TrustDomain::parse("dev.test").unwrap(),
+            data_dir: backup.clone(),
+            protection: KeyProtection::ClearForTestDomainOnly,
+            replica: ReplicaName::parse("ca-1").unwrap(),
+        };
+        init(&options, &deps).unwrap();
+        let renew = RenewOptions {
+            data_dir: backup.clone(),
+            passphrase_file: None,
+            root_key: None,
+            revoke: vec![Serial::from_random([7; 16])],
+        };
+        let former = renew_root_crl(&renew, &deps, false).unwrap();
+        let options = RestoreOptions {
+            backup,
+            data_dir: data_dir.clone(),
+            passphrase_file: None,
+            root_key: None,
+        };
+        restore(&options, &deps).unwrap();
+        let list = DataDir::open(&data_dir).unwrap().root_list().unwrap().unwrap();
+        assert!(list.number() > former.number);
+        assert_eq!((former.entries, list.entries()), (1, 2), "the replaced issuer too");
+    }
+}

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     ca_events::{bare, certified, introduced},
-    crls,
     data_dir::{DataDir, INTERMEDIATE},
     error::CaError,
     init::{Deps, REVOCATION_KEY_LIFETIME},
@@ -60,7 +59,7 @@ impl Keys {
         let replaced = backup.keys_of(CaRole::Intermediate, now);
         let replaced = replaced.filter_map(|key| CertInfo::parse(&key.certificate_der).ok());
         let replaced: Vec<Serial> = replaced.map(|info| *info.serial()).collect();
-        crls::write_root_list(data, root, &replaced, now)?;
+        data.write_root_list(&backup.next_root_list(&replaced, now)?)?;
         let (revocation, pkcs8) = RevocationKey::generate()?;
         store(KeyName::Revocation, &pkcs8)?;
         let delegated_until = now.plus(REVOCATION_KEY_LIFETIME);
