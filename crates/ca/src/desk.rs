@@ -44,6 +44,8 @@ pub(crate) struct Desk {
     pub(crate) signing: Semaphore,
     pub(crate) in_flight: InFlight,
     pub(crate) turns: Turns,
+    /// What agents released is revoked one message after the other, so that the places in front of the lane stay with operators.
+    pub(crate) releasing: Semaphore,
     pub(crate) denials: Denials,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) publisher: Publisher,

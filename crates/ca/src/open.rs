@@ -176,6 +176,7 @@ pub(crate) fn open(
         signing: Semaphore::new(SIGNING_AHEAD + std::thread::available_parallelism().map_or(2, usize::from)),
         in_flight: Default::default(),
         turns: Default::default(),
+        releasing: Semaphore::new(1),
         denials: Default::default(),
         fleet: Fleet::new(metrics.clone(), told),
         publisher,

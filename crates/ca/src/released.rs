@@ -36,8 +36,11 @@ pub(crate) fn read(release: &Release) -> Result<Vec<Serial>, Refusal> {
     serials.map_err(|error| Refusal::invalid(format!("release.serials: {error}")))
 }
 
-/// Revokes those of the certificates that live and were issued to this agent by an entry.
+/// Revokes those of the certificates that live and were issued to this agent by an entry, when no other agent's are in work: of
+/// all that agents release, one command at most stands in the way of operators.
 pub(crate) async fn strike(desk: &Arc<Desk>, session: &AgentSession, name: &AgentName, serials: &[Serial]) {
+    // The semaphore is never closed; were it, there would be no order among agents.
+    let _one = desk.releasing.acquire().await;
     let draft = |view: &View| {
         // It waited for its turn: may this agent still speak?
         check(desk, session)?;
@@ -76,4 +79,38 @@ fn drafts(desk: &Desk, view: &View, agent: &AgentName, serials: &[Serial]) -> Re
         certificates += struck.certificates;
     }
     Ok((bodies, certificates))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{limits::COMMANDS_WAITING_MAX, trial::Trial};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_agents_release_takes_one_place_and_operators_find_the_others() {
+        let trial = Trial::open().await;
+        let desk = &trial.desk;
+        trial.entries(["web", "db"]).await;
+        let agent = trial.agent("n1").await;
+        let name = AgentName::parse("n1").unwrap();
+        let leaves = [trial.certificate(&agent, "web").await, trial.certificate(&agent, "db").await];
+        let front = desk.turns.take().await.unwrap();
+        let serials = leaves.each_ref().map(|leaf| [*leaf.serial()]);
+        let mut releases = serials.each_ref().map(|one| Box::pin(strike(desk, &agent, &name, one)));
+        for release in &mut releases {
+            assert!(release.now_or_never().is_none(), "its turn has not come");
+        }
+        // One is in front, and one of the two waits.
+        let mut operators: Vec<_> = (2..COMMANDS_WAITING_MAX).map(|_| Box::pin(desk.turns.take())).collect();
+        for operator in &mut operators {
+            assert!(operator.now_or_never().is_none(), "it has a place, and waits");
+        }
+        drop((operators, front));
+        for release in releases {
+            release.await;
+        }
+        assert!(leaves.iter().all(|leaf| trial.is_revoked(leaf)));
+    }
 }
