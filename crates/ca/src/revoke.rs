@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mintage_identity::{AgentName, EntryName, RevocationReason};
 use mintage_ledger::{Body, LiveQuery};
+use mintage_policy::AgentStatus;
 use mintage_state::{
     View,
     command::{self, Resolved, RevokeRequest, Scope, ban_agent, disable_entries, resolve, revoke},
@@ -34,6 +35,8 @@ pub(crate) struct Struck {
     pub(crate) left_without: BTreeSet<String>,
 }
 
+/// Certificates of its own by which an agent may speak, beside what it obtained: the last one, and the few that count beside it.
+const OWN_CERTIFICATES_MAX: usize = 8;
 /// Serials shown to people.
 const SERIALS_SHOWN: usize = 100;
 
@@ -81,6 +84,22 @@ fn draft(desk: &Desk, view: &View, order: &Order, before: Option<u64>) -> Result
     let mut rows = live_in(desk, view, &order.scope)?;
     rows.retain(|row| before.is_none_or(|before| row.index < before));
     draft_of(desk, view, order, &rows)
+}
+
+/// Drafts the records that strike what a banned agent still has: what it obtained and its own certificates, as far as they are not
+/// revoked. More than one command may name are left to the next look for orphans.
+pub(crate) fn draft_of_banned(desk: &Desk, view: &View, agent: &AgentName) -> Result<(Vec<Body>, u64), Refusal> {
+    let Some(record) = view.agent(agent).filter(|agent| agent.status == AgentStatus::Banned) else {
+        return Ok((Vec::new(), 0));
+    };
+    // The ban tells why; what an operator wrote in its place is told as it stands.
+    let reason = record.reason.parse().unwrap_or(RevocationReason::PrivilegeWithdrawn);
+    let order = of_agent(agent, reason, "the agent was banned");
+    let mut rows = live_in(desk, view, &order.scope)?;
+    rows.retain(|row| view.revoked().revoked(&row.issuer, &row.serial).is_none());
+    rows.truncate(REVOKE_TARGETS_MAX - OWN_CERTIFICATES_MAX);
+    let (bodies, struck) = draft_of(desk, view, &order, &rows)?;
+    Ok((bodies, struck.certificates))
 }
 
 /// Drafts the records that strike what a deleted entry left behind: its certificates recorded before `before` that are
@@ -203,6 +222,9 @@ fn only_of(
 /// What is struck by serial is looked up and recorded in two steps, and an issuance may come in between. So an agent is
 /// banned first, after which nothing more is recorded for it, and the certificates of entries are looked up once more after
 /// the first record: those recorded before it are struck too, those after it are the replacements.
+///
+/// The steps are a task of their own: a caller that hangs up after the first gets all of them. What a crash between them leaves
+/// good is found by [`crate::orphans`].
 pub(crate) async fn carry_out(
     desk: &Arc<Desk>,
     origin: &Origin,
@@ -213,6 +235,14 @@ pub(crate) async fn carry_out(
         let (_, struck) = draft(desk, &desk.state.view(), order, None)?;
         return Ok((struck, 0));
     }
+    let (desk, origin, order) = (desk.clone(), origin.clone(), order.clone());
+    let steps = tokio::spawn(async move { take_steps(&desk, &origin, &order).await });
+    steps
+        .await
+        .unwrap_or_else(|_| Err(Refusal::bug("a revocation ended before its answer")))
+}
+
+async fn take_steps(desk: &Arc<Desk>, origin: &Origin, order: &Order) -> Result<(Struck, u64), Refusal> {
     let mut last = None;
     if let Scope::Agent(name) = &order.scope {
         // What is refused is refused before the ban.
