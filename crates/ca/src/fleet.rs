@@ -187,11 +187,11 @@ impl Fleet {
         self.streams().members.len()
     }
 
-    /// Sends what `message_for` makes of each agent; agents it makes nothing for are passed over.
-    pub(crate) fn push(&self, mut message_for: impl FnMut(&SpiffeId) -> Option<CaMessage>) -> u32 {
+    /// Sends what `messages_for` makes of each agent; agents it makes nothing for are passed over.
+    pub(crate) fn push<M: IntoIterator<Item = CaMessage>>(&self, mut messages_for: impl FnMut(&SpiffeId) -> M) -> u32 {
         let mut reached = 0;
         for member in self.streams().members.values() {
-            reached += u32::from(self.offer(member, message_for(&member.id)));
+            reached += u32::from(self.offer(member, messages_for(&member.id)));
         }
         reached
     }

@@ -26,8 +26,8 @@ use crate::{
     trust::{PeerTrust, trust_of},
 };
 
-/// Bytes of entries in one message; a full set goes out in as many as it takes.
-const ENTRIES_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of entries, or of their names, in one message; a full set goes out in as many as it takes.
+pub(crate) const ENTRIES_BYTES_MAX: usize = 512 * 1024;
 /// How often a consumer of the bundle shall look for a newer one where nothing pushes, in seconds.
 const REFRESH_HINT_SECONDS: u32 = 300;
 /// Heartbeats between two rounds of forgetting what has expired.

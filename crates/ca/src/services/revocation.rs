@@ -1,6 +1,6 @@
 //! Revoking and its news. The news is signed, so whoever verifies may fetch it.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -11,13 +11,13 @@ use mintage_proto::{
     serial,
     v1::{
         self, CaMessage, ExportRevocationsRequest, FindFingerprintsRequest, FindFingerprintsResponse,
-        ListRevocationsRequest, ListRevocationsResponse, Renew, RevocationItem, RevocationStatusRequest,
+        ListRevocationsRequest, ListRevocationsResponse, RevocationItem, RevocationStatusRequest,
         RevocationStatusResponse, RevokeRequest, RevokeResponse, RevokedPart, SnapshotChunk, SnapshotRequest,
         WatchNews, WatchRequest, ca_message::Message as Down, revocation_server::Revocation, revoke_request::Target,
     },
 };
 use mintage_revocation::RevocationError;
-use mintage_state::command::Scope;
+use mintage_state::{View, command::Scope};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -28,12 +28,15 @@ use crate::{
     fingerprints,
     limits::{SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
     peer::Peer,
+    pusher::ENTRIES_BYTES_MAX,
     revoke::{Order, carry_out},
     revoked_export,
     status::Refusal,
     watching,
 };
 
+/// Bytes of a string's key and length in a message (protobuf encoding, a length of up to 16 KB).
+const NAME_FRAME_BYTES: usize = 3;
 /// Longest wait for acknowledgements.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -71,22 +74,14 @@ pub(crate) fn reason_of(text: &str) -> Result<RevocationReason, Refusal> {
 }
 
 impl RevocationService {
-    /// Asks the agents that lost certificates to fetch new ones now: by default a revocation replaces.
-    fn renew(&self, scope: &Scope, entries: Vec<String>) {
+    /// Asks the agents that may have lost certificates to fetch new ones now: by default a revocation replaces.
+    fn renew(&self, scope: &Scope, entries: &BTreeSet<String>) {
         // A banned agent and a blocked key get no replacement.
         if matches!(scope, Scope::Agent(_) | Scope::Issuer(_)) || entries.is_empty() {
             return;
         }
-        let renew = Renew {
-            entries,
-            agent: false,
-            why: format!("revoked: {scope}"),
-        };
-        self.0.fleet.push(|_| {
-            Some(CaMessage {
-                message: Some(Down::Renew(renew.clone())),
-            })
-        });
+        let (view, why) = (self.0.state.view(), format!("revoked: {scope}"));
+        self.0.fleet.push(|agent| renewals(&view, agent, entries, &why));
     }
 
     fn item(&self, index: u64) -> Option<RevocationItem> {
@@ -106,6 +101,32 @@ impl RevocationService {
             rules: body.rules.iter().map(rule_text).collect(),
         })
     }
+}
+
+/// What one agent is asked to renew: those of its own entries that lost something, in messages of bounded size, and no others'.
+/// Without any it is asked nothing: a message without names means all that it has.
+fn renewals(view: &View, agent: &SpiffeId, lost: &BTreeSet<String>, why: &str) -> Vec<CaMessage> {
+    let own = view.entries_for_agent(agent).into_iter().map(|standing| &standing.entry);
+    let names = own
+        .filter(|entry| !entry.is_disabled())
+        .map(|entry| entry.name().as_str())
+        .filter(|name| lost.contains(*name));
+    let mut pieces: Vec<Vec<String>> = Vec::new();
+    let mut bytes = 0;
+    for name in names {
+        let len = name.len() + NAME_FRAME_BYTES;
+        match pieces.last_mut().filter(|_| bytes + len <= ENTRIES_BYTES_MAX) {
+            Some(piece) => {
+                bytes += len;
+                piece.push(name.to_owned());
+            }
+            None => {
+                bytes = len;
+                pieces.push(vec![name.to_owned()]);
+            }
+        }
+    }
+    pieces.into_iter().map(|names| renew_message(names, false, why)).collect()
 }
 
 fn rule_text(rule: &mintage_ledger::wire::RevocationRule) -> String {
@@ -144,15 +165,14 @@ impl Revocation for RevocationService {
         let (struck, last) = carry_out(&self.0, &origin, &order, request.dry_run).await?;
         // Where nothing lived, the last record disables or bans: no verifier is sent that.
         let sequence = last.min(self.0.state.view().revoked().sequence());
-        let entries: Vec<String> = struck.entries.into_iter().collect();
         if !request.dry_run && !request.no_renew && !request.and_disable {
-            self.renew(&order.scope, entries.clone());
+            self.renew(&order.scope, &struck.entries);
         }
         Ok(Response::new(RevokeResponse {
             sequence,
             certificates: struck.certificates,
             agents: struck.agents.into_iter().collect(),
-            entries,
+            entries: struck.entries.into_iter().collect(),
             serials: struck.serials,
             blocked_keys: struck.keys,
             left_without: struck.left_without.into_iter().collect(),
@@ -297,5 +317,48 @@ pub(crate) fn renew_message(entries: Vec<String>, agent: bool, why: &str) -> CaM
             agent,
             why: why.to_owned(),
         })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_proto::v1::{ApplyEntriesRequest, Entry};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{entries, trial::Trial};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_agent_is_asked_for_its_own_in_messages_of_bounded_size() {
+        let trial = Trial::open().await;
+        let entry = |number: usize, agent: &str| Entry {
+            name: format!("{agent}-{number:04}-{}", "x".repeat(100)),
+            spiffe_id: format!("spiffe://dev.test/{agent}/{number}"),
+            agents: vec![format!("spiffe://dev.test/mintage/agent/{agent}")],
+            selectors: vec!["unix:uid:1".to_owned()],
+            ..Entry::default()
+        };
+        let count = ENTRIES_BYTES_MAX / 100;
+        let all: Vec<Entry> = (0..count).map(|number| entry(number, "n1")).chain([entry(0, "n2")]).collect();
+        let lost: BTreeSet<String> = all.iter().map(|entry| entry.name.clone()).collect();
+        let request = ApplyEntriesRequest {
+            entries: all,
+            ..ApplyEntriesRequest::default()
+        };
+        entries::apply(&trial.desk, &trial.origin(), request).await.unwrap();
+        let view = trial.desk.state.view();
+        let asked = |agent: &str| {
+            let agent = SpiffeId::parse(&format!("spiffe://dev.test/mintage/agent/{agent}")).unwrap();
+            renewals(&view, &agent, &lost, "test")
+        };
+        let names = |message: &CaMessage| match &message.message {
+            Some(Down::Renew(renew)) => renew.entries.len(),
+            other => panic!("{other:?}"),
+        };
+        let own = asked("n1");
+        assert!(own.len() > 1 && own.iter().all(|message| message.encoded_len() < ENTRIES_BYTES_MAX + 100));
+        assert_eq!(own.iter().map(names).sum::<usize>(), count);
+        assert_eq!(asked("n2").iter().map(names).collect::<Vec<_>>(), [1], "nobody else's names");
+        assert!(asked("n3").is_empty(), "no names would mean all");
     }
 }
