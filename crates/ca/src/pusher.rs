@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mintage_identity::{SpiffeId, UnixTime};
+use mintage_identity::{EntryName, SpiffeId, UnixTime};
 use mintage_ledger::{
     LiveQuery,
     wire::{CaEventKind, CaRole},
@@ -28,6 +28,8 @@ use crate::{
 
 /// Bytes of entries, or of their names, in one message; a full set goes out in as many as it takes.
 pub(crate) const ENTRIES_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of the key and length of one of them (protobuf encoding, up to 2 MB long).
+const FRAME_BYTES: usize = 4;
 /// How often a consumer of the bundle shall look for a newer one where nothing pushes, in seconds.
 const REFRESH_HINT_SECONDS: u32 = 300;
 /// Heartbeats between two rounds of forgetting what has expired.
@@ -175,8 +177,8 @@ impl Push<'_> {
         }
         let index = self.new.applied();
         self.desk.fleet.tell(self.new, |agent| {
-            let entries = changes_for(agent, &changes, index).map(|entries| message(Down::Entries(entries)));
-            news.iter().cloned().chain(entries)
+            let entries = changes_for(agent, &changes, index).into_iter().map(Down::Entries);
+            news.iter().cloned().chain(entries.map(message))
         });
     }
 
@@ -218,60 +220,89 @@ impl Push<'_> {
     }
 }
 
-/// What of these changes concerns one agent.
-fn changes_for(agent: &SpiffeId, changes: &[EntryChange], index: u64) -> Option<Entries> {
+/// Entries for one agent, cut into messages of bounded size.
+struct Pieces {
+    pieces: Vec<Entries>,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn new(full: bool, index: u64) -> Self {
+        let first = Entries {
+            full,
+            index,
+            ..Entries::default()
+        };
+        Self {
+            pieces: vec![first],
+            bytes: 0,
+        }
+    }
+
+    /// The message that takes so many bytes more.
+    fn room(&mut self, bytes: usize) -> Option<&mut Entries> {
+        self.bytes += bytes + FRAME_BYTES;
+        if self.bytes > ENTRIES_BYTES_MAX {
+            self.bytes = bytes + FRAME_BYTES;
+            let next = self.pieces.first().map(|first| Entries {
+                full: first.full,
+                index: first.index,
+                ..Entries::default()
+            });
+            self.pieces.extend(next);
+        }
+        self.pieces.last_mut()
+    }
+
+    fn put(&mut self, standing: &StandingEntry) {
+        let entry = wire_entry(&standing.entry, standing.revision);
+        if let Some(piece) = self.room(entry.encoded_len()) {
+            piece.put.push(entry);
+        }
+    }
+
+    fn remove(&mut self, name: &EntryName) {
+        if let Some(piece) = self.room(name.as_str().len()) {
+            piece.removed.push(name.to_string());
+        }
+    }
+
+    fn whole(mut self) -> Vec<Entries> {
+        if let Some(last) = self.pieces.last_mut() {
+            last.last = true;
+        }
+        self.pieces
+    }
+}
+
+/// What of these changes concerns one agent; no message where nothing does.
+fn changes_for(agent: &SpiffeId, changes: &[EntryChange], index: u64) -> Vec<Entries> {
     let usable = |standing: &&StandingEntry| standing.entry.is_for_agent(agent) && !standing.entry.is_disabled();
-    let mut entries = Entries {
-        full: false,
-        index,
-        last: true,
-        ..Entries::default()
-    };
+    let mut pieces = Pieces::new(false, index);
     for change in changes {
         match (
             change.before.as_ref().filter(usable),
             change.after.as_ref().filter(usable),
         ) {
-            (_, Some(after)) => entries.put.push(wire_entry(&after.entry, after.revision)),
-            (Some(before), None) => entries.removed.push(before.entry.name().to_string()),
+            (_, Some(after)) => pieces.put(after),
+            (Some(before), None) => pieces.remove(before.entry.name()),
             (None, None) => {}
         }
     }
-    (!entries.put.is_empty() || !entries.removed.is_empty()).then_some(entries)
+    match pieces.bytes {
+        0 => Vec::new(),
+        _ => pieces.whole(),
+    }
 }
 
 /// The full set of one agent, in messages of bounded size.
 pub(crate) fn entries_of(view: &View, agent: &SpiffeId) -> Vec<Entries> {
-    let index = view.applied();
-    let mut sets = vec![Entries {
-        full: true,
-        index,
-        ..Entries::default()
-    }];
-    let mut bytes = 0;
-    for standing in view
-        .entries_for_agent(agent)
-        .into_iter()
+    let mut pieces = Pieces::new(true, view.applied());
+    let standing = view.entries_for_agent(agent).into_iter();
+    standing
         .filter(|standing| !standing.entry.is_disabled())
-    {
-        let entry = wire_entry(&standing.entry, standing.revision);
-        bytes += entry.encoded_len();
-        if bytes > ENTRIES_BYTES_MAX {
-            bytes = entry.encoded_len();
-            sets.push(Entries {
-                full: true,
-                index,
-                ..Entries::default()
-            });
-        }
-        if let Some(set) = sets.last_mut() {
-            set.put.push(entry);
-        }
-    }
-    if let Some(set) = sets.last_mut() {
-        set.last = true;
-    }
-    sets
+        .for_each(|standing| pieces.put(standing));
+    pieces.whole()
 }
 
 /// The bundle as agents get it.
@@ -320,10 +351,12 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
 #[cfg(test)]
 mod tests {
     use mintage_identity::{RevocationReason, SpkiHash};
+    use mintage_proto::v1::{ApplyEntriesRequest, Entry};
     use mintage_state::command::Scope;
 
     use super::*;
     use crate::{
+        entries,
         revoke::{Order, carry_out},
         trial::{PATIENCE, Trial},
     };
@@ -347,5 +380,41 @@ mod tests {
         assert!(matches!(next().await, News::Heartbeat(_)), "now it is true");
         stop.cancel();
         following.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_of_many_entries_goes_out_in_messages_of_bounded_size() {
+        let trial = Trial::open().await;
+        let before = trial.desk.state.view();
+        let agent = SpiffeId::parse("spiffe://dev.test/mintage/agent/n1").unwrap();
+        let entry = |number: usize| Entry {
+            name: format!("{number:04}-{}", "x".repeat(100)),
+            spiffe_id: format!("spiffe://dev.test/{number}/{}", "y".repeat(1_500)),
+            agents: vec![agent.to_string()],
+            selectors: vec!["unix:uid:1".to_owned()],
+            ..Entry::default()
+        };
+        let count = ENTRIES_BYTES_MAX / 1_500;
+        let request = ApplyEntriesRequest {
+            entries: (0..count).map(entry).collect(),
+            ..ApplyEntriesRequest::default()
+        };
+        entries::apply(&trial.desk, &trial.origin(), request).await.unwrap();
+        let after = trial.desk.state.view();
+        let messages = |older: &View, newer: &View| {
+            let all = changes_for(&agent, &newer.entry_changes_since(older), 7);
+            let lasts: Vec<bool> = all.iter().map(|entries| entries.last).collect();
+            assert_eq!(lasts.iter().filter(|last| **last).count(), 1);
+            assert_eq!(lasts.last(), Some(&true));
+            assert!(all.iter().all(|entries| !entries.full && entries.encoded_len() < ENTRIES_BYTES_MAX + 100));
+            all
+        };
+        let put = messages(&before, &after);
+        assert!(put.len() > 1);
+        assert_eq!(put.iter().map(|entries| entries.put.len()).sum::<usize>(), count);
+        let removed = messages(&after, &before);
+        assert_eq!(removed.iter().map(|entries| entries.removed.len()).sum::<usize>(), count);
+        let other = SpiffeId::parse("spiffe://dev.test/mintage/agent/n2").unwrap();
+        assert!(changes_for(&other, &after.entry_changes_since(&before), 7).is_empty());
     }
 }

@@ -341,11 +341,13 @@ mod tests {
         let count = ENTRIES_BYTES_MAX / 100;
         let all: Vec<Entry> = (0..count).map(|number| entry(number, "n1")).chain([entry(0, "n2")]).collect();
         let lost: BTreeSet<String> = all.iter().map(|entry| entry.name.clone()).collect();
-        let request = ApplyEntriesRequest {
-            entries: all,
-            ..ApplyEntriesRequest::default()
-        };
-        entries::apply(&trial.desk, &trial.origin(), request).await.unwrap();
+        for some in all.chunks(500) {
+            let request = ApplyEntriesRequest {
+                entries: some.to_vec(),
+                ..ApplyEntriesRequest::default()
+            };
+            entries::apply(&trial.desk, &trial.origin(), request).await.unwrap();
+        }
         let view = trial.desk.state.view();
         let asked = |agent: &str| {
             let agent = SpiffeId::parse(&format!("spiffe://dev.test/mintage/agent/{agent}")).unwrap();
