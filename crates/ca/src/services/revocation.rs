@@ -283,7 +283,7 @@ impl Revocation for RevocationService {
 }
 
 /// Signs, or waits for somebody who signs the same, on a thread that may wait: a set of millions takes a second.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     desk: &Arc<Desk>,
     work: impl FnOnce(&Desk) -> Result<T, RevocationError> + Send + 'static,
 ) -> Result<T, Refusal> {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tracing::{error, info, warn};
 
-use super::jwt;
+use super::{jwt, revocation::blocking};
 use crate::{
     denials::{self, Asked},
     desk::Desk,
@@ -77,7 +77,7 @@ pub(crate) async fn open(
         enforced: hello.revocation_sequence,
         since: desk.publisher.sequence(),
     };
-    let place = join(&desk, &member, &hello)?;
+    let place = join(&desk, &member, &hello).await?;
     info!(agent = %session.id, remote = %peer.remote, version = %printable(&hello.agent_version), "agent connected");
     tokio::spawn(async move {
         let why = Reader {
@@ -148,12 +148,14 @@ fn watch_for_newer(desk: &Desk, session: &AgentSession, hello: &Hello) {
 ///
 /// Revocations are signed before, because that takes time. What is published meanwhile was pushed to those who had joined, so it
 /// is signed again until nothing was: then all that comes after is pushed to this agent too.
-fn join(desk: &Desk, member: &NewMember, hello: &Hello) -> Result<Place, Refusal> {
+async fn join(desk: &Arc<Desk>, member: &NewMember, hello: &Hello) -> Result<Place, Refusal> {
     for round in 1..=JOIN_ROUNDS_MAX {
         let published = desk.publisher.sequence();
         let (epoch, sequence) = (hello.revocation_epoch, hello.revocation_sequence);
-        let news = desk.publisher.catch_up(epoch, sequence, desk.news_time());
-        let news = news.map_err(|error| Refusal::unavailable("revocation", error.to_string()))?;
+        let news = blocking(desk, move |desk| {
+            desk.publisher.catch_up(epoch, sequence, desk.news_time())
+        });
+        let news = news.await?;
         let place = desk.fleet.join(member.clone(), |told| {
             let is_whole = desk.publisher.sequence() == published || round == JOIN_ROUNDS_MAX;
             is_whole.then(|| beginning(desk, told, &member.id, news))
