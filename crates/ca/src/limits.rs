@@ -43,6 +43,8 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages to one agent that wait in its stream's queue; the slowest agent is cut off rather than kept in memory.
 pub(crate) const STREAM_QUEUE: usize = 256;
+/// How long a stream waits for its first message: as long as a handshake may take.
+pub(crate) const HELLO_WAIT: Duration = Duration::from_secs(5);
 /// Rounds of beginning a stream again after a revocation was published meanwhile; after the last its agent learns by the next
 /// heartbeat that it missed one.
 pub(crate) const JOIN_ROUNDS_MAX: usize = 4;

@@ -6,7 +6,8 @@
 use std::{path::Path, time::Duration};
 
 use mintage_proto::v1::{
-    Agent, CaMessage, EvictAgentRequest, ShowAgentRequest, ca_message::Message as Down, node_client::NodeClient,
+    Agent, BundleRequest, CaMessage, EvictAgentRequest, ShowAgentRequest, ca_message::Message as Down,
+    node_client::NodeClient, trust_domain_client::TrustDomainClient,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
@@ -54,6 +55,28 @@ async fn to_its_end(mut down: Streaming<CaMessage>) -> (Vec<Down>, Option<Status
             Err(status) => return (pushed, Some(status)),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_agent_is_evicted_before_hello_does_not_begin() {
+    let ca = TestCa::start().await;
+    let socket = ca.ca.admin_socket().to_path_buf();
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let (channel, _) = agent.channel(&ca.ca.address().to_string()).await.unwrap();
+    let (up, messages) = tokio::sync::mpsc::channel(1);
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut node = NodeClient::new(channel.clone());
+    let opening = tokio::spawn(async move { node.sync(messages).await.map(tonic::Response::into_inner) });
+    // A call over the same connection, begun after the stream, is answered: the stream waits for Hello.
+    let mut anybody = TrustDomainClient::new(channel);
+    anybody.bundle(BundleRequest::default()).await.unwrap();
+    assert!(evict(&socket, "n1", false).await > 0);
+    let hello = mintage_proto::v1::agent_message::Message::Hello(mintage_proto::v1::Hello::default());
+    let hello = mintage_proto::v1::AgentMessage { message: Some(hello) };
+    up.send(hello).await.unwrap();
+    let refused = tokio::time::timeout(SOON, opening).await.expect("it is answered").unwrap();
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    ca.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 //! each one. A batch of asks is worked on while the next is read, up to a limit; past it the reader waits, and so does
 //! the agent, by HTTP/2 flow control.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use mintage_attest::{AgentSession, channel::verify_session};
@@ -32,7 +32,7 @@ use crate::{
     desk::Desk,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
-    limits::{JOIN_ROUNDS_MAX, MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
+    limits::{HELLO_WAIT, JOIN_ROUNDS_MAX, MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
     logging::steers,
     peer::TlsPeer,
     publisher::revoked,
@@ -57,12 +57,7 @@ pub(crate) async fn open(
             .ok_or_else(|| Refusal::bug("a stream without an agent"))?,
     );
     let instance = check(&desk, &session)?;
-    let hello = match incoming.message().await? {
-        Some(AgentMessage {
-            message: Some(Up::Hello(hello)),
-        }) => hello,
-        _ => return Err(Refusal::invalid("the first message of a stream is Hello").into()),
-    };
+    let hello = first(incoming.message(), HELLO_WAIT).await?;
     let name = agent_name(&session)?;
     let (queue, outgoing) = mpsc::channel(STREAM_QUEUE);
     let cut = CancellationToken::new();
@@ -78,6 +73,8 @@ pub(crate) async fn open(
         since: desk.publisher.sequence(),
     };
     let place = join(&desk, &member, &hello).await?;
+    // Whoever was banned while Hello was waited for was told so before it joined, when it was no stream yet.
+    check(&desk, &session)?;
     info!(agent = %session.id, remote = %peer.remote, version = %printable(&hello.agent_version), "agent connected");
     tokio::spawn(async move {
         let why = Reader {
@@ -94,6 +91,23 @@ pub(crate) async fn open(
         info!(agent = %session.id, why = %why, "agent disconnected");
     });
     Ok(Box::pin(ReceiverStream::new(outgoing)))
+}
+
+/// The first message, which has to be Hello, and to come in time: until then the stream is in no list.
+async fn first(
+    message: impl Future<Output = Result<Option<AgentMessage>, Status>>,
+    at_most: Duration,
+) -> Result<Hello, Status> {
+    let late = |_| {
+        let text = format!("Hello did not come within {at_most:?}; connect again");
+        Refusal::new(Code::DeadlineExceeded, "hello", text)
+    };
+    match tokio::time::timeout(at_most, message).await.map_err(late)?? {
+        Some(AgentMessage {
+            message: Some(Up::Hello(hello)),
+        }) => Ok(hello),
+        _ => Err(Refusal::invalid("the first message of a stream is Hello").into()),
+    }
 }
 
 /// Text of an agent for logs and listings: short, and without what steers a terminal or turns text around.
@@ -370,5 +384,23 @@ pub(super) fn wire_refusal(refusal: Refusal) -> v1::Refusal {
         message: refusal.message,
         grpc_code: refusal.grpc as u32,
         retry: refusal.retry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_begins_with_hello_and_in_time() {
+        let up = |message| Ok(Some(AgentMessage { message: Some(message) }));
+        let hello = first(std::future::ready(up(Up::Hello(Hello::default()))), HELLO_WAIT).await;
+        assert_eq!(hello.unwrap(), Hello::default());
+        for other in [up(Up::Seen(v1::Seen::default())), Ok(None)] {
+            let refused = first(std::future::ready(other), HELLO_WAIT).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+        }
+        let late = first(std::future::pending(), Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(late.code(), Code::DeadlineExceeded);
     }
 }
