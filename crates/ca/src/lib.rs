@@ -28,6 +28,7 @@ mod flood;
 mod gate;
 mod health;
 mod http;
+mod in_place;
 mod index;
 mod inflight;
 mod init;

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     desk::Desk,
+    in_place::in_place,
     limits::{CRL_CACHED_FOR, HEARTBEAT_INTERVAL, PUBLIC_IN_WORK_MAX, PUBLIC_REQUEST_TIMEOUT},
     published::Signed,
 };
@@ -30,7 +31,7 @@ const TAG: std::ops::Range<usize> = 256..272;
 pub(super) struct Room {
     pub(super) desk: Arc<Desk>,
     editions: Editions,
-    in_work: Semaphore,
+    in_work: Arc<Semaphore>,
 }
 
 /// A file, with what its headers say.
@@ -58,7 +59,7 @@ impl Room {
         Self {
             desk,
             editions: Editions::default(),
-            in_work: Semaphore::new(PUBLIC_IN_WORK_MAX),
+            in_work: Arc::new(Semaphore::new(PUBLIC_IN_WORK_MAX)),
         }
     }
 
@@ -98,8 +99,7 @@ impl Room {
     /// Signs, or finds what was signed, on a thread that may wait.
     async fn sign(self: Arc<Self>, asked: Asked) -> Result<Option<Signed>, No> {
         let room = self.clone();
-        let _place = self.in_work.acquire().await.map_err(|_| No::Late)?;
-        let work = tokio::task::spawn_blocking(move || {
+        let signed = in_place(&self.in_work, move || {
             let (editions, now) = (&room.editions, room.desk.news_time());
             let time = Time {
                 now,
@@ -111,7 +111,7 @@ impl Room {
                 Asked::Latest | Asked::Crl(_) => Ok(None),
             }
         });
-        work.await.map_err(|_| No::Late)?.map_err(unsigned)
+        signed.await.ok_or(No::Late)?.map_err(unsigned)
     }
 
     fn list(&self, issuer: IssuerKeyId) -> Result<File, No> {

@@ -18,6 +18,7 @@ use tonic::Code;
 use crate::{
     denials,
     desk::Desk,
+    in_place::in_place,
     limits::{RECEIPT_COSIGNED_WAIT, RECEIPT_WAIT, RECEIPT_WAITS_MAX, RECEIPT_WAITS_PER_AGENT_MAX, RECEIPTS_IN_WORK},
     services::{ledger::unreadable, sync},
     status::Refusal,
@@ -26,25 +27,35 @@ use crate::{
 /// The places of those who wait, and the word that ends every wait.
 #[derive(Debug)]
 pub(crate) struct ReceiptWaits {
-    waiting: Mutex<HashMap<SpiffeId, usize>>,
-    work: Semaphore,
+    waiting: Waiting,
+    work: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Default for ReceiptWaits {
     fn default() -> Self {
         Self {
-            waiting: Mutex::default(),
-            work: Semaphore::new(RECEIPTS_IN_WORK),
+            waiting: Waiting::default(),
+            work: Arc::new(Semaphore::new(RECEIPTS_IN_WORK)),
             stop: CancellationToken::new(),
         }
     }
 }
 
-/// One place; given back on drop.
+/// How many places each agent has taken.
+#[derive(Clone, Debug, Default)]
+struct Waiting(Arc<Mutex<HashMap<SpiffeId, usize>>>);
+
+impl Waiting {
+    fn taken(&self) -> MutexGuard<'_, HashMap<SpiffeId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One place; given back on drop, by whoever does the work.
 #[derive(Debug)]
-struct Place<'a> {
-    of: &'a ReceiptWaits,
+struct Place {
+    of: Waiting,
     agent: SpiffeId,
 }
 
@@ -54,12 +65,8 @@ impl ReceiptWaits {
         self.stop.cancel();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<SpiffeId, usize>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, agent: &SpiffeId) -> Result<Place<'_>, Refusal> {
-        let mut waiting = self.waiting();
+    fn take(&self, agent: &SpiffeId) -> Result<Place, Refusal> {
+        let mut waiting = self.waiting.taken();
         let all: usize = waiting.values().sum();
         let own = waiting.get(agent).copied().unwrap_or(0);
         if own >= RECEIPT_WAITS_PER_AGENT_MAX || all >= RECEIPT_WAITS_MAX {
@@ -71,15 +78,15 @@ impl ReceiptWaits {
         }
         waiting.insert(agent.clone(), own + 1);
         Ok(Place {
-            of: self,
+            of: self.waiting.clone(),
             agent: agent.clone(),
         })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut waiting = self.of.waiting();
+        let mut waiting = self.of.taken();
         if let Some(own) = waiting.get_mut(&self.agent) {
             *own -= 1;
             if *own == 0 {
@@ -116,19 +123,21 @@ async fn wait_and_prove(
 ) -> Result<Vec<u8>, Refusal> {
     let instance = sync::check(desk, session)?;
     let receipt = receipt.ok_or_else(|| Refusal::invalid("receipt: is missing"))?;
-    let _place = desk.receipt_waits.take(&session.id)?;
+    let place = desk.receipt_waits.take(&session.id)?;
     let (log, record) = own_record(desk, session, instance, &receipt)?;
     let checkpoint = tokio::select! {
         covering = covering(desk, &log, record.index()) => covering?,
         () = desk.receipt_waits.stop.cancelled() => return Err(not_signed_yet("the CA stops")),
     };
-    let _working = desk.receipt_waits.work.acquire().await;
-    let made = {
-        let desk = desk.clone();
-        // Tiles are read from files.
-        tokio::task::spawn_blocking(move || proof(&desk, &log, &record, &checkpoint)).await
-    };
-    made.unwrap_or_else(|_| Err(Refusal::bug("the proof could not be made")))
+    let worker = desk.clone();
+    // Tiles are read from files.
+    let made = in_place(&desk.receipt_waits.work, move || {
+        let made = proof(&worker, &log, &record, &checkpoint);
+        drop(place);
+        made
+    });
+    made.await
+        .unwrap_or_else(|| Err(Refusal::bug("the proof could not be made")))
 }
 
 /// The record that the receipt names, when it is of a certificate that was issued to this instance of the agent. Whatever
@@ -232,7 +241,7 @@ mod tests {
         drop(places);
         assert!(waits.take(&agent(1)).is_ok());
         drop(other);
-        assert!(waits.waiting().is_empty(), "who waits no more is forgotten");
+        assert!(waits.waiting.taken().is_empty(), "who waits no more is forgotten");
     }
 
     #[test]

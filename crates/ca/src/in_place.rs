@@ -1,0 +1,43 @@
+//! Work that blocks, in one of few places. A place is given back when the work ends, not when somebody no longer waits for
+//! it: a caller that hangs up cannot have more in work than there are places.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+/// Waits for a place, and does the work there on a thread that may wait; `None` when it ended without an answer.
+pub(crate) async fn in_place<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(place);
+        done
+    });
+    done.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_place_is_taken_until_the_work_ends_though_nobody_waits_for_it() {
+        let places = Arc::new(Semaphore::new(1));
+        let (end, ended) = mpsc::channel::<()>();
+        let mut asked = Box::pin(in_place(&places, move || ended.recv()));
+        assert!((&mut asked).now_or_never().is_none());
+        drop(asked);
+        assert_eq!(places.available_permits(), 0, "it goes on");
+        end.send(()).unwrap();
+        assert_eq!(in_place(&places, || 7).await, Some(7));
+        assert_eq!(in_place::<()>(&places, || panic!("a mistake")).await, None);
+        assert_eq!(places.available_permits(), 1);
+    }
+}
