@@ -18,7 +18,7 @@ use mintage_attest::{AgentSession, Attested, channel::verify_session};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
 use mintage_mint::{AwaitingReceipt, Issued, Prepared, ProvenKey, RecordContext, Sealed, prepare, prove_possession};
-use mintage_policy::{Grant, IssuancePolicy, Want, check_holders, check_key_for, decide};
+use mintage_policy::{Floor, Grant, IssuancePolicy, Want, check_holders, check_key_for, decide};
 use mintage_state::View;
 use tonic::Code;
 
@@ -298,6 +298,19 @@ pub(crate) fn actor_of(speaker: &Speaker, attested: &Attested) -> Actor {
     }
 }
 
+/// Refuses while the issuing key is revoked as a whole.
+///
+/// # Errors
+/// `issuer-revoked`.
+pub(crate) fn check_issuer(desk: &Desk, view: &View) -> Result<(), Refusal> {
+    if view.issuer_floor(&desk.issuer.key_id()) != Floor::Blocked {
+        return Ok(());
+    }
+    let text = "the issuing key of this CA was revoked, and nothing is issued below it any more; make another one with \
+                `mintage-ca restore` from a copy of the stopped CA's data directory";
+    Err(Refusal::new(Code::FailedPrecondition, "issuer-revoked", text))
+}
+
 /// Draws a serial that no live certificate has, that the revoked set does not speak of, and that nobody is using now.
 pub(crate) fn reserve(
     desk: &Desk,
@@ -308,6 +321,8 @@ pub(crate) fn reserve(
     drawn: &mut Drawn,
 ) -> Result<Reservation, Refusal> {
     let spki = key.spki_sha256();
+    // No serial is good below an issuer that is not: drawing another would blame the random source.
+    check_issuer(desk, view)?;
     for _ in 0..SERIAL_DRAWS_MAX {
         let serial = Serial::from_random(drawn.next()?);
         if desk.index.is_live(&serial, now) || desk.is_struck(view, grant, &serial, &spki, now) {
@@ -405,5 +420,41 @@ fn answer_of(desk: &Desk, issued: Issued) -> Answer {
         index: issued.receipt().leaf_index(),
         leaf_hash: issued.receipt().leaf_hash(),
         leaf: issued.into_leaf_der(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::{EntryName, RevocationReason};
+    use mintage_state::command::Scope;
+
+    use super::*;
+    use crate::{
+        revoke::{Order, carry_out},
+        trial::{Trial, csr},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn after_the_last_issuer_was_revoked_an_ask_is_told_so() {
+        let trial = Trial::open().await;
+        let desk = &trial.desk;
+        trial.entries(["web"]).await;
+        let agent = trial.agent("n1").await;
+        let view = desk.state.view();
+        let standing = standing::of_agent(&view, &agent.id);
+        let attested = verify_session(&agent, standing.as_ref(), desk.clock.now().unwrap()).unwrap();
+        let scope = Scope::Issuer(desk.issuer.key_id());
+        let mut order = Order::new(scope, RevocationReason::CaCompromise, "");
+        order.force_last = true;
+        carry_out(desk, &trial.origin(), &order, false).await.unwrap();
+        let asks = vec![Ask {
+            request_id: RequestId::from_slice(&[7; 16]).unwrap(),
+            want: Want::Entry(EntryName::parse("web").unwrap()),
+            csr: csr(),
+        }];
+        let speaker = Speaker::Proven(Arc::new(attested), None);
+        let refused = issue(desk, &speaker, &Arc::new(asks)).await.pop().unwrap().unwrap_err();
+        assert_eq!((refused.code, refused.retry), ("issuer-revoked", false), "{refused}");
+        assert!(refused.message.contains("mintage-ca restore"));
     }
 }

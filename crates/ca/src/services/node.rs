@@ -28,7 +28,7 @@ use crate::{
     certificate_state::is_compromised,
     control::{Origin, command},
     desk::Desk,
-    issue::{Ask, Speaker, issue},
+    issue::{Ask, Speaker, check_issuer, issue},
     limits::ATTESTATIONS_IN_WORK,
     peer::{Peer, TlsPeer},
     pusher::wire_bundle,
@@ -65,11 +65,10 @@ impl NodeService {
     /// Refuses before anything is recorded: a token is not used up for a certificate that cannot be made.
     fn check_issuer(&self) -> Result<(), Refusal> {
         let desk = &self.desk;
-        desk.issuer.check_life(desk.clock.now()?).map_err(|problem| {
-            let refusal = Refusal::from(problem);
-            desk.metrics.denied(refusal.code);
-            refusal
-        })
+        let alive = desk.issuer.check_life(desk.clock.now()?).map_err(Refusal::from);
+        alive
+            .and_then(|()| check_issuer(desk, &desk.state.view()))
+            .inspect_err(|refusal| desk.metrics.denied(refusal.code))
     }
 
     /// Refuses before anything is recorded: a token is not used up for a key that no certificate may carry.
