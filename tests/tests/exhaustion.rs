@@ -1,15 +1,17 @@
-//! The real CA without file descriptors: new callers wait, those it has are served on, it neither spins nor falls, and it
-//! takes callers again once there is room.
+//! The real CA and file descriptors: it takes as many as the system allows; when none is left new callers wait, those it has
+//! are served on, it neither spins nor falls, and it takes callers again once there is room.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use mintage_proto::v1::{BundleRequest, CaStatusRequest, CaStatusResponse, trust_domain_client::TrustDomainClient};
 use mintage_tests::kit::{
+    bins::binary,
     ca::{CaProcess, entry, make, token},
     client::{anonymous, join, registry},
     stream::{Stream, ask, code},
@@ -191,6 +193,23 @@ async fn a_crowd_that_uses_up_the_descriptors_waits_and_leaves_the_reserve_alone
     scene.takes_callers("n2").await;
     scene.is_served().await;
     assert_eq!(scene.ca.stop(), Some(0));
+}
+
+#[test]
+fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    make(&dir);
+    let mut command = Command::new("sh");
+    let serve = "ulimit -Sn 200 && exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"";
+    command.args(["-c", serve]).arg(binary("mintage-ca")).arg(&dir);
+    let ca = CaProcess::launch(&dir, command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", ca.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|at| files.split_whitespace().nth(at).unwrap());
+    assert_ne!(hard, "200", "a machine with a limit that can be raised");
+    assert_eq!(soft, hard, "{files}");
+    assert_eq!(ca.stop(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,6 +205,8 @@ fn run_serve(options: Serve) -> Result<u8, Failure> {
         config = config.listening_on(listen);
     }
     let file = options.source.config;
+    // The ledger keeps two descriptors for each sealed segment: the hard limit is for those, and for more connections.
+    let _ = mintage_sys::process::raise_file_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async move {
         let hangups = Hangups::receive()?;
