@@ -10,8 +10,10 @@ pub(crate) const SEARCH_ROWS_DEFAULT: usize = 100;
 pub(crate) const ROWS_MAX: usize = 1_000_000;
 /// Empty pages in a row before a listing ends with a page token instead: a filter that matches little must still end.
 pub(crate) const EMPTY_PAGES_MAX: usize = 1_000;
-/// One call on the admin socket takes at most this long: the longest is a wait of 10 s for agents.
-pub(crate) const CALL_WAIT: Duration = Duration::from_secs(30);
+/// One call on the admin socket takes at most this long: a command that takes something away waits up to 30 s for its turn,
+/// one that rolls the log 20 s for the state's snapshot, and either may be decided and written anew before the CA says no. A
+/// command that is given up here may still be done there.
+pub(crate) const CALL_WAIT: Duration = Duration::from_secs(90);
 /// Largest answer read in bytes: a page of 1,000 entries at their limit of 16 KiB of text each, and room.
 pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest wait of one status call; the server's own limit is 10 s.
