@@ -14,6 +14,8 @@ pub(crate) const EMPTY_PAGES_MAX: usize = 1_000;
 /// one that rolls the log 20 s for the state's snapshot, and either may be decided and written anew before the CA says no. A
 /// command that is given up here may still be done there.
 pub(crate) const CALL_WAIT: Duration = Duration::from_secs(90);
+/// Entries that one command changes; the CA's own limit is the same. A longer set is sent in parts.
+pub(crate) const ENTRIES_PER_COMMAND_MAX: usize = 512;
 /// Largest answer read in bytes: a page of 1,000 entries at their limit of 16 KiB of text each, and room.
 pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest wait of one status call; the server's own limit is 10 s.

@@ -159,13 +159,15 @@ fn options(import: &Import, domain: &TrustDomain) -> Result<SpireImport, Failure
 }
 
 async fn send(context: &Context, ca: &Ca, imported: &SpireImported, dry_run: bool) -> Result<(), Failure> {
+    let (applied, rest) = apply::exchange(ca, &imported.entries, &apply::Mode::add(dry_run)).await?;
     let sent = Sent {
-        applied: apply::exchange(ca, &imported.entries, &apply::Mode::add(dry_run)).await?,
+        applied,
         remarks: Remarks::of(imported),
     };
     context.output.object(&sent, || {
         format!("{}{} left out\n", sent.applied.text(), sent.remarks.left_out)
-    })
+    })?;
+    rest
 }
 
 fn write(context: &Context, dir: &Path, imported: &SpireImported) -> Result<(), Failure> {

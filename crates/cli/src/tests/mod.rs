@@ -1,6 +1,7 @@
 //! Every verb against a CA in this process: the exit code it promises, and what it prints.
 
 mod every_verb;
+mod large_sets;
 mod offline_audit;
 
 use std::{fs, path::Path};
