@@ -134,6 +134,32 @@ async fn a_rotation_is_signalled_or_starts_the_program_anew_and_signals_go_on_to
     node.stop();
 }
 
+/// At TERM it goes on until its certificate has changed, and ends with 7.
+const DRAINING: &str = r#"
+serial() { sha256sum < "$MINTAGE_SVID_FILE"; }
+drain() { echo draining; before=$(serial); while [ "$(serial)" = "$before" ]; do sleep 0.05; done; echo changed; exit 7; }
+trap drain TERM
+echo started
+while :; do sleep 0.05; done
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_was_told_to_end_is_not_started_anew_by_a_rotation() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let options = ["--on-rotation", "restart"];
+    let (mut running, mut lines) = started(exec(&socket, &base, &options, &["sh", "-c", DRAINING]));
+    assert_eq!(lines.next().unwrap().unwrap(), "started");
+    send(&running, Signal::TERM);
+    assert_eq!(lines.next().unwrap().unwrap(), "draining");
+    rotate(&node).await;
+    assert_eq!(lines.next().unwrap().unwrap(), "changed");
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    assert!(lines.next().is_none(), "it was not started again");
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    node.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_run_without_an_identity() {
     let mut node = Node::start(&[], "").await;

@@ -64,6 +64,7 @@ pub(crate) async fn run(context: &Context, exec: &Exec) -> Result<u8, Failure> {
     let start = || Child::start(&exec.command, &variables);
     let mut running = Running {
         child: start()?,
+        told_to_end: false,
         ending_by: None,
     };
     loop {
@@ -78,9 +79,12 @@ pub(crate) async fn run(context: &Context, exec: &Exec) -> Result<u8, Failure> {
     }
 }
 
-/// The program, and until when it may take to end where it is to be started anew.
+/// The program and what is under way with it.
 struct Running {
     child: Child,
+    /// Whoever ends us ends the program: once told, it has the time it needs and is not started again.
+    told_to_end: bool,
+    /// Until when it may take to end where it is to be started anew.
     ending_by: Option<Instant>,
 }
 
@@ -110,8 +114,10 @@ impl Running {
                 });
             }
             signal = signals.next() => {
-                // Whoever ends us ends the program: it is not started again.
-                self.ending_by = self.ending_by.filter(|_| !signal.ends());
+                if signal.ends() {
+                    self.told_to_end = true;
+                    self.ending_by = None;
+                }
                 if !signals.known(signal) {
                     self.child.signal(signal.number());
                 }
@@ -133,9 +139,10 @@ impl Running {
     fn rotated(&mut self, on_rotation: OnRotation) {
         match on_rotation {
             OnRotation::Nothing => {}
+            // Who outlives a signal that usually ends, as shells do SIGINT, still has to read its files.
             OnRotation::Signal(signal) => self.child.signal(signal.number()),
-            // One that is about to end reads the new files when it is started.
-            OnRotation::Restart if self.ending_by.is_some() => {}
+            // One that is about to end reads the new files when it is started, or is not started again.
+            OnRotation::Restart if self.told_to_end || self.ending_by.is_some() => {}
             OnRotation::Restart => {
                 self.ending_by = Some(Instant::now() + EXEC_STOP_WAIT);
                 self.child.signal(rotation::TERM.number());
