@@ -72,3 +72,6 @@ pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A program that is to be started anew ends within this time after SIGTERM, or is killed: what systemd gives by default is
 /// longer than a certificate of a minute has left.
 pub(crate) const EXEC_STOP_WAIT: Duration = Duration::from_secs(10);
+/// Time between two tries to write the files of a program that `exec` runs: room that was made is used soon, and a full disk
+/// is not asked without end.
+pub(crate) const EXEC_WRITE_AGAIN: Duration = Duration::from_secs(5);

@@ -161,6 +161,31 @@ async fn a_program_that_was_told_to_end_is_not_started_anew_by_a_rotation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_could_not_be_written_follow_once_they_can_be() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let mut command = exec(&socket, &base, &["--on-rotation", "signal=HUP"], &["sh", "-c", PROGRAM]);
+    command.stderr(Stdio::piped());
+    let (mut running, mut lines) = started(command);
+    let mut notices = BufReader::new(running.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    // A file in the folder's place: root is not stopped by modes.
+    let folder = fs::read_dir(&base).unwrap().next().unwrap().unwrap().path();
+    let away = base.join("away");
+    fs::rename(&folder, &away).unwrap();
+    fs::write(&folder, "").unwrap();
+    rotate(&node).await;
+    let told = notices.next().unwrap().unwrap();
+    assert!(told.contains("the files stay as they were"), "{told}");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    assert_ne!(lines.next().unwrap().unwrap(), first, "no further rotation was needed");
+    send(&running, Signal::TERM);
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_run_without_an_identity() {
     let mut node = Node::start(&[], "").await;
     let (socket, base) = (node.socket(), node.beside("run"));
