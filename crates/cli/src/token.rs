@@ -165,7 +165,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
-    // Before the token exists: one that cannot be written would be lost.
+    // The CA first, which may not be there; then the file, before the token exists: one that cannot be written would be
+    // lost.
+    let ca = context.ca().await?;
     let file = create
         .out
         .as_deref()
@@ -178,7 +180,7 @@ async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
         ttl_seconds: i64::try_from(create.ttl.as_secs()).unwrap_or(i64::MAX),
         dry_run: create.dry_run,
     };
-    let answer = context.ca().await?.registry().create_token(request).await;
+    let answer = ca.registry().create_token(request).await;
     let made = answer
         .inspect_err(|_| forget(create.out.as_deref().filter(|_| file.is_some())))?
         .into_inner();

@@ -228,6 +228,14 @@ fn tokens_agents_and_revocations_answer_as_promised() {
 }
 
 #[test]
+fn a_token_that_no_ca_makes_leaves_no_file() {
+    let mut running = Running::new();
+    running.stop();
+    running.expect(2, "token create --agent n1 --out DIR/token");
+    assert!(!running.dir.path().join("token").exists());
+}
+
+#[test]
 fn the_ledger_is_searched_shown_proven_and_verified() {
     let mut running = Running::new();
     let status = running.json(0, "ca status");
