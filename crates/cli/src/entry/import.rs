@@ -117,11 +117,19 @@ pub(super) async fn run(context: &Context, import: &Import) -> Result<(), Failur
         ));
     }
     match (&import.write, &ca) {
-        (Some(dir), _) => write(context, dir, &imported),
-        (None, Some(ca)) => send(context, ca, &imported, import.dry_run).await,
-        (None, None) => Err(Failure::local(
-            "nowhere to put the entries: leave --trust-domain out or use --write",
+        (Some(dir), _) => write(context, dir, &imported)?,
+        (None, Some(ca)) => send(context, ca, &imported, import.dry_run).await?,
+        (None, None) => {
+            return Err(Failure::local(
+                "nowhere to put the entries: leave --trust-domain out or use --write",
+            ));
+        }
+    }
+    match imported.entries.is_empty() && !imported.notes.is_empty() {
+        true => Err(Failure::No(
+            "every entry was left out, so nothing was imported; the reasons stand above".into(),
         )),
+        false => Ok(()),
     }
 }
 
