@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use mintage_identity::EntryName;
 use mintage_policy::{Entry, plan};
-use mintage_proto::v1::{
-    ApplyEntriesRequest, ApplyEntriesResponse, DeleteEntryResponse, EntryChange, entry_change::Action,
+use mintage_proto::{
+    limits::ENTRIES_PER_REQUEST_MAX,
+    v1::{ApplyEntriesRequest, ApplyEntriesResponse, DeleteEntryResponse, EntryChange, entry_change::Action},
 };
 use mintage_state::{
     View,
-    command::{Expected, change_entries, delete_entry},
+    command::{Expected, change_entries, delete_entry, plan_entries},
 };
 use tonic::Code;
 
@@ -29,6 +30,11 @@ pub(crate) async fn apply(
     origin: &Origin,
     request: ApplyEntriesRequest,
 ) -> Result<ApplyEntriesResponse, Refusal> {
+    let count = request.entries.len();
+    if count > ENTRIES_PER_REQUEST_MAX {
+        let text = format!("{count} entries in one request, at most {ENTRIES_PER_REQUEST_MAX}; send several requests");
+        return Err(Refusal::new(Code::ResourceExhausted, "too-many", text));
+    }
     let expected = |revision| match revision {
         0 => Expected::Any,
         revision => Expected::Revision(revision),
@@ -61,7 +67,9 @@ pub(crate) async fn apply(
             .iter()
             .map(|(name, revision)| (name.clone(), Some(*revision)))
             .collect();
-        let drafts = change_entries(view, &deletes, &puts, max_ttl)?;
+        // A plan may be longer than a command, so that whoever sends several commands sees it as a whole before.
+        let drafted = if request.dry_run { plan_entries } else { change_entries };
+        let drafts = drafted(view, &deletes, &puts, max_ttl)?;
         let mut bodies = Vec::new();
         for (name, _) in &deletes {
             bodies.extend(draft_of_gone(desk, view, name, None)?.0);

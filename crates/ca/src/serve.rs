@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     acceptor::Acceptor,
@@ -96,6 +96,9 @@ impl Ca {
         })?;
         if config.advertise.is_empty() {
             config.advertise = vec![address.to_string()];
+        }
+        for useless in config.advertise.iter().filter(|address| is_nowhere(address)) {
+            warn!(address = %useless, "no agent joins by a token that sends it to this address; set advertise to one of this machine");
         }
         let metrics = Arc::new(Metrics::new());
         let health = Health::starting(metrics.clone());
@@ -521,5 +524,27 @@ impl Starting {
                 error!(%problem, name, "a server ended");
             }
         });
+    }
+}
+
+/// Whether an address is one to listen on and none to connect to.
+fn is_nowhere(address: &str) -> bool {
+    address
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_agent_reaches_are_known() {
+        assert!(["0.0.0.0:8443", "[::]:8443"].into_iter().all(is_nowhere));
+        assert!(
+            !["127.0.0.1:8443", "ca.example.org:8443", "[::1]:1"]
+                .into_iter()
+                .any(is_nowhere)
+        );
     }
 }

@@ -1,9 +1,6 @@
 //! `mintage revocation crl`: the lists of revoked certificates (RFC 5280), shown or written to files.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mintage_identity::IssuerKeyId;
@@ -18,6 +15,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     failure::Failure,
+    held::{Held, public_folder},
     limits::CRLS_MAX,
     output::Row,
     text::{rfc3339, utc},
@@ -29,7 +27,8 @@ pub(crate) struct Wanted {
     /// Only the list of this CA key, by its id as `mintage ca status` shows it.
     #[arg(long, value_name = "KEYID")]
     issuer: Option<IssuerKeyId>,
-    /// Write each list to `<key id>.crl` (DER) in this folder, and all of them to `crl.pem`.
+    /// Write each list to `<key id>.crl` (DER) in this folder, for everybody to read, and without --issuer all of them to
+    /// `crl.pem`.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -69,7 +68,7 @@ pub(crate) async fn run(context: &Context, wanted: Wanted) -> Result<(), Failure
         }
     }
     if let Some(folder) = &wanted.out {
-        save(folder, &lists)?;
+        save(folder, &lists, wanted.issuer.is_none())?;
     }
     let rows: Vec<CrlRow> = lists
         .iter()
@@ -117,22 +116,17 @@ async fn fetch(context: &Context) -> Result<Vec<(IssuerKeyId, Crl)>, Failure> {
     }
 }
 
-fn save(folder: &Path, lists: &[(IssuerKeyId, Crl)]) -> Result<(), Failure> {
-    let failed = |path: &Path, error: std::io::Error| Failure::Local(format!("{}: {error}", path.display()));
-    fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+/// The lists one by one, and `whole` ones, which are all there are, in one file too: a server that reads `crl.pem` would
+/// refuse every peer for want of a list.
+fn save(folder: &Path, lists: &[(IssuerKeyId, Crl)], whole: bool) -> Result<(), Failure> {
+    public_folder(folder)?;
     let mut all = String::new();
     for (issuer, list) in lists {
         all.push_str(&encode(Label::Crl, list.der()));
-        let path = folder.join(format!("{issuer}.crl"));
-        replace(&path, list.der()).map_err(|error| failed(&path, error))?;
+        Held::publish(&folder.join(format!("{issuer}.crl")), list.der())?;
     }
-    let path = folder.join("crl.pem");
-    replace(&path, all.as_bytes()).map_err(|error| failed(&path, error))
-}
-
-/// A reader sees the former list or this one, never half of one.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_added_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, path)
+    match whole {
+        true => Held::publish(&folder.join("crl.pem"), all.as_bytes()),
+        false => Ok(()),
+    }
 }

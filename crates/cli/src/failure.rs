@@ -39,6 +39,17 @@ impl Failure {
         Self::Local(format!("{}: {problem}", path.display()))
     }
 
+    /// The same failure, with more said of it.
+    pub(crate) fn and(self, more: &str) -> Self {
+        let said = |text: String| format!("{text}; {more}");
+        match self {
+            Self::Local(text) => Self::Local(said(text)),
+            Self::Files(problems) => Self::Files(problems),
+            Self::Remote(text) => Self::Remote(said(text)),
+            Self::No(text) => Self::No(said(text)),
+        }
+    }
+
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {

@@ -10,8 +10,12 @@ pub(crate) const SEARCH_ROWS_DEFAULT: usize = 100;
 pub(crate) const ROWS_MAX: usize = 1_000_000;
 /// Empty pages in a row before a listing ends with a page token instead: a filter that matches little must still end.
 pub(crate) const EMPTY_PAGES_MAX: usize = 1_000;
-/// One call on the admin socket takes at most this long: the longest is a wait of 10 s for agents.
-pub(crate) const CALL_WAIT: Duration = Duration::from_secs(30);
+/// One call on the admin socket takes at most this long: a command that takes something away waits up to 30 s for its turn,
+/// one that rolls the log 20 s for the state's snapshot, and either may be decided and written anew before the CA says no. A
+/// command that is given up here may still be done there.
+pub(crate) const CALL_WAIT: Duration = Duration::from_secs(90);
+/// Entries that one command changes; the CA's own limit is the same. A longer set is sent in parts.
+pub(crate) const ENTRIES_PER_COMMAND_MAX: usize = 512;
 /// Largest answer read in bytes: a page of 1,000 entries at their limit of 16 KiB of text each, and room.
 pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest wait of one status call; the server's own limit is 10 s.
@@ -68,3 +72,6 @@ pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A program that is to be started anew ends within this time after SIGTERM, or is killed: what systemd gives by default is
 /// longer than a certificate of a minute has left.
 pub(crate) const EXEC_STOP_WAIT: Duration = Duration::from_secs(10);
+/// Time between two tries to write the files of a program that `exec` runs: room that was made is used soon, and a full disk
+/// is not asked without end.
+pub(crate) const EXEC_WRITE_AGAIN: Duration = Duration::from_secs(5);

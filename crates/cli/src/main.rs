@@ -15,6 +15,7 @@ mod exec;
 mod explain;
 mod failure;
 mod findings;
+mod held;
 mod holder;
 mod interrupt;
 mod ledger_row;

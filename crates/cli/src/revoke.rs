@@ -120,12 +120,20 @@ struct Revoked {
     blocked_keys: u64,
     left_without: Vec<String>,
     dry_run: bool,
+    #[serde(flatten)]
+    followed: Followed,
+}
+
+/// How far the news had come when the command ended.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Followed {
+    /// Absent where nothing was revoked, null where nobody could tell.
     #[serde(skip_serializing_if = "Option::is_none")]
-    enforced: Option<Enforced>,
+    enforced: Option<Option<Enforced>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Enforced {
+struct Enforced {
     agents: u64,
     agents_current: u64,
     acks: u64,
@@ -209,9 +217,9 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         force_last: revoke.force_last,
     };
     let answer: RevokeResponse = ca.revocation().revoke(request).await?.into_inner();
-    let enforced = match revoke.dry_run {
-        true => None,
-        false => Some(follow(&ca, answer.sequence, revoke.wait.unwrap_or(ENFORCE_WAIT_DEFAULT)).await?),
+    let (followed, settled) = match revoke.dry_run {
+        true => (Followed::default(), Ok(())),
+        false => settled(&ca, answer.sequence, revoke).await,
     };
     let revoked = Revoked {
         sequence: answer.sequence,
@@ -222,25 +230,35 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         blocked_keys: answer.blocked_keys,
         left_without: answer.left_without,
         dry_run: revoke.dry_run,
-        enforced,
+        followed,
     };
     context.output.object(&revoked, || revoked.text())?;
-    settled(revoke, enforced)
+    settled
 }
 
-/// Whether who asked to wait for every agent has what was asked for.
-pub(crate) fn settled(revoke: &Revoke, enforced: Option<Enforced>) -> Result<(), Failure> {
-    match enforced {
-        Some(enforced) if revoke.wait.is_some() && !enforced.everywhere() => Err(Failure::No(
-            "the revocation stands, but not every connected agent enforces it yet; look at `mintage revocation status`"
-                .into(),
-        )),
-        _ => Ok(()),
+/// Watches a revocation that stands, and says whether who asked to wait for every agent has what was asked for. What goes
+/// wrong meanwhile takes nothing back, so it comes beside what is to be printed.
+pub(crate) async fn settled(ca: &Ca, sequence: u64, revoke: &Revoke) -> (Followed, Result<(), Failure>) {
+    let told = |enforced| Followed {
+        enforced: Some(enforced),
+    };
+    match follow(ca, sequence, revoke.wait.unwrap_or(ENFORCE_WAIT_DEFAULT)).await {
+        Ok(enforced) if revoke.wait.is_some() && !enforced.everywhere() => {
+            let told_no = "the revocation stands, but not every connected agent enforces it yet; look at `mintage revocation status`";
+            (told(Some(enforced)), Err(Failure::No(told_no.into())))
+        }
+        Ok(enforced) => (told(Some(enforced)), Ok(())),
+        Err(failure) => {
+            let stands = format!(
+                "the revocation stands as sequence {sequence}; `mintage revocation status` tells who enforces it"
+            );
+            (told(None), Err(failure.and(&stands)))
+        }
     }
 }
 
 /// Tells on standard error how the news spreads, until all have it or the time is over.
-pub(crate) async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
+async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Failure> {
     let begun = Instant::now();
     let mut told = None;
     loop {
@@ -295,7 +313,7 @@ mod tests {
             blocked_keys: 3,
             left_without: vec!["web".into()],
             dry_run: true,
-            enforced: None,
+            followed: Followed::default(),
         };
         let text = revoked.text();
         assert!(
@@ -305,5 +323,8 @@ mod tests {
         assert!(text.contains("4f and 36 more"), "{text}");
         assert!(text.contains("left without identity  web"), "{text}");
         assert!(serde_json::to_value(&revoked).unwrap().get("enforced").is_none());
+        let followed = Followed { enforced: Some(None) };
+        let unknown = serde_json::to_value(Revoked { followed, ..revoked }).unwrap();
+        assert_eq!(unknown.get("enforced"), Some(&serde_json::Value::Null));
     }
 }

@@ -1,9 +1,11 @@
 //! `mintage revoke --from FILE`: revokes what a scanner found, and says what nobody here knows.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
 
 use mintage_identity::RevocationReason;
-use mintage_proto::v1::{FindFingerprintsRequest, FingerprintMatch, RevokeRequest, revoke_request::Target as Wire};
+use mintage_proto::v1::{
+    FindFingerprintsRequest, FingerprintMatch, RevokeRequest, RevokeResponse, revoke_request::Target as Wire,
+};
 use serde::Serialize;
 use tonic::Code;
 
@@ -12,9 +14,9 @@ use crate::{
     client::Ca,
     failure::Failure,
     findings::{self, Findings},
-    limits::{ENFORCE_WAIT_DEFAULT, FINDINGS_FILE_BYTES_MAX},
+    limits::FINDINGS_FILE_BYTES_MAX,
     output::fields,
-    revoke::{Enforced, Revoke, follow, settled},
+    revoke::{Followed, Revoke, settled},
     text::count,
 };
 
@@ -35,13 +37,20 @@ struct Outcome {
     findings: usize,
     matched: Vec<Found>,
     unmatched: Vec<Found>,
+    /// What the CA did not revoke, or did not answer for.
+    failed: Vec<Found>,
+    /// What was not tried after that.
+    not_tried: Vec<Found>,
     /// Places of findings without a certificate or key.
     others: Vec<String>,
+    /// Each once, also where itself and its key were found.
     certificates: u64,
     sequence: u64,
     dry_run: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    enforced: Option<Enforced>,
+    #[serde(flatten)]
+    followed: Followed,
+    #[serde(skip)]
+    serials: BTreeSet<String>,
 }
 
 impl Outcome {
@@ -58,6 +67,8 @@ impl Outcome {
             fields(&[(word, what.split_whitespace().collect::<Vec<_>>().join(" "))])
         };
         text.extend(self.matched.iter().map(|found| line("matched", found)));
+        text.extend(self.failed.iter().map(|found| line("failed", found)));
+        text.extend(self.not_tried.iter().map(|found| line("not tried", found)));
         text.extend(self.unmatched.iter().map(|found| line("unknown", found)));
         text.extend(
             self.others
@@ -87,15 +98,19 @@ fn text_of(file: &Path) -> Result<String, Failure> {
 pub(crate) async fn run(context: &Context, revoke: &Revoke, file: &Path) -> Result<(), Failure> {
     let findings = findings::read(&text_of(file)?).map_err(|problem| Failure::file(file, problem))?;
     let ca = context.ca().await?;
-    let mut outcome = strike(&ca, revoke, findings).await?;
+    let (mut outcome, mut ended) = strike(&ca, revoke, findings).await?;
     if outcome.sequence > 0 {
-        outcome.enforced = Some(follow(&ca, outcome.sequence, revoke.wait.unwrap_or(ENFORCE_WAIT_DEFAULT)).await?);
+        let (followed, settled) = settled(&ca, outcome.sequence, revoke).await;
+        outcome.followed = followed;
+        // The first thing that went wrong is what is told.
+        ended = ended.and(settled);
     }
     context.output.object(&outcome, || outcome.text())?;
-    settled(revoke, outcome.enforced)
+    ended
 }
 
-async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<Outcome, Failure> {
+/// What was done, and the first failure; after that one nothing more was tried.
+async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome, Result<(), Failure>), Failure> {
     let sha256: Vec<Vec<u8>> = findings
         .fingerprints
         .keys()
@@ -115,23 +130,40 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<Outcome,
         findings: findings.count,
         matched: Vec::new(),
         unmatched: Vec::new(),
+        failed: Vec::new(),
+        not_tried: Vec::new(),
         others: findings.others,
         certificates: 0,
         sequence: 0,
         dry_run: revoke.dry_run,
-        enforced: None,
+        followed: Followed::default(),
+        serials: BTreeSet::new(),
     };
     let mut unmatched = findings.fingerprints;
+    let mut ended = Ok(());
     for found in matches {
         let Some(place) = <[u8; 32]>::try_from(found.sha256.as_slice())
             .ok()
             .and_then(|key| unmatched.remove(&key))
         else {
-            return Err(Failure::Remote(
-                "the CA answered with a fingerprint that was not asked for".into(),
-            ));
+            let strange = "the CA answered with a fingerprint that was not asked for";
+            // Nothing is told of it: its place is not known.
+            ended = ended.and(Err(Failure::Remote(strange.into())));
+            continue;
         };
-        outcome.one(ca, revoke, found, place).await?;
+        let (row, target) = Found::of(found, place);
+        if ended.is_err() {
+            outcome.not_tried.push(row);
+            continue;
+        }
+        match one(ca, revoke, target).await {
+            Ok(struck) => outcome.took(row, struck),
+            Err(failure) => {
+                let told = format!("that was {} ({})", row.fingerprint, row.place);
+                outcome.failed.push(row);
+                ended = Err(failure.and(&told));
+            }
+        }
     }
     outcome.unmatched = unmatched
         .into_iter()
@@ -143,40 +175,99 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<Outcome,
             certificates: 0,
         })
         .collect();
-    Ok(outcome)
+    Ok((outcome, ended))
 }
 
-impl Outcome {
-    /// Revokes by one fingerprint.
-    async fn one(&mut self, ca: &Ca, revoke: &Revoke, found: FingerprintMatch, place: String) -> Result<(), Failure> {
+/// Revokes by one fingerprint.
+async fn one(ca: &Ca, revoke: &Revoke, target: Wire) -> Result<RevokeResponse, Failure> {
+    let request = RevokeRequest {
+        target: Some(target),
+        reason: revoke.reason.unwrap_or(RevocationReason::KeyCompromise).to_string(),
+        note: revoke.note.clone(),
+        dry_run: revoke.dry_run,
+        no_renew: revoke.no_renew,
+        ..RevokeRequest::default()
+    };
+    match ca.revocation().revoke(request).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        // It has expired since it was found.
+        Err(status) if status.code() == Code::NotFound => Ok(RevokeResponse::default()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+impl Found {
+    /// What the CA knows by a fingerprint, and how it is revoked.
+    fn of(found: FingerprintMatch, place: String) -> (Self, Wire) {
         let fingerprint = hex::encode(&found.sha256);
         let (of, target) = match found.serial.is_empty() {
             true => ("key", Wire::Key(fingerprint.clone())),
             false => ("certificate", Wire::Serial(found.serial.clone())),
         };
-        let request = RevokeRequest {
-            target: Some(target),
-            reason: revoke.reason.unwrap_or(RevocationReason::KeyCompromise).to_string(),
-            note: revoke.note.clone(),
-            dry_run: revoke.dry_run,
-            no_renew: revoke.no_renew,
-            ..RevokeRequest::default()
-        };
-        let struck = match ca.revocation().revoke(request).await {
-            Ok(answer) => answer.into_inner(),
-            // It has expired since it was found.
-            Err(status) if status.code() == Code::NotFound => Default::default(),
-            Err(status) => return Err(status.into()),
-        };
-        self.certificates += struck.certificates;
-        self.sequence = self.sequence.max(struck.sequence);
-        self.matched.push(Found {
+        let row = Self {
             fingerprint,
             place,
             of,
             serial: found.serial,
+            certificates: 0,
+        };
+        (row, target)
+    }
+}
+
+impl Outcome {
+    fn took(&mut self, row: Found, struck: RevokeResponse) {
+        self.sequence = self.sequence.max(struck.sequence);
+        // The CA names the first hundred; those beyond are counted as they come.
+        let unnamed = struck.certificates.saturating_sub(struck.serials.len() as u64);
+        let before = self.serials.len();
+        self.serials.extend(struck.serials);
+        self.certificates += unnamed + (self.serials.len() - before) as u64;
+        self.matched.push(Found {
             certificates: struck.certificates,
+            ..row
         });
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_counts_once_whatever_it_was_found_by() {
+        let mut outcome = Outcome {
+            findings: 2,
+            matched: Vec::new(),
+            unmatched: Vec::new(),
+            failed: Vec::new(),
+            not_tried: Vec::new(),
+            others: Vec::new(),
+            certificates: 0,
+            sequence: 0,
+            dry_run: true,
+            followed: Followed::default(),
+            serials: BTreeSet::new(),
+        };
+        let struck = |certificates, serials: &[&str]| RevokeResponse {
+            certificates,
+            serials: serials.iter().map(|serial| (*serial).to_owned()).collect(),
+            ..RevokeResponse::default()
+        };
+        let row = |serial: &str| {
+            let found = FingerprintMatch {
+                serial: serial.to_owned(),
+                ..FingerprintMatch::default()
+            };
+            Found::of(found, "tls.pem:1".to_owned()).0
+        };
+        outcome.took(row("4f"), struck(1, &["4f"]));
+        outcome.took(row(""), struck(2, &["4f", "5a"]));
+        assert_eq!(outcome.certificates, 2);
+        outcome.took(row(""), struck(103, &["6b"]));
+        assert_eq!(
+            outcome.certificates, 105,
+            "those without a serial in the answer count too"
+        );
     }
 }

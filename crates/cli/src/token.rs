@@ -3,6 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Context,
+    client::Ca,
     failure::Failure,
     limits::LIST_ROWS_DEFAULT,
     output::{Row, notice},
@@ -165,7 +167,9 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
-    // Before the token exists: one that cannot be written would be lost.
+    // The CA first, which may not be there; then the file, before the token exists: one that cannot be written would be
+    // lost.
+    let ca = context.ca().await?;
     let file = create
         .out
         .as_deref()
@@ -178,7 +182,7 @@ async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
         ttl_seconds: i64::try_from(create.ttl.as_secs()).unwrap_or(i64::MAX),
         dry_run: create.dry_run,
     };
-    let answer = context.ca().await?.registry().create_token(request).await;
+    let answer = ca.registry().create_token(request).await;
     let made = answer
         .inspect_err(|_| forget(create.out.as_deref().filter(|_| file.is_some())))?
         .into_inner();
@@ -202,12 +206,31 @@ async fn make(context: &Context, create: &Create) -> Result<(), Failure> {
         true => String::new(),
         false => format!("{}\n", made.token),
     })?;
+    tell_of_address(&ca).await;
     match (create.dry_run, &create.out) {
         (true, _) => notice(&format!("a token for agent {agent} could be made")),
         (false, Some(path)) => notice(&told(&made, agent, &path.display().to_string())),
         (false, None) => notice(&told(&made, agent, "FILE")),
     }
     Ok(())
+}
+
+/// A token sends its node to the address that the CA advertises, which must be one of a machine.
+async fn tell_of_address(ca: &Ca) {
+    // The token stands whatever is answered here.
+    let Ok(status) = ca.registry().ca_status(v1::CaStatusRequest {}).await else {
+        return;
+    };
+    let address = status.into_inner().agent_address;
+    if address
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_unspecified())
+    {
+        notice(&format!(
+            "no node can join by it: the CA advertises {address}, which is no machine's address; set \
+             advertise = [\"ca.example.org:8443\"] in its configuration, restart it, and make the token anew"
+        ));
+    }
 }
 
 fn told(made: &v1::CreateTokenResponse, agent: &str, file: &str) -> String {

@@ -228,7 +228,7 @@ impl Import<'_> {
         let shown = printable(&id);
         if parent.path == "/spire/server" {
             return Err(format!(
-                "its parent {shown} makes it a node alias; map the alias to agents instead"
+                "its parent {shown} makes it a node alias; map the alias to agents instead: --map ALIAS=PATTERN"
             ));
         }
         if parent.path.starts_with("/spire/agent/") {
@@ -238,11 +238,15 @@ impl Import<'_> {
                 .clone()
                 .map(|pattern| vec![pattern])
                 .ok_or_else(|| {
-                    format!("its parent {shown} is not mapped; say which agent of this CA it is, or one for all others")
+                    format!(
+                        "its parent {shown} is not mapped; say which agent of this CA it is by --map PARENT=PATTERN, or \
+                         who stands for all others by --agents PATTERN"
+                    )
                 });
         }
         Err(format!(
-            "its parent {shown} is neither an agent nor mapped; say which agents of this CA it stands for"
+            "its parent {shown} is neither an agent nor mapped; say which agents of this CA it stands for by --map \
+             PARENT=PATTERN"
         ))
     }
 
@@ -414,6 +418,9 @@ mod tests {
             refused.notes[0].text.contains("is not mapped") && refused.notes[0].name.is_none(),
             "{refused:?}"
         );
+        for flag in ["--map PARENT=PATTERN", "--agents PATTERN"] {
+            assert!(refused.notes[0].text.contains(flag), "{refused:?}");
+        }
 
         let n7 = AgentPattern::parse("spiffe://dev.test/mintage/agent/n7").unwrap();
         let parent = "spiffe://dev.test/spire/agent/join_token/abc".to_owned();

@@ -6,6 +6,8 @@ pub const AGENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const CA_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Largest request on the admin socket in bytes: 10,000 entries of about 400 bytes.
 pub const ADMIN_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries in one `ApplyEntries`: what as many bytes hold, and no more of the smallest.
+pub const ENTRIES_PER_REQUEST_MAX: usize = 10_000;
 /// Asks in one `Mint`: what one agent may have signed before anybody else has a turn.
 pub const ASKS_PER_MINT_MAX: usize = 64;
 /// Bytes of one chunk of a revocation snapshot.

@@ -15,7 +15,9 @@ use mintage_policy::EntryError;
 use crate::limits::NOTE_BYTES_MAX;
 
 pub use agents::{attest_again, ban_agent, evict_agent};
-pub use entries::{EntryDrafts, Expected, PutOutcome, change_entries, delete_entry, disable_entries, put_entry};
+pub use entries::{
+    EntryDrafts, Expected, PutOutcome, change_entries, delete_entry, disable_entries, plan_entries, put_entry,
+};
 pub use revoke::{Resolved, RevokeRequest, Scope, cut_at, resolve, revoke};
 pub use tokens::{TokenUse, consume_token, create_token, delete_token, token_by_prefix};
 

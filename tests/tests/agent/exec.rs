@@ -134,6 +134,57 @@ async fn a_rotation_is_signalled_or_starts_the_program_anew_and_signals_go_on_to
     node.stop();
 }
 
+/// At TERM it goes on until its certificate has changed, and ends with 7.
+const DRAINING: &str = r#"
+serial() { sha256sum < "$MINTAGE_SVID_FILE"; }
+drain() { echo draining; before=$(serial); while [ "$(serial)" = "$before" ]; do sleep 0.05; done; echo changed; exit 7; }
+trap drain TERM
+echo started
+while :; do sleep 0.05; done
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_was_told_to_end_is_not_started_anew_by_a_rotation() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let options = ["--on-rotation", "restart"];
+    let (mut running, mut lines) = started(exec(&socket, &base, &options, &["sh", "-c", DRAINING]));
+    assert_eq!(lines.next().unwrap().unwrap(), "started");
+    send(&running, Signal::TERM);
+    assert_eq!(lines.next().unwrap().unwrap(), "draining");
+    rotate(&node).await;
+    assert_eq!(lines.next().unwrap().unwrap(), "changed");
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    assert!(lines.next().is_none(), "it was not started again");
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_could_not_be_written_follow_once_they_can_be() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let mut command = exec(&socket, &base, &["--on-rotation", "signal=HUP"], &["sh", "-c", PROGRAM]);
+    command.stderr(Stdio::piped());
+    let (mut running, mut lines) = started(command);
+    let mut notices = BufReader::new(running.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    // A file in the folder's place: root is not stopped by modes.
+    let folder = fs::read_dir(&base).unwrap().next().unwrap().unwrap().path();
+    let away = base.join("away");
+    fs::rename(&folder, &away).unwrap();
+    fs::write(&folder, "").unwrap();
+    rotate(&node).await;
+    let told = notices.next().unwrap().unwrap();
+    assert!(told.contains("the files stay as they were"), "{told}");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    assert_ne!(lines.next().unwrap().unwrap(), first, "no further rotation was needed");
+    send(&running, Signal::TERM);
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    node.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_run_without_an_identity() {
     let mut node = Node::start(&[], "").await;

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -321,4 +322,49 @@ async fn the_number_rises_though_the_clock_was_set_back_while_the_ca_was_stopped
         .unwrap_err()
         .to_string();
     assert!(told.contains("crl-number") && told.contains("remove it"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn saved_lists_are_for_everybody_and_never_less_than_all_of_them_in_one_file() {
+    let ca = TestCa::start().await;
+    let out = ca.beside("public/lists");
+    let save = |more: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "umask 077; exec \"$@\"", "sh"])
+            .arg(binary("mintage"));
+        shell
+            .args(["revocation", "crl", "-o", "json", "--out"])
+            .arg(&out)
+            .args(more);
+        shell.env("MINTAGE_ADMIN_SOCKET", ca.ca.admin_socket());
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let names = || -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let issuer = lists(ca.ca.admin_socket()).await.into_keys().next().unwrap();
+    let issuer = hex::encode(issuer);
+    save(&["--issuer", &issuer]);
+    assert_eq!(names(), [format!("{issuer}.crl")], "no crl.pem that lacks a list");
+    let told = save(&[]);
+    assert_eq!((names().len(), told["crls"].as_array().unwrap().len()), (3, 2));
+    let all = fs::read_to_string(out.join("crl.pem")).unwrap();
+    assert_eq!(all.matches("BEGIN X509 CRL").count(), 2);
+    save(&["--issuer", &issuer]);
+    assert_eq!(fs::read_to_string(out.join("crl.pem")).unwrap(), all);
+
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(out.parent().unwrap()), mode(&out)), (0o755, 0o755));
+    for name in names() {
+        assert_eq!(mode(&out.join(&name)), 0o644, "{name}");
+    }
+    ca.stop().await;
 }

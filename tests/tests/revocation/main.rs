@@ -5,5 +5,6 @@
 mod crls;
 mod revoke_from;
 mod revoke_scopes;
+mod revoke_told;
 mod subscriber;
 mod watching;

@@ -46,7 +46,8 @@ impl Change {
             HookAction::Signal { signal, pid_file } => return signal::send(*signal, pid_file),
             HookAction::Systemd { job, unit } => {
                 let argv = ["/usr/bin/systemctl", "--no-ask-password", job.verb(), "--", unit];
-                return self.program(&argv, None, hook.timeout).await.map(drop);
+                let ran = self.program(&argv, None, hook.timeout).await;
+                return ran.map(drop).map_err(refused_by_systemd);
             }
             HookAction::Command { argv, user } => {
                 let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
@@ -110,8 +111,36 @@ fn quoted(path: &std::path::Path) -> Result<String, String> {
     Ok(text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
+/// systemctl's words, with the remedy where polkit did not let the agent's user do it.
+fn refused_by_systemd(problem: String) -> String {
+    let words = [
+        "Interactive authentication required",
+        "Access denied",
+        "Permission denied",
+    ];
+    match words.iter().any(|word| problem.contains(word)) {
+        true => format!("{problem}; the agent's user needs a rule of polkit, see deploy/mintage-agent-units.rules"),
+        false => problem,
+    }
+}
+
 /// What is told of a wait that ended.
 fn late(within: Duration) -> String {
     let seconds = within.as_secs();
     format!("it had not ended after {seconds} s; is it stuck, or does it need a longer timeout_s?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_polkit_is_told_with_its_remedy() {
+        for told in ["Interactive authentication required.", "Access denied"] {
+            let told = refused_by_systemd(format!("exit status: 1: Failed to reload nginx.service: {told}"));
+            assert!(told.ends_with("see deploy/mintage-agent-units.rules"), "{told}");
+        }
+        let other = "exit status: 5: Failed to reload nginx.service: Unit nginx.service not found.";
+        assert_eq!(refused_by_systemd(other.to_owned()), other);
+    }
 }

@@ -66,7 +66,8 @@ fn check_is_meant(pid: i32, pid_file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// When a process began: field 22 of /proc/PID/stat in ticks since boot (proc(5)), and the boot's time of /proc/stat.
+/// When a process began: field 22 of /proc/PID/stat in ticks since boot (proc(5)), and CLOCK_BOOTTIME for how long ago that
+/// was.
 fn began(pid: i32) -> io::Result<SystemTime> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "/proc is not as proc(5) describes it");
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;

@@ -1,18 +1,15 @@
-//! `entry apply` and `entry create`: one set of entries goes to the CA, which plans and writes it as a whole.
+//! `entry apply` and `entry create`: a set of entries goes to the CA, and what became of it is told.
 
 use clap::Args;
 use mintage_policy::Entry;
-use mintage_proto::{
-    limits::ADMIN_REQUEST_BYTES_MAX,
-    v1::{self, ApplyEntriesRequest, entry_change::Action},
-};
+use mintage_proto::v1::{self, entry_change::Action};
 use serde::Serialize;
 
-use super::{source, wire};
-use crate::{cli::Context, client::Ca, failure::Failure, text::count};
-
-/// Bytes an entry's message takes beyond its texts: a tag and a length for each of some 20 fields.
-const FRAMING_BYTES: usize = 100;
+use super::{
+    parts::{self, Sent},
+    source,
+};
+use crate::{cli::Context, client::Ca, failure::Failure};
 
 /// `entry apply`.
 #[derive(Args, Debug)]
@@ -34,9 +31,9 @@ pub(crate) struct Apply {
 #[derive(Debug, Default)]
 pub(super) struct Mode {
     pub(super) dry_run: bool,
-    prune: bool,
+    pub(super) prune: bool,
     check: bool,
-    create_only: bool,
+    pub(super) create_only: bool,
 }
 
 impl Mode {
@@ -155,55 +152,23 @@ pub(super) async fn run(context: &Context, apply: &Apply) -> Result<(), Failure>
 
 /// Sends a set and tells what became of it.
 pub(super) async fn send(context: &Context, ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<(), Failure> {
-    let applied = exchange(ca, entries, mode).await?;
+    let (applied, rest) = exchange(ca, entries, mode).await?;
     context.output.object(&applied, || applied.text())?;
+    rest?;
     match mode.check && !applied.is_empty() {
         true => Err(Failure::No("what stands differs from these entries".into())),
         false => Ok(()),
     }
 }
 
-/// Sends a set; what became of it.
-pub(super) async fn exchange(ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<Applied, Failure> {
-    let request = ApplyEntriesRequest {
-        entries: entries.iter().map(wire).collect(),
-        prune: mode.prune,
-        dry_run: mode.dry_run,
-        create_only: mode.create_only,
-    };
-    check_size(&request.entries)?;
-    let answer = ca.registry().apply_entries(request).await?.into_inner();
-    Ok(Applied::new(answer, mode.dry_run))
-}
-
-/// A set the CA would not read whole is refused here, where it can be said better.
-fn check_size(entries: &[v1::Entry]) -> Result<(), Failure> {
-    let texts = |entry: &v1::Entry| {
-        let lists = entry
-            .agents
-            .iter()
-            .chain(&entry.selectors)
-            .chain(&entry.dns_names)
-            .chain(&entry.jwt_audiences)
-            .map(|text| text.len() + 4);
-        let plain = [
-            &entry.name,
-            &entry.spiffe_id,
-            &entry.common_name,
-            &entry.hint,
-            &entry.owner,
-            &entry.environment,
-        ];
-        lists.sum::<usize>() + plain.iter().map(|text| text.len()).sum::<usize>() + entry.purpose.len() + FRAMING_BYTES
-    };
-    let bytes: usize = entries.iter().map(texts).sum();
-    match bytes > ADMIN_REQUEST_BYTES_MAX {
-        true => Err(Failure::local(format!(
-            "{} take {bytes} bytes, one set has at most {ADMIN_REQUEST_BYTES_MAX}; apply several directories without --prune",
-            count(entries.len() as u64, "entry", "entries")
-        ))),
-        false => Ok(()),
-    }
+/// Sends a set; what became of it, and why not all of it was sent.
+pub(super) async fn exchange(
+    ca: &Ca,
+    entries: &[Entry],
+    mode: &Mode,
+) -> Result<(Applied, Result<(), Failure>), Failure> {
+    let Sent { answer, rest } = parts::send(ca, entries, mode).await?;
+    Ok((Applied::new(answer, mode.dry_run), rest))
 }
 
 #[cfg(test)]
@@ -236,20 +201,5 @@ mod tests {
             "create  a\nupdate  b\n        ttl: 10m -> 5m\\u{1b}\n1 to create, 1 to change, 0 to delete, 1 unchanged\n"
         );
         assert!(!applied.is_empty());
-    }
-
-    #[test]
-    fn a_set_the_ca_would_not_read_is_refused_here() {
-        let entry = v1::Entry {
-            purpose: "x".repeat(250),
-            ..v1::Entry::default()
-        };
-        assert!(check_size(&vec![entry.clone(); 10_000]).is_ok());
-        assert!(
-            check_size(&vec![entry; 20_000])
-                .unwrap_err()
-                .to_string()
-                .contains("at most 4194304")
-        );
     }
 }

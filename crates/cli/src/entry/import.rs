@@ -117,11 +117,19 @@ pub(super) async fn run(context: &Context, import: &Import) -> Result<(), Failur
         ));
     }
     match (&import.write, &ca) {
-        (Some(dir), _) => write(context, dir, &imported),
-        (None, Some(ca)) => send(context, ca, &imported, import.dry_run).await,
-        (None, None) => Err(Failure::local(
-            "nowhere to put the entries: leave --trust-domain out or use --write",
+        (Some(dir), _) => write(context, dir, &imported)?,
+        (None, Some(ca)) => send(context, ca, &imported, import.dry_run).await?,
+        (None, None) => {
+            return Err(Failure::local(
+                "nowhere to put the entries: leave --trust-domain out or use --write",
+            ));
+        }
+    }
+    match imported.entries.is_empty() && !imported.notes.is_empty() {
+        true => Err(Failure::No(
+            "every entry was left out, so nothing was imported; the reasons stand above".into(),
         )),
+        false => Ok(()),
     }
 }
 
@@ -159,13 +167,15 @@ fn options(import: &Import, domain: &TrustDomain) -> Result<SpireImport, Failure
 }
 
 async fn send(context: &Context, ca: &Ca, imported: &SpireImported, dry_run: bool) -> Result<(), Failure> {
+    let (applied, rest) = apply::exchange(ca, &imported.entries, &apply::Mode::add(dry_run)).await?;
     let sent = Sent {
-        applied: apply::exchange(ca, &imported.entries, &apply::Mode::add(dry_run)).await?,
+        applied,
         remarks: Remarks::of(imported),
     };
     context.output.object(&sent, || {
         format!("{}{} left out\n", sent.applied.text(), sent.remarks.left_out)
-    })
+    })?;
+    rest
 }
 
 fn write(context: &Context, dir: &Path, imported: &SpireImported) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod import;
+mod parts;
 mod source;
 mod switch;
 mod toml_text;

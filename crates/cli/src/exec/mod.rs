@@ -18,7 +18,7 @@ use crate::{
     cli::Context,
     endpoint::{Endpoint, VARIABLE},
     failure::Failure,
-    limits::EXEC_STOP_WAIT,
+    limits::{EXEC_STOP_WAIT, EXEC_WRITE_AGAIN},
     output::notice,
 };
 use child::{Child, Signals};
@@ -64,7 +64,9 @@ pub(crate) async fn run(context: &Context, exec: &Exec) -> Result<u8, Failure> {
     let start = || Child::start(&exec.command, &variables);
     let mut running = Running {
         child: start()?,
+        told_to_end: false,
         ending_by: None,
+        unwritten: None,
     };
     loop {
         match running
@@ -78,10 +80,15 @@ pub(crate) async fn run(context: &Context, exec: &Exec) -> Result<u8, Failure> {
     }
 }
 
-/// The program, and until when it may take to end where it is to be started anew.
+/// The program and what is under way with it.
 struct Running {
     child: Child,
+    /// Whoever ends us ends the program: once told, it has the time it needs and is not started again.
+    told_to_end: bool,
+    /// Until when it may take to end where it is to be started anew.
     ending_by: Option<Instant>,
+    /// What could not be written, and when that is tried again.
+    unwritten: Option<(Identity, Instant)>,
 }
 
 /// What one event led to.
@@ -100,7 +107,7 @@ impl Running {
         folder: &PrivateFolder,
         on_rotation: OnRotation,
     ) -> Result<Turn, Failure> {
-        let late = self.ending_by;
+        let (late, again) = (self.ending_by, self.unwritten.as_ref().map(|(_, at)| *at));
         tokio::select! {
             status = self.child.ended() => {
                 let status = status?;
@@ -110,17 +117,22 @@ impl Running {
                 });
             }
             signal = signals.next() => {
-                // Whoever ends us ends the program: it is not started again.
-                self.ending_by = self.ending_by.filter(|_| !signal.ends());
+                if signal.ends() {
+                    self.told_to_end = true;
+                    self.ending_by = None;
+                }
                 if !signals.known(signal) {
                     self.child.signal(signal.number());
                 }
             }
-            Some(identity) = changes.recv() => match folder.write(&identity) {
-                Ok(()) => self.rotated(on_rotation),
-                Err(failure) => notice(&format!("the files stay as they were: {failure}")),
-            },
-            () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => {
+            // A newer one replaces what is still unwritten.
+            Some(identity) = changes.recv() => self.changed(identity, folder, on_rotation),
+            () = until(again), if again.is_some() => {
+                if let Some((identity, _)) = self.unwritten.take() {
+                    self.changed(identity, folder, on_rotation);
+                }
+            }
+            () = until(late), if late.is_some() => {
                 notice(&format!("CMD did not end within {} s and is killed", EXEC_STOP_WAIT.as_secs()));
                 self.child.kill();
                 // Its end is what comes next; the kernel does not wait for the program.
@@ -130,18 +142,36 @@ impl Running {
         Ok(Turn::Goes)
     }
 
+    /// Writes it and does what follows a rotation, now or when it can be written.
+    fn changed(&mut self, identity: Identity, folder: &PrivateFolder, on_rotation: OnRotation) {
+        self.unwritten = None;
+        match folder.write(&identity) {
+            Ok(()) => self.rotated(on_rotation),
+            Err(failure) => {
+                let again = EXEC_WRITE_AGAIN.as_secs();
+                notice(&format!("the files stay as they were, again in {again} s: {failure}"));
+                self.unwritten = Some((identity, Instant::now() + EXEC_WRITE_AGAIN));
+            }
+        }
+    }
+
     fn rotated(&mut self, on_rotation: OnRotation) {
         match on_rotation {
             OnRotation::Nothing => {}
+            // Who outlives a signal that usually ends, as shells do SIGINT, still has to read its files.
             OnRotation::Signal(signal) => self.child.signal(signal.number()),
-            // One that is about to end reads the new files when it is started.
-            OnRotation::Restart if self.ending_by.is_some() => {}
+            // One that is about to end reads the new files when it is started, or is not started again.
+            OnRotation::Restart if self.told_to_end || self.ending_by.is_some() => {}
             OnRotation::Restart => {
                 self.ending_by = Some(Instant::now() + EXEC_STOP_WAIT);
                 self.child.signal(rotation::TERM.number());
             }
         }
     }
+}
+
+async fn until(when: Option<Instant>) {
+    sleep_until(when.unwrap_or_else(Instant::now)).await;
 }
 
 /// As a shell gives it on: the code, or 128 and the signal.

@@ -92,13 +92,15 @@ fn read(text: &str) -> Result<Shown, String> {
 /// The block of the private key, where there is one, and everything else.
 fn split_key(text: &str) -> (Option<zeroize::Zeroizing<String>>, String) {
     const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-    const END: &str = "-----END PRIVATE KEY-----\n";
+    const END: &str = "-----END PRIVATE KEY-----";
     let Some(from) = text.find(BEGIN) else {
         return (None, text.to_owned());
     };
     let to = text[from..].find(END).map_or(text.len(), |at| from + at + END.len());
     let key = zeroize::Zeroizing::new(text[from..to].to_owned());
-    (Some(key), format!("{}{}", &text[..from], &text[to..]))
+    // The rest of its line, whatever ends it, belongs to nobody.
+    let rest = text[to..].trim_start();
+    (Some(key), format!("{}{rest}", &text[..from]))
 }
 
 fn told(shown: &Shown) -> String {
@@ -145,9 +147,23 @@ mod tests {
     fn the_key_is_taken_out_wherever_it_stands() {
         let key = "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n";
         let cert = "-----BEGIN CERTIFICATE-----\ny\n-----END CERTIFICATE-----\n";
-        for text in [format!("{key}{cert}"), format!("{cert}{key}")] {
-            let (found, rest) = split_key(&text);
-            assert_eq!((found.unwrap().as_str(), rest.as_str()), (key, cert));
+        for text in [
+            format!("{key}{cert}"),
+            format!("{cert}{key}"),
+            format!("{cert}{}", key.trim_end()),
+        ] {
+            for (text, cert) in [
+                (text.clone(), cert.to_owned()),
+                (text.replace('\n', "\r\n"), cert.replace('\n', "\r\n")),
+            ] {
+                let (found, rest) = split_key(&text);
+                let key = found.unwrap();
+                assert!(
+                    key.starts_with("-----BEGIN PRIVATE KEY") && key.ends_with("END PRIVATE KEY-----"),
+                    "{text:?}"
+                );
+                assert_eq!(rest, cert, "{text:?}");
+            }
         }
         assert!(split_key(cert).0.is_none());
     }

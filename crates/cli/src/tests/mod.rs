@@ -1,6 +1,7 @@
 //! Every verb against a CA in this process: the exit code it promises, and what it prints.
 
 mod every_verb;
+mod large_sets;
 mod offline_audit;
 
 use std::{fs, path::Path};
@@ -30,6 +31,10 @@ struct Answer {
 
 impl Running {
     fn new() -> Self {
+        Self::listening("127.0.0.1:0")
+    }
+
+    fn listening(listen: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = InitOptions {
             trust_domain: TrustDomain::parse("dev.test").unwrap(),
@@ -39,7 +44,7 @@ impl Running {
         };
         init(&options, &Deps::system()).unwrap();
         let runtime = Runtime::new().unwrap();
-        let config = Config::for_data_dir(dir.path().join("ca")).listening_on("127.0.0.1:0".parse().unwrap());
+        let config = Config::for_data_dir(dir.path().join("ca")).listening_on(listen.parse().unwrap());
         let ca = runtime.block_on(Ca::start(config, Deps::system())).unwrap();
         Self {
             dir,
@@ -227,6 +232,14 @@ fn tokens_agents_and_revocations_answer_as_promised() {
 }
 
 #[test]
+fn a_token_that_no_ca_makes_leaves_no_file() {
+    let mut running = Running::new();
+    running.stop();
+    running.expect(2, "token create --agent n1 --out DIR/token");
+    assert!(!running.dir.path().join("token").exists());
+}
+
+#[test]
 fn the_ledger_is_searched_shown_proven_and_verified() {
     let mut running = Running::new();
     let status = running.json(0, "ca status");
@@ -279,6 +292,21 @@ fn the_ledger_is_searched_shown_proven_and_verified() {
     );
     assert_eq!(running.json(3, "audit verify --vkey DIR/other")["proven"], false);
     running.expect(1, "audit verify --data-dir DIR");
+}
+
+#[test]
+fn a_token_that_sends_its_node_nowhere_is_told_with_the_remedy() {
+    let running = Running::listening("0.0.0.0:0");
+    let made = running.expect(0, "token create --agent n1");
+    assert!(
+        made.data.starts_with("mint1_") && made.notices.contains("the CA advertises 0.0.0.0:"),
+        "{}",
+        made.notices
+    );
+    assert!(made.notices.contains("advertise = ["), "{}", made.notices);
+    let running = Running::new();
+    let made = running.expect(0, "token create --agent n1");
+    assert!(!made.notices.contains("advertise"), "{}", made.notices);
 }
 
 #[test]

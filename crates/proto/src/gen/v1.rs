@@ -2810,11 +2810,12 @@ pub mod node_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyEntriesRequest {
-    /// At most 10,000 entries and 4 MiB.
+    /// At most 10,000 entries and 4 MiB; at most 512 of them, deletions included, may differ from what stands.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
     #[prost(bool, tag = "2")]
     pub prune: bool,
+    /// Plans only; the plan may have more than 512 changes.
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
     /// Refuse to touch entries that exist (for `entry create`).

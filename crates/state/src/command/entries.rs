@@ -78,12 +78,6 @@ pub fn delete_entry(view: &View, name: &EntryName, expected: Option<u64>) -> Res
 /// # Errors
 /// An entry that does not exist or cannot be read any more, and more of them than one command may change.
 pub fn disable_entries(view: &View, names: &[EntryName]) -> Result<Vec<Body>, Refusal> {
-    within(
-        "entries to disable in one command",
-        names.len(),
-        ENTRIES_PER_COMMAND_MAX,
-        "send several commands",
-    )?;
     let mut bodies = Vec::new();
     for name in names {
         let standing = view.entry(name).ok_or_else(|| Refusal::NoEntry(name.clone()))?;
@@ -98,27 +92,47 @@ pub fn disable_entries(view: &View, names: &[EntryName]) -> Result<Vec<Body>, Re
         })?;
         bodies.push(Body::EntryPut(entry_to_put(&entry, standing.revision)));
     }
+    within(
+        "entries to disable in one command",
+        bodies.len(),
+        ENTRIES_PER_COMMAND_MAX,
+        "send several commands; entries that are disabled already do not count",
+    )?;
     Ok(bodies)
 }
 
-/// Drafts deletions and puts together. Entries are compared as they will stand after all of it, so that a rename (one
-/// name goes, another comes for the same workload) and an exchange are no duplicates.
+/// Drafts deletions and puts together, as one command may record them: see [`plan_entries`].
 ///
 /// # Errors
-/// A name that is named twice, does not stand as expected, or is not there to delete; a lifetime over the server's;
-/// two entries that would give the same identity to the same workload; a limit.
+/// As [`plan_entries`], and more than [`ENTRIES_PER_COMMAND_MAX`] entries that change.
 pub fn change_entries(
     view: &View,
     deletes: &[(EntryName, Option<u64>)],
     puts: &[(Entry, Expected)],
     max_ttl: Ttl,
 ) -> Result<EntryDrafts, Refusal> {
+    let drafts = plan_entries(view, deletes, puts, max_ttl)?;
     within(
-        "entries in one command",
-        deletes.len() + puts.len(),
+        "entries changed by one command",
+        drafts.bodies.len(),
         ENTRIES_PER_COMMAND_MAX,
-        "send several commands",
+        "send several commands; entries which stay as they are do not count",
     )?;
+    Ok(drafts)
+}
+
+/// What deletions and puts come to together, however many they are. Entries are compared as they will stand after all of
+/// it, so that a rename (one name goes, another comes for the same workload) and an exchange are no duplicates.
+///
+/// # Errors
+/// A name that is named twice, does not stand as expected, or is not there to delete; a lifetime over the server's;
+/// two entries that would give the same identity to the same workload; more entries than may stand.
+pub fn plan_entries(
+    view: &View,
+    deletes: &[(EntryName, Option<u64>)],
+    puts: &[(Entry, Expected)],
+    max_ttl: Ttl,
+) -> Result<EntryDrafts, Refusal> {
     let mut names = BTreeSet::new();
     let all = deletes
         .iter()

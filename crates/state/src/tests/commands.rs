@@ -216,13 +216,42 @@ fn a_rename_and_an_exchange_are_no_duplicates() {
     );
     let both = change_entries(&ca.view, &[(name("uno"), None)], &twice[..1], max_ttl());
     assert_eq!(both, Err(Refusal::NamedTwice(name("uno"))));
-    let many: Vec<_> = (0..513)
-        .map(|n| (entry(&format!("e{n}"), "y", n, 300), Expected::Any))
-        .collect();
+}
+
+#[test]
+fn one_command_is_limited_by_what_it_changes_not_by_what_it_names() {
+    let mut ca = Ca::new();
+    let all = |ttl: fn(u32) -> i64| -> Vec<_> {
+        let named = |n: u32| entry(&format!("e{n}"), &format!("y/{n}"), n, ttl(n));
+        (0..600).map(|n| (named(n), Expected::Any)).collect()
+    };
+    let standing = all(|_| 300);
+    standing.iter().for_each(|(entry, _)| drop(ca.put(entry)));
+
+    let one = all(|n| if n == 599 { 301 } else { 300 });
+    let drafts = change_entries(&ca.view, &[], &one, max_ttl()).unwrap();
+    assert_eq!((drafts.bodies.len(), drafts.unchanged.len()), (1, 599));
+
+    let many = all(|_| 301);
+    assert!(change_entries(&ca.view, &[], &many[..512], max_ttl()).is_ok());
+    let refused = change_entries(&ca.view, &[], &many[..513], max_ttl()).unwrap_err();
+    assert_eq!(refused.kind(), RefusalKind::Exhausted);
+    let told = refused.to_string();
+    assert!(
+        told.contains("513") && told.contains("stay as they are do not count"),
+        "{told}"
+    );
+    assert_eq!(plan_entries(&ca.view, &[], &many, max_ttl()).unwrap().bodies.len(), 600);
+
+    let names: Vec<_> = standing.iter().map(|(entry, _)| entry.name().clone()).collect();
     assert_eq!(
-        change_entries(&ca.view, &[], &many, max_ttl()).unwrap_err().kind(),
+        disable_entries(&ca.view, &names).unwrap_err().kind(),
         RefusalKind::Exhausted
     );
+    for body in disable_entries(&ca.view, &names[..500]).unwrap() {
+        ca.append(body);
+    }
+    assert_eq!(disable_entries(&ca.view, &names).unwrap().len(), 100);
 }
 
 #[test]

@@ -1,14 +1,10 @@
 //! Where an export goes: standard output, or a file that has another name until it is whole.
 
-use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use crate::{
     failure::Failure,
+    held::Held,
     lines::{Lines, Reader},
 };
 
@@ -18,13 +14,6 @@ pub(crate) enum Target {
     Stdout(Lines),
     /// Held back until it is whole.
     File(Held),
-}
-
-/// A file under a temporary name beside its own.
-pub(crate) struct Held {
-    file: File,
-    part: PathBuf,
-    name: PathBuf,
 }
 
 impl Target {
@@ -44,9 +33,7 @@ impl Target {
         match self {
             Self::Stdout(lines) => lines.write(bytes).await,
             Self::File(held) => {
-                held.file
-                    .write_all(&bytes)
-                    .map_err(|error| Failure::file(&held.part, error))?;
+                held.write(&bytes)?;
                 Ok(Reader::Stays)
             }
         }
@@ -61,48 +48,10 @@ impl Target {
     }
 }
 
-impl Held {
-    fn create(name: &Path) -> Result<Self, Failure> {
-        let Some(last) = name.file_name() else {
-            return Err(Failure::file(name, "is no name of a file"));
-        };
-        if name.is_dir() {
-            return Err(Failure::file(name, "is a directory"));
-        }
-        let mut part = OsString::from(".");
-        part.push(last);
-        part.push(format!(".{}.part", std::process::id()));
-        let part = name.with_file_name(part);
-        let file = OpenOptions::new().write(true).create_new(true).open(&part);
-        Ok(Self {
-            file: file.map_err(|error| Failure::file(&part, error))?,
-            part,
-            name: name.to_owned(),
-        })
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        let named = self.file.sync_all().and_then(|()| fs::rename(&self.part, &self.name));
-        named.map_err(|error| Failure::file(&self.name, error))?;
-        let folder = match self.name.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        // The file is whole either way; a folder that cannot be flushed loses the name at worst.
-        let flushed = File::open(folder).and_then(|folder| folder.sync_all());
-        flushed.map_err(|error| Failure::file(folder, error))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // After a rename it is not there any more.
-        let _ = fs::remove_file(&self.part);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]
