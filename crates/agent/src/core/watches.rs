@@ -356,6 +356,7 @@ impl Core {
             revocation_sequence: view.sequence(),
             revocation_age: view.age(now.wall),
             refused_older: self.shared.refused_older(),
+            no_descriptors: self.shared.no_descriptors(),
             deliveries: self
                 .slots
                 .values()

@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested in full; as a
-//! call begins, and before anything is sent, it is looked at again, and when it dies its calls end.
+//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested in full; before
+//! anything is sent it is looked at again, and when it dies its calls end.
 //!
 //! A process that runs another program now gets nothing more on this connection, not even as that program: it may have handed
 //! the socket to somebody else before it became one that is trusted.

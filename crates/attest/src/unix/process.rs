@@ -10,6 +10,9 @@ use mintage_sys::{
 use super::UserNamespacePolicy;
 use crate::{AttestError, limits::PROC_BYTES_MAX};
 
+/// Bytes that the files which are read have as a rule.
+const PROC_BYTES_USUAL: usize = 4096;
+
 /// A held process. Its /proc directory is that of this process alone: once it ends, reads there fail, whoever gets its
 /// number next.
 #[derive(Debug)]
@@ -165,7 +168,8 @@ fn proc_error(doing: &'static str, error: io::Error) -> AttestError {
 fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
     use io::Read;
     let read = || -> io::Result<String> {
-        let mut bytes = Vec::new();
+        // With room from the start one read is enough, and one that finds the end.
+        let mut bytes = Vec::with_capacity(PROC_BYTES_USUAL);
         proc_dir
             .open_file_beneath(name)?
             .take(PROC_BYTES_MAX)
