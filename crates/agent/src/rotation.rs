@@ -179,7 +179,7 @@ impl Rotation {
     #[must_use]
     pub fn step(mut self, event: Event, now: Now, jitter: Jitter) -> (Self, Vec<Action>) {
         match event {
-            Event::Want { ttl } => self.want(ttl, now),
+            Event::Want { ttl } => self.want(ttl, now, jitter),
             Event::Unwant => self.phase = Phase::Idle,
             Event::Online => self.online = true,
             Event::Offline => self.offline(now),
@@ -268,15 +268,21 @@ impl Rotation {
         matches!(self.phase, Phase::Asking { .. })
     }
 
-    fn want(&mut self, ttl: Duration, now: Now) {
+    fn want(&mut self, ttl: Duration, now: Now, jitter: Jitter) {
         self.ttl = ttl;
-        if self.phase == Phase::Idle {
-            self.wanted_since = now.boot;
-            let due = match self.held {
-                Some(held) => now.boot + held.renew_age.saturating_sub(held.age(now)),
-                None => now.boot,
-            };
-            self.phase = Phase::Waiting { due };
+        if self.phase != Phase::Idle {
+            return;
+        }
+        self.wanted_since = now.boot;
+        let due = match self.held {
+            Some(held) => now.boot + held.renew_age.saturating_sub(held.age(now)),
+            None => now.boot,
+        };
+        self.phase = Phase::Waiting { due };
+        // A fleet that was off together comes back together. Whoever has no certificate any more is waited for.
+        let late = |held: &Held| held.age(now) > held.renew_age && !held.ended(now) && !held.moved;
+        if self.held.as_ref().is_some_and(late) {
+            self.share(now, jitter);
         }
     }
 
@@ -351,9 +357,12 @@ impl Rotation {
     /// of a short while, once. Whoever has a certificate in hand can wait longer than one whose certificate has ended.
     fn spread(&mut self, now: Now, jitter: Jitter) {
         let Phase::Waiting { due } = self.phase else { return };
-        if !self.is_late(due, now) {
-            return;
+        if self.is_late(due, now) {
+            self.share(now, jitter);
         }
+    }
+
+    fn share(&mut self, now: Now, jitter: Jitter) {
         let life = self.life();
         let Some(held) = &mut self.held else { return };
         held.moved = true;

@@ -162,6 +162,12 @@ impl WorkloadPeer {
         executable_same && self.process.has_user_id(self.credentials.uid) && self.process.is_same()
     }
 
+    /// Whether [`WorkloadPeer::still_same`] takes some microseconds and waits for nobody: /proc is the kernel's own, and so is
+    /// the file system of the executable. Where it is a server's, call it where blocking is allowed.
+    pub fn looks_at_once(&self) -> bool {
+        self.executable.as_ref().is_none_or(Executable::is_local)
+    }
+
     /// Everything proven, for matching against entries: `unix:uid`, `unix:gid`, `unix:supplementary_gid`, `unix:path`,
     /// `unix:sha256`.
     pub fn selectors(&self) -> &BTreeSet<Selector> {

@@ -20,7 +20,7 @@ use mintage_proto::{
 use mintage_sys::peer::peer_credentials;
 use std::os::fd::AsFd;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -60,6 +60,8 @@ use crate::{
 
 /// Connections that were attested and wait for the server to take them.
 const READY_MAX: usize = 64;
+/// Octets that are read ahead: what a client says first, in one call of the system's; a frame's head is nine.
+const READ_AHEAD_BYTES: usize = 512;
 /// While no descriptor is left, and after a failed accept, the next try waits, so that the loop does not spin.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// An idle connection is probed this often.
@@ -216,7 +218,7 @@ impl Acceptor {
             };
             // A caller who says nothing holds a place of its user's, and not for long.
             let heard = tokio::select! {
-                heard = timeout(FIRST_OCTETS_WAIT, hear(stream)) => heard,
+                heard = timeout(FIRST_OCTETS_WAIT, hear(BufReader::with_capacity(READ_AHEAD_BYTES, stream))) => heard,
                 () = stop.cancelled() => return,
             };
             let Ok(Ok((spoken, stream))) = heard else { return };
@@ -238,7 +240,7 @@ impl Acceptor {
 
 /// A connection with its attested process.
 struct LocalStream {
-    stream: Authorities<Heard<UnixStream>>,
+    stream: Authorities<Heard<BufReader<UnixStream>>>,
     caller: Arc<Caller>,
     cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
     /// When the preface of HTTP/2 must have come; none once it has.
