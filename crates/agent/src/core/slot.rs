@@ -125,7 +125,8 @@ impl Slot {
 
     /// When what could not be put in place is tried again, whether or not the CA can be reached, in time since boot.
     pub(crate) fn place_again_at(&self) -> Option<Duration> {
-        let waits = (self.unplaced.is_some() || self.rewrite) && !self.placing;
+        let something = self.unplaced.is_some() || self.rewrite && self.held.is_some();
+        let waits = something && !self.placing;
         waits.then(|| self.tried + PLACE_AGAIN_AFTER)
     }
 

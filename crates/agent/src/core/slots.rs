@@ -233,3 +233,7 @@ impl Slots {
         self.serving = self.serving + usize::from(new.serving) - usize::from(old.serving);
     }
 }
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;
