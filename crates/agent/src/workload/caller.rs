@@ -127,10 +127,9 @@ impl Caller {
     /// Looks again, just before something is sent. Who asks while a look is under way shares the next one.
     pub(super) async fn still_same(self: &Arc<Self>) -> Result<(), Status> {
         let look = async || {
-            if let Ok(peer) = self.peer.as_ref()
-                && peer.looks_at_once()
-            {
-                return peer.still_same();
+            let at_once = self.peer.as_ref().ok().and_then(WorkloadPeer::still_same_at_once);
+            if let Some(same) = at_once {
+                return same;
             }
             let caller = self.clone();
             let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same));
