@@ -7,6 +7,7 @@
 //! socket to a child and then execute a trusted program, or run foreign code inside one (`LD_PRELOAD`). Therefore
 //! [`WorkloadPeer::still_same`] looks again before anything is sent, and policy takes no entry with such hints alone.
 
+mod cgroup;
 mod executable;
 mod process;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use mintage_identity::Selector;
 use mintage_sys::peer::{PeerCredentials, peer_credentials, peer_groups, peer_pidfd};
 
 use crate::{AttestError, limits::GROUPS_MAX};
+use cgroup::Cgroup;
 pub use executable::{Executable, Executables};
 use process::Process;
 
@@ -107,12 +109,16 @@ impl UnixAttestor {
             Err(_) if self.executable == ExecutablePolicy::Omit && process.is_same() => None,
             Err(error) => return Err(error),
         };
+        let cgroup = Cgroup::of(&process)?;
+        let mut selectors = selectors(&credentials, &groups, executable.as_ref())?;
+        selectors.extend(cgroup.selector());
         let peer = WorkloadPeer {
             credentials,
-            selectors: selectors(&credentials, &groups, executable.as_ref())?,
+            selectors,
             groups,
             process,
             executable,
+            cgroup,
         };
         // Everything above was read of a process that is alive only if it is alive now.
         if !peer.still_same() {
@@ -148,18 +154,22 @@ pub struct WorkloadPeer {
     selectors: BTreeSet<Selector>,
     process: Process,
     executable: Option<Executable>,
+    cgroup: Cgroup,
 }
 
 impl WorkloadPeer {
-    /// Whether it is the same living process, with the same user ids and the same executable, as when it was attested.
-    /// To be asked before each thing that is sent to it.
+    /// Whether it is the same living process, with the same user ids and the same executable, and in the same control group,
+    /// as when it was attested. To be asked before each thing that is sent to it.
     pub fn still_same(&self) -> bool {
         let executable_same = match &self.executable {
             Some(executable) => executable.is_still_of(&self.process),
             None => true,
         };
         // The process last: whatever was read above was read of it.
-        executable_same && self.process.has_user_id(self.credentials.uid) && self.process.is_same()
+        executable_same
+            && self.cgroup.is_still_of(&self.process)
+            && self.process.has_user_id(self.credentials.uid)
+            && self.process.is_same()
     }
 
     /// [`WorkloadPeer::still_same`] where that takes some microseconds and waits for nobody: /proc is the kernel's own, and so
@@ -171,7 +181,7 @@ impl WorkloadPeer {
     }
 
     /// Everything proven, for matching against entries: `unix:uid`, `unix:gid`, `unix:supplementary_gid`, `unix:path`,
-    /// `unix:sha256`.
+    /// `unix:sha256`, and `cgroup:path` where there is a unified hierarchy.
     pub fn selectors(&self) -> &BTreeSet<Selector> {
         &self.selectors
     }

@@ -55,7 +55,8 @@ impl Default for CommitterLimits {
     }
 }
 
-/// Why a record was not committed. It is not in the log, except after `Poisoned`, when only a restart can tell.
+/// Why a record was not committed. It is not in the log, except after `Poisoned`, and after `Closed`
+/// where the committer's thread has panicked, when only a restart can tell.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {

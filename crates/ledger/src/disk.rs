@@ -110,7 +110,14 @@ impl DiskFile for LocalFile {
 
     fn reserve(&self, from: u64, to: u64, fill: Fill) -> io::Result<()> {
         // Blocks first, so that a full disk says so before anything is written.
-        match fallocate(&self.0, FallocateFlags::empty(), from, to.saturating_sub(from)) {
+        let allocate = || fallocate(&self.0, FallocateFlags::empty(), from, to.saturating_sub(from));
+        let allocated = loop {
+            match allocate() {
+                Err(Errno::INTR) => {}
+                outcome => break outcome,
+            }
+        };
+        match allocated {
             Ok(()) if fill == Fill::Blocks => return Ok(()),
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
             Err(error) => return Err(error.into()),

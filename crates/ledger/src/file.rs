@@ -177,8 +177,10 @@ impl FileJournal {
     /// than `options.applied`. Nothing is ever made anew.
     pub fn open(ledger: &Path, options: OpenOptions) -> Result<Self, LedgerError> {
         check_ours(ledger)?;
-        let shards = read_policy(ledger)?;
+        // Only what is a ledger gets a lock; who held it until now may have begun another shard.
+        read_policy(ledger)?;
         let lock = Lock::take(ledger)?;
+        let shards = read_policy(ledger)?;
         let shards: Vec<Arc<Shard>> = shards.into_iter().map(Arc::new).collect();
         let Recovery {
             writer,
@@ -319,11 +321,16 @@ impl FileJournal {
         if checkpoint.checkpoint().origin != current.shard.origin {
             return Ok(());
         }
-        for path in self
+        let mut released = self
             .reader
             .release(current.log.position_of(checkpoint.checkpoint().size))
-        {
-            remove_if_there(&path)?;
+            .into_iter();
+        while let Some(span) = released.next() {
+            if let Err(error) = remove_if_there(&span.path) {
+                // In their order the next time: a start would miss a file between two that are there.
+                self.reader.take_back(std::iter::once(span).chain(released));
+                return Err(error);
+            }
         }
         Ok(())
     }

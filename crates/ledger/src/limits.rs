@@ -45,8 +45,9 @@ pub const SUCCESSION_BYTES_MAX: usize = 4096;
 pub const FOLLOWED_LOGS_MAX: usize = 256;
 /// Signatures of one note that are looked at (C2SP signed-note: at least 16 must be).
 pub const NOTE_SIGNATURES_MAX: usize = 64;
-/// Checkpoints that are kept of one shard: two hundred starts a day in a month of thirty-one days, and a segment each minute.
-pub const KEPT_CHECKPOINTS_MAX: usize = 65_536;
+/// Checkpoints that are kept of one shard: a segment each twenty seconds in a month of thirty-one days, which are 3,300 records
+/// a second, and as many again for starts.
+pub const KEPT_CHECKPOINTS_MAX: usize = 262_144;
 /// Largest policy file: a line of 500 bytes for each month of 20 years.
 pub const POLICY_BYTES_MAX: usize = 128 * 1024;
 /// Logs of a policy: the monthly shards of 20 years.

@@ -182,16 +182,21 @@ impl Reader {
         Ok(())
     }
 
-    /// Forgets the files that are not needed any more, and names them: what follows them begins in a sealed segment and below
+    /// Forgets the files that are not needed any more, and gives them out to be removed: what follows them begins in a sealed segment and below
     /// `signed`, a position too.
-    pub(crate) fn release(&self, signed: u64) -> Vec<PathBuf> {
+    pub(crate) fn release(&self, signed: u64) -> Vec<Span> {
         let mut known = self.lock();
         let until = known.sealed_end().min(signed.saturating_sub(1));
         let keep = known
             .spans
             .partition_point(|span| span.first() <= until)
             .saturating_sub(1);
-        known.spans.drain(..keep).map(|span| span.path).collect()
+        known.spans.drain(..keep).collect()
+    }
+
+    /// Remembers files that were released last and could not be removed.
+    pub(crate) fn take_back(&self, spans: impl Iterator<Item = Span>) {
+        self.lock().spans.splice(..0, spans);
     }
 
     /// Forgets the segments before `first`: their records were given up.

@@ -56,6 +56,7 @@ pub(crate) struct Writer {
     /// Where the first group of this file begins.
     pub(crate) first_group: u64,
     pub(crate) frontier: Frontier,
+    /// Behind the last restricting record, counted through all shards.
     pub(crate) control_head: u64,
     pub(crate) pace: Pace,
 }
@@ -102,7 +103,8 @@ impl Writer {
         for record in group.iter().flat_map(Batch::records) {
             self.frontier.push(record.leaf_hash);
             if record.restricting {
-                self.control_head = self.frontier.size();
+                // A position of the ledger, as a decision's: leaves are counted anew in each shard.
+                self.control_head = self.shard.base + self.frontier.size();
             }
         }
         // At most 512 records and a little over 1 MB, so both fit.

@@ -1,59 +1,16 @@
-//! The rules an entry must follow beyond being readable: limits, selectors that can stand alone, DNS syntax.
+//! The rules an entry must follow beyond being readable: limits, agents of this trust domain, DNS syntax.
 
-use mintage_identity::{AgentPattern, Selector, TrustDomain, check_audience};
+use mintage_identity::{AgentPattern, TrustDomain, check_audience};
 
 use crate::entry::{Entry, EntryError};
 use crate::limits;
-use crate::problem::{nearest, printable};
-
-/// A selector kind that an agent of this product can show.
-struct SelectorKind {
-    kind: &'static str,
-    /// True when the kernel vouches for it; false for hints about the executable, which an `exec` can outrun.
-    stands_alone: bool,
-    form: Form,
-}
-
-/// What the value of a selector looks like.
-enum Form {
-    Number,
-    AbsolutePath,
-    Sha256,
-}
-
-/// Every selector kind that some attestor yields. A new attestor adds its kinds here.
-const SELECTOR_KINDS: [SelectorKind; 5] = [
-    SelectorKind {
-        kind: "unix:uid",
-        stands_alone: true,
-        form: Form::Number,
-    },
-    SelectorKind {
-        kind: "unix:gid",
-        stands_alone: true,
-        form: Form::Number,
-    },
-    SelectorKind {
-        kind: "unix:supplementary_gid",
-        stands_alone: true,
-        form: Form::Number,
-    },
-    SelectorKind {
-        kind: "unix:path",
-        stands_alone: false,
-        form: Form::AbsolutePath,
-    },
-    SelectorKind {
-        kind: "unix:sha256",
-        stands_alone: false,
-        form: Form::Sha256,
-    },
-];
+use crate::problem::printable;
+use crate::selectors;
 
 /// Checks every rule on an entry whose names were parsed.
 pub(crate) fn rules(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
     agents(entry, domain)?;
-    selectors(entry)?;
+    selectors::check(entry)?;
     dns_names(&entry.dns_names)?;
     if let Some(name) = &entry.common_name {
         common_name(name)?;
@@ -116,77 +73,6 @@ fn agents(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
         }
     }
     Ok(())
-}
-
-fn selectors(entry: &Entry) -> Result<(), EntryError> {
-    count(
-        "selectors",
-        entry.selectors.len(),
-        limits::SELECTORS_PER_ENTRY_MAX,
-        "split the entry",
-    )?;
-    if entry.selectors.is_empty() {
-        let problem = "is empty, which would match every process; name at least unix:uid:N";
-        return Err(EntryError::new("selectors", problem));
-    }
-    let mut stands = false;
-    for selector in entry.selectors.iter() {
-        stands |= known_selector(selector)?.stands_alone;
-    }
-    if !stands {
-        let problem = "holds only unix:path or unix:sha256, which a process can outlive by exec; add unix:uid:N";
-        return Err(EntryError::new("selectors", problem));
-    }
-    single_valued(entry)
-}
-
-/// A process has one uid, one gid and one executable: two values of the same kind can never hold together.
-fn single_valued(entry: &Entry) -> Result<(), EntryError> {
-    let mut kinds = entry
-        .selectors
-        .iter()
-        .map(Selector::kind)
-        .filter(|kind| *kind != "unix:supplementary_gid");
-    let Some(mut last) = kinds.next() else { return Ok(()) };
-    // The set is ordered by text, so selectors of one kind are neighbours.
-    for kind in kinds {
-        if kind == last {
-            let problem = format!("names {kind} twice; all selectors must hold, so this entry can never match");
-            return Err(EntryError::new("selectors", problem));
-        }
-        last = kind;
-    }
-    Ok(())
-}
-
-fn known_selector(selector: &Selector) -> Result<&'static SelectorKind, EntryError> {
-    let refuse = |problem: String| EntryError::new("selectors", format!("{selector}: {problem}"));
-    let Some(known) = SELECTOR_KINDS.iter().find(|known| known.kind == selector.kind()) else {
-        let names = SELECTOR_KINDS.map(|known| known.kind);
-        return Err(refuse(match nearest(selector.kind(), &names) {
-            Some(word) => format!("unknown kind; the nearest valid one is {word}"),
-            None => format!("unknown kind; valid ones are {}", names.join(", ")),
-        }));
-    };
-    let value = selector.value();
-    match known.form {
-        // Written any other way (leading zeros, a plus sign) it would never equal what the agent shows.
-        Form::Number if value.parse::<u32>().is_ok_and(|n| n.to_string() == value) => Ok(known),
-        Form::Number => Err(refuse(
-            "the value must be a number up to 4294967295, without leading zeros".into(),
-        )),
-        Form::AbsolutePath if is_plain_path(value) => Ok(known),
-        Form::AbsolutePath => Err(refuse(
-            "the value must be an absolute path without empty, . or .. parts".into(),
-        )),
-        Form::Sha256 if value.len() == 64 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(known),
-        Form::Sha256 => Err(refuse("the value must be 64 hexadecimal digits in lower case".into())),
-    }
-}
-
-fn is_plain_path(path: &str) -> bool {
-    path.strip_prefix('/')
-        .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }
 
 fn dns_names(names: &[String]) -> Result<(), EntryError> {
@@ -274,7 +160,7 @@ fn note(field: &'static str, text: &str, max: usize) -> Result<(), EntryError> {
     Ok(())
 }
 
-fn count(field: &'static str, given: usize, max: usize, remedy: &str) -> Result<(), EntryError> {
+pub(crate) fn count(field: &'static str, given: usize, max: usize, remedy: &str) -> Result<(), EntryError> {
     if given > max {
         return Err(EntryError::new(
             field,
@@ -317,18 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::RawEntry;
-    use crate::samples::{domain, raw};
-
-    fn refusal(change: impl FnOnce(&mut RawEntry)) -> (&'static str, String) {
-        let mut entry = raw("web");
-        change(&mut entry);
-        let error = entry.validate(&domain()).expect_err("must be refused");
-        (error.field(), error.problem().to_owned())
-    }
-
-    fn texts(list: &[&str]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
-    }
+    use crate::samples::{domain, raw, refusal, texts};
 
     #[test]
     fn a_right_entry_survives_writing_and_reading() {
@@ -383,57 +258,6 @@ mod tests {
         for bad in [-1, 1, 59, 86_401, i64::MAX, i64::MIN] {
             assert_eq!(refusal(|e| e.ttl_seconds = bad).0, "ttl", "{bad}");
         }
-    }
-
-    #[test]
-    fn empty_selectors_and_hints_that_stand_alone_are_refused() {
-        assert_eq!(refusal(|e| e.selectors.clear()).0, "selectors");
-        let hash = format!("unix:sha256:{}", "ab".repeat(32));
-        for alone in [
-            texts(&["unix:path:/bin/a"]),
-            vec![hash.clone()],
-            vec![hash.clone(), "unix:path:/bin/a".into()],
-        ] {
-            let (field, problem) = refusal(|e| e.selectors = alone);
-            assert!(field == "selectors" && problem.contains("add unix:uid"), "{problem}");
-        }
-        for beside in ["unix:uid:0", "unix:gid:5", "unix:supplementary_gid:5"] {
-            let good = RawEntry {
-                selectors: vec![hash.clone(), beside.into()],
-                ..raw("web")
-            };
-            assert!(good.validate(&domain()).is_ok(), "{beside}");
-        }
-    }
-
-    #[test]
-    fn selectors_that_could_never_hold_are_refused() {
-        for (bad, says) in [
-            ("unix:uid:+5", "number"),
-            ("unix:uid:05", "number"),
-            ("unix:uid:4294967296", "number"),
-            ("unix:uid:root", "number"),
-            ("unix:path:bin/a", "absolute path"),
-            ("unix:path:/a/../b", "absolute path"),
-            ("unix:path:/a/", "absolute path"),
-            ("unix:sha256:ABCD", "64 hexadecimal"),
-            ("unix:uuid:5", "the nearest valid one is unix:uid"),
-            ("k8s:ns:prod", "valid ones are"),
-        ] {
-            let (field, problem) = refusal(|e| e.selectors = texts(&["unix:gid:1", bad]));
-            assert!(field == "selectors" && problem.contains(says), "{bad}: {problem}");
-        }
-        let (_, problem) = refusal(|e| e.selectors = texts(&["unix:uid:1", "unix:uid:2"]));
-        assert!(problem.contains("never match"), "{problem}");
-        let groups = texts(&["unix:supplementary_gid:1", "unix:supplementary_gid:2"]);
-        assert!(
-            RawEntry {
-                selectors: groups,
-                ..raw("web")
-            }
-            .validate(&domain())
-            .is_ok()
-        );
     }
 
     #[test]

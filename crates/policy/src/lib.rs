@@ -18,6 +18,7 @@ mod problem;
 mod replica;
 #[cfg(test)]
 mod samples;
+mod selectors;
 mod spire;
 mod view;
 

@@ -60,3 +60,15 @@ pub(crate) fn attested(name: &str, instance: u64, at: UnixTime) -> Attested {
     };
     verify_session(&session, Some(&standing), at).unwrap()
 }
+
+/// The field and the problem of an entry that is right but for this change.
+pub(crate) fn refusal(change: impl FnOnce(&mut RawEntry)) -> (&'static str, String) {
+    let mut entry = raw("web");
+    change(&mut entry);
+    let error = entry.validate(&domain()).expect_err("must be refused");
+    (error.field(), error.problem().to_owned())
+}
+
+pub(crate) fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}

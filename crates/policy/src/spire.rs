@@ -316,10 +316,12 @@ fn selector(selector: &SpireSelector) -> Result<String, String> {
             ));
         }
     }
-    if selector.kind != "unix" {
-        return Err(format!("its selector {} has no counterpart", printable(&text)));
+    match selector.kind.as_str() {
+        // What cannot be shown is refused with the entry.
+        "unix" | "docker" | "k8s" => Ok(text),
+        "systemd" if selector.value.starts_with("id:") => Ok(text.replacen(":id:", ":unit:", 1)),
+        _ => Err(format!("its selector {} has no counterpart", printable(&text))),
     }
-    Ok(text)
 }
 
 /// `/ns/prod/sa/web` as `ns-prod-sa-web`: only letters, digits, `.`, `_` and `-`, starting with a letter or digit.
@@ -443,11 +445,31 @@ mod tests {
     }
 
     #[test]
+    fn selectors_of_services_and_containers_are_taken_over() {
+        let theirs = json!([
+            {"type": "k8s", "value": "ns:prod"}, {"type": "k8s", "value": "pod-label:app:web"},
+            {"type": "docker", "value": "label:tier:web"}, {"type": "systemd", "value": "id:web.service"},
+        ]);
+        let imported = import(&[with(shown("e", "/web"), "selectors", theirs)], &all_agents());
+        let ours = imported.entries[0].selectors().iter().map(|selector| selector.as_str());
+        assert!(ours.eq([
+            "docker:label:tier:web",
+            "k8s:ns:prod",
+            "k8s:pod-label:app:web",
+            "systemd:unit:web.service"
+        ]));
+    }
+
+    #[test]
     fn an_entry_is_left_out_rather_than_widened() {
         let selectors = |value: Value| with(shown("e", "/web"), "selectors", value);
-        let mixed = json!([{"type": "unix", "value": "uid:1"}, {"type": "k8s", "value": "ns:prod"}]);
+        let mixed = json!([{"type": "unix", "value": "uid:1"}, {"type": "aws_iid", "value": "tag:prod"}]);
         for (entry, says) in [
-            (selectors(mixed), "k8s:ns:prod has no counterpart"),
+            (selectors(mixed), "aws_iid:tag:prod has no counterpart"),
+            (
+                selectors(json!([{"type": "docker", "value": "env:A=b"}, {"type": "unix", "value": "uid:1"}])),
+                "docker:env:A=b: unknown kind",
+            ),
             (
                 selectors(json!([{"type": "unix", "value": "user:root"}])),
                 "is a name, not a number",

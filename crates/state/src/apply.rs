@@ -451,7 +451,17 @@ impl View {
     /// The part of a fold that is also done when the store is read.
     pub(crate) fn refold(&mut self, index: u64, fold: &Fold) -> Result<(), Ignored> {
         let done = match fold {
-            Fold::Revoke(_, revocation) => self.revoked.apply_revocation(index, revocation),
+            Fold::Revoke(_, revocation) => {
+                let refused = self.revoked.apply_revocation(index, revocation).is_err();
+                // What was dead when it was recorded takes no room from it, however long ago somebody looked.
+                if refused {
+                    self.prune(revocation.at);
+                }
+                match refused {
+                    true => self.revoked.apply_revocation(index, revocation),
+                    false => Ok(()),
+                }
+            }
             Fold::Cover(coverage) => self.revoked.cover_issuer(index, coverage),
             Fold::Lift(id, cut) => self.revoked.lift(index, &[RuleTarget::Identity(id.clone())], *cut),
         };

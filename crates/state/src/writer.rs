@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -115,7 +115,8 @@ impl Writer {
         self.shared.wake.notify_one();
         match receiver.recv_timeout(SNAPSHOT_WAIT) {
             Ok(snapshot) => snapshot,
-            Err(_) => Err(StateError::NoSnapshot(format!("it took over {SNAPSHOT_WAIT:?}"))),
+            Err(RecvTimeoutError::Timeout) => Err(StateError::NoSnapshot(format!("it took over {SNAPSHOT_WAIT:?}"))),
+            Err(RecvTimeoutError::Disconnected) => Err(StateError::NoSnapshot("the store was given up".into())),
         }
     }
 
@@ -146,7 +147,26 @@ impl Drop for Writer {
     }
 }
 
+/// Tells whoever asks that the store is written no more, when its thread panics.
+struct TellsOfPanic<'a>(&'a Shared);
+
+impl Drop for TellsOfPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let mut pending = self.0.pending();
+            *pending = Pending {
+                given_up: true,
+                stop: pending.stop,
+                problem: Some("given up until the next start, after its writer had panicked".into()),
+                durable: pending.durable,
+                ..Pending::default()
+            };
+        }
+    }
+}
+
 fn run(shared: &Shared, dir: &std::path::Path, mut store: Store) {
+    let _tells = TellsOfPanic(shared);
     let mut last = Instant::now();
     // The view that the store holds, once this thread has written one.
     let mut written: Option<Arc<View>> = None;
@@ -289,6 +309,24 @@ mod tests {
         let pending = shared.pending();
         assert!(pending.writes.is_empty() && pending.target.is_none());
         assert_eq!(pending.problem.as_deref(), Some("given up"));
+    }
+
+    #[test]
+    fn a_writer_that_panics_is_told_and_nothing_piles_up_for_it() {
+        let shared = Arc::new(Shared {
+            pending: Mutex::default(),
+            wake: Condvar::new(),
+        });
+        shared.pending().durable = 7;
+        let theirs = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let _tells = TellsOfPanic(&theirs);
+            panic!("a store that panics");
+        });
+        assert!(thread.join().is_err());
+        let pending = shared.pending();
+        assert!(pending.given_up && pending.durable == 7);
+        assert!(pending.problem.as_ref().is_some_and(|why| why.contains("panicked")));
     }
 
     #[test]

@@ -109,6 +109,25 @@ impl Proxy {
         Some(Self::launch(command, scratch, vec![port]))
     }
 
+    /// Waits until nginx has a single worker: after SIGHUP those of before take connections beside the new one for a tenth of a
+    /// second, with the files of before.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn has_one_worker(&self) {
+        let (id, started) = (self.child.id(), Instant::now());
+        let list = format!("/proc/{id}/task/{id}/children");
+        while fs::read_to_string(&list)
+            .expect("a list of children")
+            .split_whitespace()
+            .count()
+            != 1
+        {
+            assert!(started.elapsed() < WAIT_MAX, "an old worker stays:\n{}", self.log());
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// SIGHUP.
     pub fn hang_up(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);

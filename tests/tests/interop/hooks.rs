@@ -40,7 +40,7 @@ async fn nginx_is_told_by_a_signal_and_the_agent_sees_that_it_serves_the_new_cer
     );
     assert_eq!(successes(&log), 0);
     let folder = node.place.join("web");
-    let Some(_nginx) = Proxy::nginx_from(front.path(), &folder, port) else {
+    let Some(nginx) = Proxy::nginx_from(front.path(), &folder, port) else {
         return;
     };
     // The agent tries again by itself.
@@ -51,6 +51,7 @@ async fn nginx_is_told_by_a_signal_and_the_agent_sees_that_it_serves_the_new_cer
     node.revoke(Target::Serial(first.serial())).await;
     let second = node.after("web", &first);
     node.agent.wait_for_log("a second success", |log| successes(log) == 2);
+    nginx.has_one_worker().await;
     assert_eq!(served_serial(port), second.serial());
     let told = fs::read_to_string(&facts).unwrap();
     for fact in [
@@ -87,6 +88,7 @@ async fn a_server_that_was_not_told_is_found_out() {
     // Somebody else tells the server, and the next look sees it.
     nginx.hang_up();
     node.agent.wait_for_log("a second success", |log| successes(log) == 2);
+    nginx.has_one_worker().await;
     assert_eq!(served_serial(port), second.serial());
     node.stop();
 }

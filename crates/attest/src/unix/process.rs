@@ -174,7 +174,7 @@ fn proc_error(doing: &'static str, error: io::Error) -> AttestError {
     AttestError::unreadable(doing, error)
 }
 
-fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
+pub(super) fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
     use io::Read;
     let read = || -> io::Result<String> {
         // With room from the start one read is enough, and one that finds the end.

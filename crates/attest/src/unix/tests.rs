@@ -212,6 +212,13 @@ fn a_living_peer_shows_its_ids_path_and_digest() {
     for gid in seen.groups() {
         assert!(texts.contains(&format!("unix:supplementary_gid:{gid}").as_str()));
     }
+    let group = fs::read_to_string(format!("/proc/{}/cgroup", peer.child.id())).unwrap();
+    let unified = group.lines().find_map(|line| line.strip_prefix("0::"));
+    let wanted = unified.map(|path| format!("cgroup:path:{path}"));
+    assert!(
+        wanted.is_none_or(|wanted| texts.contains(&wanted.as_str())),
+        "{texts:?}"
+    );
     assert!(["peer_pidfd", "pidfd_open"].contains(&seen.method()));
     assert!(seen.still_same());
     let local = seen.executable().is_some_and(Executable::is_local);
@@ -308,7 +315,7 @@ fn deleted_executable_gets_nothing_by_default_and_no_hints_otherwise() {
     assert!(
         texts(&seen)
             .iter()
-            .all(|text| !text.contains("path") && !text.contains("sha256"))
+            .all(|text| !text.starts_with("unix:path") && !text.starts_with("unix:sha256"))
     );
     assert!(texts(&seen).contains(&format!("unix:uid:{}", seen.uid()).as_str()));
     assert!(seen.executable().is_none() && seen.still_same());

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cli::Context,
     failure::Failure,
-    meaning::{Meaning, Rules},
+    meaning::{Handing, Meaning, Rules, judged},
     output::{Format, fields},
     text::count,
 };
@@ -304,12 +304,12 @@ fn has_segments(dir: &Path) -> bool {
 }
 
 /// Everything that looks at a record.
-struct Looks {
-    meaning: Meaning,
-    kept: Option<Kept>,
+struct Looks<'a> {
+    meaning: &'a mut Handing,
+    kept: Option<&'a mut Kept>,
 }
 
-impl RecordCheck for Looks {
+impl RecordCheck for Looks<'_> {
     fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
         self.meaning.begin(begin)
     }
@@ -326,32 +326,37 @@ pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Re
     let form = Form::of(dir).and_then(|form| form.with_key(policy.as_ref()));
     let form = form.map_err(Refused::local)?;
     let kept = verify.checkpoint.as_deref().map(Kept::read).transpose();
-    let mut looks = Looks {
-        meaning: Meaning::new(Rules {
-            signatures: verify.signatures,
-            max_ttl: verify.max_ttl,
-        }),
-        kept: kept.map_err(Refused::local)?,
+    let mut kept = kept.map_err(Refused::local)?;
+    let rules = Rules {
+        signatures: verify.signatures,
+        max_ttl: verify.max_ttl,
     };
-    let verified = form.verify(policy.as_ref(), &mut Watched::new(&mut looks));
-    let mut shards = verified.map_err(|error| Box::new(Refused::of(&error, &looks.meaning)))?;
+    let (verified, meaning) = judged(Meaning::new(rules), |meaning| {
+        let mut looks = Looks {
+            meaning,
+            kept: kept.as_mut(),
+        };
+        form.verify(policy.as_ref(), &mut Watched::new(&mut looks))
+    })
+    .map_err(|error| Refused::local(Failure::local(error)))?;
+    if let (Ok(_), Some((index, problem))) = (&verified, meaning.offence()) {
+        return Err(Box::new(Refused::offence(index, problem, &meaning)));
+    }
+    let mut shards = verified.map_err(|error| Box::new(Refused::of(&error, &meaning)))?;
     if let (Form::Ledger(ledger), Some(policy)) = (&form, &policy) {
         for shard in &mut shards {
             witnessed(ledger, policy, shard).map_err(Refused::local)?;
         }
     }
-    let kept = looks
-        .kept
-        .as_ref()
-        .map(|kept| kept.holds(given_up(&shards, kept.origin())));
+    let kept = kept.as_ref().map(|kept| kept.holds(given_up(&shards, kept.origin())));
     Ok(Verified {
         proven: true,
         shards,
         kept_checkpoint: kept
             .transpose()
-            .map_err(|against| Box::new(Refused::against(against, &looks.meaning)))?,
-        certificates: looks.meaning.certificates(),
-        records: looks.meaning.into_counts(),
+            .map_err(|against| Box::new(Refused::against(against, &meaning)))?,
+        certificates: meaning.certificates(),
+        records: meaning.into_counts(),
         signatures_verified: verify.signatures,
         keys_given: policy.is_some(),
     })
@@ -413,15 +418,18 @@ impl Refused {
         }
     }
 
+    fn offence(index: u64, problem: &str, meaning: &Meaning) -> Self {
+        Self {
+            failure: Failure::No(format!("not proven: record {index}: {problem}")),
+            origin: meaning.origin().to_owned(),
+            index: Some(index),
+        }
+    }
+
     fn of(error: &LedgerError, meaning: &Meaning) -> Self {
         // A record that offends is told as such: its bytes are whole.
         if let Some((index, problem)) = meaning.offence() {
-            let failure = Failure::No(format!("not proven: record {index}: {problem}"));
-            return Self {
-                failure,
-                origin: meaning.origin().to_owned(),
-                index: Some(index),
-            };
+            return Self::offence(index, problem, meaning);
         }
         let index = match error {
             LedgerError::Corrupt { index, .. } | LedgerError::Derived { index, .. } => Some(*index),

@@ -14,26 +14,30 @@ pub(super) const AHEAD_MAX: Duration = Duration::from_secs(61);
 
 impl Meaning {
     /// An issue record: the certificate, its issuer, its dates, who asked, by which entry.
-    pub(super) fn issue(&mut self, index: u64, record: &Record, issue: &wire::Issue) -> Result<(), String> {
-        let leaf = LeafInfo::parse(&issue.certificate_der)
-            .map_err(|error| format!("its certificate is no X.509-SVID: {error}"))?;
-        self.check_names(&leaf, issue)?;
+    pub(super) fn issue(
+        &mut self,
+        index: u64,
+        record: &Record,
+        issue: &wire::Issue,
+        leaf: &LeafInfo,
+    ) -> Result<(), String> {
+        self.check_names(leaf, issue)?;
         if record.control_seen < self.control_head {
             let (seen, last) = (record.control_seen, self.control_head - 1);
             return Err(format!(
                 "it was decided at {seen}, before record {last}, which restricts"
             ));
         }
-        let issuer = self.check_issuer(&leaf, issue)?;
-        check_dates(&leaf, record.time, issue.ttl_seconds)?;
+        let issuer = self.check_issuer(leaf, issue)?;
+        check_dates(leaf, record.time, issue.ttl_seconds)?;
         self.check_ttl(issue.ttl_seconds)?;
         match issue.profile() {
-            wire::Profile::Workload => self.check_workload(record, issue, &leaf)?,
+            wire::Profile::Workload => self.check_workload(record, issue, leaf)?,
             wire::Profile::Agent => self.check_agent(record, issue)?,
             wire::Profile::Replica => check_replica(record, issue, leaf.id())?,
             wire::Profile::Unspecified => return Err("it does not say what the certificate is for".into()),
         }
-        self.strikes.check(&leaf, &issuer)?;
+        self.strikes.check(leaf, &issuer)?;
         let issued = Issued {
             issuer,
             not_after_s: leaf.not_after().seconds(),

@@ -5,9 +5,11 @@
 //! the other. Of two records that exclude each other the first one counts, as everywhere.
 
 mod begun;
+mod beside;
 mod issue;
 mod issue_jwt;
 mod keys;
+mod read;
 mod standing;
 mod strike;
 #[cfg(test)]
@@ -17,8 +19,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain, Ttl};
 use mintage_ledger::{Actor, Body, Origin, Record, RecordCheck, ShardBegin, Stored, Vkey};
+use mintage_svid::LeafInfo;
 
-use self::{keys::Keys, standing::Standing, strike::Strikes};
+pub(crate) use self::beside::{Handing, judged};
+use self::{
+    keys::Keys,
+    read::{Found, Read},
+    standing::Standing,
+    strike::Strikes,
+};
 
 /// What is asked beyond the rules that always hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,16 +96,21 @@ impl Meaning {
         self.counts
     }
 
-    fn look(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
-        let record = stored.decode().map_err(|error| error.to_string())?;
-        let index = stored.index();
+    /// Judges a record that was read.
+    fn take(&mut self, key: &Vkey, read: Read) -> Result<(), String> {
+        let index = read.index;
+        let judged = read.found.and_then(|found| self.look(key, index, found));
+        judged.inspect_err(|problem| self.offence = Some((index, problem.clone())))
+    }
+
+    fn look(&mut self, key: &Vkey, index: u64, Found { record, leaf }: Found) -> Result<(), String> {
         if key.name() != self.origin {
             self.first_record(key, index, &record)?;
         } else if let Body::LogOpen(_) = record.body {
             return Err("a log.open stands inside of a log".into());
         }
         *self.counts.entry(record.kind().name()).or_default() += 1;
-        self.check(index, &record)?;
+        self.check(index, &record, leaf)?;
         if record.is_restricting() {
             self.control_head = index + 1;
         }
@@ -136,9 +150,9 @@ impl Meaning {
         self.domain.as_ref().ok_or_else(|| "no log.open came before".to_owned())
     }
 
-    fn check(&mut self, index: u64, record: &Record) -> Result<(), String> {
+    fn check(&mut self, index: u64, record: &Record, leaf: Option<Result<LeafInfo, String>>) -> Result<(), String> {
         match &record.body {
-            Body::Issue(issue) => self.issue(index, record, issue),
+            Body::Issue(issue) => self.issue(index, record, issue, &leaf.ok_or("its certificate was not read")??),
             Body::IssueJwt(issue) => self.issue_jwt(record, issue),
             Body::Revoke(revoke) => self.revoke(index, revoke),
             Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
@@ -201,8 +215,6 @@ impl RecordCheck for Meaning {
     }
 
     fn record(&mut self, key: &Vkey, stored: &Stored) -> Result<(), String> {
-        self.look(key, stored).inspect_err(|problem| {
-            self.offence = Some((stored.index(), problem.clone()));
-        })
+        self.take(key, Read::of(stored))
     }
 }

@@ -342,10 +342,11 @@ impl Sealer {
         write_sealed(&**disk, &segment.entries(shard), &entries.finish()?)?;
         let index = index.finish(shard.origin_hash(), segment.first());
         write_sealed(&**disk, &segment.index(shard), &index)?;
-        self.journal.sealed(Arc::new(Entries::open(shard, segment)?))?;
-        self.journal
-            .segments()
-            .add(Arc::new(SealedIndex::open(shard, segment)?));
+        // Both before either is taken in: an error that passes leaves the segment to be sealed again.
+        let entries = Arc::new(Entries::open(shard, segment)?);
+        let index = Arc::new(SealedIndex::open(shard, segment)?);
+        self.journal.sealed(entries)?;
+        self.journal.segments().add(index);
         Ok(true)
     }
 }

@@ -136,9 +136,10 @@ fn a_restart_goes_on_from_the_tiles_or_makes_them_again() {
         }
         let journal = Arc::new(place.open().unwrap());
         let (follower, tree) = integrate(&journal, true, Duration::ZERO);
-        wait_for(damage, || tree.size() == 1000 || follower.trouble().is_some());
+        // A tree out of damaged tiles has the size for the moment until its root is compared.
+        let is_right = || tree.size() == 1000 && tree.root().is_ok_and(|found| found == root);
+        wait_for(damage, || is_right() || follower.trouble().is_some());
         assert_eq!(follower.trouble(), None, "{damage}");
-        assert_eq!(tree.root().unwrap(), root, "{damage}");
         follower.stop();
         assert_eq!(fs::read(&tile).unwrap(), whole, "{damage}");
     }

@@ -1,11 +1,17 @@
 //! What each record does to the view, and what it must not do.
 
-use mintage_identity::{AgentInstance, AgentName, EntryName, IssuerKeyId, Serial, SpiffeId, SpkiHash, UnixTime};
+use std::time::Duration;
+
+use mintage_identity::{
+    AgentInstance, AgentName, EntryName, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime,
+};
 use mintage_ledger::{Body, Record, wire};
 use mintage_policy::{AgentStatus, EntryView, Floor, KeyView};
+use mintage_revocation::{Revocation, Rule, RuleTarget, limits::RULES_MAX};
 
 use super::samples::*;
 use crate::error::StateError;
+use crate::stored::Fold;
 use crate::{Ignored, TokenId, View};
 
 /// A view with `records` applied after a log.open.
@@ -419,4 +425,35 @@ fn the_control_head_is_that_of_the_ledger() {
         );
     }
     assert_eq!(view.control_head(), 7);
+}
+
+#[test]
+fn rules_that_were_dead_when_one_was_recorded_take_no_room_from_it() {
+    const EACH: usize = 4_000;
+    let revocation = |at: UnixTime, names: std::ops::Range<usize>| {
+        let rules = names.map(|n| Rule {
+            target: RuleTarget::Identity(SpiffeId::parse(&format!("spiffe://dev.test/w{n}")).unwrap()),
+            cut: Some(at),
+        });
+        let read = Revocation {
+            at,
+            serials: Vec::new(),
+            rules: rules.collect(),
+            reason: RevocationReason::Unspecified,
+        };
+        Fold::Revoke(wire::Revoke::default(), read)
+    };
+    // As they come out of the store at a start, with nobody who had looked at the clock in between.
+    let mut view = View::new(&domain());
+    let full = RULES_MAX / EACH;
+    for part in 0..full {
+        let names = part * EACH..(part + 1) * EACH;
+        view.refold(part as u64 + 1, &revocation(NOW, names)).unwrap();
+    }
+    let last = RULES_MAX..RULES_MAX + 1;
+    let alive = view.refold(full as u64 + 1, &revocation(NOW, last.clone()));
+    assert!(matches!(alive, Err(Ignored::RevocationLimit)), "{alive:?}");
+    let later = NOW.plus(Duration::from_secs(3 * 86_400));
+    view.refold(full as u64 + 1, &revocation(later, last)).unwrap();
+    assert_eq!(view.revoked().rules().count(), 1);
 }

@@ -48,3 +48,35 @@ fn an_honest_ledger_is_proven() {
     );
     assert_eq!(json["shards"][0]["size"].as_u64(), Some(story.records.len() as u64));
 }
+
+/// More records than wait between the threads of a verification.
+fn long(mut story: Story, records: usize) -> Story {
+    for _ in 0..records {
+        let reason = "a stop among thousands".into();
+        story.push(
+            kit::replica(),
+            Body::LogClose(mintage_ledger::wire::LogClose { reason }),
+        );
+    }
+    story
+}
+
+#[test]
+fn of_a_long_ledger_every_record_is_judged_and_the_first_that_offends_is_named() {
+    const MANY: usize = 9_000;
+    let mut story = long(Story::honest(), MANY);
+    let honest = story.records.len();
+    let verified = story.verify(&VerifyArgs::default()).map_err(|refused| refused.failure);
+    let json = serde_json::to_value(verified.unwrap()).unwrap();
+    assert_eq!(json["records"]["log.close"].as_u64(), Some(MANY as u64 + 1));
+
+    for _ in 0..2 {
+        let stranger = mintage_ledger::wire::EntryDelete {
+            name: "web".into(),
+            ..Default::default()
+        };
+        story.push(kit::agent(9), Body::EntryDelete(stranger));
+        story = long(story, MANY);
+    }
+    offends(&story, honest as u64, "who may not");
+}
