@@ -153,6 +153,32 @@ fn renew_now_asks_at_once_even_when_it_comes_during_an_ask() {
 }
 
 #[test]
+fn what_the_ca_demands_before_its_entries_have_come_is_asked_for_as_they_come() {
+    let dates = Event::Restored {
+        not_before: START.wall.minus(BACKDATE),
+        not_after: START.wall.plus(secs(600)),
+    };
+    let want = Event::Want { ttl: secs(600) };
+    let asked = |events: &[Event]| {
+        let mut state = Rotation::new();
+        let mut asked = 0;
+        for event in events {
+            let (next, actions) = state.step(*event, START, Jitter(0));
+            (state, asked) = (next, asked + actions.len());
+        }
+        asked
+    };
+    assert_eq!(
+        asked(&[dates, Event::Online, Event::RenewNow]),
+        0,
+        "no entry says that it may be had"
+    );
+    assert_eq!(asked(&[dates, Event::Online, Event::RenewNow, want]), 1);
+    assert_eq!(asked(&[dates, Event::Online, want]), 0);
+    assert_eq!(asked(&[dates, Event::Online, Event::RenewNow, Event::Unwant, want]), 0);
+}
+
+#[test]
 fn expiry_is_told_once_and_renewal_stops_when_unwanted() {
     let (state, _) = holding(secs(60), Jitter(0)).step(Event::Offline, START, Jitter(0));
     let end = later(START, secs(60));
