@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::load::Failure;
+use crate::{bare_call::BareCall, load::Failure};
 
 /// The first of the groups; none of the system's own is so high.
 const FIRST_GROUP: u32 = 1_000_000;
@@ -41,6 +41,28 @@ pub fn entry(name: &str, caller: u32, ttl_seconds: i64) -> Entry {
         ],
         ttl_seconds,
         ..Entry::default()
+    }
+}
+
+/// From the connect of the caller of this number to its first SVID, with nothing but system calls on its side.
+///
+/// # Errors
+/// Only root can take groups; what [`BareCall::make`] answers, and another number of identities than one.
+pub fn bare(socket: &Path, caller: u32) -> Result<Duration, Failure> {
+    let path = socket.to_path_buf();
+    // Only the thread takes the group, and ends.
+    let calling = std::thread::spawn(move || {
+        let call = BareCall::default();
+        let taken = rustix::thread::set_thread_groups(&[Gid::from_raw(FIRST_GROUP + caller)]);
+        taken
+            .map_err(Failure::from)
+            .and_then(|()| call.make(&path))
+            .map_err(|error| error.to_string())
+    });
+    let called = calling.join().map_err(|_| "no thread could call")?;
+    match called.map_err(|error| format!("caller {caller}: {error}"))? {
+        (took, 1) => Ok(took),
+        (_, other) => Err(format!("caller {caller} has {other} identities").into()),
     }
 }
 

@@ -27,7 +27,7 @@ const MODE: u32 = 0o644;
 /// What its failures are counted as.
 const STAGE: &str = "bundle_map";
 /// The one member of the file.
-const DOMAINS: &str = "trust_domains";
+pub(crate) const DOMAINS: &str = "trust_domains";
 
 /// The file's place.
 pub(crate) struct BundleMap {

@@ -60,13 +60,17 @@ pub(crate) fn serve(
 }
 
 impl Page {
-    async fn status(&self) -> Option<AgentStatus> {
+    async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
         let (reply, receive) = oneshot::channel();
         let asked = async {
-            self.core.send(Input::Status { reply }).await.ok()?;
+            self.core.send(input(reply)).await.ok()?;
             receive.await.ok()
         };
         timeout(ANSWER_WAIT, asked).await.ok().flatten()
+    }
+
+    async fn status(&self) -> Option<AgentStatus> {
+        self.ask(|reply| Input::Status { reply }).await
     }
 }
 
@@ -100,6 +104,8 @@ async fn ready(State(page): State<Page>) -> impl IntoResponse {
 }
 
 async fn metrics(State(page): State<Page>) -> impl IntoResponse {
+    // Of a core that does not answer what it said last is told; `/live` says that it does not.
+    let _ = page.ask(|reply| Input::Measure { reply }).await;
     page.shared.measure();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], page.shared.metrics.text())

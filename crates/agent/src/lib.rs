@@ -16,6 +16,7 @@ mod clock;
 mod config;
 mod core;
 mod crls;
+mod descriptors;
 pub mod doctor;
 mod error;
 mod event;

@@ -142,6 +142,9 @@ pub const SEEN_CALLS_MAX: usize = 4;
 pub const SEEN_BATCH_MAX: usize = 64;
 /// Certificates remembered as told: at about 100 bytes each, 1.6 MB.
 pub const SEEN_TOLD_MAX: usize = 16_384;
+/// File descriptors that callers of the socket leave to the agent itself, or a quarter of a small limit: 64 that were just
+/// accepted and will take three more each, and as many for the CA, deliveries, hooks and pages.
+pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// Attestations under way at once: each may hash one executable.
 pub const ATTESTATIONS_MAX: usize = 8;
 

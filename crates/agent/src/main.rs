@@ -22,8 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Whatever is under way at SIGTERM ends within this time, or is cut off.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Threads for the network; an agent waits more than it works.
-const WORKERS: usize = 2;
+/// Threads for the network. An agent waits more than it works, and what goes from thread to thread costs it more than what
+/// it does; whatever takes long or waits for a disk has threads of its own.
+const WORKERS: usize = 1;
 /// Threads that wait for disks and for executables to be hashed.
 const BLOCKING: usize = 16;
 /// Stack of each: nothing here recurses.

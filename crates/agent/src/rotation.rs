@@ -159,6 +159,8 @@ pub struct Rotation {
     failures: u32,
     last_ask: Option<Duration>,
     wanted_since: Duration,
+    /// A new certificate was demanded before it was known whether one is to be had.
+    demanded: bool,
 }
 
 impl Rotation {
@@ -172,6 +174,7 @@ impl Rotation {
             failures: 0,
             last_ask: None,
             wanted_since: Duration::ZERO,
+            demanded: false,
         }
     }
 
@@ -179,8 +182,8 @@ impl Rotation {
     #[must_use]
     pub fn step(mut self, event: Event, now: Now, jitter: Jitter) -> (Self, Vec<Action>) {
         match event {
-            Event::Want { ttl } => self.want(ttl, now),
-            Event::Unwant => self.phase = Phase::Idle,
+            Event::Want { ttl } => self.want(ttl, now, jitter),
+            Event::Unwant => (self.phase, self.demanded) = (Phase::Idle, false),
             Event::Online => self.online = true,
             Event::Offline => self.offline(now),
             Event::Received {
@@ -201,7 +204,7 @@ impl Rotation {
             }
             Event::Failed { soon } => self.failed(soon, now, jitter),
             Event::RenewNow => match &mut self.phase {
-                Phase::Idle => {}
+                Phase::Idle => self.demanded = true,
                 Phase::Waiting { due } => *due = (*due).min(now.boot),
                 Phase::Asking { again, .. } => *again = true,
             },
@@ -268,15 +271,22 @@ impl Rotation {
         matches!(self.phase, Phase::Asking { .. })
     }
 
-    fn want(&mut self, ttl: Duration, now: Now) {
+    fn want(&mut self, ttl: Duration, now: Now, jitter: Jitter) {
         self.ttl = ttl;
-        if self.phase == Phase::Idle {
-            self.wanted_since = now.boot;
-            let due = match self.held {
-                Some(held) => now.boot + held.renew_age.saturating_sub(held.age(now)),
-                None => now.boot,
-            };
-            self.phase = Phase::Waiting { due };
+        if self.phase != Phase::Idle {
+            return;
+        }
+        self.wanted_since = now.boot;
+        let demanded = std::mem::take(&mut self.demanded);
+        let due = match self.held.filter(|_| !demanded) {
+            Some(held) => now.boot + held.renew_age.saturating_sub(held.age(now)),
+            None => now.boot,
+        };
+        self.phase = Phase::Waiting { due };
+        // A fleet that was off together comes back together. Whoever has no certificate any more is waited for.
+        let late = |held: &Held| held.age(now) > held.renew_age && !held.ended(now) && !held.moved;
+        if !demanded && self.held.as_ref().is_some_and(late) {
+            self.share(now, jitter);
         }
     }
 
@@ -351,9 +361,12 @@ impl Rotation {
     /// of a short while, once. Whoever has a certificate in hand can wait longer than one whose certificate has ended.
     fn spread(&mut self, now: Now, jitter: Jitter) {
         let Phase::Waiting { due } = self.phase else { return };
-        if !self.is_late(due, now) {
-            return;
+        if self.is_late(due, now) {
+            self.share(now, jitter);
         }
+    }
+
+    fn share(&mut self, now: Now, jitter: Jitter) {
         let life = self.life();
         let Some(held) = &mut self.held else { return };
         held.moved = true;

@@ -153,6 +153,32 @@ fn renew_now_asks_at_once_even_when_it_comes_during_an_ask() {
 }
 
 #[test]
+fn what_the_ca_demands_before_its_entries_have_come_is_asked_for_as_they_come() {
+    let dates = Event::Restored {
+        not_before: START.wall.minus(BACKDATE),
+        not_after: START.wall.plus(secs(600)),
+    };
+    let want = Event::Want { ttl: secs(600) };
+    let asked = |events: &[Event]| {
+        let mut state = Rotation::new();
+        let mut asked = 0;
+        for event in events {
+            let (next, actions) = state.step(*event, START, Jitter(0));
+            (state, asked) = (next, asked + actions.len());
+        }
+        asked
+    };
+    assert_eq!(
+        asked(&[dates, Event::Online, Event::RenewNow]),
+        0,
+        "no entry says that it may be had"
+    );
+    assert_eq!(asked(&[dates, Event::Online, Event::RenewNow, want]), 1);
+    assert_eq!(asked(&[dates, Event::Online, want]), 0);
+    assert_eq!(asked(&[dates, Event::Online, Event::RenewNow, Event::Unwant, want]), 0);
+}
+
+#[test]
 fn expiry_is_told_once_and_renewal_stops_when_unwanted() {
     let (state, _) = holding(secs(60), Jitter(0)).step(Event::Offline, START, Jitter(0));
     let end = later(START, secs(60));
@@ -256,6 +282,38 @@ fn after_a_sleep_past_every_lifetime_the_asks_of_many_are_spread_over_seconds() 
 }
 
 /// As after an outage that outlasted the certificate.
+#[test]
+fn e64_ten_thousand_agents_that_restart_at_once_ask_over_seconds_and_all_before_their_certificates_end() {
+    const AGENTS: u32 = 10_000;
+    let ttl = secs(600);
+    // They were off for three tenths of a lifetime; as they went off their certificates were of every age up to renewal.
+    let asks = (0..AGENTS).map(|nth| {
+        let age = ttl * 3 / 10 + ttl * 9 / 20 * nth / AGENTS;
+        let dates = Event::Restored {
+            not_before: START.wall.minus(age).minus(BACKDATE),
+            not_after: START.wall.minus(age).plus(ttl),
+        };
+        let jitter = Jitter((u64::from(nth) * 40_503 % 65_536) as u16);
+        let mut state = Rotation::new().step(dates, START, jitter).0;
+        let mut asked = state.step(Event::Want { ttl }, START, jitter);
+        state = asked.0;
+        asked = state.step(Event::Online, START, jitter);
+        let mut now = START;
+        while !asked.1.contains(&Action::Ask) {
+            let at = asked.0.wake_at(now).unwrap();
+            now = later(START, at.max(now.boot) - START.boot);
+            asked = asked.0.step(Event::Tick, now, jitter);
+        }
+        let waited = now.boot - START.boot;
+        assert!(age + waited < ttl, "{nth} asks when it has ended");
+        waited.as_secs()
+    });
+    let mut each_second = vec![0; 600];
+    asks.for_each(|second| each_second[second as usize] += 1);
+    let most = each_second.iter().max().unwrap();
+    assert!(*most <= AGENTS / 40, "{most} in one second");
+}
+
 #[test]
 fn an_ended_certificate_is_asked_for_over_seconds_when_the_ca_is_back() {
     let (state, _) = holding(secs(600), Jitter(0)).step(Event::Offline, START, Jitter(0));

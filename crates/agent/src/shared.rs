@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     denied_logged: AtomicI64,
     /// What the CA offers that is older than what is held: refused, and told until it offers something newer.
     refused_older: [ArcSwapOption<String>; 2],
+    /// Why no caller of the socket can be taken now.
+    no_descriptors: ArcSwapOption<String>,
     events: broadcast::Sender<AgentEvent>,
     revocation: mpsc::Sender<News>,
 }
@@ -110,6 +112,7 @@ impl Shared {
             serving: AtomicUsize::new(0),
             shortest_life: AtomicU64::new(u64::MAX),
             denied_logged: AtomicI64::new(0),
+            no_descriptors: ArcSwapOption::empty(),
             refused_older: [const { ArcSwapOption::const_empty() }; 2],
             deps,
             store,
@@ -162,6 +165,24 @@ impl Shared {
     pub(crate) fn refused_older(&self) -> Vec<String> {
         let refused = self.refused_older.iter().filter_map(|slot| slot.load_full());
         refused.map(|told| told.to_string()).collect()
+    }
+
+    /// Notes whether callers of the socket can be taken, which is told as it begins and as it ends.
+    pub(crate) fn note_descriptors(&self, shortage: Option<String>) {
+        let lasts = self.no_descriptors.load().is_some();
+        if lasts == shortage.is_some() {
+            return;
+        }
+        match &shortage {
+            Some(why) => self.problem("socket", "callers", &format!("cannot accept: {why}")),
+            None => tracing::info!("there are file descriptors for callers of the socket again"),
+        }
+        self.no_descriptors.store(shortage.map(Arc::new));
+    }
+
+    /// Why no caller of the socket can be taken now.
+    pub(crate) fn no_descriptors(&self) -> Option<String> {
+        self.no_descriptors.load().as_deref().cloned()
     }
 
     /// Logs that a caller has no identity: at most one line a second, so that a caller cannot fill the disk. Each is

@@ -28,6 +28,8 @@ pub struct AgentStatus {
     pub revocation_age: Option<Duration>,
     /// Trust bundle or revoked set that the CA offers and that is older than what is held: refused.
     pub refused_older: Vec<String>,
+    /// Why no caller of the socket can be taken now: there is no file descriptor for it.
+    pub no_descriptors: Option<String>,
     /// The folders.
     pub deliveries: Vec<HeldStatus>,
     /// What is held in memory for socket callers.
@@ -77,6 +79,9 @@ impl AgentStatus {
         if !self.connected && !self.own_valid {
             reasons.extend(self.disconnected_because.clone());
         }
+        if let Some(why) = &self.no_descriptors {
+            reasons.push(format!("no caller of the socket is taken: {why}"));
+        }
         for delivery in self.deliveries.iter().filter(|delivery| !delivery.serving) {
             reasons.push(delivery.told(delivery.problem.as_deref().unwrap_or("no certificate yet")));
         }
@@ -121,6 +126,7 @@ mod tests {
             revocation_sequence: 0,
             revocation_age: None,
             refused_older: Vec::new(),
+            no_descriptors: None,
             deliveries: vec![HeldStatus {
                 entry: "web".to_owned(),
                 directory: Some("/run/web".into()),
@@ -152,8 +158,14 @@ mod tests {
         let mut status = status();
         status.deliveries[0].serving = false;
         status.own_valid = false;
+        status.no_descriptors = Some("9 of 9 are in use".to_owned());
         let reasons = status.not_ready_because().join("; ");
-        for part in ["has ended", "refused", "web in /run/web: deliver: disk full"] {
+        for part in [
+            "has ended",
+            "refused",
+            "9 of 9 are in use",
+            "web in /run/web: deliver: disk full",
+        ] {
             assert!(reasons.contains(part), "{reasons}");
         }
         status.spiffe_id = None;

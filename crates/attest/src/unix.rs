@@ -172,6 +172,14 @@ impl WorkloadPeer {
             && self.process.is_same()
     }
 
+    /// [`WorkloadPeer::still_same`] where that takes some microseconds and waits for nobody: /proc is the kernel's own, and so
+    /// is the file system of the executable. `None` where it may be a server's, and when the process executes something
+    /// else, whose file may lie anywhere: ask again where blocking is allowed.
+    pub fn still_same_at_once(&self) -> Option<bool> {
+        let local = self.executable.as_ref().is_none_or(Executable::is_local);
+        (local && self.process.seems_to_execute_the_same()).then(|| self.still_same())
+    }
+
     /// Everything proven, for matching against entries: `unix:uid`, `unix:gid`, `unix:supplementary_gid`, `unix:path`,
     /// `unix:sha256`, and `cgroup:path` where there is a unified hierarchy.
     pub fn selectors(&self) -> &BTreeSet<Selector> {

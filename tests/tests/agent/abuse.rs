@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -15,8 +16,10 @@ use mintage_tests::kit::{
     agent::{AgentProcess, config},
     ca::{CaProcess, entry, make, token},
     client::admin,
+    face::get,
     http2::{CONTINUATION, DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WHOLE, frame, head_of, literal},
     node::ask,
+    proxies::free_port,
 };
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::{
@@ -41,6 +44,8 @@ struct Scene {
     ca: CaProcess,
     agent: AgentProcess,
     socket: PathBuf,
+    /// Where `/ready` is.
+    page: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
@@ -54,7 +59,11 @@ impl Scene {
         let file = config(folder.path(), &[]);
         let socket = folder.path().join("agent.sock");
         let text = std::fs::read_to_string(&file).unwrap();
-        let text = text.replace("socket = \"off\"", &format!("socket = {socket:?}"));
+        let page = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let text = text.replace(
+            "socket = \"off\"",
+            &format!("socket = {socket:?}\nmetrics = \"{page}\""),
+        );
         std::fs::write(&file, format!("{text}{more}")).unwrap();
         let token = token(&ca.admin_socket(), "n1").await;
         let mut agent = AgentProcess::start(folder.path(), &file, Some(&token));
@@ -63,6 +72,7 @@ impl Scene {
             ca,
             agent,
             socket,
+            page,
             _folder: folder,
         }
     }
@@ -314,8 +324,9 @@ async fn d50_without_descriptors_callers_wait_and_are_served_when_there_are_some
     let open = std::fs::read_dir(format!("/proc/{}/fd", scene.agent.id()))
         .unwrap()
         .count();
-    limit(Some(open as u64));
-    // Whichever of them gets a descriptor cannot be attested without another.
+    // Within the reserve: callers get none of these, and the page does.
+    limit(Some(open as u64 + 8));
+    // One may be taken that was waited for before the limit fell.
     let waiting: Vec<_> = futures_util::future::join_all((0..8).map(|_| scene.channel())).await;
     let log = "cannot accept: ";
     let began = Instant::now();
@@ -327,10 +338,21 @@ async fn d50_without_descriptors_callers_wait_and_are_served_when_there_are_some
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = mintage_tests::kit::agent::cpu(scene.agent.id()).saturating_sub(used);
     assert!(used < Duration::from_millis(200), "it spins: {used:?} in a second");
+    let page = get(scene.page, "/ready").await;
+    for part in [
+        "503",
+        "\"ready\":false",
+        "file descriptors are in use",
+        "raise LimitNOFILE",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     limit(whole);
     drop(waiting);
     first(steady).await.unwrap();
     scene.serves().await;
+    let page = get(scene.page, "/ready").await;
+    assert!(page.contains("200 OK") && page.contains("\"ready\":true"), "{page}");
     scene.stop();
 }
 

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use mintage_tests::kit::{bins::binary, node::Node};
+use mintage_tests::kit::{bins::binary, ca::domain, node::Node};
 use serde_json::Value;
 
 fn doctor(config: &Path, words: &[&str]) -> Output {
@@ -52,6 +52,7 @@ async fn a_node_that_is_well_is_told_so_and_then_what_goes_wrong() {
     for check in [
         "config",
         "kernel",
+        "capabilities",
         "data_dir",
         "socket",
         "agent",
@@ -113,6 +114,52 @@ async fn a_node_that_is_well_is_told_so_and_then_what_goes_wrong() {
     assert_eq!(code, Some(3));
     assert!(has(&said, "fail socket") && has(&said, "ok certificate"), "{value:#}");
     assert!(value.to_string().contains("nobody answers"), "{value:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_map_is_read_as_its_readers_do_and_capabilities_are_those_of_the_running_agent() {
+    let node = Node::start(&["web"], "").await;
+    let map = node.place.join("bundles.json");
+    let config = node.place.join("mapped.toml");
+    let more = format!("owner = \"65534\"\n[bundle_map]\npath = {map:?}\n");
+    let text = fs::read_to_string(node.place.join("agent.toml")).unwrap();
+    let uid = format!("owner = \"{}\"\n", rustix::process::geteuid().as_raw());
+    assert_eq!(text.matches(&uid).count(), 1, "{text}");
+    fs::write(&config, text.replace(&uid, "") + &more).unwrap();
+
+    let looked = |content: &str| {
+        fs::write(&map, content).unwrap();
+        found(&config)
+    };
+    let roots = fs::read_to_string(node.place.join("web/svid_bundle.pem")).unwrap();
+    let roots = mintage_svid::pem::decode_certificates(&roots).unwrap();
+    let document = mintage_svid::TrustBundle::new(domain(), roots, Vec::new(), 1 << 40, None).unwrap();
+    let good = format!(
+        "{{\"trust_domains\": {{\"{}\": {}}}}}",
+        domain(),
+        document.to_jwks_json()
+    );
+    let (_, said, value) = looked(&good);
+    assert!(has(&said, "ok bundle_map"), "{value:#}");
+    let agent = format!("/proc/{}/status", node.agent.id());
+    assert!(fs::read_to_string(agent).unwrap().contains("CapEff:"));
+    let capabilities = value["findings"].as_array().unwrap().iter();
+    let capabilities = capabilities.filter(|finding| finding["check"] == "capabilities");
+    let told: Vec<_> = capabilities.map(|finding| finding["told"].as_str().unwrap()).collect();
+    assert_eq!(told.len(), 2, "callers, and a folder of another user: {value:#}");
+    assert!(
+        told.iter().all(|told| told.starts_with("the running agent ")),
+        "{told:?}"
+    );
+
+    for bad in [&good[1..], "{}", &good.replace("dev.test", "other.test")] {
+        let (code, said, value) = looked(bad);
+        assert_eq!(code, Some(3));
+        assert!(has(&said, "fail bundle_map"), "{bad}: {value:#}");
+    }
+    fs::remove_file(&map).unwrap();
+    let (_, said, value) = found(&config);
+    assert!(has(&said, "warn bundle_map"), "{value:#}");
 }
 
 #[test]

@@ -83,11 +83,39 @@ impl Offered {
     }
 }
 
+/// Entries that are new, gone or other than they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Changed {
+    /// These and no others.
+    These(BTreeSet<EntryName>),
+    /// Whichever.
+    All,
+}
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self::These(BTreeSet::new())
+    }
+}
+
+impl Changed {
+    /// Both.
+    pub(crate) fn and(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::These(names), Self::These(others)) => names.extend(others),
+            (_, Self::All) => *self = Self::All,
+            (Self::All, _) => {}
+        }
+    }
+}
+
 /// What one message changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
     /// The whole message (or set of messages) is applied; false while more of it follow.
     pub(crate) complete: bool,
+    /// What is not as it was.
+    pub(crate) changed: Changed,
     /// Entries whose certificates must be replaced.
     pub(crate) outdated: Vec<EntryName>,
     /// Entries of the CA that this agent cannot use, and why.
@@ -244,6 +272,7 @@ impl Entries {
             }
             self.entries = whole;
             self.known = true;
+            change.changed = Changed::All;
         } else {
             self.apply_delta(put, &message.removed, &mut change);
         }
@@ -253,10 +282,12 @@ impl Entries {
     }
 
     fn apply_delta(&mut self, put: Vec<(EntryName, Offered)>, removed: &[String], change: &mut Change) {
+        let mut changed = BTreeSet::new();
         for name in removed {
             // What is no name is the name of nothing.
             if let Ok(name) = EntryName::parse(name) {
                 self.remove(&name);
+                changed.insert(name);
             }
         }
         for (name, entry) in put {
@@ -269,8 +300,10 @@ impl Entries {
             if self.outdates(&name, &entry) {
                 change.outdated.push(name.clone());
             }
+            changed.insert(name.clone());
             self.insert(name, entry);
         }
+        change.changed.and(Changed::These(changed));
     }
 
     fn outdates(&self, name: &EntryName, new: &Offered) -> bool {

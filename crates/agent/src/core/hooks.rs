@@ -8,7 +8,7 @@ use mintage_identity::UnixTime;
 
 use super::{
     Core, Input, boot,
-    slot::{SlotKey, Trouble},
+    slot::{Slot, SlotKey, Trouble},
 };
 use crate::{
     AgentEvent,
@@ -43,7 +43,7 @@ impl Acting {
     }
 
     /// How long until the hooks run; `None` while there is nothing to do.
-    fn due_in(&self, window: Option<Window>, now: Now) -> Option<Duration> {
+    pub(super) fn due_in(&self, window: Option<Window>, now: Now) -> Option<Duration> {
         if !self.wanted || self.running {
             return None;
         }
@@ -96,11 +96,8 @@ impl Core {
     /// Begins what is due.
     pub(super) fn act(&mut self) {
         let now = self.shared.deps.now();
-        let due = |slot: &super::slot::Slot| {
-            let window = slot.delivery().and_then(Delivery::window);
-            slot.acting.due_in(window, now) == Some(Duration::ZERO)
-        };
-        for key in self.keys_of(due) {
+        let due = |_: &SlotKey, slot: &Slot| slot.hooks_due_in(now) == Some(Duration::ZERO);
+        for key in self.slots.touched_of(due) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             let (Some(delivery), Some(held)) = (slot.delivery().cloned(), slot.held.clone()) else {
                 slot.acting = Acting::default();
@@ -120,15 +117,6 @@ impl Core {
                 let _ = inbox.send(Input::Acted { key, held, result }).await;
             });
         }
-    }
-
-    pub(super) fn hooks_wake_at(&self) -> Option<Duration> {
-        let now = self.shared.deps.now();
-        let waits = self.slots.values().filter_map(|slot| {
-            let window = slot.delivery().and_then(Delivery::window);
-            slot.acting.due_in(window, now)
-        });
-        waits.min().map(|wait| boot(now) + wait)
     }
 
     /// The hooks of a change ended.

@@ -1,4 +1,5 @@
-//! What the core shows of itself as metrics, in one pass over the slots at the end of each turn.
+//! What the core shows of itself: what others decide by, after each turn; the metrics, in one pass over the slots, when
+//! somebody asks for them.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -17,22 +18,27 @@ struct Found {
     deliveries: usize,
     deliveries_serving: usize,
     workloads: usize,
-    shortest_life: Option<Duration>,
 }
 
 impl Core {
-    /// Brings the gauges and what others read of the core up to date.
+    /// Brings what others read of the core up to date.
+    pub(super) fn note_serving(&self) {
+        self.shared.note_shortest_life(self.slots.shortest_life());
+        self.shared.serving.store(self.slots.serving(), Ordering::Relaxed);
+    }
+
+    /// Brings the gauges up to date.
     pub(super) fn note_metrics(&self) {
         let now = self.shared.deps.now();
         let mut found = Found::default();
-        for (key, slot) in &self.slots {
+        for (key, slot) in self.slots.iter() {
             found.lag = found.lag.max(slot.rotation.lag(now));
             let end = slot.held.as_ref().map(|held| held.not_after().seconds());
             match key {
                 SlotKey::Own => found.own_end = end,
                 _ => found.first_end = [found.first_end, end].into_iter().flatten().min(),
             }
-            let serving = usize::from(slot.held.is_some() && slot.rotation.serving(now));
+            let serving = usize::from(slot.serving(now));
             match &slot.purpose {
                 Purpose::Own => {}
                 Purpose::Delivery { .. } => {
@@ -41,12 +47,7 @@ impl Core {
                 }
                 Purpose::Workload { .. } => found.workloads += serving,
             }
-            let lives = [found.shortest_life, slot.rotation.bounding_life()];
-            found.shortest_life = lives.into_iter().flatten().min();
         }
-        self.shared.note_shortest_life(found.shortest_life);
-        let serving = found.deliveries_serving + found.workloads;
-        self.shared.serving.store(serving, Ordering::Relaxed);
         let metrics = &self.shared.metrics;
         metrics.lag.set(found.lag.as_secs_f64());
         metrics.svid_expiry.set(found.first_end.unwrap_or(0));

@@ -2,28 +2,27 @@
 //! callers see. It owns all state and never waits for a disk, a network or another task; those send it inputs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use mintage_identity::{EntryName, RequestId, Selector, SpiffeId};
+use mintage_identity::{RequestId, Selector, SpiffeId};
 use mintage_proto::v1::{self, agent_message, ca_message::Message, node_client::NodeClient};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::{
-    AgentError, AgentEvent,
-    bundle::{Bundle, NotAfter},
+    AgentError,
     config::Delivery,
     held::Held,
     limits::{HOOKS_AT_ONCE_MAX, TICK_MAX, WRITERS_MAX},
     link::Control,
     receipt::Proof,
     rotation::{Action, Event, Now},
-    shared::{Forward, Shared},
+    shared::Shared,
     status::{AgentStatus, Serving},
     workload::{Want, WhoAmI, WorkloadView},
 };
@@ -34,11 +33,13 @@ mod hooks;
 mod interest;
 mod jwts;
 mod measure;
+mod news;
 mod place;
 mod receipts;
 mod releases;
 mod serving;
 mod slot;
+mod slots;
 mod told;
 mod watches;
 
@@ -47,6 +48,7 @@ pub(crate) use jwts::{JwtCall, NoJwt};
 use receipts::{Missed, Proving};
 use releases::Releases;
 use slot::{Purpose, Slot, SlotKey, Trouble};
+use slots::Slots;
 use watches::Watches;
 
 /// What the core is told or asked.
@@ -103,6 +105,8 @@ pub(crate) enum Input {
     Jwt(JwtCall),
     /// Somebody asks how the agent is.
     Status { reply: oneshot::Sender<AgentStatus> },
+    /// The gauges are to be brought up to date.
+    Measure { reply: oneshot::Sender<()> },
     /// The health service asks what can be done.
     Serving { reply: oneshot::Sender<Serving> },
     /// Other deliveries are configured.
@@ -133,7 +137,7 @@ struct Upstream {
 pub(crate) struct Core {
     shared: Arc<Shared>,
     own_id: Option<SpiffeId>,
-    slots: BTreeMap<SlotKey, Slot>,
+    slots: Slots,
     by_request: HashMap<RequestId, SlotKey>,
     entries: Entries,
     upstream: Option<Upstream>,
@@ -153,10 +157,12 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(shared: Arc<Shared>, inbox: mpsc::Sender<Input>, link: mpsc::Sender<Control>) -> Self {
+        let mut slots = Slots::default();
+        slots.insert(SlotKey::Own, Slot::new(Purpose::Own));
         Self {
             own_id: shared.own_id(),
             shared,
-            slots: BTreeMap::from([(SlotKey::Own, Slot::new(Purpose::Own))]),
+            slots,
             by_request: HashMap::new(),
             entries: Entries::default(),
             upstream: None,
@@ -259,25 +265,16 @@ impl Core {
             Input::Status { reply } => {
                 let _ = reply.send(self.status());
             }
+            Input::Measure { reply } => {
+                self.note_metrics();
+                let _ = reply.send(());
+            }
             Input::Serving { reply } => {
                 let _ = reply.send(self.serving());
             }
             Input::Reload { deliveries, reply } => {
                 let _ = reply.send(self.reload(deliveries));
             }
-        }
-        Ok(())
-    }
-
-    fn heard(&mut self, message: Message) -> Result<(), AgentError> {
-        match message {
-            Message::Minted(minted) => self.minted(minted),
-            Message::Entries(entries) => self.entries_changed(&entries),
-            Message::Trust(trust) => self.trust_changed(trust.bundle.as_ref()),
-            Message::Renew(renew) => self.renew(&renew),
-            Message::Retire(retire) => return self.retire(&retire),
-            // The session gives these to their own thread.
-            Message::Revoked(_) => {}
         }
         Ok(())
     }
@@ -310,155 +307,6 @@ impl Core {
             .is_some_and(|up| up.sender.try_send(message).is_ok())
     }
 
-    fn entries_changed(&mut self, message: &v1::Entries) {
-        let change = self.entries.apply(message);
-        for problem in &change.unusable {
-            self.shared.problem("entry", "CA", problem);
-        }
-        if !change.complete {
-            return;
-        }
-        let index = self.entries.index();
-        tracing::info!(entries = self.entries.len(), index, "entries applied");
-        self.reconcile();
-        let outdated: Vec<SlotKey> = self.keys_of(|slot| slot.entry().is_some_and(|e| change.outdated.contains(e)));
-        for key in outdated {
-            self.feed(&key, Event::RenewNow);
-        }
-        self.watches.touch_entries();
-        self.send(agent_message::Message::Ack(v1::Ack {
-            entries_index: index,
-            ..v1::Ack::default()
-        }));
-        self.shared.tell(AgentEvent::EntriesApplied {
-            count: self.entries.len(),
-            index,
-        });
-    }
-
-    /// Lets each slot be renewed or not, as the entries say.
-    fn reconcile(&mut self) {
-        if !self.entries.known() {
-            return;
-        }
-        for key in self.keys_of(|slot| slot.entry().is_some()) {
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let verdict = self.entries.verdict(slot.entry(), slot.delivery());
-            match verdict {
-                Ok(ttl) => {
-                    if slot.trouble.as_ref().is_some_and(|trouble| trouble.stage == "entry") {
-                        slot.trouble = None;
-                    }
-                    self.feed(&key, Event::Want { ttl });
-                    if self.upstream.is_some() {
-                        self.feed(&key, Event::Online);
-                    }
-                    self.renew_other_identity(&key);
-                }
-                Err(why) => {
-                    // A caller on the socket is told by its stream; a folder's owner can only be told here.
-                    if matches!(key, SlotKey::Delivery(_)) {
-                        self.trouble(&key, "entry", why);
-                    }
-                    self.feed(&key, Event::Unwant);
-                }
-            }
-        }
-        self.drop_idle_workloads();
-    }
-
-    /// A certificate from before a restart may be for what the entry said then.
-    fn renew_other_identity(&mut self, key: &SlotKey) {
-        let Some(slot) = self.slots.get(key) else { return };
-        let entry = slot.entry().and_then(|name| self.entries.get(name));
-        let other = match (&slot.held, entry) {
-            (Some(held), Some(entry)) => *held.id() != entry.spiffe_id,
-            _ => false,
-        };
-        if other && !slot.rotation.asking() {
-            self.feed(key, Event::RenewNow);
-        }
-    }
-
-    fn trust_changed(&mut self, wire: Option<&v1::TrustBundle>) {
-        let Some(wire) = wire else { return };
-        let held = self.shared.bundle.load_full();
-        let after = Bundle::from_wire(wire)
-            .map_err(NotAfter::Wrong)
-            .and_then(|bundle| bundle.after(held.as_deref(), &self.shared.domain));
-        match &after {
-            Err(older @ NotAfter::Older { .. }) => {
-                return self.shared.refuse_older(Forward::Bundle, &older.to_string());
-            }
-            _ => self.shared.not_older(Forward::Bundle),
-        }
-        let result = after.map_err(|problem| problem.to_string());
-        match result.and_then(|bundle| bundle.map(|bundle| self.shared.install_bundle(bundle)).transpose()) {
-            Ok(None) => self.acknowledge_bundle(wire.sequence),
-            Ok(Some(bundle)) => {
-                tracing::info!(
-                    sequence = bundle.sequence(),
-                    roots = bundle.roots().len(),
-                    "trust bundle applied"
-                );
-                let same_roots = held.is_some_and(|held| held.roots() == bundle.roots());
-                self.save_bundle(bundle);
-                self.watches.touch();
-                if !same_roots {
-                    self.rewrite_all();
-                    self.replace_struck();
-                }
-                self.acknowledge_bundle(wire.sequence);
-                self.shared.tell(AgentEvent::TrustApplied {
-                    sequence: wire.sequence,
-                });
-            }
-            Err(problem) => self.shared.problem("trust", "CA", &problem),
-        }
-    }
-
-    fn renew(&mut self, renew: &v1::Renew) {
-        tracing::info!(entries = ?renew.entries, agent = renew.agent, why = renew.why, "the CA asks for new certificates");
-        let named = |name: &EntryName| renew.entries.is_empty() || renew.entries.iter().any(|e| e == name.as_str());
-        // A replacement for a certificate that was just revoked is on its way already.
-        let replacing = |slot: &Slot| {
-            let struck = slot
-                .held
-                .as_ref()
-                .is_some_and(|held| slot.struck == Some(*held.serial()));
-            struck && slot.rotation.asking()
-        };
-        for key in self.keys_of(|slot| slot.entry().map_or(renew.agent, named) && !replacing(slot)) {
-            self.feed(&key, Event::RenewNow);
-        }
-    }
-
-    /// Asks at once for another certificate where the one in hand is refused by every verifier from now on.
-    fn replace_struck(&mut self) {
-        for key in self.keys_of(|slot| slot.held.is_some()) {
-            self.replace_if_struck(&key);
-        }
-    }
-
-    fn replace_if_struck(&mut self, key: &SlotKey) {
-        let (trust, now) = (self.shared.ca_trust.load_full(), self.shared.wall());
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let Some(held) = &slot.held else { return };
-        let serial = *held.serial();
-        if slot.struck == Some(serial) || held.not_after() < now {
-            return;
-        }
-        let Err(error) = trust.recheck(held.peer(), now) else {
-            return;
-        };
-        tracing::warn!(subject = slot.subject(), %serial, %error, "a certificate in hand is refused from now on");
-        slot.struck = Some(serial);
-        // What is asked for already is looked at when it comes.
-        if !slot.rotation.asking() {
-            self.feed(key, Event::RenewNow);
-        }
-    }
-
     /// Passes an event to one slot's rotation and notes what it wants.
     fn feed(&mut self, key: &SlotKey, event: Event) {
         let now = self.shared.deps.now();
@@ -477,17 +325,9 @@ impl Core {
     }
 
     fn feed_all(&mut self, event: Event) {
-        for key in self.keys_of(|_| true) {
+        for key in self.slots.keys_of(|_| true) {
             self.feed(&key, event);
         }
-    }
-
-    fn keys_of(&self, mut which: impl FnMut(&Slot) -> bool) -> Vec<SlotKey> {
-        self.slots
-            .iter()
-            .filter(|(_, slot)| which(slot))
-            .map(|(key, _)| key.clone())
-            .collect()
     }
 
     fn trouble(&mut self, key: &SlotKey, stage: &'static str, message: String) {
@@ -506,7 +346,8 @@ impl Core {
     /// What every input, and the mere passing of time, leads to.
     fn turn(&mut self) {
         let now = self.shared.deps.now();
-        for key in self.keys_of(|slot| slot.rotation.is_due(now)) {
+        let all = self.slots.begin_turn(now);
+        for key in self.slots.touched_of(|_, slot| slot.rotation.is_due(now)) {
             self.feed(&key, Event::Tick);
         }
         self.place_again();
@@ -516,22 +357,25 @@ impl Core {
         self.tell_seen();
         self.tell_released();
         self.drop_idle_workloads();
+        if all {
+            self.watches.forget_unwatched();
+        }
         self.publish_watches();
         self.serve_jwts();
-        self.note_metrics();
+        self.slots.end_turn(now);
+        self.note_serving();
     }
 
     fn until_next_turn(&self) -> Duration {
         let now = self.shared.deps.now();
-        let slots = self.slots.values().filter_map(|slot| slot.rotation.wake_at(now));
-        let beside = [
+        let times = [
+            self.slots.wake_at(),
             self.watches.wake_at(),
             self.jwts.wake_at(),
             self.chase_wake_at(),
             self.seen_wake_at(),
-            self.hooks_wake_at(),
         ];
-        let next = slots.chain(beside.into_iter().flatten()).min();
+        let next = times.into_iter().flatten().min();
         let wait = next.map_or(TICK_MAX, |at| at.saturating_sub(now.boot));
         // Never at once: a mistake in a state machine must not become a spinning core.
         wait.clamp(Duration::from_millis(5), TICK_MAX)

@@ -8,7 +8,9 @@ use mintage_proto::v1::{self, agent_message};
 use mintage_svid::LeafInfo;
 
 use super::{
-    Core, Input, Reloaded, boot, folder_key,
+    Core, Input, Reloaded, boot,
+    entries::Changed,
+    folder_key,
     slot::{Purpose, Slot, SlotKey, Trouble},
 };
 use crate::{
@@ -16,7 +18,6 @@ use crate::{
     bundle::Bundle,
     config::Delivery,
     held::{Held, Unverified},
-    limits::PLACE_AGAIN_AFTER,
     link::Control,
     rotation::{BACKDATE, Event},
     write::{SlotFolder, Write},
@@ -257,11 +258,8 @@ impl Core {
     /// Tries again what could not be put in place, whether or not the CA can be reached.
     pub(super) fn place_again(&mut self) {
         let now = boot(self.shared.deps.now());
-        let waiting = |slot: &Slot| {
-            let something = slot.unplaced.is_some() || slot.rewrite;
-            something && !slot.placing && now.saturating_sub(slot.tried) >= PLACE_AGAIN_AFTER
-        };
-        for key in self.keys_of(waiting) {
+        let due = |_: &SlotKey, slot: &Slot| slot.place_again_at().is_some_and(|at| at <= now);
+        for key in self.slots.touched_of(due) {
             self.place(&key);
         }
     }
@@ -279,14 +277,14 @@ impl Core {
 
     /// Another bundle is in force: it lies in every folder.
     pub(super) fn rewrite_all(&mut self) {
-        for key in self.keys_of(|slot| slot.delivery().is_some()) {
+        for key in self.slots.folders_of(|_| true) {
             self.rewrite(&key);
         }
     }
 
     /// Other lists of revoked certificates are in force: they lie in the folders that want them.
     pub(super) fn rewrite_lists(&mut self) {
-        for key in self.keys_of(|slot| slot.delivery().is_some_and(Delivery::crl)) {
+        for key in self.slots.folders_of(|slot| slot.delivery().is_some_and(Delivery::crl)) {
             self.rewrite(&key);
         }
     }
@@ -333,7 +331,8 @@ impl Core {
         for name in &names {
             self.entries.remove(name);
         }
-        for key in self.keys_of(|slot| slot.entry().is_some_and(|entry| names.contains(entry))) {
+        let keys: Vec<SlotKey> = names.iter().flat_map(|name| self.slots.of_entry(name)).collect();
+        for key in keys {
             self.feed(&key, Event::Unwant);
             let Some(slot) = self.slots.get_mut(&key) else { continue };
             slot.held = None;
@@ -354,7 +353,8 @@ impl Core {
                 (_, false) => self.clear_folder(&key),
             }
         }
-        self.watches.touch_entries();
+        self.watches
+            .touch_entries(Changed::These(names.iter().cloned().collect()));
         self.shared.tell(AgentEvent::Retired {
             entries: names,
             why: retire.why.clone(),
@@ -376,8 +376,10 @@ impl Core {
 
     /// The CA retired the agent itself: no key of any kind is left on this node.
     pub(super) async fn forget_everything(&mut self) {
-        let folders: Vec<(Delivery, SlotFolder)> = std::mem::take(&mut self.slots)
-            .into_values()
+        let folders: Vec<(Delivery, SlotFolder)> = self
+            .slots
+            .take()
+            .into_iter()
             .filter_map(|slot| match slot.purpose {
                 Purpose::Delivery { delivery, folder } => Some((delivery, folder)),
                 _ => None,
@@ -407,7 +409,7 @@ impl Core {
             .iter()
             .map(|delivery| folder_key(delivery.directory()))
             .collect();
-        for key in self.keys_of(|slot| slot.delivery().is_some()) {
+        for key in self.slots.folders_of(|_| true) {
             if !wanted.contains(&key) {
                 self.release_slot(&key);
                 self.drop_slot(&key);
@@ -448,7 +450,7 @@ impl Core {
                 }
             }
         }
-        self.reconcile();
+        self.reconcile(&Changed::All);
         done
     }
 }

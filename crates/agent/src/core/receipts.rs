@@ -96,7 +96,7 @@ impl Core {
         if self.proving.source.is_none() || self.proving.under_way >= RECEIPTS_AT_ONCE_MAX {
             return None;
         }
-        self.slots.values().filter_map(|slot| slot.chase.wake_at()).min()
+        self.slots.chase_wake_at()
     }
 
     /// Asks for what is due, as far as there is room.
@@ -106,7 +106,7 @@ impl Core {
             return;
         }
         let room = RECEIPTS_AT_ONCE_MAX.saturating_sub(self.proving.under_way);
-        let due = self.keys_of(|slot| slot.chase.asked(now).is_some());
+        let due = self.slots.chasing(now);
         for key in due.into_iter().take(room) {
             self.ask_for_proof(&key, now);
         }

@@ -8,9 +8,9 @@ impl Core {
         let now = self.shared.deps.now();
         let own = self.shared.own.load();
         let joined = self.own_id.is_some() && own.as_ref().is_some_and(|own| now.wall <= own.leaf.not_after());
-        let served = |slot: &Slot| slot.delivery().is_none() || slot.held.is_some() && slot.rotation.serving(now);
+        let served = |slot: &Slot| slot.delivery().is_none() || slot.serving(now);
         Serving {
-            ready: joined && self.slots.values().all(served),
+            ready: joined && self.shared.no_descriptors().is_none() && self.slots.values().all(served),
             identities: joined && self.entries.known(),
             lookups: self.shared.view.load().age(now.wall).is_some(),
         }

@@ -5,12 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use mintage_identity::{EntryName, RequestId, Serial, UnixTime};
 use zeroize::Zeroizing;
 
-use super::hooks::Acting;
+use super::{boot, hooks::Acting};
 use crate::{
     config::Delivery,
     held::Held,
+    limits::PLACE_AGAIN_AFTER,
     receipt::{Chase, Proof, Receipt},
-    rotation::Rotation,
+    rotation::{Now, Rotation},
     write::SlotFolder,
 };
 
@@ -110,6 +111,30 @@ impl Slot {
             acting: Acting::default(),
             struck: None,
         }
+    }
+
+    /// A certificate is in place that has not ended.
+    pub(crate) fn serving(&self, now: Now) -> bool {
+        self.held.is_some() && self.rotation.serving(now)
+    }
+
+    /// How long until its hooks run; `None` while there is nothing for them to do.
+    pub(crate) fn hooks_due_in(&self, now: Now) -> Option<Duration> {
+        self.acting.due_in(self.delivery().and_then(Delivery::window), now)
+    }
+
+    /// When what could not be put in place is tried again, whether or not the CA can be reached, in time since boot.
+    pub(crate) fn place_again_at(&self) -> Option<Duration> {
+        let something = self.unplaced.is_some() || self.rewrite && self.held.is_some();
+        let waits = something && !self.placing;
+        waits.then(|| self.tried + PLACE_AGAIN_AFTER)
+    }
+
+    /// When something is to be done about it by itself, beside its receipt, in time since boot.
+    pub(crate) fn wake_at(&self, now: Now) -> Option<Duration> {
+        let hooks = self.hooks_due_in(now).map(|wait| boot(now) + wait);
+        let times = [self.rotation.wake_at(now), self.place_again_at(), hooks];
+        times.into_iter().flatten().min()
     }
 
     /// The entry asked for; `None` for the agent's own identity.

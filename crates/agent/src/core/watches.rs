@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use mintage_identity::Selector;
+use mintage_identity::{EntryName, Selector};
 use tokio::sync::watch;
 
 use super::{
     Core, boot,
+    entries::Changed,
     interest::{GroupId, Interest},
     slot::{Purpose, Slot, SlotKey},
 };
@@ -32,8 +33,6 @@ struct Group {
     view: watch::Sender<WorkloadView>,
     /// Until then the first answer waits for certificates that are being fetched.
     patient_until: Duration,
-    /// A first answer was given.
-    answered: bool,
 }
 
 /// The groups.
@@ -43,7 +42,9 @@ pub(super) struct Watches {
     groups: BTreeMap<GroupId, Group>,
     next: GroupId,
     interest: Interest,
-    entries_changed: bool,
+    /// Groups that were given no first answer yet.
+    waiting: BTreeSet<GroupId>,
+    entries_changed: Changed,
 }
 
 impl Watches {
@@ -53,8 +54,8 @@ impl Watches {
     }
 
     /// Callers may have other entries now, or entries say other things.
-    pub(super) fn touch_entries(&mut self) {
-        self.entries_changed = true;
+    pub(super) fn touch_entries(&mut self, changed: Changed) {
+        self.entries_changed.and(changed);
     }
 
     /// What this slot holds has changed, or what keeps it from holding something.
@@ -66,19 +67,22 @@ impl Watches {
 
     /// When the patience of some group ends.
     pub(super) fn wake_at(&self) -> Option<Duration> {
-        self.groups
-            .values()
-            .filter(|group| !group.answered)
-            .map(|group| group.patient_until)
-            .min()
+        let waiting = self.waiting.iter().filter_map(|id| self.groups.get(id));
+        waiting.map(|group| group.patient_until).min()
     }
 
-    fn forget_unwatched(&mut self) {
-        let gone = self.groups.extract_if(.., |_, group| group.view.receiver_count() == 0);
-        for (id, group) in gone {
-            self.ids.remove(&(group.proven, group.want));
-            self.interest.remove(id);
-        }
+    /// Forgets the groups that nobody is of any more. Nobody says so as he leaves: it is looked at now and then.
+    pub(super) fn forget_unwatched(&mut self) {
+        let unwatched = self.groups.iter().filter(|(_, group)| group.view.receiver_count() == 0);
+        let gone: Vec<GroupId> = unwatched.map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
+    }
+
+    fn forget(&mut self, id: GroupId) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        self.ids.remove(&(group.proven, group.want));
+        self.waiting.remove(&id);
+        self.interest.remove(id);
     }
 }
 
@@ -86,10 +90,22 @@ impl Core {
     /// Begins to watch; what is needed for it and not there is asked for.
     pub(super) fn watch(&mut self, proven: Proven, want: Want) -> Result<watch::Receiver<WorkloadView>, String> {
         let key = (proven.clone(), want);
-        if let Some(group) = self.watches.ids.get(&key).and_then(|id| self.watches.groups.get(id)) {
-            return Ok(group.view.subscribe());
+        if let Some(id) = self.watches.ids.get(&key).copied() {
+            let known = self
+                .watches
+                .groups
+                .get(&id)
+                .filter(|group| group.view.receiver_count() > 0);
+            if let Some(group) = known {
+                return Ok(group.view.subscribe());
+            }
+            // Whoever comes after the last has left is a first caller again, and is waited for as one.
+            self.watches.forget(id);
         }
         let most = self.shared.limits.count(SocketLimit::Streams);
+        if self.watches.groups.len() >= most {
+            self.watches.forget_unwatched();
+        }
         if self.watches.groups.len() >= most {
             return Err(format!("more than {most} different callers are watching"));
         }
@@ -102,8 +118,8 @@ impl Core {
             want,
             view,
             patient_until: boot(self.shared.deps.now()) + FIRST_SVID_WAIT,
-            answered: false,
         };
+        self.watches.waiting.insert(id);
         self.index(id, &group);
         self.watches.groups.insert(id, group);
         // The caller's first answer must not wait for the next turn of everything else.
@@ -118,13 +134,19 @@ impl Core {
         self.watches.interest.set(id, names, group.want == Want::Svids);
     }
 
+    /// Whether a group's answer may be another by these entries: it may have one of them, or could; or it has none, and is
+    /// told which there are.
+    fn concerns(&self, changed: &Changed, id: GroupId, group: &Group) -> bool {
+        let Changed::These(names) = changed else { return true };
+        let has = self.watches.interest.entries(id);
+        let gains = |name: &EntryName| self.entries.get(name).is_some_and(|entry| entry.gives(&group.proven));
+        has.is_empty() || names.iter().any(|name| has.binary_search(name).is_ok() || gains(name))
+    }
+
     /// How many more identities may be held for callers.
     pub(super) fn room_for_workloads(&self) -> usize {
-        let held = self.slots.keys().filter(|key| matches!(key, SlotKey::Workload(_)));
-        self.shared
-            .limits
-            .count(SocketLimit::Identities)
-            .saturating_sub(held.count())
+        let most = self.shared.limits.count(SocketLimit::Identities);
+        most.saturating_sub(self.slots.workloads())
     }
 
     /// Makes the slots that changed groups need.
@@ -179,16 +201,11 @@ impl Core {
             return;
         }
         let now = self.shared.deps.now();
-        let ended = |core: &Self, key: &SlotKey, slot: &Slot| {
-            !slot.rotation.wanted() || slot.held.is_some() && !slot.rotation.serving(now) && !core.is_watched(key)
+        let ended = |key: &SlotKey, slot: &Slot| {
+            !slot.rotation.wanted() || slot.held.is_some() && !slot.rotation.serving(now) && !self.is_watched(key)
         };
-        let gone: Vec<SlotKey> = self
-            .slots
-            .iter()
-            .filter(|(key, slot)| matches!(key, SlotKey::Workload(_)) && ended(self, key, slot))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
+        let gone = |key: &SlotKey, slot: &Slot| matches!(key, SlotKey::Workload(_)) && ended(key, slot);
+        for key in self.slots.touched_of(gone) {
             self.drop_slot(&key);
         }
     }
@@ -196,29 +213,37 @@ impl Core {
     /// Computes and publishes what changed.
     pub(super) fn publish_watches(&mut self) {
         let now = boot(self.shared.deps.now());
-        self.watches.forget_unwatched();
-        if std::mem::take(&mut self.watches.entries_changed) {
+        let changed = std::mem::take(&mut self.watches.entries_changed);
+        if changed != Changed::default() {
             let groups = std::mem::take(&mut self.watches.groups);
-            groups.iter().for_each(|(id, group)| self.index(*id, group));
+            let concerned = groups.iter().filter(|(id, group)| self.concerns(&changed, **id, group));
+            let concerned: Vec<_> = concerned.collect();
+            concerned.into_iter().for_each(|(id, group)| self.index(*id, group));
             self.watches.groups = groups;
         }
-        for (id, group) in &self.watches.groups {
-            if !group.answered && now >= group.patient_until {
-                self.watches.interest.group_changed(*id);
-            }
-        }
+        let Watches {
+            waiting,
+            groups,
+            interest,
+            ..
+        } = &mut self.watches;
+        let late = |id: &&GroupId| groups.get(*id).is_some_and(|group| now >= group.patient_until);
+        waiting.iter().filter(late).for_each(|id| interest.group_changed(*id));
         self.fill_slots();
         self.ask_for_due();
         for id in self.watches.interest.take_changed() {
             let Some(group) = self.watches.groups.get(&id) else {
                 continue;
             };
-            let patient = !group.answered && now < group.patient_until;
+            let patient = self.watches.waiting.contains(&id) && now < group.patient_until;
             let view = self.view(id, group, patient);
             let Some(group) = self.watches.groups.get_mut(&id) else {
                 continue;
             };
-            group.answered = view != WorkloadView::Pending;
+            match view {
+                WorkloadView::Pending => self.watches.waiting.insert(id),
+                _ => self.watches.waiting.remove(&id),
+            };
             group.view.send_if_modified(|old| {
                 let modified = *old != view;
                 if modified {
@@ -306,7 +331,7 @@ impl Core {
             spiffe_id: slot.held.as_ref().map(|held| held.id().clone()),
             serial: slot.held.as_ref().map(|held| *held.serial()),
             not_after: slot.held.as_ref().map(|held| held.not_after()),
-            serving: slot.held.is_some() && slot.rotation.serving(now),
+            serving: slot.serving(now),
             // Hooks come after the files; what keeps those back is told first.
             problem: slot
                 .trouble
@@ -331,6 +356,7 @@ impl Core {
             revocation_sequence: view.sequence(),
             revocation_age: view.age(now.wall),
             refused_older: self.shared.refused_older(),
+            no_descriptors: self.shared.no_descriptors(),
             deliveries: self
                 .slots
                 .values()

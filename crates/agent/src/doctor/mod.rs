@@ -1,7 +1,9 @@
 //! `mintage-agent doctor`: what an agent of this node needs, looked at one by one without changing anything; whatever is
 //! not right comes with what to do about it.
 
+mod bundle_map;
 mod ca;
+mod capabilities;
 mod folders;
 mod hooks;
 mod node;
@@ -36,12 +38,17 @@ pub async fn examine(config: &Config, deps: &Deps) -> Report {
     node::kernel(&mut notes);
     let kept = own::data_dir(&mut notes, config.data_dir());
     let now = deps.wall();
-    if let Some(path) = config.socket() {
-        socket::examine(&mut notes, path).await;
-    }
+    let running = match config.socket() {
+        Some(path) => socket::examine(&mut notes, path).await,
+        None => None,
+    };
+    capabilities::examine(&mut notes, config, running);
     if let Some(kept) = &kept {
         let signed = own::identity(&mut notes, kept, now);
-        let heartbeat = own::maps(&mut notes, kept, config, now);
+        if let Some(path) = config.bundle_map() {
+            bundle_map::examine(&mut notes, path, kept);
+        }
+        let heartbeat = own::map(&mut notes, kept, config, now);
         node::clock(&mut notes, signed.into_iter().chain(heartbeat), now);
         ca::examine(&mut notes, kept, config, deps).await;
     }

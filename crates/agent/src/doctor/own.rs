@@ -1,4 +1,4 @@
-//! What the agent keeps: its directory, its own certificate, the trust bundle, and the maps that other programs read.
+//! What the agent keeps: its directory, its own certificate, the trust bundle, and the revocation map.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -15,7 +15,8 @@ use crate::{AgentError, Config, shared::Own, store::Store};
 
 /// A root that ends within this time needs a look: the CA's own warning comes half a year before.
 const ROOT_WARNS: Duration = Duration::from_secs(14 * 86_400);
-const RUN_IT: &str = "start the agent: mintage-agent run --config FILE, the first time with --join-token-file FILE";
+pub(super) const RUN_IT: &str =
+    "start the agent: mintage-agent run --config FILE, the first time with --join-token-file FILE";
 
 /// Opens what was kept; `None` when nothing can be read.
 pub(super) fn data_dir(notes: &mut Notes, path: &Path) -> Option<Kept> {
@@ -151,19 +152,8 @@ fn roots(notes: &mut Notes, sequence: u64, first_end: Option<UnixTime>, now: Uni
     }
 }
 
-/// The files that other programs of the node read; the last heartbeat in the map.
-pub(super) fn maps(notes: &mut Notes, kept: &Kept, config: &Config, now: UnixTime) -> Option<UnixTime> {
-    if let Some(path) = config.bundle_map() {
-        match fs::metadata(path) {
-            Ok(meta) if meta.is_file() => notes.ok("bundle_map", format!("{} is there", path.display())),
-            Ok(_) => notes.fail(
-                "bundle_map",
-                format!("{} is no file", path.display()),
-                "remove it or name another",
-            ),
-            Err(error) => notes.warn("bundle_map", format!("{}: {error}", path.display()), RUN_IT),
-        }
-    }
+/// The revocation map that other programs of the node read; the last heartbeat in it.
+pub(super) fn map(notes: &mut Notes, kept: &Kept, config: &Config, now: UnixTime) -> Option<UnixTime> {
     let (Some(path), Some(domain)) = (config.revocation_map(), kept.domain()) else {
         return None;
     };

@@ -68,7 +68,8 @@ impl Api {
 
     /// A stream that sends `answer` of the caller's view now and at each change of it.
     async fn watch<T>(&self, caller: Arc<Caller>, want: Want, answer: Answer) -> Result<Response<Nothing<T>>, Status> {
-        if let Err(status) = caller.begins().await {
+        // The process is looked at before the first answer, so not here as well; what it asks for is noted meanwhile.
+        if let Err(status) = caller.peer() {
             self.shared.metrics.workload_request("not_attested");
             return Err(status);
         }
@@ -147,11 +148,13 @@ impl Watch {
                     changed.map_err(|_| Status::unavailable("the agent is stopping"))?;
                 }
                 WorkloadView::Denied(why) => {
+                    self.caller.still_same().await?;
                     self.shared.metrics.workload_request("denied");
                     self.shared.log_denied(self.caller.uid(), &why);
                     return Err(Status::permission_denied(&*why));
                 }
                 WorkloadView::Unavailable(why) => {
+                    self.caller.still_same().await?;
                     self.shared.metrics.workload_request("unavailable");
                     return Err(Status::unavailable(&*why));
                 }

@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested in full; as a
-//! call begins, and before anything is sent, it is looked at again, and when it dies its calls end.
+//! Who is at the other end of a connection. The process is held from the moment it was accepted and attested in full; before
+//! anything is sent it is looked at again, and when it dies its calls end.
 //!
 //! A process that runs another program now gets nothing more on this connection, not even as that program: it may have handed
 //! the socket to somebody else before it became one that is trusted.
@@ -127,6 +127,10 @@ impl Caller {
     /// Looks again, just before something is sent. Who asks while a look is under way shares the next one.
     pub(super) async fn still_same(self: &Arc<Self>) -> Result<(), Status> {
         let look = async || {
+            let at_once = self.peer.as_ref().ok().and_then(WorkloadPeer::still_same_at_once);
+            if let Some(same) = at_once {
+                return same;
+            }
             let caller = self.clone();
             let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same));
             same.await.unwrap_or(false)

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::yield_now};
 
 /// What was asked and what was seen.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ impl Looks {
         let own = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut last = self.last.lock().await;
         if last.answers < own {
+            // A look may come back at once: whoever was woken by the same news asks first.
+            yield_now().await;
             let answers = self.asked.load(Ordering::SeqCst);
             let good = look().await;
             *last = Last { answers, good };

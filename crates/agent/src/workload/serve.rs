@@ -20,7 +20,7 @@ use mintage_proto::{
 use mintage_sys::peer::peer_credentials;
 use std::os::fd::AsFd;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -50,6 +50,7 @@ use crate::{
     AgentError,
     config::{self, SocketLimit},
     core::Input,
+    descriptors,
     limits::{
         ATTESTATIONS_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT, LOCAL_REQUEST_BYTES_MAX,
         LOOKUP_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, SOCKET_LAST_WAIT,
@@ -59,7 +60,9 @@ use crate::{
 
 /// Connections that were attested and wait for the server to take them.
 const READY_MAX: usize = 64;
-/// After a failed accept (no descriptor is left, say) the next try waits, so that the loop does not spin.
+/// Octets that are read ahead: what a client says first, in one call of the system's; a frame's head is nine.
+const READ_AHEAD_BYTES: usize = 512;
+/// While no descriptor is left, and after a failed accept, the next try waits, so that the loop does not spin.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// An idle connection is probed this often.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(60);
@@ -169,23 +172,21 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(self, listener: UnixListener) {
-        let mut failing = false;
         loop {
+            let shortage = descriptors::shortage();
+            let none = shortage.is_some();
+            self.shared.note_descriptors(shortage);
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                // Whoever connects waits in the kernel's queue meanwhile.
+                () = sleep(ACCEPT_AGAIN_AFTER), if none => continue,
+                accepted = listener.accept(), if !none => accepted,
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    failing = false;
-                    self.admit(stream);
-                }
+                Ok((stream, _)) => self.admit(stream),
                 Err(error) => {
-                    // Told once: with descriptors gone it may fail for long.
-                    if !std::mem::replace(&mut failing, true) {
-                        let problem = format!("cannot accept: {error}; raise LimitNOFILE or lower [limits]");
-                        self.shared.problem("socket", "callers", &problem);
-                    }
+                    // Somebody was faster, or the caller has gone.
+                    tracing::debug!(%error, "a caller of the socket could not be taken");
                     sleep(ACCEPT_AGAIN_AFTER).await;
                 }
             }
@@ -217,7 +218,7 @@ impl Acceptor {
             };
             // A caller who says nothing holds a place of its user's, and not for long.
             let heard = tokio::select! {
-                heard = timeout(FIRST_OCTETS_WAIT, hear(stream)) => heard,
+                heard = timeout(FIRST_OCTETS_WAIT, hear(BufReader::with_capacity(READ_AHEAD_BYTES, stream))) => heard,
                 () = stop.cancelled() => return,
             };
             let Ok(Ok((spoken, stream))) = heard else { return };
@@ -239,7 +240,7 @@ impl Acceptor {
 
 /// A connection with its attested process.
 struct LocalStream {
-    stream: Authorities<Heard<UnixStream>>,
+    stream: Authorities<Heard<BufReader<UnixStream>>>,
     caller: Arc<Caller>,
     cut_off: Pin<Box<WaitForCancellationFutureOwned>>,
     /// When the preface of HTTP/2 must have come; none once it has.

@@ -23,6 +23,17 @@ use crate::{
 /// `FUSE_SUPER_MAGIC` (statfs(2)): files there are whatever their owner's program says at each read, and may never
 /// answer.
 const FUSE_MAGIC: i128 = 0x6573_5546;
+/// Magic numbers (statfs(2)) of file systems that the kernel answers for by itself, out of memory for a file that is being
+/// executed: ext, XFS, Btrfs, tmpfs, SquashFS, EROFS and F2FS. Not overlayfs, which may lie over anything.
+const LOCAL_MAGICS: [i128; 7] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x7371_7368,
+    0xe0f5_e1e2,
+    0xf2f5_2010,
+];
 /// How long a peer waits while another executable of its own user is being hashed.
 const HASH_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -50,6 +61,8 @@ pub struct Executable {
     state: FileState,
     path: Option<String>,
     sha256: [u8; 32],
+    /// Its attributes are answered at once.
+    local: bool,
 }
 
 impl Executable {
@@ -62,6 +75,11 @@ impl Executable {
     /// SHA-256 of its content.
     pub fn sha256(&self) -> &[u8; 32] {
         &self.sha256
+    }
+
+    /// Whether looking at it again waits for nobody outside this kernel.
+    pub(super) fn is_local(&self) -> bool {
+        self.local
     }
 
     pub(super) fn sha256_hex(&self) -> String {
@@ -92,15 +110,22 @@ impl Executables {
         let meta = Meta::of(&located).map_err(unreadable)?;
         refuse_by_meta(&meta)?;
         let file_system = fstatfs(&located).map_err(|error| unreadable(error.into()))?;
-        if file_system.f_type as i128 == FUSE_MAGIC {
+        let magic = file_system.f_type as i128;
+        if magic == FUSE_MAGIC {
             return refuse("its executable is on a FUSE file system, whose content its owner can change at will");
         }
         let path = readlinkat(process.proc_dir(), "exe", Vec::new()).map_err(|error| unreadable(error.into()))?;
         let path = path.into_string().ok().filter(|path| leads_to(path, &meta));
         let state = FileState::of(&meta);
+        let of = |sha256| Executable {
+            state,
+            path,
+            sha256,
+            local: LOCAL_MAGICS.contains(&magic),
+        };
         let known = lock(&self.known).get(&state).copied();
         if let Some(sha256) = known {
-            return Ok(Executable { state, path, sha256 });
+            return Ok(of(sha256));
         }
         let file = open_executable(process, OFlags::RDONLY | OFlags::NONBLOCK).map_err(unreadable)?;
         let sha256 = {
@@ -115,7 +140,7 @@ impl Executables {
             known.clear();
         }
         known.insert(state, sha256);
-        Ok(Executable { state, path, sha256 })
+        Ok(of(sha256))
     }
 
     /// One hash at a time for each user, so that no user can keep more than one core busy.

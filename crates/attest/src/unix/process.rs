@@ -10,6 +10,9 @@ use mintage_sys::{
 use super::UserNamespacePolicy;
 use crate::{AttestError, limits::PROC_BYTES_MAX};
 
+/// Bytes that the files which are read have as a rule.
+const PROC_BYTES_USUAL: usize = 4096;
+
 /// A held process. Its /proc directory is that of this process alone: once it ends, reads there fail, whoever gets its
 /// number next.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub(super) struct Process {
     pidfd: PidFd,
     proc_dir: Dir,
     start_ticks: u64,
+    layout: Layout,
     method: &'static str,
 }
 
@@ -48,7 +52,7 @@ impl Process {
             )));
         }
         let proc_dir = open_proc(pid)?;
-        let start_ticks = start_ticks(&proc_dir)?;
+        let stat = Stat::of(&proc_dir)?;
         // Alive after the directory was opened: the directory is that of the pidfd's process.
         if !pidfd.is_alive() {
             return Err(gone());
@@ -56,7 +60,8 @@ impl Process {
         Ok(Self {
             pidfd,
             proc_dir,
-            start_ticks,
+            start_ticks: stat.start_ticks,
+            layout: stat.layout,
             method: "peer_pidfd",
         })
     }
@@ -64,7 +69,7 @@ impl Process {
     /// Before kernel 6.5. A number that was inherited before this look is noticed only by other user ids or a start time
     /// that moves under it; that remainder is why newer kernels have `SO_PEERPIDFD`.
     fn hold_by_number(credentials: &PeerCredentials) -> Result<Self, AttestError> {
-        let before = start_ticks(&open_proc(credentials.pid)?)?;
+        let before = Stat::of(&open_proc(credentials.pid)?)?.start_ticks;
         let pidfd = PidFd::open(credentials.pid).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => gone(),
             _ => AttestError::unreadable("hold the process", error),
@@ -74,8 +79,8 @@ impl Process {
     }
 
     fn hold_started_at(start_before: u64, pidfd: PidFd, proc_dir: Dir) -> Result<Self, AttestError> {
-        let start_ticks = start_ticks(&proc_dir)?;
-        if start_ticks != start_before {
+        let stat = Stat::of(&proc_dir)?;
+        if stat.start_ticks != start_before {
             return Err(AttestError::PeerRefused(
                 "another process took its number while it was looked at".into(),
             ));
@@ -86,7 +91,8 @@ impl Process {
         Ok(Self {
             pidfd,
             proc_dir,
-            start_ticks,
+            start_ticks: stat.start_ticks,
+            layout: stat.layout,
             method: "pidfd_open",
         })
     }
@@ -129,7 +135,13 @@ impl Process {
 
     /// Whether the process lives and is the one that was taken hold of.
     pub(super) fn is_same(&self) -> bool {
-        start_ticks(&self.proc_dir).is_ok_and(|ticks| ticks == self.start_ticks) && self.pidfd.is_alive()
+        Stat::of(&self.proc_dir).is_ok_and(|stat| stat.start_ticks == self.start_ticks) && self.pidfd.is_alive()
+    }
+
+    /// Whether it has executed nothing since it was taken hold of, as far as its memory tells: a hint, since a process can
+    /// lay another program out alike.
+    pub(super) fn seems_to_execute_the_same(&self) -> bool {
+        Stat::of(&self.proc_dir).is_ok_and(|stat| stat.layout == self.layout)
     }
 
     pub(super) fn proc_dir(&self) -> &Dir {
@@ -165,7 +177,8 @@ fn proc_error(doing: &'static str, error: io::Error) -> AttestError {
 pub(super) fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, AttestError> {
     use io::Read;
     let read = || -> io::Result<String> {
-        let mut bytes = Vec::new();
+        // With room from the start one read is enough, and one that finds the end.
+        let mut bytes = Vec::with_capacity(PROC_BYTES_USUAL);
         proc_dir
             .open_file_beneath(name)?
             .take(PROC_BYTES_MAX)
@@ -176,23 +189,36 @@ pub(super) fn read_proc(proc_dir: &Dir, name: &'static str) -> Result<String, At
     read().map_err(|error| proc_error("read /proc about it", error))
 }
 
-fn start_ticks(proc_dir: &Dir) -> Result<u64, AttestError> {
-    let stat = read_proc(proc_dir, "stat")?;
-    match parse_stat(&stat) {
-        Some((state, ticks)) if !matches!(state, "Z" | "X" | "x") => Ok(ticks),
-        Some(_) => Err(gone()),
-        None => Err(AttestError::PeerRefused("/proc/<pid>/stat has an unknown form".into())),
+/// Where code begins and ends and the stack begins: another place after each execve(2), unless somebody sees to it.
+type Layout = [u64; 3];
+
+/// What is read of `/proc/<pid>/stat` of a process that has not ended.
+struct Stat {
+    start_ticks: u64,
+    layout: Layout,
+}
+
+impl Stat {
+    fn of(proc_dir: &Dir) -> Result<Self, AttestError> {
+        let stat = read_proc(proc_dir, "stat")?;
+        match parse_stat(&stat) {
+            Some((state, start_ticks, layout)) if !matches!(state, "Z" | "X" | "x") => Ok(Self { start_ticks, layout }),
+            Some(_) => Err(gone()),
+            None => Err(AttestError::PeerRefused("/proc/<pid>/stat has an unknown form".into())),
+        }
     }
 }
 
-/// State and start time (fields 3 and 22 of proc_pid_stat(5)). The second field is the process's name, which may hold
+/// State, start time and layout (fields 3, 22 and 26 to 28 of proc_pid_stat(5)). The second field is the process's name, which may hold
 /// blanks and parentheses, so fields are counted from the last one.
-fn parse_stat(stat: &str) -> Option<(&str, u64)> {
+fn parse_stat(stat: &str) -> Option<(&str, u64, Layout)> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace();
     let state = fields.next()?;
     let start = fields.nth(18)?.parse().ok()?;
-    Some((state, start))
+    let mut layout = fields.skip(3).map(str::parse);
+    let mut next = || layout.next()?.ok();
+    Some((state, start, [next()?, next()?, next()?]))
 }
 
 fn effective_uid(proc_dir: &Dir) -> Result<u32, AttestError> {
@@ -279,7 +305,7 @@ mod tests {
         let (_a, _b, credentials) = ourselves();
         let pidfd = PidFd::open(credentials.pid).unwrap();
         let proc_dir = open_proc(credentials.pid).unwrap();
-        let ticks = start_ticks(&proc_dir).unwrap();
+        let ticks = Stat::of(&proc_dir).unwrap().start_ticks;
         let error = Process::hold_started_at(ticks - 1, pidfd, proc_dir).unwrap_err();
         assert!(error.to_string().contains("another process took its number"));
         let mut held = Process::hold(&credentials, unsupported()).unwrap();
@@ -336,13 +362,14 @@ mod tests {
         let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         let line = |name: &str, state: &str| format!("77 ({name}) {state} {}\n", fields.join(" "));
         for name in ["web", "a) R 1 1 1", ") Z 1 (", "", "((", "))"] {
-            assert_eq!(parse_stat(&line(name, "S")), Some(("S", 22)), "{name}");
+            assert_eq!(parse_stat(&line(name, "S")), Some(("S", 22, [26, 27, 28])), "{name}");
         }
         for bad in [
             "",
             "77 (web",
             "77 (web) S 1 2 3",
             "77 (web) S x x x x x x x x x x x x x x x x x x x",
+            "77 (web) S 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27",
         ] {
             assert_eq!(parse_stat(bad), None, "{bad:?}");
         }

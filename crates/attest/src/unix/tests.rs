@@ -221,6 +221,8 @@ fn a_living_peer_shows_its_ids_path_and_digest() {
     );
     assert!(["peer_pidfd", "pidfd_open"].contains(&seen.method()));
     assert!(seen.still_same());
+    let local = seen.executable().is_some_and(Executable::is_local);
+    assert_eq!(seen.still_same_at_once(), local.then_some(true));
 }
 
 #[test]
@@ -278,6 +280,7 @@ fn exec_hand_off_after_connecting_is_noticed_though_number_and_start_time_stay()
     assert!(seen.still_same());
     peer.stream.write_all(b"x").unwrap();
     assert!(eventually(|| !seen.still_same()));
+    assert_eq!(seen.still_same_at_once(), None, "what it executes now may lie anywhere");
     assert!(seen.pidfd().is_alive(), "the process lives on as another program");
 }
 

@@ -1,9 +1,5 @@
 //! The socket as its callers see it: the SPIFFE Workload API, the agent's own verbs, health; and what hostile callers get.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use mintage_agent::{AgentEvent, Config};
@@ -15,15 +11,16 @@ use mintage_proto::{
     },
 };
 use mintage_svid::{LeafInfo, key_matches};
-use support::{
-    FakeCa,
-    agent::{Node, PATIENCE, Running, until},
-    entry,
-};
 use tokio::{net::UnixStream, time::timeout};
 use tonic::{
     Code, Request, Streaming,
     transport::{Channel, Endpoint},
+};
+
+use crate::support::{
+    self, FakeCa,
+    agent::{Node, PATIENCE, Running, until},
+    entry,
 };
 
 const SOCKET_VARIABLE: &str = "MINTAGE_TEST_SOCKET";
@@ -371,7 +368,7 @@ async fn a_workload_that_dies_loses_its_streams() {
     agent.connected().await;
     let address = agent.handle.metrics_address().unwrap();
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_holds_a_stream"])
+        .args(["--exact", "workload::child_holds_a_stream"])
         .env(SOCKET_VARIABLE, node.socket())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

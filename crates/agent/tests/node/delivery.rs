@@ -1,9 +1,5 @@
 //! What can go wrong between a certificate and its folder: each case keeps what was there, says why, and mends itself.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
@@ -12,8 +8,9 @@ use std::{
 
 use mintage_agent::{AgentEvent, Layout};
 use mintage_proto::v1::{Refusal, Renew, Trust, ca_message::Message};
-use support::{
-    FakeCa,
+
+use crate::support::{
+    self, FakeCa,
     agent::{Node, Running, read_generation, until},
     entry,
 };

@@ -1,9 +1,5 @@
 //! Revocation news on its way through the agent: verified, in force, on the node's map, on disk, acknowledged.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
 use mintage_agent::AgentEvent;
@@ -13,8 +9,9 @@ use mintage_revocation::{MapOwner, MapReader, Query, Verdict};
 use mintage_svid::CertInfo;
 use mintage_verifier::{AllowedIds, Usage};
 use rustls_pki_types::CertificateDer;
-use support::{
-    FakeCa,
+
+use crate::support::{
+    self, FakeCa,
     agent::{Node, Pair, Running, read_generation, until},
     entry, wall,
 };

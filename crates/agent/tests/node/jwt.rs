@@ -1,10 +1,6 @@
 //! JWT-SVIDs on the socket while the CA is away, silent, wrong or flooded: what is kept is kept for half of its life, and nobody
 //! gets what was not asked for.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::time::Duration;
 
 use mintage_agent::limits::JWT_ASKS_PER_ENTRY_MAX;
@@ -12,16 +8,17 @@ use mintage_proto::{
     v1,
     workload::{JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
-use support::{
-    FakeCa,
-    agent::{Node, Running},
-    entry,
-    jwt::Minter,
-};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
+};
+
+use crate::support::{
+    FakeCa,
+    agent::{Node, Running},
+    entry,
+    jwt::Minter,
 };
 
 struct Scene {

@@ -1,10 +1,6 @@
 //! Clients of the socket that never read: they lose their connection and nothing else, and hold up neither others nor the
 //! agent's stop.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::path::PathBuf;
 
 use mintage_agent::{SocketLimit, SocketLimits};
@@ -12,11 +8,6 @@ use mintage_proto::{
     sds::{DiscoveryRequest, DiscoveryResponse, secret_discovery_service_client::SecretDiscoveryServiceClient},
     v1::{self, ca_message::Message},
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
-};
-use support::{
-    FakeCa,
-    agent::{Node, PATIENCE, Running},
-    entry,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +18,12 @@ use tokio_stream::StreamExt;
 use tonic::{
     Request, Streaming,
     transport::{Channel, Endpoint},
+};
+
+use crate::support::{
+    FakeCa,
+    agent::{Node, PATIENCE, Running},
+    entry,
 };
 
 /// Bytes of a stream's window that hold no message.

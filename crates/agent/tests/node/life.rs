@@ -1,9 +1,5 @@
 //! The life of an agent against a CA that answers, loses answers, goes away, asks for renewal and retires.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::{
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,8 +9,9 @@ use std::{
 use mintage_agent::{AgentError, AgentEvent};
 use mintage_identity::CertHash;
 use mintage_proto::v1::{Renew, Retire, ca_message::Message};
-use support::{
-    FakeCa,
+
+use crate::support::{
+    self, FakeCa,
     agent::{Node, read_generation, until},
     entry,
 };

@@ -1,20 +1,17 @@
 //! Proofs of receipts beside the certificate: of exactly that certificate, in the same generation, whatever the CA does;
 //! and never in a delivery's way.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::{fs, path::Path};
 
 use mintage_agent::Config;
 use mintage_proto::v1::{Renew, ca_message::Message};
-use support::{
+use tonic::Status;
+
+use crate::support::{
     FakeCa,
     agent::{Node, Running, read_generation, until},
     entry, receipts,
 };
-use tonic::Status;
 
 fn config(node: &Node) -> Config {
     let web = node.delivery("web").with_receipt(true);

@@ -1,16 +1,7 @@
 //! grpc.health.v1 on the socket: what it says of the whole and of each service, while the agent starts, serves and stops.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::path::PathBuf;
 
-use support::{
-    FakeCa,
-    agent::{Node, PATIENCE},
-    entry,
-};
 use tokio::{net::UnixStream, time::timeout};
 use tonic::{
     Code, Streaming,
@@ -20,6 +11,12 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_check_response::ServingStatus::{self, NotServing, Serving},
     health_client::HealthClient,
+};
+
+use crate::support::{
+    FakeCa,
+    agent::{Node, PATIENCE},
+    entry,
 };
 
 const WORKLOADS: &str = "SpiffeWorkloadAPI";

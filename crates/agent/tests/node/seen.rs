@@ -1,21 +1,18 @@
 //! Certificates that local programs saw in use: what is of this trust domain is told to the CA, once and in time; rubbish
 //! and strangers' certificates are not.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use mintage_proto::v1::{ReportSeenRequest, SeenChain, SeenResult, agent_local_client::AgentLocalClient};
 use mintage_svid::{LeafInfo, cert_sha256};
-use support::{
-    FakeCa,
-    agent::{Node, Running, until},
-    pki::Pki,
-};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
+};
+
+use crate::support::{
+    FakeCa,
+    agent::{Node, Running, until},
+    pki::Pki,
 };
 
 const ID: &str = "spiffe://dev.test/web";

@@ -1,8 +1,6 @@
 //! A small CA for tests: real TLS, real certificates, real revocation news, and a script of what goes wrong.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(unreachable_pub, reason = "a module of test binaries")]
+#![allow(unreachable_pub, reason = "a module of a test program")]
 
 pub mod agent;
 pub mod jwt;

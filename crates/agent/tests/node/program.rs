@@ -1,17 +1,13 @@
 //! The program: arguments, exit codes, signals, and its size.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use support::{
-    FakeCa,
+use crate::support::{
+    self, FakeCa,
     agent::{Node, read_generation, until},
     entry,
 };

@@ -1,0 +1,17 @@
+//! An agent in this process, and the program, against a CA that the tests make lie, lose and fail.
+//!
+//! One program for all of them: linking one for each costs more than running them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod delivery;
+mod health;
+mod jwt;
+mod life;
+mod program;
+mod receipts;
+mod revocation;
+mod seen;
+mod support;
+mod unread;
+mod workload;
