@@ -3,7 +3,7 @@
 //! A push never waits for a reader: a stream whose queue is full is cut, and its agent catches up when it comes back.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -207,6 +207,14 @@ impl Fleet {
         }
     }
 
+    /// Names of agents that do not enforce `sequence` yet, in order, so many at most.
+    pub(crate) fn missing(&self, sequence: u64, most: usize) -> Vec<String> {
+        let streams = self.streams();
+        let missing = streams.values().filter(|member| member.enforced < sequence);
+        let names: BTreeSet<String> = missing.map(|member| member.name.to_string()).collect();
+        names.into_iter().take(most).collect()
+    }
+
     /// Waits until every connected agent enforces `sequence`, at most this long.
     pub(crate) async fn wait_enforced(&self, sequence: u64, at_most: Duration) {
         let mut acknowledged = self.acknowledged.subscribe();
@@ -311,6 +319,8 @@ mod tests {
         });
         one.enforce(7);
         assert_eq!(fleet.progress(7), Progress { agents: 2, current: 1 });
+        assert_eq!(fleet.missing(7, 2).len(), 1);
+        assert_eq!((fleet.missing(8, 2).len(), fleet.missing(8, 1).len()), (2, 1));
         drop(two);
         tokio::time::timeout(Duration::from_secs(5), waiter)
             .await

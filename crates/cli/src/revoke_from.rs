@@ -92,7 +92,7 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke, file: &Path) -> Resu
         outcome.enforced = Some(follow(&ca, outcome.sequence, revoke.wait.unwrap_or(ENFORCE_WAIT_DEFAULT)).await?);
     }
     context.output.object(&outcome, || outcome.text())?;
-    settled(revoke, outcome.enforced)
+    settled(revoke, outcome.enforced.as_ref())
 }
 
 async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<Outcome, Failure> {

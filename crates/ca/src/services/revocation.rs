@@ -26,7 +26,7 @@ use crate::{
     control::Origin,
     desk::Desk,
     fingerprints,
-    limits::{SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
+    limits::{MISSING_NAMES_MAX, SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
     peer::Peer,
     revoke::{Order, carry_out},
     revoked_export,
@@ -214,6 +214,7 @@ impl Revocation for RevocationService {
             acks: spread.acks,
             p50_ack_ms: spread.p50_ms,
             p99_ack_ms: spread.p99_ms,
+            missing: desk.fleet.missing(asked, MISSING_NAMES_MAX),
         }))
     }
 
