@@ -105,7 +105,7 @@ impl Layout {
     }
 
     /// The file of the lists of revoked certificates.
-    const fn crl_file(self) -> &'static str {
+    pub(crate) const fn crl_file(self) -> &'static str {
         match self {
             Self::Split => "svid_crl.pem",
             Self::Spiffe | Self::Haproxy | Self::Pkcs12 | Self::Jks => "crl.pem",

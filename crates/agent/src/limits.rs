@@ -34,6 +34,8 @@ pub const WRITERS_MAX: usize = 4;
 pub const SNAPSHOT_BYTES_MAX: usize = mintage_subscriber::limits::SNAPSHOT_BYTES_MAX;
 /// Bytes of all lists of revoked certificates: the largest of three CA keys.
 pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
+/// Bytes of the same as PEM: a third more, and a line end for every 64 characters.
+pub const CRLS_PEM_BYTES_MAX: usize = CRLS_BYTES_MAX / 2 * 3;
 /// Bytes of lists in one answer on the socket: gRPC clients refuse more than 4 MiB, identities and bundle included.
 pub const CRLS_ON_SOCKET_BYTES_MAX: usize = 1024 * 1024;
 /// Files looked through for saved lists: one for each key that the CA had in years.

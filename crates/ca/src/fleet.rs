@@ -4,7 +4,7 @@
 //! gets the view that all others were told of, in the same step: every later change then comes after it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -267,11 +267,23 @@ impl Fleet {
     /// How many agents enforce `sequence`.
     pub(crate) fn progress(&self, sequence: u64) -> Progress {
         let streams = self.streams();
-        let current = streams.members.values().filter(|member| member.enforced >= sequence).count();
+        let current = streams
+            .members
+            .values()
+            .filter(|member| member.enforced >= sequence)
+            .count();
         Progress {
             agents: streams.members.len() as u64,
             current: current as u64,
         }
+    }
+
+    /// Names of agents that do not enforce `sequence` yet, in order, so many at most.
+    pub(crate) fn missing(&self, sequence: u64, most: usize) -> Vec<String> {
+        let streams = self.streams();
+        let missing = streams.members.values().filter(|member| member.enforced < sequence);
+        let names: BTreeSet<String> = missing.map(|member| member.name.to_string()).collect();
+        names.into_iter().take(most).collect()
     }
 
     /// Waits until every connected agent enforces `sequence`, at most this long.
@@ -388,7 +400,10 @@ mod tests {
         assert!(fleet.join(new.clone(), |_| None).unwrap().is_none());
         assert_eq!(fleet.len(), 0, "it did not begin");
         let place = fleet.join(new.clone(), |told| {
-            assert!(std::ptr::eq(told, &*before), "not a newer one, whose changes would come once more or never");
+            assert!(
+                std::ptr::eq(told, &*before),
+                "not a newer one, whose changes would come once more or never"
+            );
             Some(vec![entries(1)])
         });
         let place = place.unwrap().unwrap();
@@ -397,7 +412,9 @@ mod tests {
         assert_eq!(read.try_recv().unwrap().unwrap(), entries(2));
         assert!(Arc::ptr_eq(&fleet.told(), &after));
         drop(place);
-        let refused = fleet.join(new, |_| Some(vec![entries(1), entries(2), entries(3)])).unwrap_err();
+        let refused = fleet
+            .join(new, |_| Some(vec![entries(1), entries(2), entries(3)]))
+            .unwrap_err();
         assert_eq!((refused.code, fleet.len()), ("entries", 0));
     }
 
@@ -424,6 +441,8 @@ mod tests {
         });
         one.enforce(7);
         assert_eq!(fleet.progress(7), Progress { agents: 2, current: 1 });
+        assert_eq!(fleet.missing(7, 2).len(), 1);
+        assert_eq!((fleet.missing(8, 2).len(), fleet.missing(8, 1).len()), (2, 1));
         drop(two);
         tokio::time::timeout(Duration::from_secs(5), waiter)
             .await

@@ -353,3 +353,5 @@ pub(crate) const JWT_KEY_KEPT_AFTER: Duration = Duration::from_secs(25 * 3600);
 pub(crate) const JWT_KEY_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps of one look: publish, change and forget follow each other at most once each; more would be a mistake in the plan.
 pub(crate) const JWT_KEY_STEPS_MAX: usize = 4;
+/// Names of agents that one answer about the spread of a revocation has: enough to look at, and a line of a terminal or two.
+pub(crate) const MISSING_NAMES_MAX: usize = 16;

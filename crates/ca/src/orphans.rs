@@ -48,7 +48,11 @@ async fn sweep(desk: &Arc<Desk>) {
         }
     };
     for name in agents {
-        match command(desk, &Origin::replica(desk), |view: &View| draft_of_banned(desk, view, &name)).await {
+        match command(desk, &Origin::replica(desk), |view: &View| {
+            draft_of_banned(desk, view, &name)
+        })
+        .await
+        {
             Ok((_, None)) => {}
             Ok((certificates, _)) => warn!(agent = %name, certificates, "revoked what a banned agent still had"),
             Err(problem) => {
@@ -146,7 +150,12 @@ mod tests {
         ];
         assert_eq!(orphaned(desk).unwrap(), Orphans::default());
         let name = AgentName::parse("n1").unwrap();
-        let ban = |view: &View| Ok((ban_agent(view, &name, None, "key-compromise")?.into_iter().collect(), ()));
+        let ban = |view: &View| {
+            Ok((
+                ban_agent(view, &name, None, "key-compromise")?.into_iter().collect(),
+                (),
+            ))
+        };
         command(desk, &trial.origin(), ban).await.unwrap();
         assert!(!trial.is_revoked(&lost));
         sweep(desk).await;
@@ -167,7 +176,11 @@ mod tests {
         trial.entries(["web"]).await;
         let agent = trial.agent("n1").await;
         let leaf = trial.certificate(&agent, "web").await;
-        let order = of_agent(&AgentName::parse("n1").unwrap(), RevocationReason::PrivilegeWithdrawn, "");
+        let order = of_agent(
+            &AgentName::parse("n1").unwrap(),
+            RevocationReason::PrivilegeWithdrawn,
+            "",
+        );
         let origin = trial.origin();
         let front = desk.turns.take().await.unwrap();
         {

@@ -193,7 +193,10 @@ mod tests {
             assert_eq!(publisher.whole_at(set.sequence(), after(seconds)), after(5));
         }
         assert_eq!(publisher.whole_at(set.sequence(), NOW), NOW, "the clock was set back");
-        publisher.advance(&set, std::iter::empty(), after(601)).unwrap().unwrap();
+        publisher
+            .advance(&set, std::iter::empty(), after(601))
+            .unwrap()
+            .unwrap();
         assert_eq!(publisher.whole_at(set.sequence(), after(601)), after(601));
     }
 

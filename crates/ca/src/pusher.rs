@@ -142,7 +142,9 @@ async fn publish(desk: &Arc<Desk>, view: &Arc<View>, registry: &mintage_verifier
 /// A certificate that was recorded before a revocation has to be in the index, or its filter could strike it wrongly. But a
 /// revocation waits for an index that is stuck no longer than this: whoever is struck wrongly asks for another certificate.
 async fn wait_for_index(desk: &Desk, view: &View) {
-    let Some(last) = view.applied().checked_sub(1) else { return };
+    let Some(last) = view.applied().checked_sub(1) else {
+        return;
+    };
     let indexed = tokio::time::timeout(PUBLISH_INDEX_WAIT, desk.index.wait_applied(last)).await;
     if indexed.ok().flatten().is_none() {
         warn!(
@@ -406,14 +408,20 @@ mod tests {
             let lasts: Vec<bool> = all.iter().map(|entries| entries.last).collect();
             assert_eq!(lasts.iter().filter(|last| **last).count(), 1);
             assert_eq!(lasts.last(), Some(&true));
-            assert!(all.iter().all(|entries| !entries.full && entries.encoded_len() < ENTRIES_BYTES_MAX + 100));
+            assert!(
+                all.iter()
+                    .all(|entries| !entries.full && entries.encoded_len() < ENTRIES_BYTES_MAX + 100)
+            );
             all
         };
         let put = messages(&before, &after);
         assert!(put.len() > 1);
         assert_eq!(put.iter().map(|entries| entries.put.len()).sum::<usize>(), count);
         let removed = messages(&after, &before);
-        assert_eq!(removed.iter().map(|entries| entries.removed.len()).sum::<usize>(), count);
+        assert_eq!(
+            removed.iter().map(|entries| entries.removed.len()).sum::<usize>(),
+            count
+        );
         let other = SpiffeId::parse("spiffe://dev.test/mintage/agent/n2").unwrap();
         assert!(changes_for(&other, &after.entry_changes_since(&before), 7).is_empty());
     }

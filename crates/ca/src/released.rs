@@ -95,7 +95,10 @@ mod tests {
         trial.entries(["web", "db"]).await;
         let agent = trial.agent("n1").await;
         let name = AgentName::parse("n1").unwrap();
-        let leaves = [trial.certificate(&agent, "web").await, trial.certificate(&agent, "db").await];
+        let leaves = [
+            trial.certificate(&agent, "web").await,
+            trial.certificate(&agent, "db").await,
+        ];
         let front = desk.turns.take().await.unwrap();
         let serials = leaves.each_ref().map(|leaf| [*leaf.serial()]);
         let mut releases = serials.each_ref().map(|one| Box::pin(strike(desk, &agent, &name, one)));

@@ -143,7 +143,9 @@ impl Trial {
     /// Is it revoked by its serial?
     pub(crate) fn is_revoked(&self, leaf: &LeafInfo) -> bool {
         let view = self.desk.state.view();
-        view.revoked().revoked(&self.desk.issuer.key_id(), leaf.serial()).is_some()
+        view.revoked()
+            .revoked(&self.desk.issuer.key_id(), leaf.serial())
+            .is_some()
     }
 
     /// Waits until this is so, looking after each change of the state.
@@ -155,7 +157,9 @@ impl Trial {
                 let _ = tokio::time::timeout(std::time::Duration::from_millis(20), views.changed()).await;
             }
         };
-        tokio::time::timeout(PATIENCE, becomes).await.expect("it never became so");
+        tokio::time::timeout(PATIENCE, becomes)
+            .await
+            .expect("it never became so");
     }
 }
 

@@ -86,6 +86,7 @@ struct Status {
     p50_ack_ms: f64,
     p99_ack_ms: f64,
     slowest_ack_ms: f64,
+    missing: Vec<String>,
 }
 
 /// Runs the verb.
@@ -133,6 +134,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 p50_ack_ms: answer.p50_ack_ms,
                 p99_ack_ms: answer.p99_ack_ms,
                 slowest_ack_ms: answer.slowest_ack_ms,
+                missing: answer.missing,
             };
             context.output.object(&status, || {
                 fields(&[
@@ -143,6 +145,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                         "enforced",
                         format!("on {} of {} agents", status.agents_current, status.agents),
                     ),
+                    ("missing", status.missing.join(", ")),
                     (
                         "latest revocation",
                         match status.acks {

@@ -125,21 +125,22 @@ struct Revoked {
 }
 
 /// How far the news had come when the command ended.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Followed {
     /// Absent where nothing was revoked, null where nobody could tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<Option<Enforced>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Enforced {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Enforced {
     agents: u64,
     agents_current: u64,
     acks: u64,
     p50_ack_ms: f64,
     p99_ack_ms: f64,
     slowest_ack_ms: f64,
+    missing: Vec<String>,
 }
 
 impl From<RevocationStatusResponse> for Enforced {
@@ -151,6 +152,7 @@ impl From<RevocationStatusResponse> for Enforced {
             p50_ack_ms: status.p50_ack_ms,
             p99_ack_ms: status.p99_ack_ms,
             slowest_ack_ms: status.slowest_ack_ms,
+            missing: status.missing,
         }
     }
 }
@@ -166,11 +168,25 @@ impl Enforced {
             self.agents_current,
             count(self.agents, "agent", "agents")
         );
-        match (self.agents, self.acks) {
+        let line = match (self.agents, self.acks) {
             (0, _) => "no agent is connected; each takes it when it comes back".to_owned(),
             // An agent that came only afterwards had it from the start, and a CA of the previous version measures less.
             (_, 0) => enforced,
-            _ => format!("{enforced}, p99 {:.1} ms", self.p99_ack_ms),
+            _ => format!("{enforced}, p50/p99 {:.1}/{:.1} ms", self.p50_ack_ms, self.p99_ack_ms),
+        };
+        match self.agents.saturating_sub(self.agents_current) {
+            0 => line,
+            behind => line + &self.missing(behind),
+        }
+    }
+
+    /// Who has not answered; a CA of the previous version tells no names.
+    fn missing(&self, behind: u64) -> String {
+        let named = self.missing.join(", ");
+        match behind.saturating_sub(self.missing.len() as u64) {
+            _ if self.missing.is_empty() => String::new(),
+            0 => format!("; missing: {named}"),
+            more => format!("; missing: {named} and {more} more"),
         }
     }
 }
@@ -269,12 +285,13 @@ async fn follow(ca: &Ca, sequence: u64, wait: Duration) -> Result<Enforced, Fail
             wait_ms: u32::try_from(step.as_millis()).unwrap_or(u32::MAX),
         };
         let enforced: Enforced = ca.revocation().revocation_status(request).await?.into_inner().into();
-        if told.replace(enforced) != Some(enforced) {
+        if told.as_ref() != Some(&enforced) {
             notice(&enforced.line());
         }
         if enforced.everywhere() || left <= step {
             return Ok(enforced);
         }
+        told = Some(enforced);
     }
 }
 
@@ -290,14 +307,27 @@ mod tests {
             p50_ack_ms: 4.0,
             p99_ack_ms: 12.345,
             slowest_ack_ms: 13.0,
+            missing: (agents_current..agents)
+                .take(2)
+                .map(|number| format!("n{number}"))
+                .collect(),
         }
     }
 
     #[test]
     fn progress_is_one_line() {
-        assert_eq!(enforced(5, 3).line(), "enforced on 3 of 5 agents, p99 12.3 ms");
-        assert_eq!(enforced(1, 1).line(), "enforced on 1 of 1 agent, p99 12.3 ms");
-        assert_eq!(enforced(2, 0).line(), "enforced on 0 of 2 agents");
+        let line = |agents, current| enforced(agents, current).line();
+        assert_eq!(
+            line(5, 3),
+            "enforced on 3 of 5 agents, p50/p99 4.0/12.3 ms; missing: n3, n4"
+        );
+        assert_eq!(line(1, 1), "enforced on 1 of 1 agent, p50/p99 4.0/12.3 ms");
+        assert_eq!(line(9, 0), "enforced on 0 of 9 agents; missing: n0, n1 and 7 more");
+        let older = Enforced {
+            missing: Vec::new(),
+            ..enforced(2, 0)
+        };
+        assert_eq!(older.line(), "enforced on 0 of 2 agents");
         assert!(enforced(0, 0).line().contains("no agent is connected") && enforced(0, 0).everywhere());
         assert!(!enforced(5, 3).everywhere());
     }

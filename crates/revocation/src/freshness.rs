@@ -33,7 +33,23 @@ impl FreshnessPolicy {
             Self::Strict | Self::Bounded { .. } => Freshness::Stale,
         }
     }
+
+    /// How long a filter of this age will not be [`Freshness::Stale`] yet if nothing is heard; zero when it is, `None` when
+    /// it never will be.
+    pub fn stale_in(&self, age: Option<Duration>) -> Option<Duration> {
+        let Some(age) = age else { return Some(Duration::ZERO) };
+        match *self {
+            Self::Open => None,
+            Self::Bounded { max_age } if max_age >= FRESH_FOR && age <= max_age => {
+                Some((max_age - age).saturating_add(STEP))
+            }
+            Self::Strict | Self::Bounded { .. } => Some(FRESH_FOR.saturating_sub(age)),
+        }
+    }
 }
+
+/// What times are told in: the largest age is tolerated, and the next one is not.
+const STEP: Duration = Duration::from_millis(1);
 
 impl Default for FreshnessPolicy {
     fn default() -> Self {
@@ -72,6 +88,33 @@ mod tests {
                 "{policy:?}"
             );
         }
+    }
+
+    #[test]
+    fn it_is_stale_from_the_told_moment_on_and_not_before() {
+        let bounded = |seconds| FreshnessPolicy::Bounded {
+            max_age: Duration::from_secs(seconds),
+        };
+        for policy in [
+            FreshnessPolicy::Strict,
+            FreshnessPolicy::default(),
+            bounded(60),
+            bounded(5),
+            bounded(0),
+        ] {
+            assert_eq!(policy.stale_in(None), Some(Duration::ZERO));
+            for age in [0, 3, 59, 60, 61, 599, 600, 601, 10_000].map(Duration::from_secs) {
+                let left = policy.stale_in(Some(age)).unwrap();
+                let stale = |age| policy.judge(Some(age)) == Freshness::Stale;
+                assert!(stale(age + left), "{policy:?} {age:?} {left:?}");
+                assert!(
+                    left.is_zero() || !stale(age + left - STEP),
+                    "{policy:?} {age:?} {left:?}"
+                );
+                assert_eq!(left.is_zero(), stale(age), "{policy:?} {age:?}");
+            }
+        }
+        assert_eq!(FreshnessPolicy::Open.stale_in(Some(Duration::MAX)), None);
     }
 
     #[test]

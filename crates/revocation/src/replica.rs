@@ -46,7 +46,7 @@ pub struct Added {
     pub everything: bool,
     /// Serials, as keys of [`View::entry_key`].
     pub keys: Vec<EntryKey>,
-    /// Rules: look at every connection while this is not empty.
+    /// Rules, by what a certificate shows: SPIFFE ID, public key, issuer.
     pub rules: Vec<Rule>,
 }
 

@@ -1,5 +1,7 @@
 //! What a trust bundle says to whoever follows the revoked set: which keys may sign it, and how its publisher is verified.
 
+use std::time::Duration;
+
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain, UnixTime};
 use mintage_proto::v1;
 use mintage_revocation::{
@@ -65,6 +67,11 @@ impl RevocationView for KnownRevoked {
 
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
         self.0.load().entry_key(issuer, serial)
+    }
+
+    /// It refuses nobody for want of news.
+    fn age(&self, _: UnixTime) -> Option<Duration> {
+        Some(Duration::ZERO)
     }
 }
 

@@ -8,6 +8,7 @@ mod accept;
 mod accepted;
 mod follow;
 mod guard;
+mod index;
 mod log;
 mod registry;
 mod table;

@@ -29,7 +29,7 @@ pub enum UnknownStatus {
     /// It lives on, at most until its notAfter: an agent cut off from its CA does not tear down what works.
     #[default]
     KeepUntilExpiry,
-    /// It ends at the next re-check.
+    /// It ends when the filter has become too old for the policy, and at any re-check that finds the status unknown.
     Close,
 }
 
@@ -86,6 +86,7 @@ pub(crate) struct Inner {
     closed_refused: AtomicU64,
     closed_ended: AtomicU64,
     refused_full: AtomicU64,
+    rechecked: AtomicU64,
     task: Mutex<Option<AbortHandle>>,
 }
 
@@ -102,6 +103,8 @@ pub struct RegistryCounts {
     pub closed_ended: u64,
     /// Not taken in because the registry was full.
     pub refused_full: u64,
+    /// Times that a live connection was asked for again: news costs as many as it may concern.
+    pub rechecked: u64,
 }
 
 impl Registry {
@@ -118,13 +121,14 @@ impl Registry {
             closed_refused: AtomicU64::new(0),
             closed_ended: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
+            rechecked: AtomicU64::new(0),
             task: Mutex::new(None),
         });
         let weak = Arc::downgrade(&inner);
         let task = tokio::spawn(async move {
             loop {
                 // Held only between two sleeps: the task does not keep the registry alive.
-                let Some(sleep) = weak.upgrade().map(|inner| inner.end_expired()) else {
+                let Some(sleep) = weak.upgrade().map(|inner| inner.end_what_is_over()) else {
                     return;
                 };
                 tokio::select! {
@@ -181,17 +185,14 @@ impl Registry {
         Ok(guard)
     }
 
-    /// Ends the connections that this news concerns and the current snapshot refuses. Serials cost one look-up each,
-    /// however many connections there are; rules and whole snapshots look at every connection. Call it after the news
+    /// Ends the connections that this news concerns and the current snapshot refuses. Serials and rules cost one look-up
+    /// each, however many connections there are; a whole snapshot looks at every connection. Call it after the news
     /// is in place. Returns how many were told to end.
     pub fn apply(&self, added: &Added) -> usize {
         if added.everything {
             return self.trust_changed();
         }
-        let suspects = match added.concerns_all() {
-            true => lock(&self.inner.table).all(),
-            false => lock(&self.inner.table).concerned(&added.keys),
-        };
+        let suspects = lock(&self.inner.table).concerned(added);
         self.inner.recheck(suspects)
     }
 
@@ -210,22 +211,14 @@ impl Registry {
     /// Ends every connection of this SPIFFE ID, whatever the snapshot says: for an agent that was banned or evicted.
     /// Returns how many were told to end.
     pub fn end_id(&self, id: &SpiffeId, why: &'static str) -> usize {
-        self.end_where(|peer| peer.id() == id, why)
+        let meant = lock(&self.inner.table).of_id(id);
+        self.inner.end(meant, why)
     }
 
     /// Ends every connection, as a server does that drains. Returns how many were told to end.
     pub fn end_all(&self, why: &'static str) -> usize {
-        self.end_where(|_| true, why)
-    }
-
-    fn end_where(&self, is_meant: impl Fn(&VerifiedPeer) -> bool, why: &'static str) -> usize {
         let everyone = lock(&self.inner.table).all();
-        let meant = everyone.into_iter().filter(|entry| is_meant(&entry.peer));
-        let ended = meant
-            .filter(|entry| entry.closing.close(CloseReason::Ended(why)))
-            .count();
-        self.inner.closed_ended.fetch_add(ended as u64, Ordering::Relaxed);
-        ended
+        self.inner.end(everyone, why)
     }
 
     /// Live connections and counts.
@@ -237,6 +230,7 @@ impl Registry {
             closed_refused: inner.closed_refused.load(Ordering::Relaxed),
             closed_ended: inner.closed_ended.load(Ordering::Relaxed),
             refused_full: inner.refused_full.load(Ordering::Relaxed),
+            rechecked: inner.rechecked.load(Ordering::Relaxed),
         }
     }
 }
@@ -255,6 +249,7 @@ impl Inner {
         let Some(now) = self.now() else {
             return 0;
         };
+        self.rechecked.fetch_add(suspects.len() as u64, Ordering::Relaxed);
         let trust = self.trust.load_full();
         let mut ended = 0;
         for suspect in suspects {
@@ -271,11 +266,32 @@ impl Inner {
         ended
     }
 
-    /// Ends what has expired; returns how long to sleep until the next look.
-    fn end_expired(&self) -> Duration {
+    fn end(&self, meant: Vec<Entry>, why: &'static str) -> usize {
+        let meant = meant.into_iter();
+        let ended = meant
+            .filter(|entry| entry.closing.close(CloseReason::Ended(why)))
+            .count();
+        self.closed_ended.fetch_add(ended as u64, Ordering::Relaxed);
+        ended
+    }
+
+    /// Ends what has expired, and what nobody can tell the status of any more where that is no reason to live on; returns
+    /// how long to sleep until the next look.
+    fn end_what_is_over(&self) -> Duration {
         let Some(now) = self.now() else {
             return SLEEP_MAX;
         };
+        let left = match (self.end_expired(now), self.end_unknown(now)) {
+            (Some(one), Some(other)) => one.min(other),
+            (one, other) => one.or(other).unwrap_or(SLEEP_MAX),
+        };
+        // The clock's seconds are rounded down, so the real time may be up to a second further.
+        let coarse = left.saturating_sub(Duration::from_secs(1));
+        coarse.clamp(LAST_SECOND_STEP, SLEEP_MAX)
+    }
+
+    /// How long until the next connection expires.
+    fn end_expired(&self, now: UnixTime) -> Option<Duration> {
         let (ended, next) = {
             let mut table = lock(&self.table);
             (table.take_ended(now), table.next_end())
@@ -285,10 +301,27 @@ impl Inner {
             .filter(|entry| entry.closing.close(CloseReason::Expired))
             .count();
         self.closed_expired.fetch_add(closed as u64, Ordering::Relaxed);
-        // The clock's seconds are rounded down, so the real time may be up to a second further.
-        let left = next.map_or(SLEEP_MAX, |end| end.since(now));
-        let coarse = left.saturating_sub(Duration::from_secs(1));
-        coarse.clamp(LAST_SECOND_STEP, SLEEP_MAX)
+        next.map(|end| end.since(now))
+    }
+
+    /// How long until the filter of a trust domain becomes too old. Time alone makes it so: no news comes to tell.
+    fn end_unknown(&self, now: UnixTime) -> Option<Duration> {
+        if self.settings.unknown_status == UnknownStatus::KeepUntilExpiry {
+            return None;
+        }
+        let trust = self.trust.load_full();
+        let domains = lock(&self.table).domains();
+        let known_for = domains.iter().filter_map(|domain| {
+            let left = trust.status_known_for(domain, now)?;
+            if left.is_zero() {
+                let suspects = lock(&self.table).of_domain(domain);
+                self.recheck(suspects);
+                // Nobody of it is let in before it is known again.
+                return None;
+            }
+            Some(left)
+        });
+        known_for.min()
     }
 }
 

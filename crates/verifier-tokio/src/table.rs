@@ -1,16 +1,16 @@
-//! The registry's table: live connections by number, by every certificate of their paths, and by the time they end.
+//! The registry's table: live connections by number, by what news may name, and by the time they end.
 //! Plain data under one lock; nothing here waits or wakes.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use mintage_identity::UnixTime;
-use mintage_revocation::EntryKey;
+use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
+use mintage_revocation::Added;
 use mintage_verifier::{NewsKeys, VerifiedPeer};
 
-use crate::guard::Closing;
+use crate::{guard::Closing, index::Index};
 
 /// One live connection.
 #[derive(Debug, Clone)]
@@ -23,10 +23,7 @@ pub(crate) struct Entry {
 pub(crate) struct Table {
     next: u64,
     entries: HashMap<u64, (Entry, NewsKeys)>,
-    /// Leaf and issuing certificates alike: revoking an issuer ends every connection below it.
-    by_key: HashMap<EntryKey, HashSet<u64>>,
-    /// Connections with a certificate that has no key yet: looked at with all news.
-    unknown: HashSet<u64>,
+    index: Index,
     by_end: BTreeSet<(UnixTime, u64)>,
 }
 
@@ -41,7 +38,7 @@ impl Table {
         self.next += 1;
         let end = (entry.peer.valid_until(), number);
         self.by_end.insert(end);
-        self.index(number, &keys);
+        self.index.add(number, &entry.peer, &keys);
         self.entries.insert(number, (entry, keys));
         (number, self.by_end.first() == Some(&end))
     }
@@ -51,43 +48,41 @@ impl Table {
             return;
         };
         self.by_end.remove(&(entry.peer.valid_until(), number));
-        self.unknown.remove(&number);
-        for key in keys.keys {
-            if let Some(numbers) = self.by_key.get_mut(&key) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    self.by_key.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn index(&mut self, number: u64, keys: &NewsKeys) {
-        for key in &keys.keys {
-            self.by_key.entry(*key).or_default().insert(number);
-        }
-        if keys.some_unknown {
-            self.unknown.insert(number);
-        }
+        self.index.remove(number, &entry.peer, &keys);
     }
 
     /// Sorts every connection anew, after the keys may have changed.
     pub(crate) fn sort_anew(&mut self, keys_of: impl Fn(&VerifiedPeer) -> NewsKeys) {
-        self.by_key.clear();
-        self.unknown.clear();
-        let mut entries = std::mem::take(&mut self.entries);
-        for (number, (entry, keys)) in &mut entries {
-            *keys = keys_of(&entry.peer);
-            self.index(*number, keys);
+        for (number, (entry, keys)) in &mut self.entries {
+            let former = std::mem::replace(keys, keys_of(&entry.peer));
+            self.index.sort_anew(*number, &former, keys);
         }
-        self.entries = entries;
     }
 
-    /// The connections that news with these keys may concern; each once.
-    pub(crate) fn concerned(&self, keys: &[EntryKey]) -> Vec<Entry> {
-        let named = keys.iter().filter_map(|key| self.by_key.get(key)).flatten();
-        let numbers: HashSet<u64> = named.chain(&self.unknown).copied().collect();
-        let entries = numbers.iter().filter_map(|number| self.entries.get(number));
+    /// The connections that this news may concern; each once.
+    pub(crate) fn concerned(&self, added: &Added) -> Vec<Entry> {
+        self.numbered(self.index.concerned(added))
+    }
+
+    /// The connections of this SPIFFE ID.
+    pub(crate) fn of_id(&self, id: &SpiffeId) -> Vec<Entry> {
+        let mut found = Default::default();
+        self.index.of_id(id, &mut found);
+        self.numbered(found)
+    }
+
+    /// The connections of this trust domain.
+    pub(crate) fn of_domain(&self, domain: &TrustDomain) -> Vec<Entry> {
+        self.numbered(self.index.of_domain(domain))
+    }
+
+    /// The trust domains that connections are of; few.
+    pub(crate) fn domains(&self) -> Vec<TrustDomain> {
+        self.index.domains().cloned().collect()
+    }
+
+    fn numbered(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<Entry> {
+        let entries = numbers.into_iter().filter_map(|number| self.entries.get(&number));
         entries.map(|(entry, _)| entry.clone()).collect()
     }
 
@@ -118,6 +113,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use mintage_identity::IssuerKeyId;
+    use mintage_revocation::EntryKey;
     use mintage_verifier::{RevocationCheck, TrustStore, Usage};
 
     use super::*;
@@ -170,13 +166,8 @@ mod tests {
             table.remove(number);
             table.remove(number);
         }
-        let left = (
-            table.entries.len(),
-            table.by_key.len(),
-            table.unknown.len(),
-            table.by_end.len(),
-        );
-        assert_eq!(left, (0, 0, 0, 0));
+        assert_eq!((table.entries.len(), table.by_end.len()), (0, 0));
+        assert!(table.index.is_empty(), "{:?}", table.index);
     }
 
     #[test]
@@ -202,9 +193,17 @@ mod tests {
             table.insert(entry, keys(number));
         }
         let all = keys(0).keys;
-        assert_eq!(table.concerned(&all).len(), 4);
+        let named = |keys: &[EntryKey]| {
+            let keys = keys.to_vec();
+            table
+                .concerned(&Added {
+                    keys,
+                    ..Added::default()
+                })
+                .len()
+        };
+        assert_eq!(named(&all), 4);
         // The second key of number 0 is everybody's; its first is its own, and 1 and 3 are always looked at.
-        assert_eq!(table.concerned(&all[..1]).len(), 3);
-        assert_eq!(table.concerned(&[]).len(), 2);
+        assert_eq!((named(&all[..1]), named(&[])), (3, 2));
     }
 }

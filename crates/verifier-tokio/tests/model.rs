@@ -9,7 +9,7 @@ mod support;
 use std::{collections::HashSet, sync::Arc};
 
 use mintage_identity::Serial;
-use mintage_revocation::Added;
+use mintage_revocation::{Added, Rule, RuleTarget};
 use mintage_verifier::{RevocationCheck, RevocationView, TrustStore, Usage, VerifiedPeer};
 use mintage_verifier_tokio::{Guard, Registry, RegistrySettings};
 use proptest::prelude::*;
@@ -17,12 +17,36 @@ use support::{Ca, Clock, FakeView, Leaf, id, now, provider, trust};
 
 const PEERS: usize = 6;
 
+/// The kinds of rules: whom each strikes that is made from a peer, and whether that is another one.
+const KINDS: [(fn(&VerifiedPeer) -> RuleTarget, fn(usize, usize) -> bool); 4] = [
+    (
+        |peer| RuleTarget::Identity(peer.id().clone()),
+        |one, other| one == other,
+    ),
+    (
+        |peer| {
+            let folder = peer.id().as_str().rsplit_once('/').unwrap().0;
+            RuleTarget::Prefix(format!("{folder}/*").parse().unwrap())
+        },
+        |one, other| one % 2 == other % 2,
+    ),
+    (|peer| RuleTarget::Key(*peer.spki_sha256()), |one, other| one == other),
+    (|peer| RuleTarget::Issuer(*peer.issuer()), |_, _| true),
+];
+
+/// Two folders, of which one's name begins like the other's.
+fn id_of(peer: usize) -> String {
+    format!("spiffe://a.test/{}/{peer}", ["f", "f-x"][peer % 2])
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Register(usize),
     Drop(prop::sample::Index),
     /// Revokes these peers and tells the registry by one delta.
     Revoke(Vec<usize>),
+    /// Revokes whom a rule of this kind on this peer strikes, and tells the registry the rule alone.
+    Rule(usize, usize),
     /// Tells of a certificate that no connection has.
     OtherNews,
     /// Looks at everything.
@@ -35,6 +59,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => (0..PEERS).prop_map(Op::Register),
         3 => any::<prop::sample::Index>().prop_map(Op::Drop),
         1 => prop::collection::vec(0..PEERS, 1..3).prop_map(Op::Revoke),
+        1 => (0..KINDS.len(), 0..PEERS).prop_map(|(kind, peer)| Op::Rule(kind, peer)),
         1 => Just(Op::OtherNews),
         1 => Just(Op::Everything),
         1 => (0..PEERS).prop_map(Op::End),
@@ -59,7 +84,7 @@ impl Model {
         let root = Ca::root("root");
         let view = FakeView::fresh();
         let store = TrustStore::new(trust("a.test", &root, RevocationCheck::required(view.clone())));
-        let leaf = |n| root.good_leaf(&format!("spiffe://a.test/{n}"));
+        let leaf = |n| root.good_leaf(&id_of(n));
         let leaves: Vec<_> = (0..PEERS).map(leaf).collect();
         let algorithms = provider().signature_verification_algorithms;
         let peer = |leaf: &Leaf| {
@@ -120,6 +145,20 @@ impl Model {
                 let told = self.registry.apply(&added);
                 (told, self.expect_closed(|peer| whom.contains(&peer)))
             }
+            Op::Rule(kind, peer) => {
+                let (target_of, strikes) = KINDS[*kind];
+                for other in (0..PEERS).filter(|other| strikes(*peer, *other)) {
+                    self.view.revoke(self.root.key_id(), self.leaves[other].serial);
+                    self.revoked.insert(other);
+                }
+                let target = target_of(&self.peers[*peer]);
+                let added = Added {
+                    rules: vec![Rule { target, cut: None }],
+                    ..Added::default()
+                };
+                let told = self.registry.apply(&added);
+                (told, self.expect_closed(|other| strikes(*peer, other)))
+            }
             Op::OtherNews => (self.registry.apply(&self.news_of([&self.root.serial])), 0),
             Op::Everything => {
                 let everything = Added {
@@ -129,7 +168,7 @@ impl Model {
                 (self.registry.apply(&everything), 0)
             }
             Op::End(whom) => {
-                let told = self.registry.end_id(&id(&format!("spiffe://a.test/{whom}")), "test");
+                let told = self.registry.end_id(&id(&id_of(*whom)), "test");
                 (told, self.expect_closed(|peer| peer == *whom))
             }
         }

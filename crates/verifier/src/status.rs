@@ -1,6 +1,6 @@
 //! What a snapshot knows about revocation in one trust domain, and what happens where it knows nothing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use mintage_identity::{IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
@@ -16,6 +16,9 @@ pub trait RevocationView: fmt::Debug + Send + Sync {
 
     /// The key under which news names this certificate; `None` while the knowledge does not speak of its issuer.
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey>;
+
+    /// Time since the knowledge was last confirmed, which the policy judges by; `None` while there is none.
+    fn age(&self, now: UnixTime) -> Option<Duration>;
 }
 
 impl RevocationView for View {
@@ -25,6 +28,10 @@ impl RevocationView for View {
 
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
         Self::entry_key(self, issuer, serial)
+    }
+
+    fn age(&self, now: UnixTime) -> Option<Duration> {
+        Self::age(self, now)
     }
 }
 
@@ -37,6 +44,10 @@ impl RevocationView for ArcSwap<View> {
     fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
         self.load().entry_key(issuer, serial)
     }
+
+    fn age(&self, now: UnixTime) -> Option<Duration> {
+        self.load().age(now)
+    }
 }
 
 /// The node's shared map, for any process beside the agent.
@@ -48,6 +59,10 @@ impl RevocationView for MapReader {
     /// None: a map tells that something was added, not what, so live connections are looked at as a whole.
     fn entry_key(&self, _: &IssuerKeyId, _: &Serial) -> Option<EntryKey> {
         None
+    }
+
+    fn age(&self, now: UnixTime) -> Option<Duration> {
+        self.view(now).age(now)
     }
 }
 
@@ -94,6 +109,15 @@ impl RevocationCheck {
         NewsKeys {
             some_unknown: keys.len() < path.len(),
             keys,
+        }
+    }
+
+    /// How long the status of certificates can still be told if no news comes: zero when it cannot now, `None` when
+    /// it always can.
+    pub(crate) fn known_for(&self, now: UnixTime) -> Option<Duration> {
+        match self {
+            Self::Required { view, freshness } => freshness.stale_in(view.as_ref().and_then(|view| view.age(now))),
+            Self::None => None,
         }
     }
 

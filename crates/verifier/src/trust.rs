@@ -2,7 +2,7 @@
 //! freshness policy. It is built off the handshake path and swapped whole; a handshake sees one snapshot from its
 //! first check to its last.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 use mintage_identity::{IssuerKeyId, TrustDomain, UnixTime};
@@ -112,6 +112,12 @@ impl Trust {
             .get(peer.trust_domain())
             .map(|domain| domain.revocation.news_keys(peer.path()))
             .unwrap_or_default()
+    }
+
+    /// How long the revocation status of `domain`'s certificates can still be told if no news comes: zero when it cannot
+    /// now, `None` when it always can, or when nobody of that domain is accepted anyway.
+    pub fn status_known_for(&self, domain: &TrustDomain, now: UnixTime) -> Option<Duration> {
+        self.domains.get(domain)?.revocation.known_for(now)
     }
 
     fn domain_of(&self, leaf: &LeafInfo) -> Result<&Domain, VerifyError> {

@@ -84,6 +84,18 @@ impl Load {
         }
     }
 
+    /// Waits until so many more were made, failed ones too.
+    ///
+    /// # Panics
+    /// When they are not made.
+    pub async fn goes_on(&self, more: u64) {
+        let (began, until) = (Instant::now(), self.counts().0 + more);
+        while self.counts().0 < until {
+            assert!(began.elapsed() < WAIT_MAX, "the load has stopped");
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
     /// How many were made, and how many of them failed.
     pub fn counts(&self) -> (u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

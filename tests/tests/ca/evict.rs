@@ -74,7 +74,10 @@ async fn a_stream_whose_agent_is_evicted_before_hello_does_not_begin() {
     let hello = mintage_proto::v1::agent_message::Message::Hello(mintage_proto::v1::Hello::default());
     let hello = mintage_proto::v1::AgentMessage { message: Some(hello) };
     up.send(hello).await.unwrap();
-    let refused = tokio::time::timeout(SOON, opening).await.expect("it is answered").unwrap();
+    let refused = tokio::time::timeout(SOON, opening)
+        .await
+        .expect("it is answered")
+        .unwrap();
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     ca.stop().await;
 }

@@ -11,4 +11,5 @@ mod nginx;
 mod postgres;
 mod revocation;
 mod rotation;
+mod systemd;
 mod workload;

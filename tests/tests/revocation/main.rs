@@ -3,6 +3,9 @@
 //! One program for all of them: linking one for each costs more than running them.
 
 mod crls;
+mod first_octets;
+mod outside;
+mod reach;
 mod revoke_from;
 mod revoke_scopes;
 mod revoke_told;

@@ -295,9 +295,6 @@ fn bad_hooks_are_told_with_their_line_and_remedy() {
             "{hook}: {said}"
         );
     }
-    let lists =
-        "data_dir = '/d'\n[[delivery]]\nentry = 'a'\ndirectory = '/r'\ncrl = true\n[[delivery.hook]]\nhaproxy = '/s'\n";
-    assert!(refusal(lists).contains("cannot replace its lists"));
     for (line, part) in [
         ("effect = { address = '127.0.0.1' }", "host:port"),
         (
@@ -388,13 +385,6 @@ fn limits_hold_for_configurations_made_in_code() {
     assert!(base().with_revocation_map("map").is_err());
     let delivery = |dir: &str| Delivery::new(EntryName::parse("e").unwrap(), dir).unwrap();
     assert!(base().with_deliveries(vec![delivery("/a"), delivery("/a")]).is_err());
-    let socket = PathBuf::from("/s");
-    let replaces = Hook::new(HookAction::Haproxy {
-        socket,
-        certificate: None,
-    });
-    let with_lists = delivery("/a").with_crl(true).with_hooks(vec![replaces]).unwrap();
-    assert!(base().with_deliveries(vec![with_lists]).is_err());
     let many = (0..=DELIVERIES_MAX).map(|n| delivery(&format!("/a{n}"))).collect();
     assert!(base().with_deliveries(many).is_err());
     assert!(Delivery::new(EntryName::parse("e").unwrap(), "relative").is_err());

@@ -287,18 +287,6 @@ pub(super) fn check_seconds(field: &str, seconds: u64, most: Duration) -> Result
     Ok(Duration::from_secs(seconds))
 }
 
-/// HAProxy 2.6 ends by a fault when its `crl-file` is replaced in its memory again and again, and keeps the old one otherwise.
-pub(super) fn check_lists(hooks: &[Hook], crl: bool) -> Result<(), String> {
-    let replaces = |hook: &Hook| matches!(hook.action, HookAction::Haproxy { .. });
-    match crl && hooks.iter().any(replaces) {
-        true => Err(
-            "crl = true does not go with a haproxy hook, which cannot replace its lists; use systemd = \"reload\""
-                .to_owned(),
-        ),
-        false => Ok(()),
-    }
-}
-
 /// A role's name as one word of a connection string.
 fn check_role(role: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');

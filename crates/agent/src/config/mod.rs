@@ -347,16 +347,13 @@ impl Config {
     /// The same with these deliveries.
     ///
     /// # Errors
-    /// Refuses a HAProxy hook at a delivery with lists, two deliveries into one folder, one folder within another, one within the data directory, and more
+    /// Refuses two deliveries into one folder, one folder within another, one within the data directory, and more
     /// than 4,096.
     pub fn with_deliveries(mut self, deliveries: Vec<Delivery>) -> Result<Self, AgentError> {
         check_folders(&self.data_dir, &deliveries).map_err(|(_, problem)| AgentError::Config(problem))?;
         deliveries
             .iter()
-            .try_for_each(|delivery| {
-                check_password(delivery.layout, delivery.password.is_some())?;
-                hook::check_lists(&delivery.hooks, delivery.crl)
-            })
+            .try_for_each(|delivery| check_password(delivery.layout, delivery.password.is_some()))
             .map_err(AgentError::Config)?;
         self.deliveries = deliveries;
         Ok(self)

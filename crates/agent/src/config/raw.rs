@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::{
     Accounts, Config, Delivery, LookupRules, SocketLimit, SocketLimits, TomlProblem, Validator, Window, check_absolute,
-    check_address, check_folders, check_loopback, check_maps, check_mode, check_password, hook, lookup,
+    check_address, check_folders, check_loopback, check_maps, check_mode, check_password, lookup,
     raw_hook::{RawEffect, RawHook},
     sds::{Name, Sds},
 };
@@ -305,7 +305,6 @@ impl Reader<'_> {
                 Err::<(), _>(format!("a delivery has at most {HOOKS_PER_DELIVERY_MAX} hooks"))
             })?;
         }
-        self.on(&raw.directory, |_| hook::check_lists(&delivery.hooks, delivery.crl))?;
         if let Some(window) = &raw.hook_window {
             delivery.window = Some(self.on(window, |text| Window::parse(text))?);
         }

@@ -1,12 +1,13 @@
-//! HAProxy's runtime API (management guide, section 9.3): the certificate that it has in memory is replaced without a reload, in
-//! one transaction. Seen with 2.6.12, and guarded against here:
+//! HAProxy's runtime API (management guide, section 9.3): what it has in memory is replaced without a reload, each file in one
+//! transaction. Seen with 2.6.12 and 2.8.25, and guarded against here:
 //!
 //! - It prepares the replacement once for each DNS name in it. A certificate without any is served with no `verify`, `ca-file`
 //!   or `crl-file`: anybody is answered. So such a certificate is refused.
-//! - It ends by a fault of its own when `crl-file` or `ca-file` are replaced for the second time with a certificate in between.
-//!   So only the certificate is, and a delivery with lists is refused this hook.
+//! - 2.6 ends by a fault of its own when `crl-file` or `ca-file` are replaced for the second time with a certificate in between;
+//!   2.8 does not. So before 2.8 only the certificate is, and a delivery with lists is refused.
+//! - A file longer than `tune.bufsize` ends the connection to the socket without a word.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use mintage_svid::LeafInfo;
 use tokio::{
@@ -17,20 +18,70 @@ use tokio::{
 use super::Change;
 use crate::{
     layout::{HAPROXY_CA_FILE, HAPROXY_FILE, haproxy_pem},
-    limits::HOOK_OUTPUT_BYTES_MAX,
+    limits::{CRLS_PEM_BYTES_MAX, HOOK_OUTPUT_BYTES_MAX},
 };
 
-/// Replaces what is in memory under the name that the configuration gave.
+/// The first version whose lists and roots can be replaced again and again.
+const REPLACES_LISTS: Version = Version(2, 8);
+
+/// Major and minor number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32);
+
+impl Version {
+    /// The number that an answer such as `2.6.12-1+deb12u4` begins with.
+    fn parse(answer: &str) -> Option<Self> {
+        let mut numbers = answer.trim().split(['.', '-']);
+        let mut next = || numbers.next()?.parse().ok();
+        Some(Self(next()?, next()?))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// Replaces what is in memory under the names that the configuration gave: lists, roots, certificate, so that what was revoked
+/// is refused first.
 pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&str>) -> Result<(), String> {
-    let folder = change.delivery.directory();
+    let delivery = &change.delivery;
+    let folder = delivery.directory();
+    check_named(change.held.chain())?;
+    let version = ask(socket, b"show version\n").await?;
+    let replaces_lists = Version::parse(&version).is_some_and(|version| version >= REPLACES_LISTS);
+    let lists = folder.join(delivery.layout().crl_file());
+    if delivery.crl() {
+        check_takes_lists(replaces_lists, &version)?;
+        replace_file(socket, "crl-file", &lists).await?;
+    }
+    let roots = folder.join(HAPROXY_CA_FILE);
+    if replaces_lists && holds(socket, "ca-file", &roots).await? {
+        replace_file(socket, "ca-file", &roots).await?;
+    }
     let name = match certificate {
         Some(name) => name.to_owned(),
         None => folder.join(HAPROXY_FILE).display().to_string(),
     };
-    check_named(change.held.chain())?;
     let pem = haproxy_pem(change.held.chain(), change.held.key());
     replace(socket, "cert", &name, &pem).await?;
-    check_holds_clients(socket, &folder.join(HAPROXY_CA_FILE)).await
+    check_in_use(socket, "ca-file", &roots).await?;
+    match delivery.crl() {
+        true => check_in_use(socket, "crl-file", &lists).await,
+        false => Ok(()),
+    }
+}
+
+fn check_takes_lists(replaces_lists: bool, version: &str) -> Result<(), String> {
+    match replaces_lists {
+        true => Ok(()),
+        false => Err(format!(
+            "version {:?} would end by a fault when its lists are replaced; use {REPLACES_LISTS} or later, or systemd = \
+             \"reload\", or crl = false",
+            plain(version)
+        )),
+    }
 }
 
 fn check_named(chain: &[Vec<u8>]) -> Result<(), String> {
@@ -46,14 +97,38 @@ fn check_named(chain: &[Vec<u8>]) -> Result<(), String> {
     }
 }
 
-/// Where it has the roots of this folder, they are still in use after the replacement.
-async fn check_holds_clients(socket: &Path, roots: &Path) -> Result<(), String> {
-    let roots = roots.display();
-    let shown = ask(socket, format!("show ssl ca-file {roots}\n").as_bytes()).await?;
+/// Whether its configuration loads this file.
+async fn holds(socket: &Path, kind: &str, file: &Path) -> Result<bool, String> {
+    let shown = ask(socket, format!("show ssl {kind} {}\n", file.display()).as_bytes()).await?;
+    Ok(shown.contains("Status:"))
+}
+
+/// Where it has this file, it is still in use after the replacement.
+async fn check_in_use(socket: &Path, kind: &str, file: &Path) -> Result<(), String> {
+    let file = file.display();
+    let shown = ask(socket, format!("show ssl {kind} {file}\n").as_bytes()).await?;
     match shown.contains("Status: Unused") {
-        true => Err(format!("it no longer holds clients to {roots}: reload it at once")),
+        true => Err(format!("it no longer holds clients to {file}: reload it at once")),
         false => Ok(()),
     }
+}
+
+/// Replaces one of its files by what lies in the folder.
+async fn replace_file(socket: &Path, kind: &str, file: &Path) -> Result<(), String> {
+    let failed = |problem: String| format!("{}: {problem}", file.display());
+    let opened = tokio::fs::File::open(file).await;
+    let mut content = Vec::new();
+    let most = CRLS_PEM_BYTES_MAX as u64;
+    let read = opened
+        .map_err(|error| failed(error.to_string()))?
+        .take(most + 1)
+        .read_to_end(&mut content)
+        .await;
+    read.map_err(|error| failed(error.to_string()))?;
+    if content.len() > CRLS_PEM_BYTES_MAX {
+        return Err(failed(format!("it has more than {most} bytes")));
+    }
+    replace(socket, kind, &file.display().to_string(), &content).await
 }
 
 async fn replace(socket: &Path, kind: &str, name: &str, content: &[u8]) -> Result<(), String> {
@@ -62,7 +137,10 @@ async fn replace(socket: &Path, kind: &str, name: &str, content: &[u8]) -> Resul
     set.extend_from_slice(content);
     // The content ends at the first empty line; PEM has none.
     set.extend_from_slice(b"\n");
-    let answer = ask(socket, &set).await?;
+    let answer = ask(socket, &set).await.map_err(|problem| {
+        let bytes = content.len();
+        format!("{problem}, at the {bytes} bytes of {kind} {name}; tune.bufsize must be larger than that")
+    })?;
     if !answer.contains("ransaction") {
         return Err(refused(kind, name, &answer));
     }
@@ -76,13 +154,14 @@ async fn replace(socket: &Path, kind: &str, name: &str, content: &[u8]) -> Resul
 }
 
 fn refused(kind: &str, name: &str, answer: &str) -> String {
-    let answer: String = answer
-        .trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(400)
-        .collect();
+    let answer = plain(answer);
     format!("it does not take {kind} {name}: {answer:?}; the name must be the one that its configuration loads")
+}
+
+/// The beginning of an answer, without what a terminal would act on.
+fn plain(answer: &str) -> String {
+    let visible = answer.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    visible.take(400).collect()
 }
 
 /// One command, one connection: HAProxy closes it after the answer.
@@ -99,6 +178,30 @@ async fn ask(socket: &Path, command: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_versions_from_2_8_on_are_given_lists() {
+        let takes = |answer: &str| Version::parse(answer).is_some_and(|version| version >= REPLACES_LISTS);
+        for answer in ["2.8.25-5cf5d0683\n", "2.10.1", "3.0.11-1+deb13u1", "3.2-dev1"] {
+            assert!(takes(answer), "{answer}");
+        }
+        for answer in [
+            "2.6.12-1+deb12u4\n",
+            "2.7",
+            "1.9.3",
+            "",
+            "Unknown command: show version",
+            "3",
+            "x.8",
+        ] {
+            assert!(!takes(answer), "{answer}");
+        }
+        let told = check_takes_lists(false, "2.6.12\n\u{1b}[31m").unwrap_err();
+        assert!(
+            told.contains("2.6.12") && told.contains("use 2.8") && !told.contains('\u{1b}'),
+            "{told}"
+        );
+    }
 
     #[test]
     fn a_certificate_without_a_name_is_refused() {

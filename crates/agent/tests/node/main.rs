@@ -8,6 +8,7 @@ mod delivery;
 mod health;
 mod jwt;
 mod life;
+mod lists;
 mod program;
 mod receipts;
 mod revocation;

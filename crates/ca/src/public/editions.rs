@@ -79,13 +79,7 @@ impl Editions {
     ///
     /// # Errors
     /// A limit of the format is reached.
-    pub(super) fn delta(
-        &self,
-        epoch: u64,
-        from: u64,
-        to: u64,
-        time: Time,
-    ) -> Result<Option<Signed>, RevocationError> {
+    pub(super) fn delta(&self, epoch: u64, from: u64, to: u64, time: Time) -> Result<Option<Signed>, RevocationError> {
         match self.find(epoch, to, time) {
             Some((published, as_of)) => published.delta(from, as_of),
             None => Ok(None),
@@ -161,7 +155,10 @@ mod tests {
             assert!(editions.snapshot(3, *sequence, time).unwrap().is_some());
             assert!(editions.delta(3, 1, *sequence, time).unwrap().is_some());
             assert!(editions.delta(3, *sequence, *sequence, time).unwrap().is_none());
-            assert!(editions.snapshot(2, *sequence, time).unwrap().is_none(), "another epoch");
+            assert!(
+                editions.snapshot(2, *sequence, time).unwrap().is_none(),
+                "another epoch"
+            );
         }
         assert!(
             editions.snapshot(3, named[0] + 1, time).unwrap().is_none(),
@@ -183,13 +180,21 @@ mod tests {
             let delta = editions.delta(3, 2, sequence, time).unwrap();
             snapshot.zip(delta).map(|(snapshot, delta)| [snapshot.at, delta.at])
         };
-        assert_eq!(dates(first, at(after(3), first)), Some([after(3); 2]), "it is the newest");
+        assert_eq!(
+            dates(first, at(after(3), first)),
+            Some([after(3); 2]),
+            "it is the newest"
+        );
         // Something newer is published, though no reader was told of it.
         assert_eq!(dates(first, at(after(60), second)), Some([after(1); 2]));
         editions.latest(&states[2], after(70)).unwrap();
         assert_eq!(dates(first, at(after(80), second)), Some([after(1); 2]));
         assert_eq!(dates(second, at(after(80), second)), Some([after(80); 2]));
-        assert_eq!(dates(first, at(after(1).plus(NEWS_LIFETIME), second)), None, "nobody may take it up");
+        assert_eq!(
+            dates(first, at(after(1).plus(NEWS_LIFETIME), second)),
+            None,
+            "nobody may take it up"
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     control::Origin,
     desk::Desk,
     fingerprints,
-    limits::{SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
+    limits::{MISSING_NAMES_MAX, SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
     peer::Peer,
     pusher::ENTRIES_BYTES_MAX,
     revoke::{Order, carry_out},
@@ -106,7 +106,10 @@ impl RevocationService {
 /// What one agent is asked to renew: those of its own entries that lost something, in messages of bounded size, and no others'.
 /// Without any it is asked nothing: a message without names means all that it has.
 fn renewals(view: &View, agent: &SpiffeId, lost: &BTreeSet<String>, why: &str) -> Vec<CaMessage> {
-    let own = view.entries_for_agent(agent).into_iter().map(|standing| &standing.entry);
+    let own = view
+        .entries_for_agent(agent)
+        .into_iter()
+        .map(|standing| &standing.entry);
     let names = own
         .filter(|entry| !entry.is_disabled())
         .map(|entry| entry.name().as_str())
@@ -126,7 +129,10 @@ fn renewals(view: &View, agent: &SpiffeId, lost: &BTreeSet<String>, why: &str) -
             }
         }
     }
-    pieces.into_iter().map(|names| renew_message(names, false, why)).collect()
+    pieces
+        .into_iter()
+        .map(|names| renew_message(names, false, why))
+        .collect()
 }
 
 fn rule_text(rule: &mintage_ledger::wire::RevocationRule) -> String {
@@ -234,6 +240,7 @@ impl Revocation for RevocationService {
             acks: spread.acks,
             p50_ack_ms: spread.p50_ms,
             p99_ack_ms: spread.p99_ms,
+            missing: desk.fleet.missing(asked, MISSING_NAMES_MAX),
         }))
     }
 
@@ -339,7 +346,10 @@ mod tests {
             ..Entry::default()
         };
         let count = ENTRIES_BYTES_MAX / 100;
-        let all: Vec<Entry> = (0..count).map(|number| entry(number, "n1")).chain([entry(0, "n2")]).collect();
+        let all: Vec<Entry> = (0..count)
+            .map(|number| entry(number, "n1"))
+            .chain([entry(0, "n2")])
+            .collect();
         let lost: BTreeSet<String> = all.iter().map(|entry| entry.name.clone()).collect();
         for some in all.chunks(500) {
             let request = ApplyEntriesRequest {
@@ -358,9 +368,18 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let own = asked("n1");
-        assert!(own.len() > 1 && own.iter().all(|message| message.encoded_len() < ENTRIES_BYTES_MAX + 100));
+        assert!(
+            own.len() > 1
+                && own
+                    .iter()
+                    .all(|message| message.encoded_len() < ENTRIES_BYTES_MAX + 100)
+        );
         assert_eq!(own.iter().map(names).sum::<usize>(), count);
-        assert_eq!(asked("n2").iter().map(names).collect::<Vec<_>>(), [1], "nobody else's names");
+        assert_eq!(
+            asked("n2").iter().map(names).collect::<Vec<_>>(),
+            [1],
+            "nobody else's names"
+        );
         assert!(asked("n3").is_empty(), "no names would mean all");
     }
 }

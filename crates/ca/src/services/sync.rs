@@ -400,7 +400,9 @@ mod tests {
             let refused = first(std::future::ready(other), HELLO_WAIT).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);
         }
-        let late = first(std::future::pending(), Duration::from_millis(1)).await.unwrap_err();
+        let late = first(std::future::pending(), Duration::from_millis(1))
+            .await
+            .unwrap_err();
         assert_eq!(late.code(), Code::DeadlineExceeded);
     }
 }

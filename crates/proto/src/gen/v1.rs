@@ -4165,7 +4165,7 @@ pub struct RevocationStatusRequest {
     #[prost(uint32, tag = "2")]
     pub wait_ms: u32,
 }
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RevocationStatusResponse {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
@@ -4191,6 +4191,9 @@ pub struct RevocationStatusResponse {
     pub p50_ack_ms: f64,
     #[prost(double, tag = "10")]
     pub p99_ack_ms: f64,
+    /// Connected agents that have not acknowledged it: the first 16 of their names, in order.
+    #[prost(string, repeated, tag = "11")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotRequest {}

@@ -299,6 +299,10 @@ impl RevocationView for FakeView {
             fingerprint,
         })
     }
+
+    fn age(&self, _: UnixTime) -> Option<Duration> {
+        Some(Duration::from_secs(self.age_seconds.load(Ordering::SeqCst)))
+    }
 }
 
 /// A snapshot of one trust domain under one root.

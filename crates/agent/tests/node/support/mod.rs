@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod jwt;
+pub mod lists;
 pub mod pki;
 pub mod receipts;
 pub mod wire;
@@ -98,6 +99,8 @@ pub struct State {
     pub jwt: Mutex<Option<jwt::Minter>>,
     /// Request id to the leaf that was made for it.
     pub issued: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    /// Where agents follow the lists.
+    pub lists: lists::Lists,
     pub streams: Mutex<Vec<mpsc::Sender<Result<v1::CaMessage, Status>>>>,
     /// The agent's certificates so far, newest last.
     pub agent_leaves: Mutex<Vec<Vec<u8>>>,
@@ -164,6 +167,7 @@ impl FakeCa {
             bundle_sequence: Mutex::new(1),
             jwt: Mutex::default(),
             issued: Mutex::default(),
+            lists: lists::Lists::default(),
             streams: Mutex::default(),
             agent_leaves: Mutex::default(),
             pki,

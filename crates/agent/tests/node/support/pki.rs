@@ -119,6 +119,11 @@ impl Pki {
             .to_vec()
     }
 
+    /// A list of the issuing key.
+    pub fn sign_list(&self, params: rcgen::CertificateRevocationListParams) -> Vec<u8> {
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
     pub fn sign_as_issuer(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &self.issuer_pkcs8, &random).unwrap();

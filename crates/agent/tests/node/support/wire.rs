@@ -16,6 +16,7 @@ use mintage_identity::{AgentInstance, SpkiHash};
 use mintage_proto::v1::{
     self, agent_message,
     ca_message::Message,
+    crls_server::CrlsServer,
     node_server::{Node, NodeServer},
     revocation_server::{Revocation, RevocationServer},
     revoked::News,
@@ -123,10 +124,12 @@ pub async fn serve(state: Arc<State>, address: SocketAddr, stop: CancellationTok
             });
         }
     });
+    let lists = CrlsServer::new(state.lists.clone());
     let service = Service(state);
     let server = Server::builder()
         .add_service(NodeServer::new(service.clone()))
-        .add_service(RevocationServer::new(service));
+        .add_service(RevocationServer::new(service))
+        .add_service(lists);
     tokio::spawn(async move {
         tokio::select! {
             served = server.serve_with_incoming(ReceiverStream::new(incoming)) => served.unwrap(),
