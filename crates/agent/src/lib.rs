@@ -19,6 +19,7 @@ mod crls;
 pub mod doctor;
 mod error;
 mod event;
+mod federation;
 mod held;
 mod hook;
 mod http;

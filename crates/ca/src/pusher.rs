@@ -18,6 +18,7 @@ use tracing::{error, info};
 use crate::{
     convert::wire_entry,
     desk::Desk,
+    federation::federated_message,
     health::Trouble,
     limits::HEARTBEAT_INTERVAL,
     publisher::revoked,
@@ -102,6 +103,7 @@ impl Push<'_> {
         self.revocations(registry);
         self.retired();
         self.trust(trust, registry);
+        self.federated();
         self.entries();
     }
 
@@ -177,6 +179,14 @@ impl Push<'_> {
         }
         let news = trust_message(self.desk, self.new);
         self.desk.fleet.push(|_| Some(message(Down::Trust(news.clone()))));
+    }
+
+    /// Before the entries: one that names a bundle finds it there.
+    fn federated(&self) {
+        if self.new.federated_changed_since(self.old) {
+            let news = federated_message(self.new);
+            self.desk.fleet.push(|_| Some(message(Down::Federated(news.clone()))));
+        }
     }
 
     fn entries(&self) {

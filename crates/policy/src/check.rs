@@ -63,6 +63,7 @@ pub(crate) fn rules(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryErro
     note("environment", &entry.environment, limits::NOTE_BYTES_MAX)?;
     note("purpose", &entry.purpose, limits::NOTE_BYTES_MAX)?;
     jwt(entry)?;
+    federation(entry, domain)?;
     whole(entry)
 }
 
@@ -87,6 +88,23 @@ fn jwt(entry: &Entry) -> Result<(), EntryError> {
         }
     }
     Ok(())
+}
+
+fn federation(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
+    let field = "federates_with";
+    count(
+        field,
+        entry.federates_with.len(),
+        limits::FEDERATES_WITH_PER_ENTRY_MAX,
+        "name those that the workload speaks with",
+    )?;
+    match entry.federates_with.contains(domain) {
+        true => Err(EntryError::new(
+            field,
+            format!("names {domain}, the own trust domain, whose bundle every workload is given; remove it"),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn agents(entry: &Entry, domain: &TrustDomain) -> Result<(), EntryError> {
@@ -286,7 +304,13 @@ fn count(field: &'static str, given: usize, max: usize, remedy: &str) -> Result<
 
 fn whole(entry: &Entry) -> Result<(), EntryError> {
     let raw = entry.to_raw();
-    let lists = [&raw.agents, &raw.selectors, &raw.dns_names, &raw.jwt_audiences];
+    let lists = [
+        &raw.agents,
+        &raw.selectors,
+        &raw.dns_names,
+        &raw.jwt_audiences,
+        &raw.federates_with,
+    ];
     let singles = [
         &raw.name,
         &raw.spiffe_id,
@@ -548,6 +572,35 @@ mod tests {
             e.jwt_audiences = texts(&["a"]);
         });
         assert!(field == "jwt_audiences" && told.contains("jwt_forbidden"), "{told}");
+    }
+
+    #[test]
+    fn federation_is_with_other_trust_domains_by_their_bare_names() {
+        let set = |list: &[&str]| {
+            let list = texts(list);
+            move |e: &mut RawEntry| e.federates_with = list
+        };
+        let mut entry = raw("web");
+        set(&["b.test", "a.test"])(&mut entry);
+        let valid = entry.validate(&domain()).unwrap();
+        assert_eq!(valid.to_raw().federates_with, ["a.test", "b.test"]);
+        for bad in [
+            &["dev.test"][..],
+            &["spiffe://b.test"],
+            &["B.test"],
+            &[""],
+            &["b.test/"],
+            &["b.test", "b.test"],
+        ] {
+            assert_eq!(refusal(set(bad)).0, "federates_with", "{bad:?}");
+        }
+        let (field, told) = refusal(|e| e.federates_with = (0..65).map(|n| format!("d{n}")).collect());
+        assert!(field == "federates_with" && told.contains("the limit is 64"), "{told}");
+        let other = refusal(set(&["dev.test"])).1;
+        assert!(
+            other.contains("own trust domain") && other.contains("remove it"),
+            "{other}"
+        );
     }
 
     #[test]

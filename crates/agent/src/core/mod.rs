@@ -18,6 +18,7 @@ use crate::{
     AgentError, AgentEvent,
     bundle::{Bundle, NotAfter},
     config::Delivery,
+    federation::Remembered,
     held::Held,
     limits::{HOOKS_AT_ONCE_MAX, TICK_MAX, WRITERS_MAX},
     link::Control,
@@ -30,6 +31,7 @@ use crate::{
 
 mod asks;
 mod entries;
+mod federation;
 mod hooks;
 mod interest;
 mod jwts;
@@ -136,6 +138,9 @@ pub(crate) struct Core {
     slots: BTreeMap<SlotKey, Slot>,
     by_request: HashMap<RequestId, SlotKey>,
     entries: Entries,
+    /// What deliveries federated with when the CA was last heard.
+    remembered: Remembered,
+    saving: Arc<federation::Saving>,
     upstream: Option<Upstream>,
     /// Why the last stream ended.
     down_because: String,
@@ -159,6 +164,8 @@ impl Core {
             slots: BTreeMap::from([(SlotKey::Own, Slot::new(Purpose::Own))]),
             by_request: HashMap::new(),
             entries: Entries::default(),
+            remembered: Remembered::default(),
+            saving: Arc::default(),
             upstream: None,
             down_because: "not connected yet".to_owned(),
             due: Vec::new(),
@@ -174,7 +181,8 @@ impl Core {
     }
 
     /// Takes up what was in place before a restart: it is served, and put into its folder again, without the CA.
-    pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>) {
+    pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>, remembered: Remembered) {
+        self.remembered = remembered;
         self.releases
             .add(self.shared.store.forget_other_deliveries(&deliveries));
         if self.own_id.is_some() {
@@ -274,6 +282,7 @@ impl Core {
             Message::Minted(minted) => self.minted(minted),
             Message::Entries(entries) => self.entries_changed(&entries),
             Message::Trust(trust) => self.trust_changed(trust.bundle.as_ref()),
+            Message::Federated(federated) => self.federated_changed(&federated),
             Message::Renew(renew) => self.renew(&renew),
             Message::Retire(retire) => return self.retire(&retire),
             // The session gives these to their own thread.
@@ -321,6 +330,7 @@ impl Core {
         let index = self.entries.index();
         tracing::info!(entries = self.entries.len(), index, "entries applied");
         self.reconcile();
+        self.follow_federation();
         let outdated: Vec<SlotKey> = self.keys_of(|slot| slot.entry().is_some_and(|e| change.outdated.contains(e)));
         for key in outdated {
             self.feed(&key, Event::RenewNow);

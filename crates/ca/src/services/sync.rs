@@ -29,6 +29,7 @@ use super::jwt;
 use crate::{
     denials::{self, Asked},
     desk::Desk,
+    federation::federated_message,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
     limits::{MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
@@ -150,6 +151,7 @@ fn catch_up(desk: &Desk, session: &AgentSession, hello: &Hello, queue: &mpsc::Se
     let mut messages = Vec::new();
     let view = desk.state.view();
     messages.push(Down::Trust(trust_message(desk, &view)));
+    messages.push(Down::Federated(federated_message(&view)));
     let news = desk
         .publisher
         .catch_up(hello.revocation_epoch, hello.revocation_sequence, now);

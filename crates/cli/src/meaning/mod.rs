@@ -5,6 +5,7 @@
 //! the other. Of two records that exclude each other the first one counts, as everywhere.
 
 mod begun;
+mod federated;
 mod issue;
 mod issue_jwt;
 mod keys;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain, Ttl};
 use mintage_ledger::{Actor, Body, Origin, Record, RecordCheck, ShardBegin, Stored, Vkey};
 
-use self::{keys::Keys, standing::Standing, strike::Strikes};
+use self::{federated::Federated, keys::Keys, standing::Standing, strike::Strikes};
 
 /// What is asked beyond the rules that always hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +47,7 @@ pub(crate) struct Meaning {
     /// 1 + index of the last restricting record; 0 for none.
     control_head: u64,
     standing: Standing,
+    federated: Federated,
     keys: Keys,
     strikes: Strikes,
     serials: HashMap<Serial, Issued>,
@@ -144,6 +146,16 @@ impl Meaning {
             Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
             Body::CaEvent(event) => self.ca_event(event),
             Body::BundleChange(change) => self.keys.bundle(change),
+            Body::BundleFederatedSet(set) => {
+                by_an_authority(record)?;
+                let domain = self.domain()?.clone();
+                self.federated.set(index, set, &domain)
+            }
+            Body::BundleFederatedRemove(gone) => {
+                by_an_authority(record)?;
+                self.federated.remove(gone);
+                Ok(())
+            }
             Body::EntryPut(put) => {
                 by_an_authority(record)?;
                 let domain = self.domain()?.clone();
