@@ -362,7 +362,14 @@ dns_names = ["web.dev.test"]
         let lines: Vec<_> = said.iter().map(|text| text.split(": ").next().unwrap()).collect();
         assert_eq!(
             lines,
-            ["e.toml:4", "e.toml:15", "e.toml:23", "e.toml:30", "e.toml:44"],
+            [
+                "e.toml:4",
+                "e.toml:15",
+                "e.toml:23",
+                "e.toml:30",
+                "e.toml:44",
+                "e.toml:52"
+            ],
             "{said:#?}"
         );
         assert!(said[0].contains("entry \"web\": spiffe_id:"), "{}", said[0]);
