@@ -311,6 +311,8 @@ async fn folders_keep_the_bundles_of_others_while_the_ca_is_down() {
 
     let Scene { ca, agent, folder } = scene;
     assert!(agent.shutdown(SOON).await);
+    // It holds the lock of its directory.
+    drop(agent);
     let ca_folder = ca.stop().await;
     fs::remove_dir_all(folder.path().join("web")).unwrap();
     let agent = Agent::start(configuration(folder.path()), None, Deps::system()).unwrap();
