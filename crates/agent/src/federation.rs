@@ -11,7 +11,7 @@ use mintage_identity::{EntryName, TrustDomain};
 use mintage_proto::v1;
 use mintage_revocation::ViewHandle;
 use mintage_svid::{JwtKey, TrustBundle};
-use mintage_verifier::{RevocationCheck, TrustBuilder, TrustError};
+use mintage_verifier::{RevocationCheck, Trust, TrustBuilder, TrustError};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{FEDERATED_FILE_BYTES_MAX, FEDERATED_MAX, FEDERATED_NAME_BYTES_MAX};
@@ -47,6 +47,10 @@ impl Foreign {
         let document = keys
             .collect::<Result<Vec<_>, _>>()
             .and_then(|keys| TrustBundle::new(domain.clone(), bundle.roots.clone(), keys, bundle.sequence, hint))
+            .map_err(|error| format!("the bundle of {domain}: {error}"))?;
+        // One that verifiers cannot use must not keep the others from them.
+        Trust::builder(domain.clone())
+            .bundle(&document, RevocationCheck::None)
             .map_err(|error| format!("the bundle of {domain}: {error}"))?;
         match document.roots().is_empty() && document.jwt_keys().is_empty() {
             true => Err(format!("the bundle of {domain} vouches for nothing")),
@@ -247,8 +251,6 @@ pub(crate) fn from_file(bytes: &[u8], own: &TrustDomain) -> Result<(Federation, 
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use mintage_verifier::Trust;
-
     use super::*;
 
     pub(crate) fn root() -> Vec<u8> {

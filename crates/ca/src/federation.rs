@@ -21,6 +21,7 @@ use mintage_state::{
     command::{remove_federated, set_federated},
 };
 use mintage_svid::TrustBundle;
+use mintage_verifier::{RevocationCheck, Trust};
 
 use crate::{
     control::{Origin, command},
@@ -82,6 +83,10 @@ fn read(domain: &TrustDomain, document: &str, revocation_unchecked: bool) -> Res
             "document: {error}; give the SPIFFE bundle document of {domain}, or its root certificates in PEM"
         ))
     })?;
+    // What verifiers cannot use is told to whoever hands it in, and not to the agents.
+    Trust::builder(domain.clone())
+        .bundle(&bundle, RevocationCheck::None)
+        .map_err(|error| Refusal::invalid(format!("document: {error}; verifiers could not use it")))?;
     let jwt_keys = bundle.jwt_keys().iter();
     Ok(FederatedContent {
         sequence: bundle.sequence(),

@@ -455,6 +455,7 @@ impl Core {
             }
         }
         self.reconcile();
+        self.follow_federation();
         done
     }
 }
