@@ -179,49 +179,63 @@ fn context(response: &DeltaDiscoveryResponse, name: &str) -> Option<Vec<String>>
     Some(config.trust_domains.into_iter().map(|domain| domain.name).collect())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bundle_reaches_open_streams_and_folders_and_leaves_them() {
-    let other = TestCa::start_of(&other_domain()).await;
-    let scene = Scene::new(&domain()).await;
-    let theirs = document(other.ca.admin_socket()).await;
-    let roots = roots_of(&theirs);
+/// What is open while a bundle comes and goes.
+struct Open {
+    svids: Streaming<X509svidResponse>,
+    secrets: Streaming<DeltaDiscoveryResponse>,
+    _asking: mpsc::Sender<DeltaDiscoveryRequest>,
+}
 
-    // The bundle alone is nothing: no entry names it.
-    federate_with(scene.admin(), &other_domain(), &theirs).await;
-    let mut svids = scene
-        .workload()
-        .await
-        .fetch_x509svid(call(X509svidRequest {}))
-        .await
-        .unwrap()
-        .into_inner();
-    let first = next(&mut svids, "the identities", |response| response.svids.len() == 2).await;
-    assert!(first.federated_bundles.is_empty(), "no entry federates");
-    let (asking, mut secrets) = secrets(&scene).await;
-    let told = next(&mut secrets, "the contexts", |_| true).await;
-    assert_eq!(context(&told, "ALL").unwrap(), ["dev.test"]);
-    assert_eq!(told.removed_resources, [OTHER]);
+const IN_SPLIT: &str = "web/other.test.federated.pem";
+const IN_SPIFFE: &str = "spiffe/other.test.spiffe-trust-bundle.pem";
 
-    // An entry that names it, and a trust domain that nobody has vouched for yet.
-    let mut entry = federating_entry(&domain(), "web", &other_domain());
-    entry.federates_with.push("unknown.test".to_owned());
-    let applied = apply(scene.admin(), vec![entry]).await.unwrap();
-    assert!(
-        applied.warnings.len() == 1 && applied.warnings[0].contains("unknown.test"),
-        "{applied:?}"
-    );
-    let at = Instant::now();
-    let given = next(&mut svids, "the other bundle", has_other).await;
-    println!("an open stream of the Workload API has it after {:?}", at.elapsed());
-    assert_eq!(given.federated_bundles, [(OTHER.to_owned(), roots.concat())].into());
-    let given = next(&mut secrets, "its context", |response| {
-        context(response, OTHER).is_some()
-    })
-    .await;
-    println!("a stream of SDS has it after {:?}", at.elapsed());
-    assert_eq!(context(&given, OTHER).unwrap(), ["other.test"]);
-    assert_eq!(context(&given, "ALL").unwrap(), ["dev.test", "other.test"]);
-    assert!(context(&given, "ROOTCA").is_none(), "the own one did not change");
+impl Open {
+    /// Opens both streams, which have nothing of the other trust domain.
+    async fn new(scene: &Scene) -> Self {
+        let svids = scene.workload().await.fetch_x509svid(call(X509svidRequest {})).await;
+        let mut svids = svids.unwrap().into_inner();
+        let first = next(&mut svids, "the identities", |response| response.svids.len() == 2).await;
+        assert!(first.federated_bundles.is_empty(), "no entry federates");
+        let (asking, mut secrets) = secrets(scene).await;
+        let told = next(&mut secrets, "the contexts", |_| true).await;
+        assert_eq!(context(&told, "ALL").unwrap(), ["dev.test"]);
+        assert_eq!(told.removed_resources, [OTHER]);
+        Self {
+            svids,
+            secrets,
+            _asking: asking,
+        }
+    }
+
+    async fn hears_of(&mut self, roots: &[Vec<u8>], since: Instant) {
+        let given = next(&mut self.svids, "the other bundle", has_other).await;
+        println!("an open stream of the Workload API has it after {:?}", since.elapsed());
+        assert_eq!(given.federated_bundles, [(OTHER.to_owned(), roots.concat())].into());
+        let given = next(&mut self.secrets, "its context", |response| {
+            context(response, OTHER).is_some()
+        })
+        .await;
+        println!("a stream of SDS has it after {:?}", since.elapsed());
+        assert_eq!(context(&given, OTHER).unwrap(), ["other.test"]);
+        assert_eq!(context(&given, "ALL").unwrap(), ["dev.test", "other.test"]);
+        assert!(context(&given, "ROOTCA").is_none(), "the own one did not change");
+    }
+
+    async fn hears_the_end(&mut self, since: Instant) {
+        let left = next(&mut self.svids, "the set without it", |response| !has_other(response)).await;
+        println!(
+            "an open stream of the Workload API has it no more after {:?}",
+            since.elapsed()
+        );
+        assert!(left.svids.len() == 2 && left.federated_bundles.is_empty());
+        let gone = |response: &DeltaDiscoveryResponse| response.removed_resources.contains(&OTHER.to_owned());
+        let left = next(&mut self.secrets, "its withdrawal", gone).await;
+        assert_eq!(context(&left, "ALL").unwrap(), ["dev.test"]);
+    }
+}
+
+/// The bundles that a caller who asks now is given.
+async fn asked_for(scene: &Scene, roots: &[Vec<u8>]) {
     let bundles = scene
         .workload()
         .await
@@ -240,53 +254,68 @@ async fn a_bundle_reaches_open_streams_and_folders_and_leaves_them() {
         .await
         .bundles;
     assert!(bundles[OTHER].starts_with(b"{"), "the other CA signs tokens too");
+}
 
-    // Folders: those that want it, of the entry that names it, in one generation with the rest.
-    let (in_split, in_spiffe) = (
-        "web/other.test.federated.pem",
-        "spiffe/other.test.spiffe-trust-bundle.pem",
-    );
+/// Folders: those that want it, of the entry that names it, in one generation with the rest; and the bundle map.
+async fn on_disk(scene: &Scene, roots: &[Vec<u8>]) {
     let there = |name: &str| scene.path(name).exists();
-    let took = scene.see("its files", || there(in_split) && there(in_spiffe)).await;
+    let took = scene.see("its files", || there(IN_SPLIT) && there(IN_SPIFFE)).await;
     println!("both folders have it {took:?} later");
-    for name in [in_split, in_spiffe] {
+    for name in [IN_SPLIT, IN_SPIFFE] {
         let text = fs::read_to_string(scene.path(name)).unwrap();
         assert_eq!(pem::decode_certificates(&text).unwrap(), roots);
     }
     for folder in ["quiet", "plain"] {
         assert!(!there(&format!("{folder}/other.test.federated.pem")), "{folder}");
     }
-    let map = scene.path("run/bundles.json");
-    scene
-        .see("the bundle map", || {
-            fs::read_to_string(&map).is_ok_and(|text| text.contains("\"other.test\""))
-        })
-        .await;
+    scene.see("the bundle map", || map_has_other(scene) == Some(true)).await;
+}
+
+fn map_has_other(scene: &Scene) -> Option<bool> {
+    let text = fs::read_to_string(scene.path("run/bundles.json")).ok()?;
+    Some(text.contains("\"other.test\""))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_reaches_open_streams_and_folders_and_leaves_them() {
+    let other = TestCa::start_of(&other_domain()).await;
+    let scene = Scene::new(&domain()).await;
+    let theirs = document(other.ca.admin_socket()).await;
+    let roots = roots_of(&theirs);
+
+    // The bundle alone is nothing: no entry names it.
+    federate_with(scene.admin(), &other_domain(), &theirs).await;
+    let mut open = Open::new(&scene).await;
+
+    // An entry that names it, and a trust domain that nobody has vouched for yet.
+    let mut entry = federating_entry(&domain(), "web", &other_domain());
+    entry.federates_with.push("unknown.test".to_owned());
+    let applied = apply(scene.admin(), vec![entry]).await.unwrap();
+    assert!(
+        applied.warnings.len() == 1 && applied.warnings[0].contains("unknown.test"),
+        "{applied:?}"
+    );
+    open.hears_of(&roots, Instant::now()).await;
+    asked_for(&scene, &roots).await;
+    on_disk(&scene, &roots).await;
 
     // Taken away: everywhere.
     unfederate(scene.admin(), &other_domain()).await;
-    let at = Instant::now();
-    let left = next(&mut svids, "the set without it", |response| !has_other(response)).await;
-    println!(
-        "an open stream of the Workload API has it no more after {:?}",
-        at.elapsed()
-    );
-    assert!(left.svids.len() == 2 && left.federated_bundles.is_empty());
-    let left = next(&mut secrets, "its withdrawal", |response| {
-        response.removed_resources.contains(&OTHER.to_owned())
-    });
-    let left = left.await;
-    assert_eq!(context(&left, "ALL").unwrap(), ["dev.test"]);
+    open.hears_the_end(Instant::now()).await;
+    let there = |name: &str| scene.path(name).exists();
     scene
-        .see("empty places", || !there(in_split) && !there(in_spiffe))
+        .see("empty places", || !there(IN_SPLIT) && !there(IN_SPIFFE))
         .await;
     assert!(there("web/svid.pem") && there("spiffe/credential-bundle.private-key.pem"));
     scene
-        .see("the bundle map", || {
-            fs::read_to_string(&map).is_ok_and(|text| !text.contains("\"other.test\""))
-        })
+        .see("the bundle map", || map_has_other(&scene) == Some(false))
         .await;
-    drop((asking, svids, secrets));
+
+    // Handed in again, while the entry stands: the news comes by the bundle this time.
+    federate_with(scene.admin(), &other_domain(), &theirs).await;
+    open.hears_of(&roots, Instant::now()).await;
+    on_disk(&scene, &roots).await;
+    drop(open);
     scene.end().await;
     other.stop().await;
 }
@@ -334,51 +363,50 @@ async fn folders_keep_the_bundles_of_others_while_the_ca_is_down() {
     other.stop().await;
 }
 
+/// What the other trust domain's `web` holds: a token for `db`, and its chain.
+async fn held(theirs: &Scene) -> (String, Vec<CertificateDer<'static>>) {
+    let id = format!("{OTHER}/web");
+    let request = JwtsvidRequest {
+        audience: vec!["db".to_owned()],
+        spiffe_id: id.clone(),
+    };
+    let tokens = theirs.workload().await.fetch_jwtsvid(call(request)).await;
+    let token = tokens.unwrap().into_inner().svids.remove(0).svid;
+    let svids = theirs.workload().await.fetch_x509svid(call(X509svidRequest {})).await;
+    let both = |response: &X509svidResponse| response.svids.iter().any(|svid| svid.spiffe_id == id);
+    let svids = next(&mut svids.unwrap().into_inner(), "an identity", both).await.svids;
+    let svid = svids.iter().find(|svid| svid.spiffe_id == id).unwrap();
+    (token, certificates(&svid.x509_svid))
+}
+
+/// What the agent says of a token for `db`.
+async fn validate(ours: &Scene, token: &str) -> Result<String, Code> {
+    let request = ValidateJwtsvidRequest {
+        audience: "db".to_owned(),
+        svid: token.to_owned(),
+    };
+    let answer = ours.workload().await.validate_jwtsvid(call(request)).await;
+    let answer = answer.map(|answer| answer.into_inner().spiffe_id);
+    answer.map_err(|status| status.code())
+}
+
+/// What a verifier in the agent's process says of a chain of the other trust domain's `web`.
+fn verify(ours: &Scene, chain: &[CertificateDer<'static>]) -> Result<SpiffeId, VerifyError> {
+    let allowed = AllowedIds::exact([SpiffeId::parse(&format!("{OTHER}/web")).unwrap()]).unwrap();
+    let algorithms = provider().signature_verification_algorithms;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = UnixTime::from_millis(i64::try_from(since.as_millis()).unwrap());
+    let trust = ours.agent.trust_store().load_full();
+    let peer = trust.verify(chain, Usage::Client, &allowed, &algorithms, now)?;
+    Ok(peer.id().clone())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_and_certificates_of_another_trust_domain_are_believed_only_as_the_operator_says() {
     let (theirs, ours) = (Scene::new(&other_domain()).await, Scene::new(&domain()).await);
-    let request = JwtsvidRequest {
-        audience: vec!["db".to_owned()],
-        spiffe_id: format!("{OTHER}/web"),
-    };
-    let tokens = theirs
-        .workload()
-        .await
-        .fetch_jwtsvid(call(request))
-        .await
-        .unwrap()
-        .into_inner();
-    let token = tokens.svids[0].svid.clone();
-    let svids = theirs.workload().await.fetch_x509svid(call(X509svidRequest {})).await;
-    let held = next(&mut svids.unwrap().into_inner(), "an identity", |_| true).await;
-    let leaf = held
-        .svids
-        .iter()
-        .find(|svid| svid.spiffe_id == format!("{OTHER}/web"))
-        .unwrap();
-    let chain = certificates(&leaf.x509_svid);
-
-    let mut client = ours.workload().await;
-    let mut validate = async || {
-        let request = ValidateJwtsvidRequest {
-            audience: "db".to_owned(),
-            svid: token.clone(),
-        };
-        let answer = client.validate_jwtsvid(call(request)).await;
-        answer
-            .map(|answer| answer.into_inner().spiffe_id)
-            .map_err(|status| status.code())
-    };
-    let allowed = AllowedIds::exact([SpiffeId::parse(&format!("{OTHER}/web")).unwrap()]).unwrap();
-    let verify = || {
-        let algorithms = provider().signature_verification_algorithms;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let now = UnixTime::from_millis(i64::try_from(since.as_millis()).unwrap());
-        let trust = ours.agent.trust_store().load_full();
-        trust.verify(&chain, Usage::Client, &allowed, &algorithms, now)
-    };
-    assert_eq!(validate().await, Err(Code::InvalidArgument));
-    assert!(matches!(verify(), Err(VerifyError::UnknownTrustDomain(_))));
+    let (token, chain) = held(&theirs).await;
+    assert_eq!(validate(&ours, &token).await, Err(Code::InvalidArgument));
+    assert!(matches!(verify(&ours, &chain), Err(VerifyError::UnknownTrustDomain(_))));
 
     // Vouched for, but with revocation required: certificates are refused, because nothing here covers them.
     let document = document(theirs.admin()).await;
@@ -388,35 +416,31 @@ async fn tokens_and_certificates_of_another_trust_domain_are_believed_only_as_th
         ..SetFederatedRequest::default()
     };
     let mut events = ours.agent.events();
-    federate(ours.admin(), required).await.unwrap();
     let mut applied = async || while !matches!(events.recv().await.unwrap(), AgentEvent::FederationApplied { .. }) {};
+    federate(ours.admin(), required).await.unwrap();
     timeout(SOON, applied()).await.unwrap();
     assert_eq!(
-        validate().await,
+        validate(&ours, &token).await,
         Err(Code::InvalidArgument),
         "no entry of the caller federates with it"
     );
-    assert!(
-        matches!(verify(), Err(VerifyError::NotCovered { .. })),
-        "{:?}",
-        verify()
-    );
-    apply(ours.admin(), vec![federating_entry(&domain(), "web", &other_domain())])
-        .await
-        .unwrap();
+    let refused = verify(&ours, &chain);
+    assert!(matches!(refused, Err(VerifyError::NotCovered { .. })), "{refused:?}");
+    let entry = federating_entry(&domain(), "web", &other_domain());
+    apply(ours.admin(), vec![entry]).await.unwrap();
     let started = Instant::now();
-    while validate().await != Ok(format!("{OTHER}/web")) {
+    while validate(&ours, &token).await != Ok(format!("{OTHER}/web")) {
         assert!(started.elapsed() < SOON, "the token is not believed");
     }
 
     // Nothing is asked about them: accepted. Taken away: unknown again.
     federate_with(ours.admin(), &other_domain(), &document).await;
     timeout(SOON, applied()).await.unwrap();
-    assert_eq!(verify().unwrap().id().as_str(), format!("{OTHER}/web"));
+    assert_eq!(verify(&ours, &chain).unwrap().as_str(), format!("{OTHER}/web"));
     unfederate(ours.admin(), &other_domain()).await;
     timeout(SOON, applied()).await.unwrap();
-    assert_eq!(validate().await, Err(Code::InvalidArgument));
-    assert!(matches!(verify(), Err(VerifyError::UnknownTrustDomain(_))));
+    assert_eq!(validate(&ours, &token).await, Err(Code::InvalidArgument));
+    assert!(matches!(verify(&ours, &chain), Err(VerifyError::UnknownTrustDomain(_))));
     ours.end().await;
     theirs.end().await;
 }
