@@ -22,6 +22,7 @@ use crate::{
     config::Delivery,
     core::{Core, Input, Reloaded},
     crls::{Crls, Taken},
+    federation::Remembered,
     http,
     limits::{EVENTS_MAX, INBOX_MAX},
     link::Link,
@@ -84,6 +85,7 @@ impl Agent {
         ));
         load_identity(&shared)?;
         load_lists(&shared);
+        let remembered = load_federated(&shared);
         let map = config
             .revocation_map()
             .map(|path| open_map(path, &shared.domain))
@@ -104,7 +106,7 @@ impl Agent {
         let (socket, metrics) = serve_local(&config, &shared, &core_inbox, &stop)?;
         let thread = revoked.spawn(news_queue).map_err(no_thread)?;
         let mut core = Core::new(shared.clone(), core_inbox.clone(), control);
-        core.restore(config.deliveries().to_vec());
+        core.restore(config.deliveries().to_vec(), remembered);
         let known = membership.map(|membership| membership.addresses).unwrap_or_default();
         let addresses = (config.ca_addresses().to_vec(), known);
         let link = Link::new(
@@ -258,6 +260,20 @@ fn load_identity(shared: &Shared) -> Result<(), AgentError> {
             .map_err(|problem| broken("agent.pem", problem))?;
     }
     Ok(())
+}
+
+/// Takes up the saved bundles of other trust domains; what deliveries federated with.
+fn load_federated(shared: &Shared) -> Remembered {
+    let Some((federation, remembered)) = shared.store.federated(&shared.domain) else {
+        return Remembered::default();
+    };
+    match shared.install_federation(federation) {
+        Ok(()) => remembered,
+        Err(problem) => {
+            tracing::warn!(problem, "the saved bundles of other trust domains are not used");
+            Remembered::default()
+        }
+    }
 }
 
 /// Takes up the saved lists of revoked certificates, as far as they verify and hold; the others come again.

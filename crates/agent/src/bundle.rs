@@ -12,8 +12,10 @@ use mintage_subscriber::{
     verified_delegations,
 };
 use mintage_svid::{CertInfo, JwtKey, TrustBundle};
-use mintage_verifier::{RevocationCheck, Trust, TrustError};
+use mintage_verifier::{RevocationCheck, Trust, TrustBuilder, TrustError};
 use rustls_pki_types::CertificateDer;
+
+use crate::federation::Federation;
 
 /// Why a bundle does not take the place of the one that is held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,11 +85,6 @@ impl Bundle {
         self.document.sequence()
     }
 
-    /// How often readers of the bundle should look again, in seconds.
-    pub(crate) fn refresh_hint(&self) -> Option<u32> {
-        self.document.refresh_hint_seconds()
-    }
-
     pub(crate) fn roots(&self) -> &[Vec<u8>] {
         self.document.roots()
     }
@@ -132,9 +129,11 @@ impl Bundle {
         roots.chain(self.issuing().into_iter().map(|(info, _)| info)).collect()
     }
 
-    /// The snapshot for verifiers on this node: revocation is required, under the default freshness policy.
-    pub(crate) fn strict_trust(&self, view: &ViewHandle) -> Result<Trust, TrustError> {
-        self.trust(RevocationCheck::required(view.clone()))
+    /// The snapshot for verifiers on this node: revocation is required, under the default freshness policy, and the bundles of
+    /// other trust domains stand beside the own one.
+    pub(crate) fn strict_trust(&self, view: &ViewHandle, federation: &Federation) -> Result<Trust, TrustError> {
+        let own = self.builder(RevocationCheck::required(view.clone()))?;
+        Ok(federation.extend(own, view)?.build())
     }
 
     /// The snapshot for talking with the CA and for looking at certificates it just made: what is known to be revoked is
@@ -158,9 +157,11 @@ impl Bundle {
     }
 
     pub(crate) fn trust(&self, revocation: RevocationCheck) -> Result<Trust, TrustError> {
-        Ok(Trust::builder(self.trust_domain().clone())
-            .bundle(&self.document, revocation)?
-            .build())
+        Ok(self.builder(revocation)?.build())
+    }
+
+    fn builder(&self, revocation: RevocationCheck) -> Result<TrustBuilder, TrustError> {
+        Trust::builder(self.trust_domain().clone()).bundle(&self.document, revocation)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AgentError, AgentEvent,
     bundle::Bundle,
+    federation::Federation,
     limits::{BUNDLE_MAP_BYTES_MAX, PLACE_AGAIN_AFTER},
     public_dir,
     shared::Shared,
@@ -77,7 +78,7 @@ impl BundleMap {
         loop {
             let bundle = shared.bundle.load_full();
             let text = bundle
-                .and_then(|bundle| text(&bundle))
+                .and_then(|bundle| text(&bundle, &shared.federation.load()))
                 .filter(|text| written.as_ref() != Some(text));
             if let Some(text) = text {
                 let (map, bytes) = (self.clone(), text.clone());
@@ -129,7 +130,8 @@ impl BundleMap {
 async fn next_bundle(events: &mut Receiver<AgentEvent>) {
     loop {
         match events.recv().await {
-            Ok(AgentEvent::TrustApplied { .. } | AgentEvent::Joined { .. }) | Err(RecvError::Lagged(_)) => return,
+            Ok(AgentEvent::TrustApplied { .. } | AgentEvent::FederationApplied { .. } | AgentEvent::Joined { .. })
+            | Err(RecvError::Lagged(_)) => return,
             Ok(_) => {}
             // The agent stops.
             Err(RecvError::Closed) => std::future::pending().await,
@@ -143,14 +145,22 @@ fn is_map(path: &Path) -> bool {
     value.get(DOMAINS).is_some_and(Value::is_object)
 }
 
-fn text(bundle: &Bundle) -> Option<String> {
-    let domain = bundle.trust_domain();
-    let (roots, sequence) = (bundle.roots().to_vec(), bundle.sequence());
-    // Roots alone: Envoy refuses the whole file for one key of another use.
-    let document = TrustBundle::new(domain.clone(), roots, Vec::new(), sequence, bundle.refresh_hint()).ok()?;
-    let document: Value = serde_json::from_str(&document.to_jwks_json()).ok()?;
-    let domains = Map::from_iter([(domain.to_string(), document)]);
+fn text(bundle: &Bundle, federation: &Federation) -> Option<String> {
+    let foreign = federation.iter().map(|foreign| foreign.document());
+    // Envoy refuses the whole file for one trust domain without a key.
+    let foreign = foreign.filter(|document| !document.roots().is_empty());
+    let all = std::iter::once(bundle.document()).chain(foreign);
+    let domains = all.map(|document| Some((document.trust_domain().to_string(), roots_of(document)?)));
+    let domains: Map<String, Value> = domains.collect::<Option<_>>()?;
     Some(format!("{}\n", json!({ DOMAINS: domains })))
+}
+
+/// Roots alone: Envoy refuses the whole file for one key of another use.
+fn roots_of(document: &TrustBundle) -> Option<Value> {
+    let (domain, roots) = (document.trust_domain().clone(), document.roots().to_vec());
+    let (sequence, hint) = (document.sequence(), document.refresh_hint_seconds());
+    let roots = TrustBundle::new(domain, roots, Vec::new(), sequence, hint).ok()?;
+    serde_json::from_str(&roots.to_jwks_json()).ok()
 }
 
 #[cfg(test)]
@@ -160,6 +170,7 @@ mod tests {
     use mintage_proto::v1;
 
     use super::*;
+    use crate::federation::tests::{federation, root, wire};
 
     fn bundle() -> Bundle {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -179,7 +190,11 @@ mod tests {
 
     #[test]
     fn each_trust_domain_has_its_roots_and_nothing_else() {
-        let value: Value = serde_json::from_str(&text(&bundle()).unwrap()).unwrap();
+        let foreign = federation(&[wire("other.test", &[root()], false)]);
+        let value: Value = serde_json::from_str(&text(&bundle(), &foreign).unwrap()).unwrap();
+        assert_eq!(value["trust_domains"].as_object().unwrap().len(), 2);
+        let other = &value["trust_domains"]["other.test"];
+        assert!(other["spiffe_sequence"] == 3 && other["keys"][0]["x5c"][0].is_string());
         let domain = &value["trust_domains"]["dev.test"];
         assert_eq!(domain["spiffe_sequence"], 7);
         assert_eq!(domain["spiffe_refresh_hint"], 300);
@@ -194,7 +209,8 @@ mod tests {
         let path = temp.path().join("run/bundles.json");
         let map = BundleMap::at(&path).unwrap();
         fs::write(path.with_file_name(".bundles.json.new"), "of a process that was killed").unwrap();
-        for text in [text(&bundle()).unwrap(), text(&bundle()).unwrap()] {
+        let alone = |bundle: Bundle| text(&bundle, &Federation::default()).unwrap();
+        for text in [alone(bundle()), alone(bundle())] {
             map.write(text.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }

@@ -69,6 +69,11 @@ pub enum AgentEvent {
         /// Its sequence.
         sequence: u64,
     },
+    /// Other bundles of federated trust domains are in force.
+    FederationApplied {
+        /// How many there are now.
+        trust_domains: usize,
+    },
     /// The CA took identities away.
     Retired {
         /// The entries; empty when the agent itself was retired.

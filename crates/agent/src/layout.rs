@@ -41,6 +41,14 @@ pub struct LayoutFile {
     pub secret: bool,
 }
 
+/// The roots of another trust domain, DER.
+pub struct FederatedRoots<'a> {
+    /// Its name: a letter or digit first.
+    pub trust_domain: &'a str,
+    /// Its roots; without any there is no file.
+    pub roots: &'a [Vec<u8>],
+}
+
 /// What a generation is made of, all DER.
 pub struct Material<'a> {
     /// The trust domain's name.
@@ -51,6 +59,8 @@ pub struct Material<'a> {
     pub chain: &'a [Vec<u8>],
     /// The trust domain's roots.
     pub roots: &'a [Vec<u8>],
+    /// The roots of each other trust domain that it federates with.
+    pub federated: &'a [FederatedRoots<'a>],
     /// The proof that the leaf is in the CA's ledger (C2SP tlog-proof), where one is wanted and there: `svid.tlog-proof` in
     /// every layout.
     pub proof: Option<&'a [u8]>,
@@ -113,6 +123,20 @@ impl Layout {
         }
     }
 
+    /// The file with the roots of another trust domain.
+    fn federated_file(self, trust_domain: &str) -> String {
+        match self {
+            Self::Spiffe => spiffe_bundle_file(trust_domain),
+            _ => format!("{trust_domain}.federated.pem"),
+        }
+    }
+
+    /// Whether other trust domains' roots lie beside the own ones unless the delivery says otherwise: the one layout that has
+    /// names for them.
+    pub(crate) const fn is_federated(self) -> bool {
+        matches!(self, Self::Spiffe)
+    }
+
     /// Whether its files are stores under a password.
     pub const fn has_password(self) -> bool {
         matches!(self, Self::Pkcs12 | Self::Jks)
@@ -157,7 +181,7 @@ impl Layout {
             ],
             Self::Spiffe => vec![
                 secret("credential-bundle.private-key.pem", key_first()),
-                public(&format!("{}.spiffe-trust-bundle.pem", of.trust_domain), roots),
+                public(&spiffe_bundle_file(of.trust_domain), roots),
             ],
             Self::Kubernetes => vec![
                 public("tls.crt", chain()),
@@ -171,10 +195,22 @@ impl Layout {
             Self::Pkcs12 => stores(of, "p12")?,
             Self::Jks => stores(of, "jks")?,
         };
+        let foreign = of.federated.iter().filter(|foreign| !foreign.roots.is_empty());
+        files.extend(foreign.map(|foreign| {
+            public(
+                &self.federated_file(foreign.trust_domain),
+                encode_certificates(foreign.roots),
+            )
+        }));
         files.extend(crls);
         files.extend(proof);
         Ok(files)
     }
+}
+
+/// The SPIFFE Filesystem Delivery proposal's name of a trust bundle.
+fn spiffe_bundle_file(trust_domain: &str) -> String {
+    format!("{trust_domain}.spiffe-trust-bundle.pem")
 }
 
 /// Key store and trust store.
@@ -203,6 +239,16 @@ mod tests {
             key: b"key",
             chain: &[b"leaf".to_vec(), b"ca".to_vec()],
             roots: &[b"root".to_vec()],
+            federated: &[
+                FederatedRoots {
+                    trust_domain: "other.test",
+                    roots: &[b"foreign".to_vec()],
+                },
+                FederatedRoots {
+                    trust_domain: "tokens.test",
+                    roots: &[],
+                },
+            ],
             proof: Some(b"c2sp.org/tlog-proof@v1\n"),
             crls: Some("-----LIST-----\n"),
             password: Some(&StorePassword::parse("correct horse").unwrap()),
@@ -233,10 +279,13 @@ mod tests {
     fn the_names_are_those_that_other_software_reads() {
         let names = |layout| -> Vec<String> { files(layout).into_iter().map(|(name, _, _)| name).take(3).collect() };
         assert_eq!(names(Layout::Kubernetes), ["tls.crt", "tls.key", "ca.crt"]);
-        assert_eq!(names(Layout::Haproxy), ["haproxy.pem", "ca.pem", "crl.pem"]);
+        assert_eq!(
+            names(Layout::Haproxy),
+            ["haproxy.pem", "ca.pem", "other.test.federated.pem"]
+        );
         assert_eq!(names(Layout::Spiffe)[0], "credential-bundle.private-key.pem");
-        assert_eq!(names(Layout::Pkcs12), ["keystore.p12", "truststore.p12", "crl.pem"]);
-        assert_eq!(names(Layout::Jks), ["keystore.jks", "truststore.jks", "crl.pem"]);
+        assert_eq!(names(Layout::Pkcs12)[..2], ["keystore.p12", "truststore.p12"]);
+        assert_eq!(names(Layout::Jks)[..2], ["keystore.jks", "truststore.jks"]);
         let (_, one, _) = files(Layout::Haproxy).swap_remove(0);
         // HAProxy ends what its socket is given at the first empty line.
         assert!(!one.contains("\n\n") && one.find("CERTIFICATE") < one.find("PRIVATE KEY"));
@@ -268,6 +317,24 @@ mod tests {
             let all = files(layout);
             let with: Vec<_> = all.iter().filter(|(_, text, _)| text.contains("LIST")).collect();
             assert_eq!(with, [&(name.to_owned(), "-----LIST-----\n".to_owned(), false)]);
+        }
+    }
+
+    #[test]
+    fn each_other_trust_domain_has_its_roots_in_a_file_of_its_own() {
+        for (name, layout) in Layout::ALL {
+            let all = files(layout);
+            let foreign = encode_certificates([b"foreign"]);
+            let with: Vec<_> = all.iter().filter(|(_, text, _)| *text == foreign).collect();
+            let expected = match layout {
+                Layout::Spiffe => "other.test.spiffe-trust-bundle.pem",
+                _ => "other.test.federated.pem",
+            };
+            assert_eq!(with, [&(expected.to_owned(), foreign.clone(), false)], "{name}");
+            assert!(
+                !all.iter().any(|(file, ..)| file.starts_with("tokens.test")),
+                "{name}: nothing to vouch by"
+            );
         }
     }
 

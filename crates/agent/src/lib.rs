@@ -20,6 +20,7 @@ mod descriptors;
 pub mod doctor;
 mod error;
 mod event;
+mod federation;
 mod held;
 mod hook;
 mod http;

@@ -75,12 +75,20 @@ pub const UNREAD_SECONDS_MAX: u32 = 3600;
 pub const LOCAL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a bundle map that is looked at before it is replaced: a thousand roots.
 pub const BUNDLE_MAP_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Other trust domains whose bundles are taken: as many as a CA sends.
+pub const FEDERATED_MAX: usize = 64;
+/// Bytes of another trust domain's name: with its ending it is the name of a delivered file, of which the limit is 224.
+pub const FEDERATED_NAME_BYTES_MAX: usize = 200;
+/// Bytes of the file that keeps them: 256 KB of certificates and keys in Base64, and the names of ten thousand entries.
+pub const FEDERATED_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one request for SDS: an Envoy names each of its extensions in it, which takes some 60 KB.
 pub const SDS_REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Names that one SDS stream asks for: an Envoy opens a stream for each.
 pub const SDS_NAMES_MAX: usize = 256;
 /// Bytes of one name: the longest SPIFFE ID.
 pub const SDS_NAME_BYTES_MAX: usize = 2048;
+/// Contexts kept of one name, for callers who federate with different trust domains: a node has few kinds of them.
+pub const SDS_VARIANTS_MAX: usize = 16;
 /// Bytes of all names that one SDS stream asks for: 128 for each of the most there may be, so that the 256 streams of one
 /// user remember less than 20 MB.
 pub const SDS_NAMES_BYTES_MAX: usize = 32 * 1024;

@@ -17,8 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, held::Unverified, link::ALPN, lookup::Desk,
-    metrics::Metrics, revoked::News, seen::Pool, store::Store,
+    AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, federation::Federation, held::Unverified,
+    link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) tls_identity: Arc<IdentitySource>,
     pub(crate) own: ArcSwapOption<Own>,
     pub(crate) bundle: ArcSwapOption<Bundle>,
+    /// The bundles of other trust domains.
+    pub(crate) federation: ArcSwap<Federation>,
     /// For software that speaks only X.509.
     pub(crate) crls: ArcSwap<Crls>,
     /// For the CA's certificates and those it just made; see [`Bundle::catching_up_trust`].
@@ -102,6 +104,7 @@ impl Shared {
             tls_identity: IdentitySource::empty(),
             own: ArcSwapOption::empty(),
             bundle: ArcSwapOption::empty(),
+            federation: ArcSwap::default(),
             crls: ArcSwap::default(),
             ca_trust: nobody(),
             local_trust: nobody(),
@@ -217,7 +220,9 @@ impl Shared {
 
     /// Puts a bundle in force for everybody: every snapshot of trust, and the keys that may sign revocations.
     pub(crate) fn install_bundle(&self, bundle: Bundle) -> Result<Arc<Bundle>, String> {
-        let strict = bundle.strict_trust(&self.view).map_err(|error| error.to_string())?;
+        let strict = bundle
+            .strict_trust(&self.view, &self.federation.load())
+            .map_err(|error| error.to_string())?;
         let catching_up = bundle
             .catching_up_trust(&self.view)
             .map_err(|error| error.to_string())?;
@@ -231,6 +236,16 @@ impl Shared {
         // A full queue holds a bundle or news that the thread is busy with; it looks at the bundle in force for each.
         let _ = self.revocation.try_send(News::BundleChanged);
         Ok(bundle)
+    }
+
+    /// Puts the bundles of other trust domains in force, for verifiers on this node too.
+    pub(crate) fn install_federation(&self, federation: Federation) -> Result<(), String> {
+        if let Some(bundle) = self.bundle.load_full() {
+            let strict = bundle.strict_trust(&self.view, &federation);
+            self.local_trust.swap(strict.map_err(|error| error.to_string())?);
+        }
+        self.federation.store(Arc::new(federation));
+        Ok(())
     }
 
     /// The queue of the revocation thread.

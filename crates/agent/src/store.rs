@@ -7,6 +7,7 @@
 //! agent.pem               own key, then chain
 //! joining.pem             the key a join is under way with: the same key may ask again after a lost reply
 //! bundle.json             the trust bundle in force
+//! federated.json          the bundles of other trust domains, and which of them each delivery is given
 //! deliveries/<name>.pem   key and chain of one delivery, so that a folder that was lost can be filled without the CA
 //! deliveries/<name>.receipt   where its record stands in the CA's ledger, and the proof, for deliveries that want it
 //! revocation/             last good revocation set
@@ -32,8 +33,9 @@ use crate::{
     AgentError, Delivery,
     bundle::Bundle,
     config::check_address,
+    federation::{self, Federation, Remembered},
     held::{Unverified, from_pem, to_pem},
-    limits::{CRL_FILES_MAX, PROOF_BYTES_MAX},
+    limits::{CRL_FILES_MAX, FEDERATED_FILE_BYTES_MAX, PROOF_BYTES_MAX},
     receipt::{Proof, Receipt},
 };
 
@@ -41,6 +43,7 @@ const STATE: &str = "state.json";
 const AGENT: &str = "agent.pem";
 const JOINING: &str = "joining.pem";
 const BUNDLE: &str = "bundle.json";
+const FEDERATED: &str = "federated.json";
 const DELIVERIES: &str = "deliveries";
 const REVOCATION: &str = "revocation";
 const CRLS: &str = "crls";
@@ -166,6 +169,25 @@ impl Store {
     /// The directory of the last good revocation set.
     pub(crate) fn revocation_dir(&self) -> &Dir {
         &self.revocation
+    }
+
+    /// What is kept of other trust domains. A file that cannot be read costs what it holds until the CA is heard: less is trusted.
+    pub(crate) fn federated(&self, own: &TrustDomain) -> Option<(Federation, Remembered)> {
+        let read = self.read(FEDERATED, FEDERATED_FILE_BYTES_MAX);
+        let read = read.map_err(|error| error.to_string());
+        let found = read.and_then(|bytes| bytes.map(|bytes| federation::from_file(&bytes, own)).transpose());
+        found.unwrap_or_else(|problem| {
+            tracing::warn!(
+                file = FEDERATED,
+                problem,
+                "the saved bundles of other trust domains cannot be read"
+            );
+            None
+        })
+    }
+
+    pub(crate) fn save_federated(&self, bytes: &[u8]) -> Result<(), SysError> {
+        secret_file::replace(&self.dir, FEDERATED, bytes)
     }
 
     /// Keeps the newest list of a CA key (DER).

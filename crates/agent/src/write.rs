@@ -9,8 +9,9 @@ use crate::{
     bundle::Bundle,
     config::Delivery,
     crls::Crls,
+    federation::Foreign,
     held::Held,
-    layout::Material,
+    layout::{FederatedRoots, Material},
     receipt::{Proof, Receipt},
     store::Store,
 };
@@ -33,6 +34,8 @@ pub(crate) struct Write {
     pub(crate) receipt: Option<Receipt>,
     pub(crate) proof: Option<Proof>,
     pub(crate) bundle: Arc<Bundle>,
+    /// Of other trust domains, those that lie beside it.
+    pub(crate) federated: Vec<Arc<Foreign>>,
     pub(crate) crls: Arc<Crls>,
     pub(crate) store: Arc<Store>,
 }
@@ -101,11 +104,17 @@ impl Write {
         let trust_domain = self.bundle.trust_domain().as_str();
         let folder = self.folder.open(&self.delivery, trust_domain)?;
         let crls = self.delivery.crl().then(|| self.crls.to_pem()).flatten();
+        let federated = self.federated.iter().map(|foreign| FederatedRoots {
+            trust_domain: foreign.domain().as_str(),
+            roots: foreign.roots(),
+        });
+        let federated: Vec<FederatedRoots<'_>> = federated.collect();
         let files = self.delivery.layout().files(&Material {
             trust_domain,
             key: self.held.key(),
             chain: self.held.chain(),
             roots: self.bundle.roots(),
+            federated: &federated,
             proof: self
                 .proof
                 .as_ref()

@@ -24,6 +24,7 @@ pub(crate) fn wire_entry(entry: &Entry, revision: u64) -> v1::Entry {
         revision,
         jwt_forbidden: entry.jwt_forbidden(),
         jwt_audiences: entry.jwt_audiences().to_vec(),
+        federates_with: entry.federates_with().iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -45,6 +46,7 @@ pub(crate) fn entry_of(wire: v1::Entry, domain: &TrustDomain) -> Result<Entry, R
         disabled: wire.disabled,
         jwt_forbidden: wire.jwt_forbidden,
         jwt_audiences: wire.jwt_audiences,
+        federates_with: wire.federates_with,
     };
     raw.validate(domain)
         .map_err(|error| Refusal::invalid(format!("entry {}: {error}", name.escape_debug())))

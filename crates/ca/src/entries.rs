@@ -19,6 +19,7 @@ use crate::{
     control::{Origin, command},
     convert::{entry_of, wire_entry},
     desk::Desk,
+    federation::warnings,
     orphans::strike,
     revoke::draft_of_gone,
     status::Refusal,
@@ -78,8 +79,14 @@ pub(crate) async fn apply(
         Ok((bodies, changes_of(&plan)))
     };
     if request.dry_run {
-        let (_, changes) = draft(&desk.state.view())?;
-        return Ok(ApplyEntriesResponse { changes, index: 0 });
+        let view = desk.state.view();
+        let (_, changes) = draft(&view)?;
+        let warnings = warnings(&view, &wanted);
+        return Ok(ApplyEntriesResponse {
+            changes,
+            index: 0,
+            warnings,
+        });
     }
     let (changes, index) = command(desk, origin, draft).await?;
     for gone in changes.iter().filter(|change| change.action() == Action::Delete) {
@@ -90,6 +97,7 @@ pub(crate) async fn apply(
     Ok(ApplyEntriesResponse {
         changes: with_revisions(desk, changes),
         index: index.unwrap_or(0),
+        warnings: warnings(&desk.state.view(), &wanted),
     })
 }
 

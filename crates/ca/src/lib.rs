@@ -22,6 +22,7 @@ mod desk;
 mod drawn;
 mod entries;
 mod error;
+mod federation;
 mod fingerprints;
 mod fleet;
 mod flood;

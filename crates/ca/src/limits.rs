@@ -343,6 +343,10 @@ pub(crate) const CRL_STREAMS_OF_OTHERS_MAX: usize = 64;
 pub(crate) const CRL_CHUNKS_QUEUE: usize = 4;
 /// How long a key signs JWT-SVIDs before the next one does: what a thief of it can do ends with it.
 pub(crate) const JWT_KEY_SIGNS: Duration = Duration::from_secs(30 * 86_400);
+/// Trust domains without a bundle that a listing names: as many as there may be bundles.
+pub(crate) const FEDERATED_MISSING_MAX: usize = 64;
+/// Warnings of one apply: more than a screen of them helps nobody.
+pub(crate) const APPLY_WARNINGS_MAX: usize = 100;
 /// How long a key is in the bundle before it signs: twelve times the bundle's refresh hint of 300 s (SPIFFE Federation,
 /// section 6: three to five are asked for).
 pub(crate) const JWT_KEY_PUBLISHED_BEFORE: Duration = Duration::from_secs(3600);

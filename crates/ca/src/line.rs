@@ -49,6 +49,13 @@ pub fn what(record: &Record) -> String {
         Body::AgentEvict(agent) => format!("agent {}: {}", agent.name, agent.reason),
         Body::CaEvent(event) => format!("{} {}", event.role().as_str_name(), event.event().as_str_name()),
         Body::BundleChange(bundle) => format!("sequence {}, {} roots", bundle.sequence, bundle.roots_der.len()),
+        Body::BundleFederatedSet(set) => format!(
+            "trust domain {}, sequence {}, {} roots",
+            set.trust_domain,
+            set.sequence,
+            set.roots_der.len()
+        ),
+        Body::BundleFederatedRemove(gone) => format!("trust domain {}", gone.trust_domain),
         Body::AdminEvent(event) => format!("{}: {}", event.action, event.detail),
         Body::SeenReport(seen) => seen_in_use(seen),
         Body::RevocationSnapshot(snapshot) => format!(

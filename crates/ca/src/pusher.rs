@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::{
     convert::wire_entry,
     desk::Desk,
+    federation::federated_message,
     health::Trouble,
     limits::{HEARTBEAT_INTERVAL, PUBLISH_INDEX_WAIT},
     publisher::revoked,
@@ -172,9 +173,13 @@ struct Push<'a> {
 impl Push<'_> {
     fn all(&self, trust: &PeerTrust, registry: &mintage_verifier_tokio::Registry) {
         self.retired();
-        let news = self.trust(trust, registry).map(|news| message(Down::Trust(news)));
+        // The bundles before the entries: one that names a bundle finds it there.
+        let federated = self.new.federated_changed_since(self.old);
+        let federated = federated.then(|| message(Down::Federated(federated_message(self.new))));
+        let trust = self.trust(trust, registry).map(|news| message(Down::Trust(news)));
+        let news: Vec<CaMessage> = trust.into_iter().chain(federated).collect();
         let changes = self.new.entry_changes_since(self.old);
-        if news.is_none() && changes.is_empty() {
+        if news.is_empty() && changes.is_empty() {
             return self.desk.fleet.tell_nothing(self.new);
         }
         let index = self.new.applied();

@@ -65,6 +65,9 @@ pub const TABLE: &[Row] = &[
     ("/mintage.v1.Revocation/Snapshot", VERIFIERS),
     ("/mintage.v1.Revocation/Watch", VERIFIERS),
     ("/mintage.v1.TrustDomain/Bundle", ANYBODY),
+    ("/mintage.v1.TrustDomain/ListFederated", ADMIN),
+    ("/mintage.v1.TrustDomain/RemoveFederated", ADMIN),
+    ("/mintage.v1.TrustDomain/SetFederated", ADMIN),
 ];
 
 /// The roles that may call `path`, or `None` for an RPC this server does not have.

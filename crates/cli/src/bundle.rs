@@ -1,4 +1,5 @@
-//! `mintage bundle show`: the roots of the trust domain, as PEM, as a SPIFFE bundle document, or as a table.
+//! `mintage bundle show`: the roots of the trust domain, as PEM, as a SPIFFE bundle document, or as a table. Bundles of other
+//! trust domains have a file of their own.
 
 use clap::Subcommand;
 use mintage_identity::TrustDomain;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use crate::{
     cli::Context,
     failure::Failure,
+    federation,
     output::{Format, Output, Row, fields, table, write},
     text::{rfc3339, utc},
 };
@@ -18,6 +20,11 @@ use crate::{
 pub(crate) enum Verb {
     /// Shows the roots: -o pem for certificates, -o jwks for the SPIFFE bundle document.
     Show,
+    /// Takes the bundle of another trust domain, or a newer one of it; entries name those that their workloads get.
+    Federate(federation::Federate),
+    /// Bundles of other trust domains.
+    #[command(subcommand)]
+    Federated(federation::Verb),
 }
 
 #[derive(Serialize)]
@@ -65,7 +72,11 @@ struct Bundle {
 
 /// Runs the verb.
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
-    let Verb::Show = verb;
+    match verb {
+        Verb::Show => {}
+        Verb::Federate(federate) => return federation::federate(context, &federate).await,
+        Verb::Federated(verb) => return federation::run(context, verb).await,
+    }
     let answer = context.ca().await?.trust().bundle(BundleRequest {}).await?.into_inner();
     show(context.output, answer)
 }

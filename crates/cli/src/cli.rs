@@ -326,6 +326,10 @@ mod tests {
             "mintage entry create web",
             "mintage token create",
             "mintage token create --agent ../n1",
+            "mintage bundle federate FILE",
+            "mintage bundle federate --trust-domain Other.test FILE",
+            "mintage bundle federate --trust-domain o.test --revocation maybe FILE",
+            "mintage bundle federated remove",
             "mintage audit",
             "mintage unknown",
         ] {

@@ -14,6 +14,7 @@ mod entry;
 mod exec;
 mod explain;
 mod failure;
+mod federation;
 mod findings;
 mod held;
 mod holder;

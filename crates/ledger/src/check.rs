@@ -1,8 +1,8 @@
 //! The fixed lengths inside a record's body, checked alike when a record is written and when it is read.
 
 use crate::wire::{
-    AgentAttest, BundleChange, CaEvent, Issue, IssueJwt, RevocationSnapshot, Revoke, SeenReport, record::Body,
-    revocation_rule::Target,
+    AgentAttest, BundleChange, BundleFederatedSet, CaEvent, Issue, IssueJwt, RevocationSnapshot, Revoke, SeenReport,
+    record::Body, revocation_rule::Target,
 };
 
 /// Longest serial in octets (RFC 5280 section 4.1.2.2).
@@ -24,6 +24,10 @@ pub(crate) fn check_body(body: &Body) -> Result<(), String> {
         Body::AgentAttest(attest) => check_attest(attest),
         Body::CaEvent(event) => check_ca_event(event),
         Body::BundleChange(change) => check_bundle(change),
+        Body::BundleFederatedSet(set) => check_federated(set),
+        Body::BundleFederatedRemove(gone) if gone.trust_domain.is_empty() => {
+            Err("a removed bundle without its trust domain".into())
+        }
         Body::SeenReport(report) => check_seen(report),
         Body::RevocationSnapshot(snapshot) => check_snapshot(snapshot),
         Body::LogOpen(open) if !open.snapshot_sha256.is_empty() => hash("snapshot hash", &open.snapshot_sha256),
@@ -92,6 +96,16 @@ fn check_bundle(change: &BundleChange) -> Result<(), String> {
         return Err("a bundle without roots".into());
     }
     Ok(())
+}
+
+fn check_federated(set: &BundleFederatedSet) -> Result<(), String> {
+    if set.trust_domain.is_empty() {
+        return Err("a bundle without its trust domain".into());
+    }
+    match set.roots_der.is_empty() && set.jwt_keys.is_empty() {
+        true => Err("a federated bundle without roots and keys".into()),
+        false => Ok(()),
+    }
 }
 
 fn check_seen(report: &SeenReport) -> Result<(), String> {

@@ -31,7 +31,7 @@ pub struct Record {
     pub control_seen: u64,
     #[prost(
         oneof = "record::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37"
     )]
     pub body: ::core::option::Option<record::Body>,
 }
@@ -79,6 +79,10 @@ pub mod record {
         IssueJwt(super::IssueJwt),
         #[prost(message, tag = "35")]
         RevocationSnapshot(super::RevocationSnapshot),
+        #[prost(message, tag = "36")]
+        BundleFederatedSet(super::BundleFederatedSet),
+        #[prost(message, tag = "37")]
+        BundleFederatedRemove(super::BundleFederatedRemove),
     }
 }
 /// Who caused a record.
@@ -335,6 +339,9 @@ pub struct EntryPut {
     /// The audiences its JWT-SVIDs may be for; empty for any.
     #[prost(string, repeated, tag = "15")]
     pub jwt_audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Other trust domains whose bundles its workloads are given, where the certificate authority has them.
+    #[prost(string, repeated, tag = "16")]
+    pub federates_with: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EntryDelete {
@@ -454,6 +461,39 @@ pub struct BundleJwtKey {
     pub kid: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "2")]
     pub spki_der: ::prost::alloc::vec::Vec<u8>,
+}
+/// The bundle of another trust domain was taken, in the place of what stood under its name. The record's index is its revision.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BundleFederatedSet {
+    /// Name of the other trust domain.
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// Sequence of the other side's document; 0 when it did not say.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// How often the other side asks to look for a newer one; 0 when it did not say.
+    #[prost(uint32, tag = "3")]
+    pub refresh_hint_seconds: u32,
+    /// DER; none when the other side vouches by JWT-SVIDs alone.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub roots_der: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "5")]
+    pub jwt_keys: ::prost::alloc::vec::Vec<BundleJwtKey>,
+    /// True when its certificates are accepted although nothing tells here which of them were revoked.
+    #[prost(bool, tag = "6")]
+    pub revocation_unchecked: bool,
+    /// Revision that is replaced: the index of its record; 0 where none stood (record 0 is always log_open).
+    #[prost(uint64, tag = "7")]
+    pub replaces_revision: u64,
+}
+/// The bundle of another trust domain is not trusted any longer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleFederatedRemove {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// Revision that is removed.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
 }
 /// Something an administrator did that has no record kind of its own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -84,6 +84,10 @@ kinds! {
     IssueJwt 34 "issue.jwt",
     /// A signed snapshot of the revoked set was published.
     RevocationSnapshot 35 "revocation.snapshot",
+    /// The bundle of another trust domain was taken.
+    BundleFederatedSet 36 "bundle.federated.set",
+    /// The bundle of another trust domain is not trusted any longer.
+    BundleFederatedRemove 37 "bundle.federated.remove",
 }
 
 impl Kind {
@@ -116,6 +120,8 @@ impl Kind {
                 | Self::TokenDelete
                 | Self::CaEvent
                 | Self::BundleChange
+                | Self::BundleFederatedSet
+                | Self::BundleFederatedRemove
         )
     }
 }

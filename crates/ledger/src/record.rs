@@ -379,6 +379,8 @@ mod tests {
             "agent.ban",
             "agent.evict",
             "bundle.change",
+            "bundle.federated.remove",
+            "bundle.federated.set",
             "ca.event",
             "entry.delete",
             "revoke",

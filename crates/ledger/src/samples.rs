@@ -135,6 +135,19 @@ pub(crate) fn record_of(kind: Kind, seed: u64) -> Record {
             roots_der: vec![vec![1]],
             jwt_keys: Vec::new(),
         }),
+        Kind::BundleFederatedSet => Body::BundleFederatedSet(wire::BundleFederatedSet {
+            trust_domain: "other.test".into(),
+            sequence: 4,
+            refresh_hint_seconds: 300,
+            roots_der: vec![vec![1]],
+            jwt_keys: Vec::new(),
+            revocation_unchecked: true,
+            replaces_revision: 0,
+        }),
+        Kind::BundleFederatedRemove => Body::BundleFederatedRemove(wire::BundleFederatedRemove {
+            trust_domain: "other.test".into(),
+            revision: 3,
+        }),
         Kind::AdminEvent => Body::AdminEvent(wire::AdminEvent {
             action: "login".into(),
             detail: String::new(),

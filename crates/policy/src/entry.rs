@@ -25,6 +25,7 @@ pub struct Entry {
     pub(crate) disabled: bool,
     pub(crate) jwt_forbidden: bool,
     pub(crate) jwt_audiences: Vec<String>,
+    pub(crate) federates_with: BTreeSet<TrustDomain>,
 }
 
 /// An entry as it was written: nothing is checked yet. The form in which entries cross a wire, a file or the ledger.
@@ -59,6 +60,8 @@ pub struct RawEntry {
     pub jwt_forbidden: bool,
     /// The audiences its JWT-SVIDs may be for; empty for any.
     pub jwt_audiences: Vec<String>,
+    /// Other trust domains whose bundles its workloads are given, where the CA has them.
+    pub federates_with: Vec<String>,
 }
 
 /// Why an entry was refused: the field, the position in it for lists, and what to do.
@@ -104,7 +107,7 @@ impl EntryError {
 }
 
 /// The fields of an entry, in the order of the documentation; also the valid keys of `[[entry]]`.
-pub const ENTRY_FIELDS: [&str; 14] = [
+pub const ENTRY_FIELDS: [&str; 15] = [
     "name",
     "spiffe_id",
     "agents",
@@ -119,6 +122,7 @@ pub const ENTRY_FIELDS: [&str; 14] = [
     "disabled",
     "jwt_forbidden",
     "jwt_audiences",
+    "federates_with",
 ];
 
 impl RawEntry {
@@ -163,6 +167,7 @@ impl RawEntry {
             disabled: self.disabled,
             jwt_forbidden: self.jwt_forbidden,
             jwt_audiences: self.jwt_audiences.clone(),
+            federates_with: each("federates_with", &self.federates_with, TrustDomain::parse)?,
         })
     }
 }
@@ -205,6 +210,7 @@ impl Entry {
             disabled: self.disabled,
             jwt_forbidden: self.jwt_forbidden,
             jwt_audiences: self.jwt_audiences.clone(),
+            federates_with: self.federates_with.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -276,6 +282,11 @@ impl Entry {
     /// The audiences its JWT-SVIDs may be for, in the order they were written; empty for any.
     pub fn jwt_audiences(&self) -> &[String] {
         &self.jwt_audiences
+    }
+
+    /// Other trust domains whose bundles its workloads are given, where the CA has them.
+    pub fn federates_with(&self) -> &BTreeSet<TrustDomain> {
+        &self.federates_with
     }
 
     /// Why this entry gives no JWT-SVID for these audiences; `None` when it does.

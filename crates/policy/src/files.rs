@@ -50,6 +50,7 @@ struct TomlEntry {
     disabled: Option<bool>,
     jwt_forbidden: Option<bool>,
     jwt_audiences: Option<Spanned<Vec<Spanned<String>>>>,
+    federates_with: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// Reads the entries of one file's text. `file` is only for the messages.
@@ -237,6 +238,7 @@ impl TomlEntry {
             disabled: self.disabled.unwrap_or(false),
             jwt_forbidden: self.jwt_forbidden.unwrap_or(false),
             jwt_audiences: self.jwt_audiences.as_ref().map(texts).unwrap_or_default(),
+            federates_with: self.federates_with.as_ref().map(texts).unwrap_or_default(),
         }
         .validate(domain)
     }
@@ -257,6 +259,7 @@ impl TomlEntry {
             "selectors" => Some(list(&self.selectors)),
             "dns_names" => self.dns_names.as_ref().map(list),
             "jwt_audiences" => self.jwt_audiences.as_ref().map(list),
+            "federates_with" => self.federates_with.as_ref().map(list),
             "ttl" => one(&self.ttl),
             "common_name" => one(&self.common_name),
             "hint" => one(&self.hint),
@@ -353,12 +356,20 @@ dns_names = ["web.dev.test"]
                 "[\n  \"unix:uid:1000\",\n  \"unix:path:relative\",\n]",
             ),
             changed("\"web.dev.test\"", "\"a\",\n \"*.dev.test\""),
+            changed("ttl = \"5m\"", "federates_with = [\"a.test\",\n \"spiffe://b.test\"]"),
         ];
         let said = problems(&several.concat());
         let lines: Vec<_> = said.iter().map(|text| text.split(": ").next().unwrap()).collect();
         assert_eq!(
             lines,
-            ["e.toml:4", "e.toml:15", "e.toml:23", "e.toml:30", "e.toml:44"],
+            [
+                "e.toml:4",
+                "e.toml:15",
+                "e.toml:23",
+                "e.toml:30",
+                "e.toml:44",
+                "e.toml:52"
+            ],
             "{said:#?}"
         );
         assert!(said[0].contains("entry \"web\": spiffe_id:"), "{}", said[0]);

@@ -47,3 +47,6 @@ pub const KEY_HOLDERS_MAX: usize = 16;
 
 /// Audiences an entry may name: services one workload calls with tokens; more call for an entry without a list.
 pub const JWT_AUDIENCES_PER_ENTRY_MAX: usize = 32;
+
+/// Trust domains an entry may federate with: as many as a CA takes bundles of.
+pub const FEDERATES_WITH_PER_ENTRY_MAX: usize = 64;

@@ -101,7 +101,7 @@ pub(crate) fn field_diffs(before: &Entry, after: &Entry) -> Vec<FieldDiff> {
 }
 
 /// Each field as one text, which is injective for every field that was validated.
-fn fields(raw: &RawEntry) -> [(&'static str, String); 14] {
+fn fields(raw: &RawEntry) -> [(&'static str, String); 15] {
     [
         ("name", raw.name.clone()),
         ("spiffe_id", raw.spiffe_id.clone()),
@@ -117,6 +117,7 @@ fn fields(raw: &RawEntry) -> [(&'static str, String); 14] {
         ("disabled", raw.disabled.to_string()),
         ("jwt_forbidden", raw.jwt_forbidden.to_string()),
         ("jwt_audiences", quoted(&raw.jwt_audiences)),
+        ("federates_with", raw.federates_with.join(", ")),
     ]
 }
 
@@ -266,6 +267,7 @@ mod tests {
             disabled: true,
             jwt_forbidden: true,
             jwt_audiences: Vec::new(),
+            federates_with: vec!["other.test".into()],
         };
         let told: Vec<_> = field_diffs(&before, &entry(&after))
             .into_iter()

@@ -32,6 +32,7 @@ pub(crate) fn raw(name: &str) -> RawEntry {
         purpose: "the shop's front".into(),
         jwt_forbidden: false,
         jwt_audiences: Vec::new(),
+        federates_with: Vec::new(),
         disabled: false,
     }
 }

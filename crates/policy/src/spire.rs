@@ -68,6 +68,8 @@ struct SpireEntry {
     dns_names: Vec<String>,
     #[serde(default)]
     hint: String,
+    #[serde(default)]
+    federates_with: Vec<String>,
     /// All other fields: noted when they carry something.
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
@@ -153,7 +155,7 @@ pub fn import_spire_json(json: &str, domain: &TrustDomain, options: &SpireImport
 }
 
 /// What two of SPIRE's entries must share to become one entry with both parents' agents.
-type MergeKey = (String, BTreeSet<String>, i64, Vec<String>, String);
+type MergeKey = (String, BTreeSet<String>, i64, Vec<String>, String, Vec<String>);
 
 struct Import<'a> {
     domain: &'a TrustDomain,
@@ -179,12 +181,15 @@ impl Import<'_> {
         let selectors: BTreeSet<String> = entry.selectors.iter().map(selector).collect::<Result<_, _>>()?;
         let ttl_seconds = entry.x509_svid_ttl.value().ok_or("x509_svid_ttl is no number")?;
         let spiffe_id = entry.spiffe_id.text();
+        let federates_with: BTreeSet<&str> = entry.federates_with.iter().map(|name| domain_name(name)).collect();
+        let federates_with: Vec<String> = federates_with.into_iter().map(str::to_owned).collect();
         let key = (
             spiffe_id.clone(),
             selectors.clone(),
             ttl_seconds,
             entry.dns_names.clone(),
             entry.hint.clone(),
+            federates_with.clone(),
         );
         let standing = self.merged.get(&key);
         let mut all: BTreeSet<String> = agents.iter().map(ToString::to_string).collect();
@@ -203,6 +208,7 @@ impl Import<'_> {
             ttl_seconds,
             dns_names: entry.dns_names.clone(),
             hint: entry.hint.clone(),
+            federates_with,
             ..RawEntry::default()
         };
         let valid = raw.validate(self.domain).map_err(|error| error.to_string())?;
@@ -290,7 +296,6 @@ impl Import<'_> {
         for field in fields {
             let why = match field.as_str() {
                 "admin" => "rights over the CA's own API are not given by entries",
-                "federates_with" => "the foreign bundles must be configured as trust domains",
                 "jwt_svid_ttl" => "the lifetime of JWT-SVIDs is the server's",
                 "store_svid" => "secret stores are not fed by entries",
                 _ => "it has no counterpart",
@@ -307,6 +312,11 @@ impl Import<'_> {
             notes: self.notes,
         }
     }
+}
+
+/// A trust domain's bare name, which SPIRE's tools write as an ID too.
+fn domain_name(text: &str) -> &str {
+    text.strip_prefix("spiffe://").unwrap_or(text)
 }
 
 /// SPIRE's selector in our form; those that name a user or a group by its name depend on the node's files.
@@ -517,7 +527,6 @@ mod tests {
         let mut entry = shown("e1", "/web");
         for (field, value) in [
             ("admin", json!(true)),
-            ("federates_with", json!(["other.test"])),
             ("jwt_svid_ttl", json!(60)),
             ("store_svid", json!(true)),
             ("new\u{1b}field", json!("x")),
@@ -527,7 +536,7 @@ mod tests {
         }
         let imported = import(&[entry], &all_agents());
         assert_eq!(imported.entries[0].ttl().seconds(), 600);
-        assert_eq!(imported.notes.len(), 6, "{imported:?}");
+        assert_eq!(imported.notes.len(), 5, "{imported:?}");
         assert!(
             imported
                 .notes
@@ -535,6 +544,27 @@ mod tests {
                 .all(|note| note.name.as_deref() == Some("web") && note.entry_id == "e1")
         );
         assert!(!texts(&imported).concat().chars().any(char::is_control));
+    }
+
+    #[test]
+    fn trust_domains_are_taken_over_by_either_spelling_and_wrong_ones_leave_the_entry_out() {
+        let federating =
+            |list: serde_json::Value| import(&[with(shown("e1", "/web"), "federates_with", list)], &all_agents());
+        let imported = federating(json!(["spiffe://b.test", "a.test", "b.test"]));
+        let told: Vec<_> = imported.entries[0]
+            .federates_with()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            (told, imported.notes.len()),
+            (vec!["a.test".to_owned(), "b.test".to_owned()], 0)
+        );
+        for bad in [json!(["dev.test"]), json!(["spiffe://a.test/x"]), json!([""])] {
+            let imported = federating(bad);
+            assert!(imported.entries.is_empty(), "{imported:?}");
+            assert!(texts(&imported)[0].contains("federates_with"), "{imported:?}");
+        }
     }
 
     #[test]

@@ -16,3 +16,6 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 pub const PAGE_ROWS_MAX: u32 = 1000;
 /// Rows of a page when the caller names no limit.
 pub const PAGE_ROWS_DEFAULT: u32 = 100;
+/// Bytes of another trust domain's bundle as it is handed in: 32 KB of certificates in Base64 and room, and it fits a request of
+/// 64 KB.
+pub const FEDERATED_DOCUMENT_BYTES_MAX: usize = 60 * 1024;

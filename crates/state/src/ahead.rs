@@ -96,6 +96,7 @@ fn is_agent_issue(bytes: &[u8]) -> bool {
 pub(crate) fn touched(body: &Body) -> Vec<Key> {
     let entry = |name: &str| EntryName::parse(name).ok().map(Key::Entry);
     let agent = |name: &str| AgentName::parse(name).ok().map(Key::Agent);
+    let federated = |name: &str| TrustDomain::parse(name).ok().map(Key::Federated);
     let token = |hash: &[u8]| token_id(hash).ok().map(Key::Token);
     let keys = match body {
         Body::EntryPut(put) => [entry(&put.name), None],
@@ -120,6 +121,8 @@ pub(crate) fn touched(body: &Body) -> Vec<Key> {
             None,
         ],
         Body::BundleChange(_) => [Some(Key::Bundle), None],
+        Body::BundleFederatedSet(set) => [federated(&set.trust_domain), None],
+        Body::BundleFederatedRemove(gone) => [federated(&gone.trust_domain), None],
         _ => [None, None],
     };
     keys.into_iter().flatten().collect()

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentName, EntryName, IssuerKeyId, Reserved, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::{Actor, Body, LeafFacts, Record, Stored, wire};
 use mintage_policy::{AgentStatus, Entry};
 use mintage_revocation::{IssuerCoverage, RuleTarget, SerialKind};
@@ -15,6 +15,7 @@ use crate::error::StateError;
 use crate::key::Key;
 use crate::limits::{CUT_BEFORE_NOW, REFUSALS_MAX, TOKEN_KEPT_AFTER_END, TOKENS_SWEPT_MAX};
 use crate::model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
+use crate::stored::federated_of;
 use crate::stored::{self, Fold};
 use crate::view::{Ignored, View};
 
@@ -163,6 +164,7 @@ impl View {
             Key::Token(id) => self.tokens.get(id).map(stored::token_bytes),
             Key::Ca(role, id) => self.ca_keys.get(&(*role, *id)).map(stored::ca_key_bytes),
             Key::Bundle => self.bundle.as_deref().map(stored::bundle_bytes),
+            Key::Federated(domain) => self.federated.get(domain).map(|record| stored::federated_bytes(record)),
             Key::Fold(_) | Key::Base => None,
         }
     }
@@ -201,6 +203,8 @@ impl View {
             }
             Body::CaEvent(event) => self.ca_event(index, event, folds),
             Body::BundleChange(change) => self.bundle_change(index, time, change),
+            Body::BundleFederatedSet(set) => self.federated_set(index, time, set),
+            Body::BundleFederatedRemove(gone) => self.federated_remove(gone),
             Body::Revoke(body) => {
                 let revocation = revocation_of(body, time).map_err(|problem| StateError::Record {
                     index,
@@ -439,6 +443,31 @@ impl View {
             changed_at: time,
         }));
         Ok(())
+    }
+
+    fn federated_set(&mut self, index: u64, time: UnixTime, set: &wire::BundleFederatedSet) -> Result<(), Ignored> {
+        let record = federated_of(set, index, time).map_err(|_| Ignored::Unreadable)?;
+        if self
+            .federated
+            .get(&record.domain)
+            .map_or(0, |standing| standing.revision)
+            != set.replaces_revision
+        {
+            return Err(Ignored::FederatedMoved);
+        }
+        self.federated.insert(record.domain.clone(), Arc::new(record));
+        Ok(())
+    }
+
+    fn federated_remove(&mut self, gone: &wire::BundleFederatedRemove) -> Result<(), Ignored> {
+        let domain = TrustDomain::parse(&gone.trust_domain).map_err(|_| Ignored::Unreadable)?;
+        match self.federated.get(&domain) {
+            Some(standing) if standing.revision == gone.revision => {
+                self.federated.remove(&domain);
+                Ok(())
+            }
+            _ => Err(Ignored::FederatedMoved),
+        }
     }
 
     /// Folds a change into the revoked set and into the floors that follow from it.

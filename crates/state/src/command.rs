@@ -6,18 +6,20 @@
 
 mod agents;
 mod entries;
+mod federated;
 mod revoke;
 mod tokens;
 
-use mintage_identity::{AgentInstance, AgentName, EntryName};
+use mintage_identity::{AgentInstance, AgentName, EntryName, TrustDomain};
 use mintage_policy::EntryError;
 
-use crate::limits::NOTE_BYTES_MAX;
+use crate::limits::{FEDERATED_NAME_BYTES_MAX, NOTE_BYTES_MAX};
 
 pub use agents::{attest_again, ban_agent, evict_agent};
 pub use entries::{
     EntryDrafts, Expected, PutOutcome, change_entries, delete_entry, disable_entries, plan_entries, put_entry,
 };
+pub use federated::{remove_federated, set_federated};
 pub use revoke::{Resolved, RevokeRequest, Scope, cut_at, resolve, revoke};
 pub use tokens::{TokenUse, consume_token, create_token, delete_token, token_by_prefix};
 
@@ -126,6 +128,45 @@ pub enum Refusal {
     /// Nothing live is in the scope.
     #[error("no live certificate is in scope: {0}")]
     NothingLive(String),
+    /// The own trust domain's bundle is the CA's to make.
+    #[error("{0} is this CA's own trust domain; its bundle changes by itself")]
+    OwnDomain(TrustDomain),
+    /// The name of the trust domain could not be that of a file.
+    #[error(
+        "trust domain {0}: to federate with it, its name must begin with a letter or digit and have at most \
+         {FEDERATED_NAME_BYTES_MAX} bytes, because agents write a file of that name"
+    )]
+    NoFileName(TrustDomain),
+    /// The bundle would vouch for nothing.
+    #[error("the bundle of {0} has neither a CA certificate nor a JWT key; to trust it no longer, remove it")]
+    EmptyBundle(TrustDomain),
+    /// There is no bundle of this trust domain.
+    #[error("there is no bundle of trust domain {0}; see `mintage bundle federated list`")]
+    NoFederated(TrustDomain),
+    /// The document is older than the one that stands.
+    #[error(
+        "the bundle of {domain} has sequence {offered}, {held} stands; fetch the newest one, or remove what stands first if the \
+         other side began anew"
+    )]
+    FederatedOlder {
+        /// The trust domain.
+        domain: TrustDomain,
+        /// The sequence offered.
+        offered: u64,
+        /// The sequence that stands.
+        held: u64,
+    },
+    /// Two documents of one sequence differ.
+    #[error(
+        "the bundle of {domain} has other keys than the one that stands, but the same sequence {sequence}; ask the other side \
+         which is right, and remove what stands first if it is this one"
+    )]
+    FederatedDiffers {
+        /// The trust domain.
+        domain: TrustDomain,
+        /// The sequence of both.
+        sequence: u64,
+    },
     /// A limit is reached.
     #[error("{what}: {found}, the limit is {limit}; {remedy}")]
     TooMany {
@@ -156,12 +197,19 @@ impl Refusal {
             | Self::AmbiguousToken(_)
             | Self::TokenLife { .. }
             | Self::ForeignIdentity(_)
+            | Self::OwnDomain(_)
+            | Self::NoFileName(_)
+            | Self::EmptyBundle(_)
             | Self::Note { .. } => RefusalKind::Invalid,
-            Self::NoEntry(_) | Self::NoToken | Self::NoAgent(_) | Self::NothingLive(_) => RefusalKind::NotFound,
+            Self::NoEntry(_) | Self::NoToken | Self::NoAgent(_) | Self::NothingLive(_) | Self::NoFederated(_) => {
+                RefusalKind::NotFound
+            }
             Self::EntryMoved { .. }
             | Self::Duplicate { .. }
             | Self::TokenExists
             | Self::TokenUsed
+            | Self::FederatedOlder { .. }
+            | Self::FederatedDiffers { .. }
             | Self::AgentMoved { .. }
             | Self::AgentEnded(_) => RefusalKind::Conflict,
             Self::TooMany { .. } => RefusalKind::Exhausted,
@@ -187,6 +235,12 @@ impl Refusal {
             Self::AgentEnded(_) => "agent-ended",
             Self::ForeignIdentity(_) => "foreign-identity",
             Self::NothingLive(_) => "nothing-live",
+            Self::OwnDomain(_) => "own-domain",
+            Self::NoFileName(_) => "domain-no-file-name",
+            Self::EmptyBundle(_) => "bundle-empty",
+            Self::NoFederated(_) => "bundle-unknown",
+            Self::FederatedOlder { .. } => "bundle-older",
+            Self::FederatedDiffers { .. } => "bundle-differs",
             Self::TooMany { .. } => "too-many",
             Self::Note { .. } => "note",
         }

@@ -27,6 +27,7 @@ pub fn entry_to_put(entry: &Entry, replaces_revision: u64) -> wire::EntryPut {
         replaces_revision,
         jwt_forbidden: raw.jwt_forbidden,
         jwt_audiences: raw.jwt_audiences,
+        federates_with: raw.federates_with,
     }
 }
 
@@ -55,6 +56,7 @@ pub fn entry_from_put(put: &wire::EntryPut, domain: &TrustDomain) -> Result<Entr
         disabled: put.disabled,
         jwt_forbidden: put.jwt_forbidden,
         jwt_audiences: put.jwt_audiences.clone(),
+        federates_with: put.federates_with.clone(),
     }
     .restore(domain)
 }

@@ -1,6 +1,6 @@
 //! The name of each object of the view in the store; the order of the names is the order of the view's hash.
 
-use mintage_identity::{AgentName, EntryName, IssuerKeyId};
+use mintage_identity::{AgentName, EntryName, IssuerKeyId, TrustDomain};
 
 use crate::model::TokenId;
 
@@ -12,6 +12,8 @@ pub(crate) enum Key {
     Token(TokenId),
     Ca(i32, IssuerKeyId),
     Bundle,
+    /// The bundle of another trust domain.
+    Federated(TrustDomain),
     /// Where the folds led that a snapshot left out.
     Base,
     /// What the record at this ledger index folded into the revoked set.
@@ -32,6 +34,7 @@ impl Key {
             Self::Bundle => vec![b'b'],
             // Before every fold.
             Self::Base => vec![b'd'],
+            Self::Federated(domain) => tagged(b'g', domain.as_str().as_bytes()),
             Self::Fold(index) => tagged(b'f', &index.to_be_bytes()),
         }
     }
@@ -52,6 +55,7 @@ impl Key {
                 ))
             }
             b'b' if rest.is_empty() => Some(Self::Bundle),
+            b'g' => TrustDomain::parse(text()?).ok().map(Self::Federated),
             b'd' if rest.is_empty() => Some(Self::Base),
             b'f' => rest.try_into().ok().map(u64::from_be_bytes).map(Self::Fold),
             _ => None,
@@ -78,6 +82,7 @@ mod tests {
             Key::Token(TokenId::new([7; 32])),
             Key::Ca(2, IssuerKeyId::new([8; 32])),
             Key::Bundle,
+            Key::Federated(TrustDomain::parse("other.test").unwrap()),
             Key::Base,
             Key::Fold(u64::MAX),
         ];
@@ -93,6 +98,8 @@ mod tests {
             b"b1",
             b"d1",
             b"f1",
+            b"g",
+            b"gOther.test",
             b"zz",
             b"mapplied",
         ] {

@@ -35,6 +35,9 @@ pub use convert::{entry_from_put, entry_to_put, revocation_of, rule_to_wire, ser
 pub use entries::EntryChange;
 pub use error::StateError;
 pub use marks::RuleMark;
-pub use model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
+pub use model::{
+    AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, FederatedContent, FederatedRecord, StandingEntry,
+    TokenId, TokenRecord,
+};
 pub use state::State;
 pub use view::{Ignored, View};

@@ -25,6 +25,14 @@ pub const REVOKE_TARGETS_MAX: usize = 100_000;
 /// How far a cut lies before the record that makes it: notBefore is backdated by 30 s, so nothing older than the record
 /// is missed by a cut 28 s before it, and what replaces the killed need not begin in the future.
 pub const CUT_BEFORE_NOW: Duration = Duration::from_secs(28);
+/// Other trust domains whose bundles may stand: partners are a list kept by people, and each agent gets all of them.
+pub const FEDERATED_MAX: usize = 64;
+/// Bytes of the name of another trust domain: its bundle is a file of that name, which with its ending has 255 at most.
+pub const FEDERATED_NAME_BYTES_MAX: usize = 200;
+/// Octets of one bundle's certificates, keys and key ids: thirty roots of 1 KB, and it stays one record of 60 KB.
+pub const FEDERATED_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of all of them together: they go to every agent in one message, of which 1 MB is the limit.
+pub const FEDERATED_OCTETS_SUM_MAX: usize = 256 * 1024;
 /// Records remembered of one rule, each of which strikes more than those before it: an identity that is revoked more often is told
 /// with the later dates.
 pub const MARKS_PER_RULE_MAX: usize = 8;

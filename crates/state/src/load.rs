@@ -71,6 +71,11 @@ fn place(view: &mut View, key: &Key, value: &[u8]) -> Result<(), &'static str> {
             view.ca_keys.insert((*role, *id), key);
         }
         Key::Bundle => view.bundle = Some(stored::bundle(value)?.into()),
+        Key::Federated(domain) => {
+            let federated = stored::federated(value)?;
+            (federated.domain == *domain).then_some(()).ok_or(differs)?;
+            view.federated.insert(domain.clone(), federated.into());
+        }
         // Looked at by the caller, who knows what comes after it.
         Key::Base => {}
         // The names are big-endian, so folds come in the order of the ledger.

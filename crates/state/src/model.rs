@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mintage_identity::{AgentInstance, AgentName, IssuerKeyId, Serial, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentInstance, AgentName, IssuerKeyId, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_ledger::wire::{CaEventKind, CaRole};
 use mintage_policy::{AgentStatus, Entry};
 
@@ -141,4 +141,42 @@ pub struct BundleRecord {
     pub index: u64,
     /// When that record was made.
     pub changed_at: UnixTime,
+}
+
+/// The bundle of another trust domain as the ledger has it. What its certificates and keys are was checked before it was
+/// recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederatedRecord {
+    /// The other trust domain.
+    pub domain: TrustDomain,
+    /// What was taken.
+    pub content: FederatedContent,
+    /// The ledger index of its record.
+    pub revision: u64,
+    /// When that record was made.
+    pub changed_at: UnixTime,
+}
+
+/// What an operator vouches for of another trust domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FederatedContent {
+    /// The sequence of the other side's document; 0 when it did not say.
+    pub sequence: u64,
+    /// How often it asks to look for a newer one, in seconds; 0 when it did not say.
+    pub refresh_hint_seconds: u32,
+    /// The roots (DER).
+    pub roots_der: Vec<Vec<u8>>,
+    /// The keys of JWT-SVIDs: key id and SubjectPublicKeyInfo (DER).
+    pub jwt_keys: Vec<(String, Vec<u8>)>,
+    /// True when its certificates are accepted although nothing tells which of them were revoked.
+    pub revocation_unchecked: bool,
+}
+
+impl FederatedContent {
+    /// Octets of certificates, keys and key ids together.
+    pub fn octets(&self) -> usize {
+        let roots: usize = self.roots_der.iter().map(Vec::len).sum();
+        let keys: usize = self.jwt_keys.iter().map(|(kid, spki)| kid.len() + spki.len()).sum();
+        roots + keys
+    }
 }

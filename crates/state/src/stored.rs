@@ -11,7 +11,10 @@ use mintage_revocation::{IssuerCoverage, Revocation, RevokedSet, SerialKind, Set
 use prost::Message;
 
 use crate::convert::{entry_from_put, entry_to_put, revocation_of};
-use crate::model::{AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenRecord};
+use crate::model::{
+    AgentCertificate, AgentRecord, BundleRecord, CaKeyRecord, FederatedContent, FederatedRecord, StandingEntry,
+    TokenRecord,
+};
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredEntry {
@@ -97,6 +100,16 @@ struct StoredBundle {
     change: Option<wire::BundleChange>,
     #[prost(uint64, tag = "2")]
     index: u64,
+    #[prost(int64, tag = "3")]
+    changed_ms: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredFederated {
+    #[prost(message, optional, tag = "1")]
+    set: Option<wire::BundleFederatedSet>,
+    #[prost(uint64, tag = "2")]
+    revision: u64,
     #[prost(int64, tag = "3")]
     changed_ms: i64,
 }
@@ -337,6 +350,63 @@ pub(crate) fn bundle(bytes: &[u8]) -> Result<BundleRecord, Unreadable> {
         index: stored.index,
         changed_at: UnixTime::from_millis(stored.changed_ms),
     })
+}
+
+/// The body that records what is taken of another trust domain, in the place of `replaces_revision` (0: none stood).
+pub(crate) fn federated_to_set(
+    domain: &TrustDomain,
+    content: &FederatedContent,
+    replaces_revision: u64,
+) -> wire::BundleFederatedSet {
+    let jwt_keys = content.jwt_keys.iter().map(|(kid, spki)| wire::BundleJwtKey {
+        kid: kid.clone(),
+        spki_der: spki.clone(),
+    });
+    wire::BundleFederatedSet {
+        trust_domain: domain.to_string(),
+        sequence: content.sequence,
+        refresh_hint_seconds: content.refresh_hint_seconds,
+        roots_der: content.roots_der.clone(),
+        jwt_keys: jwt_keys.collect(),
+        revocation_unchecked: content.revocation_unchecked,
+        replaces_revision,
+    }
+}
+
+/// What a recorded body says.
+pub(crate) fn federated_of(
+    set: &wire::BundleFederatedSet,
+    revision: u64,
+    changed_at: UnixTime,
+) -> Result<FederatedRecord, Unreadable> {
+    let jwt_keys = set.jwt_keys.iter().map(|key| (key.kid.clone(), key.spki_der.clone()));
+    Ok(FederatedRecord {
+        domain: TrustDomain::parse(&set.trust_domain).map_err(|_| WHAT)?,
+        content: FederatedContent {
+            sequence: set.sequence,
+            refresh_hint_seconds: set.refresh_hint_seconds,
+            roots_der: set.roots_der.clone(),
+            jwt_keys: jwt_keys.collect(),
+            revocation_unchecked: set.revocation_unchecked,
+        },
+        revision,
+        changed_at,
+    })
+}
+
+pub(crate) fn federated_bytes(record: &FederatedRecord) -> Vec<u8> {
+    StoredFederated {
+        set: Some(federated_to_set(&record.domain, &record.content, 0)),
+        revision: record.revision,
+        changed_ms: record.changed_at.millis(),
+    }
+    .encode_to_vec()
+}
+
+pub(crate) fn federated(bytes: &[u8]) -> Result<FederatedRecord, Unreadable> {
+    let stored: StoredFederated = read(bytes)?;
+    let at = UnixTime::from_millis(stored.changed_ms);
+    federated_of(&stored.set.ok_or(WHAT)?, stored.revision, at)
 }
 
 pub(crate) fn fold_bytes(time: UnixTime, fold: &Fold) -> Vec<u8> {

@@ -12,7 +12,7 @@ use ring::digest;
 
 use crate::entries::{EntryChange, EntryTable};
 use crate::marks::{RuleMark, RuleMarks};
-use crate::model::{AgentRecord, BundleRecord, CaKeyRecord, StandingEntry, TokenId, TokenRecord};
+use crate::model::{AgentRecord, BundleRecord, CaKeyRecord, FederatedRecord, StandingEntry, TokenId, TokenRecord};
 use crate::rules::Floors;
 use crate::sum::ContentSum;
 
@@ -34,6 +34,8 @@ pub enum Ignored {
     CaStage,
     /// A bundle of the same or a higher sequence stands.
     BundleOlder,
+    /// The other trust domain's bundle is not at the revision the record replaces or removes: another change came first.
+    FederatedMoved,
     /// The revoked set has no room left.
     RevocationLimit,
 }
@@ -49,6 +51,7 @@ impl Ignored {
             Self::Agent => "agent-not-current",
             Self::CaStage => "ca-stage",
             Self::BundleOlder => "bundle-older",
+            Self::FederatedMoved => "federated-moved",
             Self::RevocationLimit => "revocation-limit",
         }
     }
@@ -65,6 +68,7 @@ pub struct View {
     pub(crate) tokens: OrdMap<TokenId, TokenRecord>,
     pub(crate) ca_keys: OrdMap<(i32, IssuerKeyId), CaKeyRecord>,
     pub(crate) bundle: Option<Arc<BundleRecord>>,
+    pub(crate) federated: OrdMap<TrustDomain, Arc<FederatedRecord>>,
     pub(crate) floors: Floors,
     pub(crate) marks: RuleMarks,
     pub(crate) revoked: RevokedSet,
@@ -85,6 +89,7 @@ impl View {
             tokens: OrdMap::new(),
             ca_keys: OrdMap::new(),
             bundle: None,
+            federated: OrdMap::new(),
             floors: Floors::default(),
             marks: RuleMarks::default(),
             revoked: RevokedSet::new(domain),
@@ -214,6 +219,22 @@ impl View {
     /// The trust bundle; none before `init` recorded it.
     pub fn bundle(&self) -> Option<&BundleRecord> {
         self.bundle.as_deref()
+    }
+
+    /// The bundles of other trust domains, ordered by name.
+    pub fn federated(&self) -> impl Iterator<Item = &FederatedRecord> {
+        self.federated.values().map(|record| &**record)
+    }
+
+    /// The bundle of one other trust domain.
+    pub fn federated_with(&self, domain: &TrustDomain) -> Option<&FederatedRecord> {
+        self.federated.get(domain).map(|record| &**record)
+    }
+
+    /// Whether other bundles of other trust domains stand than in an older view.
+    pub fn federated_changed_since(&self, older: &Self) -> bool {
+        let revisions = |view: &Self| view.federated().map(|record| record.revision).collect::<Vec<_>>();
+        revisions(self) != revisions(older)
     }
 
     /// The revoked set after the records applied.

@@ -21,12 +21,12 @@ pub use generation::Generation;
 
 use crate::SysError;
 
-/// Most files of a generation: key, chain, bundle in a few formats.
-pub const FILES_MAX: usize = 16;
+/// Most files of a generation: key, chain, bundle in a few formats, and the bundles of 64 other trust domains.
+pub const FILES_MAX: usize = 96;
 /// Longest file of a generation in bytes: a trust bundle of many domains with their roots.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
-/// Longest name of a file in bytes: a symlink and its temporary name fit `NAME_MAX`.
-pub const NAME_BYTES_MAX: usize = 64;
+/// Longest name of a file in bytes: a trust domain's and an ending, and it fits `NAME_MAX`.
+pub const NAME_BYTES_MAX: usize = 224;
 
 /// How a delivery folder is made, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

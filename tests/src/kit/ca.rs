@@ -40,8 +40,13 @@ pub fn with_metrics(config: Config) -> Config {
 
 /// Makes an authority in `dir`.
 pub fn make_with(dir: &Path, deps: &Deps) {
+    make_of(dir, domain(), deps);
+}
+
+/// Makes an authority of another trust domain in `dir`.
+pub fn make_of(dir: &Path, trust_domain: TrustDomain, deps: &Deps) {
     let options = InitOptions {
-        trust_domain: domain(),
+        trust_domain,
         data_dir: dir.to_path_buf(),
         protection: KeyProtection::ClearForTestDomainOnly,
         replica: ReplicaName::parse("ca-1").expect("a name"),
@@ -74,6 +79,15 @@ impl TestCa {
         let ca = Ca::start(change(config(&folder.path().join("ca"))), Deps::system())
             .await
             .expect("the CA starts");
+        Self { ca, folder }
+    }
+
+    /// Makes and starts one of another trust domain.
+    pub async fn start_of(trust_domain: &TrustDomain) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("ca");
+        make_of(&data, trust_domain.clone(), &Deps::system());
+        let ca = Ca::start(config(&data), Deps::system()).await.expect("the CA starts");
         Self { ca, folder }
     }
 

@@ -11,6 +11,7 @@ pub mod csr;
 pub mod dice;
 pub mod envoy;
 pub mod face;
+pub mod federation;
 pub mod fetched;
 pub mod folder;
 pub mod follower;

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mintage_ca::Deps;
+use mintage_identity::TrustDomain;
 use mintage_proto::v1::{RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
 use mintage_svid::{LeafInfo, pem};
 use mintage_verifier::{AllowedIds, IdentitySource, RevocationCheck, Trust, TrustStore, client_config};
@@ -26,8 +28,9 @@ use tokio_rustls::TlsConnector;
 use super::{
     agent::{AgentProcess, WAIT_MAX, config},
     bins::binary,
-    ca::{CaProcess, domain, entry, make, token},
+    ca::{CaProcess, apply, domain, make_of, token},
     client::{admin, provider, settings},
+    federation::own_entry,
 };
 
 /// Longest wait for one answer.
@@ -64,9 +67,14 @@ impl Node {
 
     /// The same, with this in the CA's configuration.
     pub async fn start_with(entries: &[&str], more: &str, of_ca: &str) -> Self {
+        Self::start_of(&domain(), entries, more, of_ca).await
+    }
+
+    /// The same, of another trust domain.
+    pub async fn start_of(trust_domain: &TrustDomain, entries: &[&str], more: &str, of_ca: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("ca");
-        make(&data);
+        make_of(&data, trust_domain.clone(), &Deps::system());
         let configuration = folder.path().join("ca.toml");
         fs::write(
             &configuration,
@@ -76,9 +84,10 @@ impl Node {
         let mut serve = Command::new(binary("mintage-ca"));
         serve.arg("serve").arg("--config").arg(configuration);
         let ca = CaProcess::launch(&data, serve);
-        for name in entries {
-            entry(&ca.admin_socket(), name, &format!("/{name}")).await;
-        }
+        let wanted = entries.iter().map(|name| own_entry(trust_domain, name)).collect();
+        apply(&ca.admin_socket(), wanted)
+            .await
+            .expect("the entries are applied");
         let place = folder.path().join("n1");
         fs::create_dir(&place).expect("a folder");
         let file = config(&place, entries);

@@ -9,6 +9,7 @@ mod doctor;
 mod entitlement;
 mod exec;
 mod explain;
+mod federation;
 mod files;
 mod jwt_svids;
 mod lookups;

@@ -5,6 +5,7 @@
 mod chains;
 mod entry_rules;
 mod evict;
+mod federation;
 mod garbled;
 mod hostile_csr;
 mod join_refusals;

@@ -3,12 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use mintage_proto::v1::{DeleteEntryRequest, revoke_request::Target};
 use mintage_tests::kit::{
-    ca::domain,
+    ca::{apply, domain},
     client::registry,
+    federation::{document, federate_with, federating_entry, other_domain, unfederate},
     node::Node,
     workloads::{Workload, serial_in},
 };
@@ -152,6 +157,48 @@ async fn mutual_tls(node: Node, library: &str, start: impl Fn(&[&str]) -> Worklo
     client.tell("jwt audience");
     client.hear("a refusal", |line| line.starts_with("failed ").then_some(()));
     node.stop();
+}
+
+/// A server in one trust domain and a client in the other, both of go-spiffe and unchanged: each verifies the other by the bundle
+/// that its own agent hands out, until one side's operator takes it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn go_spiffe_talks_mutual_tls_between_two_trust_domains_until_one_is_not_trusted_any_longer() {
+    let Some(start) = Workload::go(&scratch()) else {
+        return;
+    };
+    let (one, other) = (domain(), other_domain());
+    let serving = Node::start_of(&one, &["web"], "", "").await;
+    let calling = Node::start_of(&other, &["web"], "", "").await;
+    for (node, of, with, by) in [(&serving, &one, &other, &calling), (&calling, &other, &one, &serving)] {
+        let theirs = document(&by.ca.admin_socket()).await;
+        federate_with(&node.ca.admin_socket(), with, &theirs).await;
+        let entry = federating_entry(of, "web", with);
+        apply(&node.ca.admin_socket(), vec![entry]).await.unwrap();
+    }
+    let socket = |node: &Node| node.socket().to_str().unwrap().to_owned();
+    let mut server = start(&["serve", &socket(&serving), other.as_str()]);
+    let listening = |line: &str| line.strip_prefix("listening ").map(str::to_owned);
+    let (address, _) = server.hear("its address", listening);
+    let mut client = start(&["dial", &socket(&calling), one.as_str(), &address]);
+    let answered = |line: &str| match line.split(' ').next() {
+        Some("dial") => Some(true),
+        Some("failed") => Some(false),
+        _ => None,
+    };
+    // The bundle comes to each of them on a stream of its own.
+    let mut dial = |wanted: bool| loop {
+        client.tell("dial");
+        if client.hear("an answer", answered).0 == wanted {
+            return;
+        }
+    };
+    dial(true);
+    unfederate(&serving.ca.admin_socket(), &other).await;
+    let started = Instant::now();
+    dial(false);
+    print("go-spiffe", "another trust domain is refused", started.elapsed());
+    serving.stop();
+    calling.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

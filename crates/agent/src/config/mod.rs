@@ -50,6 +50,8 @@ pub struct Delivery {
     password: Option<StorePassword>,
     receipt: bool,
     crl: bool,
+    /// None: as the layout has it.
+    federated: Option<bool>,
     hooks: Vec<Hook>,
     window: Option<Window>,
     effect: Option<Effect>,
@@ -73,6 +75,7 @@ impl Delivery {
             password: None,
             receipt: false,
             crl: false,
+            federated: None,
             hooks: Vec::new(),
             window: None,
             effect: None,
@@ -121,6 +124,13 @@ impl Delivery {
     #[must_use]
     pub fn with_crl(mut self, crl: bool) -> Self {
         self.crl = crl;
+        self
+    }
+
+    /// The same delivery with, or without, the roots of other trust domains that its entry federates with.
+    #[must_use]
+    pub fn with_federated(mut self, federated: bool) -> Self {
+        self.federated = Some(federated);
         self
     }
 
@@ -218,6 +228,12 @@ impl Delivery {
     /// trust domain is then a swap of the folder.
     pub fn crl(&self) -> bool {
         self.crl
+    }
+
+    /// The roots of other trust domains that the entry federates with are written beside the bundle, a file for each; on by
+    /// default in the layout `spiffe` alone, which has names for them.
+    pub fn federated(&self) -> bool {
+        self.federated.unwrap_or(self.layout.is_federated())
     }
 }
 

@@ -103,6 +103,7 @@ struct RawDelivery {
     receipt: bool,
     #[serde(default)]
     crl: bool,
+    federated: Option<bool>,
     #[serde(default)]
     hook: Vec<Spanned<RawHook>>,
     hook_window: Option<Spanned<String>>,
@@ -296,6 +297,7 @@ impl Reader<'_> {
         })?;
         delivery.receipt = raw.receipt;
         delivery.crl = raw.crl;
+        delivery.federated = raw.federated;
         for hook in &raw.hook {
             let read = self.on(hook, |raw| raw.read(self.accounts))?;
             delivery.hooks.push(read);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mintage_attest::unix::file_owner_selectors;
-use mintage_identity::{EntryName, JwtRule, Selector, SpiffeId, Ttl, WhyNot};
+use mintage_identity::{EntryName, JwtRule, Selector, SpiffeId, TrustDomain, Ttl, WhyNot};
 use mintage_proto::v1;
 
 use crate::{config::Delivery, limits::ENTRIES_MAX};
@@ -29,6 +29,8 @@ pub(crate) struct Offered {
     pub(crate) disabled: bool,
     /// Which JWT-SVIDs it gives.
     pub(crate) jwt: JwtRule,
+    /// Other trust domains whose bundles go with it.
+    pub(crate) federates_with: BTreeSet<TrustDomain>,
     /// What else shows in a certificate: when it changes, a new one is due.
     dns_names: Vec<String>,
     common_name: String,
@@ -57,6 +59,12 @@ impl Offered {
             hint: wire.hint.clone(),
             disabled: wire.disabled,
             jwt: JwtRule::of(wire.jwt_forbidden, &wire.jwt_audiences),
+            federates_with: wire
+                .federates_with
+                .iter()
+                .map(|domain| TrustDomain::parse(domain))
+                .collect::<Result<_, _>>()
+                .map_err(text)?,
             dns_names: wire.dns_names.clone(),
             common_name: wire.common_name.clone(),
         };

@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use crate::{
     AgentError,
     config::Delivery,
+    federation::Remembered,
     held::Held,
     limits::{HOOKS_AT_ONCE_MAX, TICK_MAX, WRITERS_MAX},
     link::Control,
@@ -29,6 +30,7 @@ use crate::{
 
 mod asks;
 mod entries;
+mod federation;
 mod hooks;
 mod interest;
 mod jwts;
@@ -140,6 +142,9 @@ pub(crate) struct Core {
     slots: Slots,
     by_request: HashMap<RequestId, SlotKey>,
     entries: Entries,
+    /// What deliveries federated with when the CA was last heard.
+    remembered: Remembered,
+    saving: Arc<federation::Saving>,
     upstream: Option<Upstream>,
     /// Why the last stream ended.
     down_because: String,
@@ -165,6 +170,8 @@ impl Core {
             slots,
             by_request: HashMap::new(),
             entries: Entries::default(),
+            remembered: Remembered::default(),
+            saving: Arc::default(),
             upstream: None,
             down_because: "not connected yet".to_owned(),
             due: Vec::new(),
@@ -180,7 +187,8 @@ impl Core {
     }
 
     /// Takes up what was in place before a restart: it is served, and put into its folder again, without the CA.
-    pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>) {
+    pub(crate) fn restore(&mut self, deliveries: Vec<Delivery>, remembered: Remembered) {
+        self.remembered = remembered;
         self.releases
             .add(self.shared.store.forget_other_deliveries(&deliveries));
         if self.own_id.is_some() {

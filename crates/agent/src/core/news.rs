@@ -24,6 +24,7 @@ impl Core {
             Message::Minted(minted) => self.minted(minted),
             Message::Entries(entries) => self.entries_changed(&entries),
             Message::Trust(trust) => self.trust_changed(trust.bundle.as_ref()),
+            Message::Federated(federated) => self.federated_changed(&federated),
             Message::Renew(renew) => self.renew(&renew),
             Message::Retire(retire) => return self.retire(&retire),
             // The session gives these to their own thread.
@@ -43,6 +44,7 @@ impl Core {
         let index = self.entries.index();
         tracing::info!(entries = self.entries.len(), index, "entries applied");
         self.reconcile(&change.changed);
+        self.follow_federation();
         for entry in &change.outdated {
             for key in self.slots.of_entry(entry) {
                 self.feed(&key, Event::RenewNow);

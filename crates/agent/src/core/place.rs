@@ -107,6 +107,10 @@ impl Core {
     /// Puts the pair that a slot waits to place in place.
     pub(super) fn place(&mut self, key: &SlotKey) {
         let now = boot(self.shared.deps.now());
+        let delivery = self.slots.get(key).and_then(Slot::delivery);
+        let federated = delivery
+            .map(|delivery| self.federated_for(delivery))
+            .unwrap_or_default();
         let Some(slot) = self.slots.get_mut(key) else { return };
         if slot.placing {
             return;
@@ -134,6 +138,7 @@ impl Core {
                     return self.placed(key, held, Err(("trust", "there is no trust bundle".to_owned())));
                 };
                 slot.rewrite = false;
+                slot.federated.clone_from(&federated);
                 let write = Write {
                     delivery: delivery.clone(),
                     folder: folder.clone(),
@@ -141,6 +146,7 @@ impl Core {
                     receipt,
                     proof,
                     bundle,
+                    federated,
                     crls: self.shared.crls.load_full(),
                     store: self.shared.store.clone(),
                 };
@@ -264,7 +270,7 @@ impl Core {
         }
     }
 
-    fn rewrite(&mut self, key: &SlotKey) {
+    pub(super) fn rewrite(&mut self, key: &SlotKey) {
         if let Some(slot) = self.slots.get_mut(key)
             && slot.delivery().is_some()
             // What is being put in place for the first time was begun with what was in force before.
@@ -451,6 +457,7 @@ impl Core {
             }
         }
         self.reconcile(&Changed::All);
+        self.follow_federation();
         done
     }
 }

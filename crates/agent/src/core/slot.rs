@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::{boot, hooks::Acting};
 use crate::{
     config::Delivery,
+    federation::Foreign,
     held::Held,
     limits::PLACE_AGAIN_AFTER,
     receipt::{Chase, Proof, Receipt},
@@ -82,6 +83,8 @@ pub(crate) struct Slot {
     pub(crate) tried: Duration,
     /// The pair in place must be written again, with another bundle.
     pub(crate) rewrite: bool,
+    /// The bundles of other trust domains that were written last, or are being written.
+    pub(crate) federated: Vec<Arc<Foreign>>,
     /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
     pub(crate) clear: bool,
     pub(crate) trouble: Option<Trouble>,
@@ -106,6 +109,7 @@ impl Slot {
             placing: false,
             tried: Duration::ZERO,
             rewrite: false,
+            federated: Vec::new(),
             clear: false,
             trouble: None,
             acting: Acting::default(),

@@ -21,7 +21,7 @@ use crate::{
     limits::FIRST_SVID_WAIT,
     rotation::Event,
     status::{AgentStatus, HeldStatus},
-    workload::{Given, Want, WhoAmI, WorkloadSvid, WorkloadView},
+    workload::{Given, Trusted, Want, WhoAmI, WorkloadSvid, WorkloadView},
 };
 
 type Proven = Arc<BTreeSet<Selector>>;
@@ -277,8 +277,14 @@ impl Core {
             return WorkloadView::Unavailable("there is no trust bundle yet".into());
         };
         let crls = self.shared.crls.load_full();
+        let named = matching.iter().flat_map(|(_, entry)| &entry.federates_with);
+        let trust = Trusted {
+            federated: self.shared.federation.load().of(named),
+            bundle,
+            crls,
+        };
         if want == Want::Bundles {
-            return WorkloadView::Ready(Given::new(Vec::new(), bundle, crls));
+            return WorkloadView::Ready(Given::new(Vec::new(), trust));
         }
         let now = self.shared.deps.now();
         let (mut svids, mut missing, mut failed) = (Vec::new(), 0, None);
@@ -311,7 +317,7 @@ impl Core {
             });
             return WorkloadView::Unavailable(why.into());
         }
-        WorkloadView::Ready(Given::new(svids, bundle, crls))
+        WorkloadView::Ready(Given::new(svids, trust))
     }
 
     pub(super) fn who_am_i(&self, proven: &BTreeSet<Selector>) -> WhoAmI {

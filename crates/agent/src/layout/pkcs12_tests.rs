@@ -28,6 +28,7 @@ fn material<'a>(key: &'a [u8], chain: &'a [Vec<u8>], roots: &'a [Vec<u8>]) -> Ma
         key,
         chain,
         roots,
+        federated: &[],
         proof: None,
         crls: None,
         password: None,

@@ -208,7 +208,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let caller = caller_of(&request)?;
         caller.begins().await?;
-        Ok(Response::new(self.jwt.validate(&caller, request.get_ref())?))
+        Ok(Response::new(self.jwt.validate(&caller, request.get_ref()).await?))
     }
 }
 

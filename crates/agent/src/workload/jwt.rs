@@ -11,9 +11,13 @@ use prost_types::{ListValue, Struct, Value, value::Kind};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use super::caller::{Caller, PerUid};
+use super::{
+    caller::{Caller, PerUid},
+    view::{Want, WorkloadView},
+};
 use crate::{
     core::{Input, JwtCall, NoJwt},
+    federation::Foreign,
     jwt::believe,
     limits::{JWT_CALLS_MAX, JWT_CALLS_PER_UID_MAX, JWT_LEEWAY_SECONDS},
     shared::Shared,
@@ -99,8 +103,9 @@ impl Jwt {
         }
     }
 
-    /// Validates a token for the caller, who need not have an identity: what is asked of is public.
-    pub(super) fn validate(
+    /// Validates a token for the caller, who need not have an identity for one of the own trust domain: what is asked of is
+    /// public. Those of others are believed for callers one of whose entries federates with them.
+    pub(super) async fn validate(
         &self,
         caller: &Caller,
         request: &ValidateJwtsvidRequest,
@@ -122,12 +127,42 @@ impl Jwt {
         let now = self.shared.wall();
         svid.validate(&request.audience, now, JWT_LEEWAY_SECONDS)
             .map_err(|error| refused(error.to_string()))?;
-        believe(&svid, bundle.document(), &self.shared.view.load(), now).map_err(refused)?;
+        let foreign = match svid.id().is_member_of(&self.shared.domain) {
+            true => None,
+            false => self.federated(caller, &svid).await?,
+        };
+        let document = foreign.as_ref().map_or(bundle.document(), |foreign| foreign.document());
+        believe(&svid, document, &self.shared.view.load(), now).map_err(refused)?;
         self.shared.metrics.workload_request("ok");
         Ok(ValidateJwtsvidResponse {
             spiffe_id: svid.id().to_string(),
             claims: Some(structure(svid.claims())),
         })
+    }
+}
+
+impl Jwt {
+    /// The bundle of the token's trust domain, where one of the caller's entries federates with it.
+    async fn federated(&self, caller: &Caller, svid: &JwtSvid) -> Result<Option<Arc<Foreign>>, Status> {
+        let (reply, receive) = oneshot::channel();
+        let (proven, want) = (caller.proven(), Want::Bundles);
+        let stopping = |_| Status::unavailable("the agent is stopping");
+        let watch = Input::Watch { proven, want, reply };
+        self.core.send(watch).await.map_err(|_| stopping(()))?;
+        let view = receive.await.map_err(|_| stopping(()))?;
+        let mut view = view.map_err(Status::resource_exhausted)?;
+        let settled = view.wait_for(|view| !matches!(view, WorkloadView::Pending)).await;
+        let settled = settled.map_err(|_| stopping(()))?.clone();
+        match settled {
+            WorkloadView::Ready(given) => {
+                let domain = svid.id().trust_domain();
+                let federated = given.trust.federated.iter();
+                Ok(federated.cloned().find(|foreign| *foreign.domain() == domain))
+            }
+            WorkloadView::Unavailable(why) => Err(Status::unavailable(&*why)),
+            // Who has no identity federates with nobody: the token is refused as one of another trust domain.
+            WorkloadView::Denied(_) | WorkloadView::Pending => Ok(None),
+        }
     }
 }
 

@@ -23,4 +23,4 @@ mod spoken;
 mod view;
 
 pub(crate) use serve::{SocketServer, serve};
-pub(crate) use view::{Given, Want, WhoAmI, WorkloadSvid, WorkloadView};
+pub(crate) use view::{Given, Trusted, Want, WhoAmI, WorkloadSvid, WorkloadView};

@@ -1,16 +1,19 @@
 //! What a socket caller may see, as one immutable value that is published whole, shared by all callers who prove the same,
 //! and encoded once for all of them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use mintage_identity::{EntryName, SpiffeId};
 use mintage_proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
+use mintage_svid::TrustBundle;
 
 use super::pieces::Pieces;
-use crate::{bundle::Bundle, crls::Crls, held::Held};
+use crate::{
+    bundle::Bundle,
+    crls::Crls,
+    federation::{Foreign, same},
+    held::Held,
+};
 
 /// What a call needs: identities are minted on demand, bundles need none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,12 +38,35 @@ impl PartialEq for WorkloadSvid {
     }
 }
 
+/// By what callers who prove the same verify others.
+pub(crate) struct Trusted {
+    pub(crate) bundle: Arc<Bundle>,
+    /// Of other trust domains, those that one of their entries federates with, ordered by name.
+    pub(crate) federated: Vec<Arc<Foreign>>,
+    pub(crate) crls: Arc<Crls>,
+}
+
+impl PartialEq for Trusted {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.bundle, &other.bundle)
+            && Arc::ptr_eq(&self.crls, &other.crls)
+            && same(&self.federated, &other.federated)
+    }
+}
+
+impl Trusted {
+    /// The roots of each other trust domain that has some, by its SPIFFE ID.
+    fn federated_roots(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        let with_roots = self.federated.iter().filter(|foreign| !foreign.roots().is_empty());
+        with_roots.map(|foreign| (foreign.domain().id().to_string(), foreign.roots().concat()))
+    }
+}
+
 /// Everything that callers who prove the same may have now.
 pub(crate) struct Given {
     /// In the order of the entries' names; the first is the default identity. Empty for [`Want::Bundles`].
     pub(crate) svids: Vec<WorkloadSvid>,
-    pub(crate) bundle: Arc<Bundle>,
-    pub(crate) crls: Arc<Crls>,
+    pub(crate) trust: Trusted,
     x509_svids: OnceLock<Pieces>,
     x509_bundles: OnceLock<Pieces>,
     jwt_bundles: OnceLock<Pieces>,
@@ -48,16 +74,15 @@ pub(crate) struct Given {
 
 impl PartialEq for Given {
     fn eq(&self, other: &Self) -> bool {
-        self.svids == other.svids && Arc::ptr_eq(&self.bundle, &other.bundle) && Arc::ptr_eq(&self.crls, &other.crls)
+        self.svids == other.svids && self.trust == other.trust
     }
 }
 
 impl Given {
-    pub(crate) fn new(svids: Vec<WorkloadSvid>, bundle: Arc<Bundle>, crls: Arc<Crls>) -> Arc<Self> {
+    pub(crate) fn new(svids: Vec<WorkloadSvid>, trust: Trusted) -> Arc<Self> {
         Arc::new(Self {
             svids,
-            bundle,
-            crls,
+            trust,
             x509_svids: OnceLock::new(),
             x509_bundles: OnceLock::new(),
             jwt_bundles: OnceLock::new(),
@@ -67,7 +92,7 @@ impl Given {
     /// `X509SVIDResponse` (SPIFFE Workload API, section 5.2.1). The lists are those of all callers.
     pub(super) fn x509_svids(&self) -> Pieces {
         let make = || {
-            let roots = self.bundle.roots().concat();
+            let roots = self.trust.bundle.roots().concat();
             let svid = |svid: &WorkloadSvid| X509svid {
                 spiffe_id: svid.held.id().to_string(),
                 x509_svid: svid.held.chain().concat(),
@@ -78,9 +103,9 @@ impl Given {
             let own = X509svidResponse {
                 svids: self.svids.iter().map(svid).collect(),
                 crl: Vec::new(),
-                federated_bundles: HashMap::new(),
+                federated_bundles: self.trust.federated_roots().collect(),
             };
-            Pieces::of(&own).and(self.crls.in_x509_svids().into())
+            Pieces::of(&own).and(self.trust.crls.in_x509_svids().into())
         };
         self.x509_svids.get_or_init(make).clone()
     }
@@ -88,11 +113,12 @@ impl Given {
     /// `X509BundlesResponse` (section 5.2.2).
     pub(super) fn x509_bundles(&self) -> Pieces {
         let make = || {
-            let own = X509BundlesResponse {
+            let own = (self.own_domain(), self.trust.bundle.roots().concat());
+            let all = X509BundlesResponse {
                 crl: Vec::new(),
-                bundles: HashMap::from([(self.own_domain(), self.bundle.roots().concat())]),
+                bundles: std::iter::once(own).chain(self.trust.federated_roots()).collect(),
             };
-            Pieces::of(&own).and(self.crls.in_x509_bundles().into())
+            Pieces::of(&all).and(self.trust.crls.in_x509_bundles().into())
         };
         self.x509_bundles.get_or_init(make).clone()
     }
@@ -100,16 +126,20 @@ impl Given {
     /// `JWTBundlesResponse` (section 6.2.2): JWT keys alone, as JWK Sets.
     pub(super) fn jwt_bundles(&self) -> Pieces {
         let make = || {
-            let keys = self.bundle.document().to_jwt_jwks_json().into_bytes();
+            let keys = |document: &TrustBundle| document.to_jwt_jwks_json().into_bytes();
+            let own = (self.own_domain(), keys(self.trust.bundle.document()));
+            let documents = self.trust.federated.iter().map(|foreign| foreign.document());
+            let with_keys = documents.filter(|document| !document.jwt_keys().is_empty());
+            let federated = with_keys.map(|document| (document.trust_domain().id().to_string(), keys(document)));
             Pieces::of(&JwtBundlesResponse {
-                bundles: HashMap::from([(self.own_domain(), keys)]),
+                bundles: std::iter::once(own).chain(federated).collect(),
             })
         };
         self.jwt_bundles.get_or_init(make).clone()
     }
 
     fn own_domain(&self) -> String {
-        self.bundle.trust_domain().id().to_string()
+        self.trust.bundle.trust_domain().id().to_string()
     }
 }
 
@@ -150,6 +180,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 
     use super::*;
+    use crate::federation::tests::{federation, wire};
 
     #[test]
     fn callers_share_one_encoding_and_all_share_the_lists() {
@@ -161,17 +192,28 @@ mod tests {
             .unwrap()
             .der()
             .to_vec();
-        let wire = v1::TrustBundle {
+        let own_wire = v1::TrustBundle {
             trust_domain: "dev.test".to_owned(),
             sequence: 1,
             roots: vec![root.clone()],
             ..v1::TrustBundle::default()
         };
-        let (bundle, crls) = (Arc::new(Bundle::from_wire(&wire).unwrap()), Arc::<Crls>::default());
-        let (one, other) = (
-            Given::new(Vec::new(), bundle.clone(), crls.clone()),
-            Given::new(Vec::new(), bundle, crls),
-        );
+        let (bundle, crls) = (Arc::new(Bundle::from_wire(&own_wire).unwrap()), Arc::<Crls>::default());
+        let foreign = federation(&[wire("other.test", &[root.clone()], false)]);
+        let given = |federated: Vec<Arc<Foreign>>| {
+            let (bundle, crls) = (bundle.clone(), crls.clone());
+            Given::new(
+                Vec::new(),
+                Trusted {
+                    bundle,
+                    federated,
+                    crls,
+                },
+            )
+        };
+        let (one, other) = (given(Vec::new()), given(Vec::new()));
+        let federating = given(foreign.iter().cloned().collect());
+        assert!(one != federating && federating == given(foreign.iter().cloned().collect()));
         assert!(one == other);
         for of in [Given::x509_svids, Given::x509_bundles, Given::jwt_bundles] {
             assert_eq!(of(&one).places(), of(&one).places(), "streams of one view");
@@ -182,7 +224,14 @@ mod tests {
             assert_eq!(of(&one).places()[1], of(&other).places()[1], "lists of all views");
         }
         let told = X509BundlesResponse::decode(&one.x509_bundles().joined()[..]).unwrap();
-        assert_eq!(told.bundles.get("spiffe://dev.test"), Some(&root));
+        assert_eq!(told.bundles, [("spiffe://dev.test".to_owned(), root.clone())].into());
+        let told = X509BundlesResponse::decode(&federating.x509_bundles().joined()[..]).unwrap();
+        let two = ["spiffe://dev.test", "spiffe://other.test"].map(|id| (id.to_owned(), root.clone()));
+        assert_eq!(told.bundles, two.into());
+        let told = X509svidResponse::decode(&federating.x509_svids().joined()[..]).unwrap();
+        assert_eq!(told.federated_bundles.get("spiffe://other.test"), Some(&root));
+        let told = JwtBundlesResponse::decode(&federating.jwt_bundles().joined()[..]).unwrap();
+        assert_eq!(told.bundles.len(), 1, "the other trust domain has no JWT keys");
         let told = X509svidResponse::decode(&one.x509_svids().joined()[..]).unwrap();
         assert_eq!(told, X509svidResponse::default());
         let told = JwtBundlesResponse::decode(&one.jwt_bundles().joined()[..]).unwrap();

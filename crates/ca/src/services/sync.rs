@@ -30,6 +30,7 @@ use super::{jwt, revocation::blocking};
 use crate::{
     denials::{self, Asked},
     desk::Desk,
+    federation::federated_message,
     fleet::{NewMember, Outgoing, Place},
     issue::{Ask, Speaker, issue},
     limits::{HELLO_WAIT, JOIN_ROUNDS_MAX, MINTS_IN_WORK_PER_STREAM, RELEASES_IN_WORK_PER_STREAM, STREAM_QUEUE},
@@ -181,12 +182,16 @@ async fn join(desk: &Arc<Desk>, member: &NewMember, hello: &Hello) -> Result<Pla
     Err(Refusal::bug("a stream was begun once more than there are rounds"))
 }
 
-/// What a stream begins with: the bundle, which revocations are verified with, those, and the entries.
+/// What a stream begins with: the bundle, which revocations are verified with, those of other trust domains, which entries name,
+/// revocations, and the entries.
 fn beginning(desk: &Desk, told: &View, agent: &SpiffeId, news: Vec<News>) -> Vec<CaMessage> {
-    let trust = Down::Trust(trust_message(desk, told));
+    let bundles = [
+        Down::Trust(trust_message(desk, told)),
+        Down::Federated(federated_message(told)),
+    ];
     let news = news.into_iter().map(|news| Down::Revoked(revoked(news)));
     let entries = entries_of(told, agent).into_iter().map(Down::Entries);
-    [trust].into_iter().chain(news).chain(entries).map(message).collect()
+    bundles.into_iter().chain(news).chain(entries).map(message).collect()
 }
 
 /// The reading half of a stream.

@@ -1,13 +1,16 @@
-//! The trust bundle, for anybody who verifies.
+//! The trust bundle, for anybody who verifies; those of other trust domains, for administrators.
 
 use std::sync::Arc;
 
-use mintage_proto::v1::{BundleRequest, BundleResponse, trust_domain_server::TrustDomain};
+use mintage_proto::v1::{
+    BundleRequest, BundleResponse, ListFederatedRequest, ListFederatedResponse, RemoveFederatedRequest,
+    RemoveFederatedResponse, SetFederatedRequest, SetFederatedResponse, trust_domain_server::TrustDomain,
+};
 use mintage_state::View;
 use mintage_svid::{JwtKey, TrustBundle};
 use tonic::{Request, Response, Status};
 
-use crate::{desk::Desk, pusher::wire_bundle, status::Refusal};
+use crate::{control::Origin, desk::Desk, federation, pusher::wire_bundle, status::Refusal};
 
 pub(crate) struct TrustService(pub(crate) Arc<Desk>);
 
@@ -38,5 +41,32 @@ impl TrustDomain for TrustService {
             bundle: Some(wire_bundle(&self.0, &view)),
             jwks,
         }))
+    }
+
+    async fn set_federated(
+        &self,
+        request: Request<SetFederatedRequest>,
+    ) -> Result<Response<SetFederatedResponse>, Status> {
+        let origin = Origin::of(&request)?;
+        Ok(Response::new(
+            federation::set(&self.0, &origin, request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_federated(
+        &self,
+        _: Request<ListFederatedRequest>,
+    ) -> Result<Response<ListFederatedResponse>, Status> {
+        Ok(Response::new(federation::list(&self.0.state.view())))
+    }
+
+    async fn remove_federated(
+        &self,
+        request: Request<RemoveFederatedRequest>,
+    ) -> Result<Response<RemoveFederatedResponse>, Status> {
+        let origin = Origin::of(&request)?;
+        Ok(Response::new(
+            federation::remove(&self.0, &origin, request.into_inner()).await?,
+        ))
     }
 }

@@ -7,6 +7,7 @@ use mintage_ledger::{
     Actor, Body, Record,
     wire::{self, revocation_rule::Target},
 };
+use mintage_svid::cert_sha256;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
@@ -185,6 +186,11 @@ fn log_body(body: &Body) -> Fields {
             ("roots", json!(bundle.roots_der.len())),
             ("jwt_keys", bundle.jwt_keys.iter().map(|key| json!(key.kid)).collect()),
         ]),
+        Body::BundleFederatedSet(set) => federated(set),
+        Body::BundleFederatedRemove(gone) => Fields::of([
+            ("trust_domain", json!(gone.trust_domain)),
+            ("revision", json!(gone.revision)),
+        ]),
         Body::AdminEvent(event) => Fields::of([("action", json!(event.action)), ("detail", json!(event.detail))]),
         Body::SeenReport(report) => seen(report),
         Body::RevocationSnapshot(snapshot) => Fields::of([
@@ -209,6 +215,23 @@ fn log_body(body: &Body) -> Fields {
         Body::LogClose(close) => Fields::of([("reason", json!(close.reason))]),
         _ => Fields::default(),
     }
+}
+
+fn federated(set: &wire::BundleFederatedSet) -> Fields {
+    let stated = |number: u64| json!((number != 0).then_some(number));
+    let roots = set.roots_der.iter().map(|der| json!(cert_sha256(der).to_string()));
+    Fields::of([
+        ("trust_domain", json!(set.trust_domain)),
+        ("sequence", stated(set.sequence)),
+        ("refresh_hint_seconds", stated(set.refresh_hint_seconds.into())),
+        ("roots_sha256", roots.collect()),
+        ("jwt_keys", set.jwt_keys.iter().map(|key| json!(key.kid)).collect()),
+        (
+            "revocation",
+            json!(if set.revocation_unchecked { "none" } else { "required" }),
+        ),
+        ("replaces_revision", stated(set.replaces_revision)),
+    ])
 }
 
 fn issue(issue: &wire::Issue) -> Fields {
@@ -311,6 +334,7 @@ fn entry(put: &wire::EntryPut) -> Fields {
         ("disabled", json!(put.disabled)),
         ("jwt_forbidden", json!(put.jwt_forbidden)),
         ("jwt_audiences", json!(put.jwt_audiences)),
+        ("federates_with", json!(put.federates_with)),
         ("replaces_revision", json!(replaces)),
     ])
 }

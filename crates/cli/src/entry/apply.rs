@@ -69,6 +69,7 @@ pub(super) struct Applied {
     deleted: usize,
     unchanged: usize,
     changes: Vec<ChangeRow>,
+    warnings: Vec<String>,
     index: u64,
     dry_run: bool,
 }
@@ -101,6 +102,7 @@ impl Applied {
             deleted: of("delete"),
             unchanged: of("unchanged"),
             changes,
+            warnings: answer.warnings,
             index: answer.index,
             dry_run,
         }
@@ -127,7 +129,9 @@ impl Applied {
         };
         let (created, updated, deleted, same) = (self.created, self.updated, self.deleted, self.unchanged);
         let sum = format!("{created} {create}, {updated} {update}, {deleted} {delete}, {same} unchanged\n");
-        lines.chain([sum]).collect()
+        let warnings = self.warnings.iter();
+        let warnings = warnings.map(|warning| format!("warning: {}\n", crate::text::printable(warning)));
+        lines.chain([sum]).chain(warnings).collect()
     }
 }
 
@@ -193,12 +197,14 @@ mod tests {
                 change(Action::Unchanged, "c", &[]),
             ],
             index: 0,
+            warnings: vec!["no bundle\n".into()],
         };
         let applied = Applied::new(answer, true);
         let text = applied.text();
         assert_eq!(
             text,
-            "create  a\nupdate  b\n        ttl: 10m -> 5m\\u{1b}\n1 to create, 1 to change, 0 to delete, 1 unchanged\n"
+            "create  a\nupdate  b\n        ttl: 10m -> 5m\\u{1b}\n1 to create, 1 to change, 0 to delete, 1 unchanged\n\
+             warning: no bundle\\n\n"
         );
         assert!(!applied.is_empty());
     }

@@ -109,6 +109,9 @@ pub(crate) struct Create {
     /// An audience its JWT-SVIDs may be for (repeatable; any without it).
     #[arg(long = "jwt-audience", value_name = "AUDIENCE")]
     jwt_audiences: Vec<String>,
+    /// Another trust domain whose bundle its workloads get (repeatable).
+    #[arg(long = "federates-with", value_name = "TD")]
+    federates_with: Vec<TrustDomain>,
     /// Checks only; nothing is changed.
     #[arg(long)]
     dry_run: bool,
@@ -155,6 +158,7 @@ pub(crate) struct EntryRow {
     disabled: bool,
     jwt_forbidden: bool,
     jwt_audiences: Vec<String>,
+    federates_with: Vec<String>,
     revision: u64,
 }
 
@@ -175,6 +179,7 @@ impl From<v1::Entry> for EntryRow {
             disabled: entry.disabled,
             jwt_forbidden: entry.jwt_forbidden,
             jwt_audiences: entry.jwt_audiences,
+            federates_with: entry.federates_with,
             revision: entry.revision,
         }
     }
@@ -218,6 +223,7 @@ impl EntryRow {
             ("purpose", self.purpose.clone()),
             ("disabled", if self.disabled { "yes".into() } else { String::new() }),
             ("jwt audiences", self.jwt_audiences_told()),
+            ("federates with", self.federates_with.join(", ")),
             ("revision", self.revision.to_string()),
             ("live certificates", live.to_string()),
         ])
@@ -265,6 +271,7 @@ fn wire(entry: &Entry) -> v1::Entry {
         revision: 0,
         jwt_forbidden: raw.jwt_forbidden,
         jwt_audiences: raw.jwt_audiences,
+        federates_with: raw.federates_with,
     }
 }
 
@@ -303,6 +310,7 @@ impl Create {
             disabled: self.disabled,
             jwt_forbidden: self.jwt_forbidden,
             jwt_audiences: self.jwt_audiences.clone(),
+            federates_with: self.federates_with.iter().map(ToString::to_string).collect(),
         };
         raw.validate(&domain)
             .map_err(|error| Failure::local(format!("entry {}: {error}", self.name)))

@@ -40,6 +40,7 @@ pub(super) async fn send(ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<Sent
     for part in parts(&wanted, ENTRIES_PER_REQUEST_MAX) {
         let planned = once(ca, part.to_vec(), mode, true).await?;
         plan.changes.extend(planned.changes);
+        plan.warnings.extend(planned.warnings);
     }
     let [deleted, same] = [Action::Delete, Action::Unchanged].map(|action| of(&plan, action));
     let changed = plan.changes.len() - same;
@@ -58,7 +59,12 @@ pub(super) async fn send(ca: &Ca, entries: &[Entry], mode: &Mode) -> Result<Sent
         .partition(|change| change.action() == Action::Unchanged);
     let names: HashSet<String> = changes.into_iter().map(|change| change.name).collect();
     wanted.retain(|entry| names.contains(&entry.name));
-    in_parts(ca, &wanted, unchanged, mode).await
+    let planned = ApplyEntriesResponse {
+        changes: unchanged,
+        index: 0,
+        warnings: plan.warnings,
+    };
+    in_parts(ca, &wanted, planned, mode).await
 }
 
 fn whole(answer: ApplyEntriesResponse) -> Sent {
@@ -69,17 +75,10 @@ fn of(plan: &ApplyEntriesResponse, action: Action) -> usize {
     plan.changes.iter().filter(|change| change.action() == action).count()
 }
 
-/// Sends what changes as several commands, in order; the first that fails is the last.
-async fn in_parts(
-    ca: &Ca,
-    wanted: &[v1::Entry],
-    unchanged: Vec<v1::EntryChange>,
-    mode: &Mode,
-) -> Result<Sent, Failure> {
-    let mut sent = whole(ApplyEntriesResponse {
-        changes: unchanged,
-        index: 0,
-    });
+/// Sends what changes as several commands, in order; the first that fails is the last. `planned` has what stays as it is, and
+/// the warnings of the whole set.
+async fn in_parts(ca: &Ca, wanted: &[v1::Entry], planned: ApplyEntriesResponse, mode: &Mode) -> Result<Sent, Failure> {
+    let mut sent = whole(planned);
     let mut applied = 0;
     for part in parts(wanted, ENTRIES_PER_COMMAND_MAX) {
         match once(ca, part.to_vec(), mode, false).await {
@@ -134,6 +133,7 @@ fn bytes_of(entry: &v1::Entry) -> usize {
         .chain(&entry.selectors)
         .chain(&entry.dns_names)
         .chain(&entry.jwt_audiences)
+        .chain(&entry.federates_with)
         .map(|text| text.len() + 4);
     let plain = [
         &entry.name,

@@ -1,5 +1,6 @@
 //! Entries written as TOML files, in the form in which they are read again.
 
+use mintage_identity::TrustDomain;
 use mintage_policy::Entry;
 use serde::Serialize;
 
@@ -36,6 +37,8 @@ struct Written<'a> {
     jwt_forbidden: bool,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     jwt_audiences: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    federates_with: Vec<&'a str>,
 }
 
 /// One entry as a `[[entry]]` table.
@@ -58,6 +61,7 @@ pub(super) fn written(entry: &Entry) -> Result<String, Failure> {
         disabled: entry.is_disabled(),
         jwt_forbidden: entry.jwt_forbidden(),
         jwt_audiences: entry.jwt_audiences(),
+        federates_with: entry.federates_with().iter().map(TrustDomain::as_str).collect(),
     };
     toml::to_string(&File { entry: [written] }).map_err(Failure::local)
 }
@@ -66,7 +70,6 @@ pub(super) fn written(entry: &Entry) -> Result<String, Failure> {
 mod tests {
     use std::path::Path;
 
-    use mintage_identity::TrustDomain;
     use mintage_policy::{RawEntry, parse_entries};
 
     use super::*;
@@ -93,6 +96,7 @@ mod tests {
             purpose: "stores # things".into(),
             disabled: true,
             jwt_audiences: vec!["https://a, b".into(), "c".into()],
+            federates_with: vec!["other.test".into(), "third.test".into()],
             ..plain.clone()
         };
         let entries: Vec<_> = [plain, full].iter().map(|raw| raw.validate(&domain).unwrap()).collect();

@@ -36,6 +36,7 @@ impl Meaning {
             ));
         }
         self.standing.agrees(view)?;
+        self.federated.agrees(view)?;
         let differs = view
             .ca_keys()
             .filter(|key| !key.certificate_der.is_empty() || key.role == CaRole::Jwt)
@@ -48,6 +49,7 @@ impl Meaning {
 
     fn take_up(&mut self, domain: TrustDomain, view: &View) -> Result<(), String> {
         self.standing.take_up(view);
+        self.federated.take_up(view);
         for key in view.ca_keys().filter(|key| !key.certificate_der.is_empty()) {
             self.keys.take_up(key)?;
         }

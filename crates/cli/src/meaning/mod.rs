@@ -6,6 +6,7 @@
 
 mod begun;
 mod beside;
+mod federated;
 mod issue;
 mod issue_jwt;
 mod keys;
@@ -23,6 +24,7 @@ use mintage_svid::LeafInfo;
 
 pub(crate) use self::beside::{Handing, judged};
 use self::{
+    federated::Federated,
     keys::Keys,
     read::{Found, Read},
     standing::Standing,
@@ -55,6 +57,7 @@ pub(crate) struct Meaning {
     /// 1 + index of the last restricting record; 0 for none.
     control_head: u64,
     standing: Standing,
+    federated: Federated,
     keys: Keys,
     strikes: Strikes,
     serials: HashMap<Serial, Issued>,
@@ -158,6 +161,16 @@ impl Meaning {
             Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
             Body::CaEvent(event) => self.ca_event(event),
             Body::BundleChange(change) => self.keys.bundle(change),
+            Body::BundleFederatedSet(set) => {
+                by_an_authority(record)?;
+                let domain = self.domain()?.clone();
+                self.federated.set(index, set, &domain)
+            }
+            Body::BundleFederatedRemove(gone) => {
+                by_an_authority(record)?;
+                self.federated.remove(gone);
+                Ok(())
+            }
             Body::EntryPut(put) => {
                 by_an_authority(record)?;
                 let domain = self.domain()?.clone();

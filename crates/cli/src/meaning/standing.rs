@@ -174,6 +174,7 @@ impl Standing {
             disabled: put.disabled,
             jwt_forbidden: put.jwt_forbidden,
             jwt_audiences: put.jwt_audiences.clone(),
+            federates_with: put.federates_with.clone(),
         };
         let entry = raw
             .restore(domain)

@@ -24,7 +24,7 @@ enum Does {
 use Does::{Apart, Changes, Reads};
 
 /// Every verb, and words to call it with. `%` is 0, 1 and 2 for the three formats, `TOKEN` the id of one token for each.
-const VERBS: [(&str, Does, &str); 50] = [
+const VERBS: [(&str, Does, &str); 53] = [
     ("agent ban", Changes, "banned% --reason test"),
     ("agent evict", Changes, "evicted%"),
     ("agent list", Reads, ""),
@@ -46,6 +46,13 @@ const VERBS: [(&str, Does, &str); 50] = [
     ("audit show", Reads, "0"),
     ("audit tail", Reads, ""),
     ("audit verify", Reads, ""),
+    (
+        "bundle federate",
+        Changes,
+        "--trust-domain td%.test --revocation none DIR/roots.pem",
+    ),
+    ("bundle federated list", Reads, ""),
+    ("bundle federated remove", Changes, "gone%.test"),
     ("bundle show", Reads, ""),
     ("ca status", Reads, ""),
     ("cert holder", Reads, "spiffe://dev.test/mintage/ca/ca-1"),
@@ -186,6 +193,12 @@ fn furnished(running: &Running) -> ([String; 3], AgentHandle) {
         fs::write(file, of_spire(&format!("spire{n}"))).unwrap();
     }
     running.expect(0, "entry apply -f DIR/gone");
+    let roots = running.expect(0, "bundle show -o pem").data;
+    fs::write(running.dir.path().join("roots.pem"), roots).unwrap();
+    for n in 0..3 {
+        let line = format!("bundle federate --trust-domain gone{n}.test DIR/roots.pem");
+        running.expect(0, &line);
+    }
     for name in (0..3).flat_map(|n| [format!("banned{n}"), format!("evicted{n}")]) {
         left(running, &joined(running, &name));
     }

@@ -307,6 +307,9 @@ pub struct Entry {
     /// The audiences its JWT-SVIDs may be for; empty for any.
     #[prost(string, repeated, tag = "15")]
     pub jwt_audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Other trust domains whose bundles its workloads are given, where the CA has them.
+    #[prost(string, repeated, tag = "16")]
+    pub federates_with: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A trust bundle: the only roots of one trust domain.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -339,6 +342,20 @@ pub struct JwtKey {
     /// SubjectPublicKeyInfo, DER.
     #[prost(bytes = "vec", tag = "2")]
     pub spki: ::prost::alloc::vec::Vec<u8>,
+}
+/// The bundle of another trust domain, as an operator of this CA vouched for it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FederatedBundle {
+    /// `sequence` and `refresh_hint_seconds` are those of the other side's document, 0 when it did not say; delegations and issuers
+    /// are empty.
+    #[prost(message, optional, tag = "1")]
+    pub bundle: ::core::option::Option<TrustBundle>,
+    /// False: its certificates need a revoked set that covers them, and are refused while there is none.
+    #[prost(bool, tag = "2")]
+    pub revocation_unchecked: bool,
+    /// Ledger index of the record that wrote it.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
 }
 /// Where a record stands in the ledger.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2274,7 +2291,7 @@ pub struct SeenUse {
 /// CA to agent, at most 1 MiB a message.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CaMessage {
-    #[prost(oneof = "ca_message::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ca_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub message: ::core::option::Option<ca_message::Message>,
 }
 /// Nested message and enum types in `CaMessage`.
@@ -2293,6 +2310,8 @@ pub mod ca_message {
         Renew(super::Renew),
         #[prost(message, tag = "6")]
         Retire(super::Retire),
+        #[prost(message, tag = "7")]
+        Federated(super::Federated),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2368,6 +2387,13 @@ pub struct Entries {
 pub struct Trust {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<TrustBundle>,
+}
+/// The bundles of all trust domains that this one federates with, in the place of those sent before. The CA keeps them within
+/// 256 KB together; the agent gives a workload those that its entry names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Federated {
+    #[prost(message, repeated, tag = "1")]
+    pub bundles: ::prost::alloc::vec::Vec<FederatedBundle>,
 }
 /// Revocation news in the signed formats of the revocation crate.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2879,6 +2905,9 @@ pub struct ApplyEntriesResponse {
     /// Ledger index of the last record written; 0 for a dry run or no change.
     #[prost(uint64, tag = "2")]
     pub index: u64,
+    /// What is taken as it is, but does not work yet; at most 100 lines.
+    #[prost(string, repeated, tag = "3")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEntriesRequest {
@@ -4853,6 +4882,63 @@ pub struct BundleResponse {
     #[prost(string, tag = "2")]
     pub jwks: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetFederatedRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// A SPIFFE bundle document (JWK Set), or certificates in PEM; at most 60 KB.
+    #[prost(string, tag = "2")]
+    pub document: ::prost::alloc::string::String,
+    /// Accept its certificates although nothing tells here which of them were revoked.
+    #[prost(bool, tag = "3")]
+    pub revocation_unchecked: bool,
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetFederatedResponse {
+    /// As it stands now, or would stand after the dry run.
+    #[prost(message, optional, tag = "1")]
+    pub bundle: ::core::option::Option<FederatedBundle>,
+    /// False when the same stood already; then nothing was recorded.
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+    /// Ledger index of the record; 0 for a dry run or no change.
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
+    /// Entries that federate with the trust domain.
+    #[prost(uint64, tag = "4")]
+    pub entries: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFederatedRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListFederatedResponse {
+    /// Ordered by trust domain, at most 64.
+    #[prost(message, repeated, tag = "1")]
+    pub bundles: ::prost::alloc::vec::Vec<FederatedBundle>,
+    /// Trust domains that entries federate with and that have no bundle here; at most 64.
+    #[prost(string, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveFederatedRequest {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveFederatedResponse {
+    /// What stood.
+    #[prost(message, optional, tag = "1")]
+    pub bundle: ::core::option::Option<FederatedBundle>,
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    /// Entries that federate with it, and whose workloads trust it no longer.
+    #[prost(uint64, tag = "3")]
+    pub entries: u64,
+}
 /// Generated client implementations.
 pub mod trust_domain_client {
     #![allow(
@@ -4942,6 +5028,53 @@ pub mod trust_domain_client {
                 .insert(GrpcMethod::new("mintage.v1.TrustDomain", "Bundle"));
             self.inner.unary(req, path, codec).await
         }
+        /// Takes the bundle of another trust domain, or a newer one of it.
+        pub async fn set_federated(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetFederatedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.TrustDomain/SetFederated");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.TrustDomain", "SetFederated"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_federated(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListFederatedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.TrustDomain/ListFederated");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.TrustDomain", "ListFederated"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Trusts another trust domain no longer.
+        pub async fn remove_federated(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveFederatedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mintage.v1.TrustDomain/RemoveFederated");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintage.v1.TrustDomain", "RemoveFederated"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4961,6 +5094,20 @@ pub mod trust_domain_server {
             &self,
             request: tonic::Request<super::BundleRequest>,
         ) -> std::result::Result<tonic::Response<super::BundleResponse>, tonic::Status>;
+        /// Takes the bundle of another trust domain, or a newer one of it.
+        async fn set_federated(
+            &self,
+            request: tonic::Request<super::SetFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetFederatedResponse>, tonic::Status>;
+        async fn list_federated(
+            &self,
+            request: tonic::Request<super::ListFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListFederatedResponse>, tonic::Status>;
+        /// Trusts another trust domain no longer.
+        async fn remove_federated(
+            &self,
+            request: tonic::Request<super::RemoveFederatedRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveFederatedResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TrustDomainServer<T> {
@@ -5051,6 +5198,90 @@ pub mod trust_domain_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.TrustDomain/SetFederated" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetFederatedSvc<T: TrustDomain>(pub Arc<T>);
+                    impl<T: TrustDomain> tonic::server::UnaryService<super::SetFederatedRequest> for SetFederatedSvc<T> {
+                        type Response = super::SetFederatedResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::SetFederatedRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as TrustDomain>::set_federated(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetFederatedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.TrustDomain/ListFederated" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListFederatedSvc<T: TrustDomain>(pub Arc<T>);
+                    impl<T: TrustDomain> tonic::server::UnaryService<super::ListFederatedRequest> for ListFederatedSvc<T> {
+                        type Response = super::ListFederatedResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ListFederatedRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as TrustDomain>::list_federated(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListFederatedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintage.v1.TrustDomain/RemoveFederated" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveFederatedSvc<T: TrustDomain>(pub Arc<T>);
+                    impl<T: TrustDomain> tonic::server::UnaryService<super::RemoveFederatedRequest> for RemoveFederatedSvc<T> {
+                        type Response = super::RemoveFederatedResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RemoveFederatedRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as TrustDomain>::remove_federated(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveFederatedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     let right = prop::bool::weighted(0.85);
     let when = prop_oneof![4 => 0_i64..600, 1 => 0_i64..400_000];
     (
-        0_u8..15,
+        0_u8..17,
         0..NAMES.len(),
         0..AGENTS.len(),
         0_u8..5,
@@ -91,6 +91,25 @@ fn record_of(step: &Step, view: &View) -> Record {
             ca_event(stage, role, 0xca, step.seconds)
         }
         13 => bundle(u64::from(step.byte) + 1),
+        14 | 15 => {
+            let domain = format!("{name}.test");
+            let stands = view.federated_with(&domain.parse().unwrap());
+            let revision = stands.map_or(0, |stands| stands.revision) + wrong;
+            match step.kind {
+                14 => Body::BundleFederatedSet(wire::BundleFederatedSet {
+                    trust_domain: domain,
+                    sequence: u64::from(step.byte),
+                    roots_der: vec![vec![step.byte]],
+                    revocation_unchecked: step.flag,
+                    replaces_revision: revision,
+                    ..Default::default()
+                }),
+                _ => Body::BundleFederatedRemove(wire::BundleFederatedRemove {
+                    trust_domain: domain,
+                    revision,
+                }),
+            }
+        }
         _ => {
             let cut = step.right.then_some(NOW.seconds() + step.seconds);
             let rules = if step.flag {
@@ -141,6 +160,7 @@ fn same(one: &View, other: &View) -> Result<(), TestCaseError> {
     prop_assert!(one.tokens().eq(other.tokens()));
     prop_assert!(one.ca_keys().eq(other.ca_keys()));
     prop_assert_eq!(one.bundle(), other.bundle());
+    prop_assert!(one.federated().eq(other.federated()));
     prop_assert_eq!(one.revoked().hash(), other.revoked().hash());
     prop_assert_eq!(one.revoked().serial_count(), other.revoked().serial_count());
     prop_assert!(one.revoked().rules().eq(other.revoked().rules()));

@@ -5,6 +5,7 @@ mod commands;
 mod crash;
 mod damage;
 mod equality;
+mod federated;
 mod following;
 mod samples;
 mod snapshots;

@@ -198,8 +198,7 @@ impl<P: Protocol> Session<P> {
             WorkloadView::Ready(given) => {
                 let offer = Offer {
                     svids: &given.svids,
-                    bundle: &given.bundle,
-                    crls: &given.crls,
+                    trust: &given.trust,
                     settings: &sds.settings,
                     validator: self.validator,
                     contexts: &sds.contexts,

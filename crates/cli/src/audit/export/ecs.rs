@@ -36,10 +36,13 @@ fn kind_of(body: &Body) -> (&'static str, &'static str) {
         Body::AgentBan(_) => ("iam", "change"),
         Body::TokenConsume(_) | Body::AgentAttest(_) => ("authentication", "start"),
         Body::EntryPut(put) if put.replaces_revision == 0 => ("configuration", "creation"),
-        Body::EntryPut(_) | Body::CaEvent(_) | Body::BundleChange(_) | Body::RevocationSnapshot(_) => {
-            ("configuration", "change")
-        }
-        Body::EntryDelete(_) => ("configuration", "deletion"),
+        Body::BundleFederatedSet(set) if set.replaces_revision == 0 => ("configuration", "creation"),
+        Body::EntryPut(_)
+        | Body::CaEvent(_)
+        | Body::BundleChange(_)
+        | Body::BundleFederatedSet(_)
+        | Body::RevocationSnapshot(_) => ("configuration", "change"),
+        Body::EntryDelete(_) | Body::BundleFederatedRemove(_) => ("configuration", "deletion"),
         Body::AdminEvent(_) => ("iam", "admin"),
         Body::LogOpen(_) => ("process", "start"),
         Body::LogClose(_) => ("process", "end"),

@@ -150,6 +150,11 @@ fn log_parts(body: &Body) -> Parts {
     let log = || ("log", String::new(), String::new());
     match body {
         Body::BundleChange(bundle) => managed(UPDATE, MEDIUM, "trust bundle", "trust bundle", bundle.sequence),
+        Body::BundleFederatedSet(set) => {
+            let activity = if set.replaces_revision == 0 { CREATE } else { UPDATE };
+            managed(activity, MEDIUM, "federated bundle", &set.trust_domain, set.sequence)
+        }
+        Body::BundleFederatedRemove(gone) => managed(DELETE, MEDIUM, "federated bundle", &gone.trust_domain, ""),
         Body::AdminEvent(event) => {
             let call = ("call", event.action.clone(), String::new());
             (API, (OTHER, "Other"), INFORMATIONAL, call)

@@ -67,12 +67,47 @@ fn keys_that_no_standing_root_certifies() {
 }
 
 #[test]
+fn a_federated_bundle_vouches_for_another_trust_domain_by_what_may_sign() {
+    let root = Story::honest().authority.root.certificate_der().to_vec();
+    let set = |domain: &str, root: &[u8]| {
+        Body::BundleFederatedSet(wire::BundleFederatedSet {
+            trust_domain: domain.into(),
+            roots_der: vec![root.to_vec()],
+            ..wire::BundleFederatedSet::default()
+        })
+    };
+    last_offends(Story::honest(), set("dev.test", &root), "the own trust domain");
+    last_offends(
+        Story::honest(),
+        set("other.test", b"no certificate"),
+        "the bundle of other.test",
+    );
+    last_offends(Story::honest(), set("Other.test", &root), "upper-case");
+    let mut story = Story::honest();
+    story.admin(set("other.test", &root));
+    story.admin(Body::BundleFederatedRemove(wire::BundleFederatedRemove {
+        trust_domain: "other.test".into(),
+        revision: story.last(),
+    }));
+    assert!(story.verify(&VerifyArgs::default()).is_ok());
+}
+
+#[test]
 fn agents_and_token_holders_may_not_change_rights() {
     let instance = Story::honest().find("token.consume") as u64;
     let bodies = [
         Body::EntryPut(wire::EntryPut {
             name: "db".into(),
             ..web_entry()
+        }),
+        Body::BundleFederatedSet(wire::BundleFederatedSet {
+            trust_domain: "other.test".into(),
+            roots_der: vec![vec![1]],
+            ..wire::BundleFederatedSet::default()
+        }),
+        Body::BundleFederatedRemove(wire::BundleFederatedRemove {
+            trust_domain: "other.test".into(),
+            revision: 1,
         }),
         Body::TokenCreate(wire::TokenCreate {
             token_hash: vec![6; 32],

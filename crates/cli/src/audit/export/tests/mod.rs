@@ -57,6 +57,20 @@ fn by_admins() -> Vec<Body> {
             instance: 9,
             reason: String::new(),
         }),
+        Body::BundleFederatedSet(wire::BundleFederatedSet {
+            trust_domain: "other.test".into(),
+            sequence: 4,
+            roots_der: vec![vec![1]],
+            jwt_keys: vec![wire::BundleJwtKey {
+                kid: HOSTILE.into(),
+                spki_der: vec![2],
+            }],
+            ..wire::BundleFederatedSet::default()
+        }),
+        Body::BundleFederatedRemove(wire::BundleFederatedRemove {
+            trust_domain: "other.test".into(),
+            revision: 5,
+        }),
         Body::AdminEvent(wire::AdminEvent {
             action: "login".into(),
             detail: HOSTILE.into(),
