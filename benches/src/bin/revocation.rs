@@ -12,10 +12,10 @@ use mintage_benches::{
     filter::{Asked, NOW, Publisher, follower, serial},
     host::rss_mb,
     load::{Failure, percentile},
-    peers::{LOT, Peers, median_ns, peers},
+    peers::{LOT, Peers, peers},
 };
 use mintage_identity::Serial;
-use mintage_revocation::{Query, Verdict, View};
+use mintage_revocation::{Verdict, View};
 use serde::{Deserialize, Serialize};
 
 /// Serials that were never revoked begin here.
@@ -160,12 +160,12 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
         .collect();
     let is_struck = |verdict: &Verdict| matches!(verdict, Verdict::Revoked { .. });
     let ask = |serials: &[Serial]| {
-        let ask = |lot: &[Query<'_>]| lot.iter().filter(|query| is_struck(&view.check(query, NOW))).count();
-        median_ns(serials, |serial| about.about(serial), ask)
+        about.median_ns(serials, |lot| {
+            lot.iter().filter(|query| is_struck(&view.check(query, NOW))).count()
+        })
     };
     let mut verdicts = [Verdict::Stale; LOT];
-    let make = |serial| about.about(serial);
-    let batch_ns = median_ns(&misses, make, |lot| {
+    let batch_ns = about.median_ns(&misses, |lot| {
         view.check_batch(lot, NOW, &mut verdicts);
         usize::from(is_struck(&verdicts[0]))
     });

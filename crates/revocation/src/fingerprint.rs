@@ -34,18 +34,17 @@ pub struct EntryKey {
 }
 
 /// The fingerprint of `serial` under `issuer`: the 12 index octets, folded.
-#[inline(always)]
 pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Serial) -> u64 {
-    match plain(kind, serial) {
-        Some(fingerprint) => fingerprint,
-        None => hashed(issuer, serial),
+    match kind == SerialKind::Native && serial.is_native() {
+        true => plain(serial),
+        false => hashed(issuer, serial),
     }
 }
 
-/// The fingerprint of a serial that needs no hash.
+/// The fingerprint of a serial that is native, under an issuer whose serials are.
 #[inline(always)]
-pub(crate) fn plain(kind: SerialKind, serial: &Serial) -> Option<u64> {
-    (kind == SerialKind::Native && serial.is_native()).then(|| fold(serial.padded()))
+pub(crate) fn plain(serial: &Serial) -> u64 {
+    fold(serial.padded())
 }
 
 #[cold]

@@ -26,6 +26,7 @@ mod query;
 mod record;
 mod replica;
 mod rice;
+mod rule_marks;
 mod rules;
 mod segment;
 mod set;
@@ -34,7 +35,9 @@ mod set_log;
 mod shown;
 mod signer;
 mod view;
+mod view_index;
 mod view_issuer;
+mod view_rows;
 mod words;
 
 pub mod limits;
