@@ -12,7 +12,7 @@ use mintage_benches::{
     filter::{Asked, NOW, Publisher, follower, serial},
     host::rss_mb,
     load::{Failure, percentile},
-    peers::{LOT, Peers, peers},
+    peers::{LOT, Peers, floor_ns, peers},
 };
 use mintage_identity::Serial;
 use mintage_revocation::{Verdict, View};
@@ -47,6 +47,7 @@ struct Options {
 struct Report {
     lookup_ns: Sizes,
     lookup_hit_ns: Sizes,
+    floor_ns: Sizes,
     batch_m_per_s_100k: f64,
     batch_m_per_s_10m: f64,
     peers_ns_100k: Peers,
@@ -76,6 +77,7 @@ struct Bytes {
 struct Answers {
     miss_ns: f64,
     hit_ns: f64,
+    floor_ns: f64,
     batch_m_per_s: f64,
     ram: f64,
     load_s: f64,
@@ -124,6 +126,7 @@ fn run(options: &Options) -> Result<Report, Failure> {
     Ok(Report {
         lookup_ns: sizes(|answers| answers.miss_ns),
         lookup_hit_ns: sizes(|answers| answers.hit_ns),
+        floor_ns: sizes(|answers| answers.floor_ns),
         batch_m_per_s_100k: answers.batch_m_per_s,
         batch_m_per_s_10m: large.batch_m_per_s,
         peers_ns_100k,
@@ -179,6 +182,7 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
         true => Ok(Answers {
             miss_ns: ask(&misses),
             hit_ns: ask(&hits),
+            floor_ns: floor_ns(revoked, &misses),
             batch_m_per_s: 1_000.0 / batch_ns,
             ram: 0.0,
             load_s: 0.0,

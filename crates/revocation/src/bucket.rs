@@ -160,7 +160,7 @@ impl Width {
     /// 32 bits.
     #[inline(always)]
     pub(crate) fn index(self, millis: u64) -> u64 {
-        ((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64 >> self.shift
+        (((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64).wrapping_shr(self.shift)
     }
 }
 

@@ -26,6 +26,7 @@ mod query;
 mod record;
 mod replica;
 mod rice;
+mod road;
 mod rule_marks;
 mod rules;
 mod segment;
@@ -35,9 +36,7 @@ mod set_log;
 mod shown;
 mod signer;
 mod view;
-mod view_index;
 mod view_issuer;
-mod view_rows;
 mod words;
 
 pub mod limits;

@@ -28,6 +28,14 @@ pub(crate) struct Moment {
     pub(crate) horizon: UnixTime,
 }
 
+impl Moment {
+    /// True when a certificate that ends then may be good: the filter is fresh, and the horizon has not passed it.
+    #[inline(always)]
+    pub(crate) fn lets_pass(self, not_after: UnixTime) -> bool {
+        self.is_fresh && not_after >= self.horizon
+    }
+}
+
 impl Pulse {
     /// A pulse of this process.
     pub(crate) fn new(heartbeat: UnixTime, horizon: UnixTime) -> Self {
@@ -88,13 +96,23 @@ impl Pulse {
     }
 }
 
+impl Pulse {
+    /// [`Moment::lets_pass`] for one certificate.
+    #[inline(always)]
+    pub(crate) fn lets_pass(&self, not_after: UnixTime, now: UnixTime) -> bool {
+        let (heartbeat, horizon) = self.both();
+        is_fresh(heartbeat, now) && not_after >= horizon
+    }
+}
+
 /// The age of a heartbeat held against [`FRESH_FOR`] and [`FUTURE_SKEW`] in milliseconds, without a division.
 #[inline(always)]
 fn is_fresh(heartbeat: UnixTime, now: UnixTime) -> bool {
     const FRESH_MS: i64 = FRESH_FOR.as_millis() as i64;
     const SKEW_MS: i64 = FUTURE_SKEW.as_millis() as i64;
-    let age = now.millis().saturating_sub(heartbeat.millis());
-    (-SKEW_MS..FRESH_MS).contains(&age)
+    let (age, is_beyond) = now.millis().overflowing_sub(heartbeat.millis());
+    // One comparison for both ends.
+    !is_beyond && (age.wrapping_add(SKEW_MS) as u64) < (FRESH_MS + SKEW_MS) as u64
 }
 
 #[cfg(test)]

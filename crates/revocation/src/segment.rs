@@ -116,8 +116,8 @@ impl Shape {
 /// The block that `fingerprint` is looked for in, of so many that `words` begin with.
 #[inline(always)]
 fn block_in<W>(words: &[W], blocks: u64, fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
-    // Both factors have at most 32 bits.
-    let at = ((fingerprint >> 16) * blocks) >> 32;
+    // Its upper 32 bits, and another factor of as many at most.
+    let at = (u64::from((fingerprint >> 16) as u32) * blocks) >> 32;
     words.as_chunks().0.get(at as usize)
 }
 
@@ -296,6 +296,11 @@ impl Segment {
 
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Words of the filter, the lines apart.
+    pub(crate) fn filter_words(&self) -> usize {
+        self.shape.filter_words()
     }
 
     pub(crate) fn shape(&self) -> Shape {

@@ -14,21 +14,23 @@ use mintage_sys::map::ReadWord;
 
 use crate::{
     Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Missing, Query, RevocationError, Rule, RuleTarget,
-    SerialKind, Shown, Verdict, Why,
+    Shown, Verdict, Why,
     body::Body,
-    fingerprint::{fingerprint, plain},
+    fingerprint::{fingerprint, is_native, plain},
     limits::FUTURE_SKEW,
     pulse::{Moment, Pulse},
+    road::{Road, Roads},
     rules::RuleTable,
     segment::{Add, may_contain},
     shown::Struck,
-    view_index::IssuerIndex,
     view_issuer::ViewIssuer,
     words::{BLOCK_WORDS, fetch},
 };
 
 /// Questions whose blocks are found before the first of them is looked at: as many as the processor can wait for at once.
 const BATCH: usize = 16;
+/// Words of filters from which they do not fit the caches near a core: a megabyte.
+const LARGE_WORDS: usize = 131_072;
 
 /// A filter at one sequence. Cloning shares all segments.
 #[derive(Clone)]
@@ -37,7 +39,9 @@ pub struct View {
     sequence: u64,
     /// Sorted by key id.
     issuers: Vec<ViewIssuer>,
-    index: IssuerIndex,
+    roads: Arc<Roads>,
+    /// True when the filters together are larger than [`LARGE_WORDS`].
+    is_large: bool,
     has_rules: bool,
     rules: Arc<RuleTable>,
     rule_list: Arc<BTreeMap<RuleTarget, Rule>>,
@@ -55,7 +59,8 @@ impl View {
             epoch: 0,
             sequence: 0,
             issuers: Vec::new(),
-            index: IssuerIndex::of(&[]),
+            roads: Arc::default(),
+            is_large: false,
             has_rules: false,
             rules: Arc::default(),
             rule_list: Arc::default(),
@@ -203,13 +208,28 @@ impl View {
     }
 
     /// The answer for one certificate at `now`. Ask for each certificate of a verified path below the root.
-    #[inline]
+    #[inline(always)]
     pub fn check(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
-        let Some(pulse) = &self.pulse else {
-            return Verdict::Stale;
-        };
-        // Before the filter: who sees a heartbeat sees all that it vouches for.
-        self.check_at(query, pulse.at(now))
+        // The pulse before the filter: who sees a heartbeat sees all that it vouches for.
+        if let Some(pulse) = &self.pulse
+            && pulse.lets_pass(query.not_after, now)
+            && let Some(road) = self.roads.find(&query.issuer)
+            && self.may_pass(query)
+            && !road.may_list(plain(query.serial), query.not_after)
+        {
+            return Verdict::Good;
+        }
+        self.check_again(query, now)
+    }
+
+    /// [`Self::check`] for the few that are not good, or not plainly.
+    #[cold]
+    #[inline(never)]
+    fn check_again(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
+        match &self.pulse {
+            Some(pulse) => self.check_thoroughly(query, pulse.at(now)),
+            None => Verdict::Stale,
+        }
     }
 
     /// [`Self::check`] for many certificates: the answer to `queries[i]` is put in `verdicts[i]`. Faster than as many single
@@ -221,15 +241,32 @@ impl View {
             return verdicts[..answered].fill(Verdict::Stale);
         };
         let moment = pulse.at(now);
+        if self.is_large {
+            return self.check_together(queries, moment, verdicts);
+        }
+        // Neighbours mostly have one issuer.
+        let mut former = None;
+        for (query, verdict) in queries.iter().zip(verdicts) {
+            let road = former.filter(|road: &&Road| road.is_of(&query.issuer));
+            former = road.or_else(|| self.roads.find(&query.issuer));
+            *verdict = match former.is_some_and(|road| self.lets_pass(query, moment, road)) {
+                true => Verdict::Good,
+                false => self.check_thoroughly(query, moment),
+            };
+        }
+    }
+
+    /// Finds some blocks before it looks at the first of them, so that the memory brings them together.
+    #[inline(never)]
+    fn check_together(&self, queries: &[Query<'_>], moment: Moment, verdicts: &mut [Verdict]) {
         for (queries, verdicts) in queries.chunks(BATCH).zip(verdicts.chunks_mut(BATCH)) {
-            // Finds all blocks before it looks at the first, so that the memory brings them together.
             let mut looks = [None; BATCH];
             for (look, query) in looks.iter_mut().zip(queries) {
                 *look = self.look(query, moment);
             }
-            for ((query, verdict), look) in queries.iter().zip(verdicts).zip(looks) {
+            for ((query, verdict), look) in queries.iter().zip(verdicts).zip(&looks) {
                 *verdict = match look {
-                    Some((block, fingerprint)) if !may_contain(block, fingerprint) => Verdict::Good,
+                    Some((block, fingerprint)) if !may_contain(block, *fingerprint) => Verdict::Good,
                     _ => self.check_at(query, moment),
                 };
             }
@@ -239,34 +276,36 @@ impl View {
     /// Where [`Self::lets_pass`] would look last, when it is one block and all else lets the certificate pass.
     #[inline(always)]
     fn look(&self, query: &Query<'_>, moment: Moment) -> Option<(&[ReadWord; BLOCK_WORDS], u64)> {
-        let issuer = self.issuer(&query.issuer)?;
-        if self.has_rules && self.rules.may_strike(query) {
+        let road = self.roads.find(&query.issuer)?;
+        if !moment.lets_pass(query.not_after) || !self.may_pass(query) {
             return None;
         }
         let fingerprint = plain(query.serial);
-        let block = issuer.only_block(fingerprint, query.not_after)?;
+        let block = road.only_block(fingerprint, query.not_after)?;
         fetch(&block[0]);
-        is_plain(issuer, query, moment).then_some((block, fingerprint))
+        Some((block, fingerprint))
     }
 
     #[inline(always)]
     fn check_at(&self, query: &Query<'_>, moment: Moment) -> Verdict {
-        match self.lets_pass(query, moment) {
-            true => Verdict::Good,
-            false => self.check_thoroughly(query, moment),
+        match self.roads.find(&query.issuer) {
+            Some(road) if self.lets_pass(query, moment, road) => Verdict::Good,
+            _ => self.check_thoroughly(query, moment),
         }
     }
 
     /// True for nearly every certificate, in few steps: it is good. False when it may not be.
     #[inline(always)]
-    fn lets_pass(&self, query: &Query<'_>, moment: Moment) -> bool {
-        let Some(issuer) = self.issuer(&query.issuer) else {
-            return false;
-        };
-        if self.has_rules && self.rules.may_strike(query) {
-            return false;
-        }
-        is_plain(issuer, query, moment) & !issuer.may_list(plain(query.serial), query.not_after)
+    fn lets_pass(&self, query: &Query<'_>, moment: Moment, road: &Road) -> bool {
+        moment.lets_pass(query.not_after)
+            && self.may_pass(query)
+            && !road.may_list(plain(query.serial), query.not_after)
+    }
+
+    /// False when a rule may strike a certificate, or its serial is not looked for as it is.
+    #[inline(always)]
+    fn may_pass(&self, query: &Query<'_>) -> bool {
+        is_native(query.serial) && !(self.has_rules && self.rules.may_strike(query))
     }
 
     /// The answer about any certificate. Apart from the few steps above, so that they need no room for what it needs.
@@ -436,15 +475,16 @@ impl View {
         })
     }
 
-    #[inline(always)]
     fn issuer(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
-        self.index.find(&self.issuers, id)
+        let at = self.issuers.binary_search_by(|issuer| issuer.id.cmp(id)).ok()?;
+        self.issuers.get(at)
     }
 
     /// Brings up what is derived from the tables.
     fn index(&mut self) {
-        self.issuers.iter_mut().for_each(ViewIssuer::index);
-        self.index = IssuerIndex::of(&self.issuers);
+        self.roads = Arc::new(Roads::of(&self.issuers));
+        let segments = self.issuers.iter().flat_map(ViewIssuer::segments);
+        self.is_large = segments.map(|(_, segment)| segment.filter_words()).sum::<usize>() > LARGE_WORDS;
         self.has_rules = !self.rules.is_empty();
     }
 
@@ -493,17 +533,6 @@ impl View {
     pub(crate) fn pulse(&self) -> Option<&Pulse> {
         self.pulse.as_ref()
     }
-}
-
-/// True when nothing but the filter speaks against a certificate, and its serial is looked for as it is. All at once: a branch for
-/// each would cost more than it tells.
-#[inline(always)]
-fn is_plain(issuer: &ViewIssuer, query: &Query<'_>, moment: Moment) -> bool {
-    issuer.covered
-        & (issuer.kind == SerialKind::Native)
-        & query.serial.is_native()
-        & moment.is_fresh
-        & (query.not_after >= moment.horizon)
 }
 
 impl std::fmt::Debug for View {

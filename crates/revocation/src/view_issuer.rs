@@ -3,7 +3,6 @@
 use std::sync::atomic::AtomicU64;
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
-use mintage_sys::map::ReadWord;
 
 use crate::{
     RevocationError, SerialKind,
@@ -12,8 +11,6 @@ use crate::{
     fingerprint::fingerprint,
     rice::Run,
     segment::{Add, Segment},
-    view_rows::Rows,
-    words::BLOCK_WORDS,
 };
 
 /// A new segment has room for one in so many more, so that the first delta after a snapshot need not make it anew.
@@ -26,8 +23,6 @@ pub(crate) struct ViewIssuer {
     pub(crate) covered: bool,
     pub(crate) kind: SerialKind,
     pub(crate) until: UnixTime,
-    /// What look-ups go by; brought up by [`Self::index`].
-    rows: Rows,
     /// [`Bucket::packed`] of each segment; sorted.
     buckets: Vec<u64>,
     segments: Vec<(Bucket, Segment)>,
@@ -40,7 +35,6 @@ impl ViewIssuer {
             covered: from.covered,
             kind: from.kind,
             until: from.until,
-            rows: Rows::default(),
             buckets: Vec::new(),
             segments: Vec::new(),
         }
@@ -56,19 +50,9 @@ impl ViewIssuer {
         }
     }
 
-    /// False when the filter has no serial of this issuer and end with this fingerprint. True when it may have one, and when
-    /// that takes more than a look at one block of each span.
-    #[inline(always)]
-    pub(crate) fn may_list(&self, fingerprint: u64, not_after: UnixTime) -> bool {
-        self.rows.may_list(fingerprint, not_after)
-    }
-
     /// True when the filter strikes this serial; hits that the lines refute are counted.
     pub(crate) fn lists(&self, serial: &Serial, not_after: UnixTime, refuted: &AtomicU64) -> bool {
         let wanted = fingerprint(self.kind, &self.id, serial);
-        if !self.may_list(wanted, not_after) {
-            return false;
-        }
         let held = Bucket::all_for(not_after).filter_map(|bucket| self.segment_of(bucket));
         let mut struck = held.filter(|segment| segment.contains_counted(wanted, refuted));
         struck.next().is_some()
@@ -106,17 +90,6 @@ impl ViewIssuer {
     fn put(&mut self, at: usize, bucket: Bucket, segment: Segment) {
         self.buckets.insert(at, bucket.packed());
         self.segments.insert(at, (bucket, segment));
-    }
-
-    /// Brings up what look-ups go by. Whoever puts or drops segments calls it once, afterwards: there may be thousands.
-    pub(crate) fn index(&mut self) {
-        self.rows = Rows::of(&self.segments);
-    }
-
-    /// The block that [`Self::may_list`] looks at, when there is only one.
-    #[inline(always)]
-    pub(crate) fn only_block(&self, fingerprint: u64, not_after: UnixTime) -> Option<&[ReadWord; BLOCK_WORDS]> {
-        self.rows.only_block(fingerprint, not_after)
     }
 
     /// Adds a segment that sorts after all others.

@@ -31,7 +31,9 @@ fn a_batch_that_fetches_ahead_answers_like_single_questions() {
         }],
         ..Body::default()
     };
-    let view = View::of_body(1, &body, Pulse::new(now, now));
+    let mut view = View::of_body(1, &body, Pulse::new(now, now));
+    assert!(!view.is_large);
+    view.is_large = true;
     let query = |serial| Query {
         issuer: id,
         serial,
