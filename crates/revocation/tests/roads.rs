@@ -82,6 +82,17 @@ fn left() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// What one record revokes: certificates, and targets with the second of their cut.
+type Step = (Vec<Index>, Vec<((u8, u8), Option<u64>)>);
+
+fn step() -> impl Strategy<Value = Step> {
+    let cut = prop_oneof![Just(None), (0_u64..5).prop_map(Some)];
+    (
+        prop::collection::vec(any::<Index>(), 0..12),
+        prop::collection::vec((any::<(u8, u8)>(), cut), 0..2),
+    )
+}
+
 struct Model {
     revoked: Vec<Cert>,
     rules: Vec<Rule>,
@@ -91,7 +102,8 @@ struct Model {
 
 impl Model {
     fn struck_by_rule(&self, cert: &Cert) -> Option<Why> {
-        let kinds: [(Why, fn(&RuleTarget, &Cert) -> bool); 4] = [
+        type Matches = fn(&RuleTarget, &Cert) -> bool;
+        let kinds: [(Why, Matches); 4] = [
             (Why::Issuer, |t, c| *t == RuleTarget::Issuer(c.issuer)),
             (Why::Key, |t, c| *t == RuleTarget::Key(c.spki)),
             (Why::Identity, |t, c| *t == RuleTarget::Identity(c.id.clone())),
@@ -144,7 +156,7 @@ proptest! {
     #[test]
     fn every_verdict_is_that_of_the_lists(
         picked in prop::collection::vec((any::<(u8, u8, u8)>(), left()), 1..60),
-        steps in prop::collection::vec((prop::collection::vec(any::<Index>(), 0..12), prop::collection::vec((any::<(u8, u8)>(), prop_oneof![Just(None), (0_u64..5).prop_map(Some)]), 0..2)), 1..6),
+        steps in prop::collection::vec(step(), 1..6),
         many_issuers in any::<bool>(),
     ) {
         let mut publisher = Publisher::new();
