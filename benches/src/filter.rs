@@ -1,6 +1,6 @@
 //! Revoked sets of any size, published as a CA publishes them, and the questions that are asked about them.
 
-use std::time::Duration;
+use std::{hint::black_box, time::Duration};
 
 use mintage_identity::{IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_revocation::{
@@ -13,7 +13,10 @@ use ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
 
-use crate::load::Failure;
+use crate::{
+    load::Failure,
+    peers::{median_ns, timed},
+};
 
 /// When everything happens.
 pub const NOW: UnixTime = UnixTime::from_seconds(1_900_000_000);
@@ -72,6 +75,16 @@ impl Asked {
             spiffe_id: Some(&self.id),
             spki_sha256: SpkiHash::new([7; 32]),
         }
+    }
+
+    /// Median time of a question about one of `serials` in nanoseconds; see [`median_ns`]. The questions of a lot are written
+    /// right before they are asked, as its serials are: both come from the first cache.
+    pub fn median_ns(&self, serials: &[Serial], mut ask: impl FnMut(&[Query<'_>]) -> usize) -> f64 {
+        median_ns(serials, |lot| {
+            let questions: Vec<Query<'_>> = lot.iter().map(|serial| self.about(serial)).collect();
+            let questions = black_box(&questions[..]);
+            timed(|| ask(questions))
+        })
     }
 }
 

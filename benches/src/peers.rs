@@ -3,7 +3,7 @@
 use std::{collections::HashSet, hint::black_box, path::Path, process::Command, time::Instant};
 
 use fastbloom::BloomFilter;
-use mintage_identity::Serial;
+use mintage_identity::{IssuerKeyId, Serial};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
@@ -12,25 +12,55 @@ use serde::Serialize;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 use xorf::{BinaryFuse16, Filter};
 
-use crate::load::{Failure, percentile};
+use crate::{
+    filter::ISSUER,
+    load::{Failure, percentile},
+};
 
 /// Questions between two looks at the clock. They lie in the first cache, as one does that was just read off a certificate, and
 /// take far less than a slice of the scheduler, so that a median knows no other program.
 pub const LOT: usize = 200;
 
-/// Median time of a question in nanoseconds, over lots of 200: `make` makes each before the clock runs, and `ask` says how
-/// many of a lot are revoked.
-pub fn median_ns<'a, T, Q>(asked: &'a [T], make: impl Fn(&'a T) -> Q, mut ask: impl FnMut(&[Q]) -> usize) -> f64 {
+/// Median time of a question in nanoseconds, over lots of [`LOT`]. Each lot of serials is copied right before `lot_ns` is told
+/// to ask for it, which says how long the asking took; see [`timed`].
+pub fn median_ns(serials: &[Serial], mut lot_ns: impl FnMut(&[Serial]) -> f64) -> f64 {
     let mut lot = Vec::with_capacity(LOT);
-    let mut took = Vec::with_capacity(asked.len() / LOT);
-    for chunk in asked.chunks_exact(LOT) {
+    let mut took = Vec::with_capacity(serials.len() / LOT);
+    for chunk in serials.chunks_exact(LOT) {
         lot.clear();
-        lot.extend(chunk.iter().map(&make));
-        let started = Instant::now();
-        black_box(ask(black_box(&lot)));
-        took.push(started.elapsed().as_nanos() as f64 / LOT as f64);
+        lot.extend_from_slice(chunk);
+        took.push(lot_ns(black_box(&lot)) / LOT as f64);
     }
     percentile(&mut took, 0.5)
+}
+
+/// Nanoseconds that `ask` took, which says how many of a lot are revoked.
+#[inline(always)]
+pub fn timed(ask: impl FnOnce() -> usize) -> f64 {
+    let started = Instant::now();
+    black_box(ask());
+    started.elapsed().as_nanos() as f64
+}
+
+/// Nanoseconds of the bare memory access that no look-up can do without: four words of a random 32-octet block, of so many octets
+/// as a filter of `revoked` serials has, and the loop around it.
+pub fn floor_ns(revoked: u64, asked: &[Serial]) -> f64 {
+    let blocks = (revoked * 13 / 256).max(1);
+    // Half of the bits are set at random: the answer is no three times in four, and no branch hangs on it.
+    let blocks: Vec<[u64; 4]> = (0..blocks)
+        .map(|n| [n.wrapping_mul(0x9e37_79b9_7f4a_7c15); 4])
+        .collect();
+    median_ns(asked, |lot| {
+        timed(|| {
+            let set = |serial: &Serial| {
+                let key = key(serial);
+                let at = ((key >> 32) * blocks.len() as u64) >> 32;
+                let words = blocks.get(at as usize).unwrap_or(&[0; 4]).iter().zip([0, 6, 12, 18]);
+                words.fold(1, |held, (word, bit)| held & word.wrapping_shr((key >> bit) as u32)) & 1
+            };
+            lot.iter().map(set).sum::<u64>() as usize
+        })
+    })
 }
 
 /// Nanoseconds of a look-up of a certificate that is not revoked.
@@ -40,6 +70,8 @@ pub struct Peers {
     /// None where there is no C compiler or no OpenSSL to build against.
     openssl_crl: Option<f64>,
     hashset: f64,
+    /// Keyed as the question is, by issuer and serial.
+    hashset_by_issuer: f64,
     fastbloom: f64,
     xorf: f64,
 }
@@ -51,7 +83,7 @@ pub struct Peers {
 pub fn peers(revoked: &[Serial], asked: &[Serial], folder: &Path) -> Result<Peers, Failure> {
     let crl = crl_of(revoked)?;
     let owned: CertRevocationList<'_> = OwnedCertRevocationList::from_der(&crl)?.into();
-    let median_ns = |ask: &mut dyn FnMut(&[Serial]) -> usize| median_ns(asked, |serial| *serial, ask);
+    let median_ns = |ask: &mut dyn FnMut(&[Serial]) -> usize| median_ns(asked, |lot| timed(|| ask(lot)));
     let webpki_crl = median_ns(&mut |lot| {
         let found = lot
             .iter()
@@ -60,6 +92,10 @@ pub fn peers(revoked: &[Serial], asked: &[Serial], folder: &Path) -> Result<Peer
     });
     let set: HashSet<Serial> = revoked.iter().copied().collect();
     let hashset = median_ns(&mut |lot| lot.iter().filter(|serial| set.contains(*serial)).count());
+    let keyed: HashSet<(IssuerKeyId, Serial)> = revoked.iter().map(|serial| (ISSUER, *serial)).collect();
+    let issuer = black_box(ISSUER);
+    let hashset_by_issuer =
+        median_ns(&mut |lot| lot.iter().filter(|serial| keyed.contains(&(issuer, **serial))).count());
     let mut bloom = BloomFilter::with_false_pos(0.001).expected_items(revoked.len());
     bloom.extend(revoked);
     let fastbloom = median_ns(&mut |lot| lot.iter().filter(|serial| bloom.contains(*serial)).count());
@@ -70,6 +106,7 @@ pub fn peers(revoked: &[Serial], asked: &[Serial], folder: &Path) -> Result<Peer
         webpki_crl,
         openssl_crl: openssl(&crl, asked, folder),
         hashset,
+        hashset_by_issuer,
         fastbloom,
         xorf,
     })

@@ -12,10 +12,10 @@ use mintage_benches::{
     filter::{Asked, NOW, Publisher, follower, serial},
     host::rss_mb,
     load::{Failure, percentile},
-    peers::{LOT, Peers, median_ns, peers},
+    peers::{LOT, Peers, floor_ns, peers},
 };
 use mintage_identity::Serial;
-use mintage_revocation::{Query, Verdict, View};
+use mintage_revocation::{Verdict, View};
 use serde::{Deserialize, Serialize};
 
 /// Serials that were never revoked begin here.
@@ -47,6 +47,7 @@ struct Options {
 struct Report {
     lookup_ns: Sizes,
     lookup_hit_ns: Sizes,
+    floor_ns: Sizes,
     batch_m_per_s_100k: f64,
     batch_m_per_s_10m: f64,
     peers_ns_100k: Peers,
@@ -76,6 +77,7 @@ struct Bytes {
 struct Answers {
     miss_ns: f64,
     hit_ns: f64,
+    floor_ns: f64,
     batch_m_per_s: f64,
     ram: f64,
     load_s: f64,
@@ -124,6 +126,7 @@ fn run(options: &Options) -> Result<Report, Failure> {
     Ok(Report {
         lookup_ns: sizes(|answers| answers.miss_ns),
         lookup_hit_ns: sizes(|answers| answers.hit_ns),
+        floor_ns: sizes(|answers| answers.floor_ns),
         batch_m_per_s_100k: answers.batch_m_per_s,
         batch_m_per_s_10m: large.batch_m_per_s,
         peers_ns_100k,
@@ -160,12 +163,12 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
         .collect();
     let is_struck = |verdict: &Verdict| matches!(verdict, Verdict::Revoked { .. });
     let ask = |serials: &[Serial]| {
-        let ask = |lot: &[Query<'_>]| lot.iter().filter(|query| is_struck(&view.check(query, NOW))).count();
-        median_ns(serials, |serial| about.about(serial), ask)
+        about.median_ns(serials, |lot| {
+            lot.iter().filter(|query| is_struck(&view.check(query, NOW))).count()
+        })
     };
     let mut verdicts = [Verdict::Stale; LOT];
-    let make = |serial| about.about(serial);
-    let batch_ns = median_ns(&misses, make, |lot| {
+    let batch_ns = about.median_ns(&misses, |lot| {
         view.check_batch(lot, NOW, &mut verdicts);
         usize::from(is_struck(&verdicts[0]))
     });
@@ -179,6 +182,7 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
         true => Ok(Answers {
             miss_ns: ask(&misses),
             hit_ns: ask(&hits),
+            floor_ns: floor_ns(revoked, &misses),
             batch_m_per_s: 1_000.0 / batch_ns,
             ram: 0.0,
             load_s: 0.0,

@@ -137,11 +137,10 @@ impl Bucket {
 
 /// A span prepared for finding buckets without a division: a multiplication by the width's reciprocal, which is exact for every
 /// instant (Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Width {
     multiplier: u64,
     shift: u32,
-    begin: u64,
 }
 
 impl Width {
@@ -154,25 +153,14 @@ impl Width {
             // Below 2^64, since the width is above 2^shift and no power of two.
             (multiplier as u64, shift)
         });
-        Self {
-            multiplier,
-            shift,
-            begin: Bucket::packed_begin(span),
-        }
+        Self { multiplier, shift }
     }
 
-    /// [`Bucket::packed`] of the bucket that `millis` since 1970 lies in; for an instant that is in no bucket some number
-    /// that belongs to none of this span.
-    #[inline(always)]
-    pub(crate) fn packed(self, millis: u64) -> u64 {
-        // The largest number of a bucket is above that of every year a certificate can name.
-        self.begin + self.index(millis).min(u64::from(u32::MAX))
-    }
-
-    /// Number of that bucket in its span; for an instant that is in no bucket one above those of 32 bits.
+    /// Number of the bucket in its span that `millis` since 1970 lies in; for an instant that is in no bucket one above those of
+    /// 32 bits.
     #[inline(always)]
     pub(crate) fn index(self, millis: u64) -> u64 {
-        ((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64 >> self.shift
+        (((u128::from(millis) * u128::from(self.multiplier)) >> 64) as u64).wrapping_shr(self.shift)
     }
 }
 
@@ -227,14 +215,10 @@ mod tests {
         for span in Span::ALL {
             for &millis in &instants {
                 let bucket = Bucket::containing(span, UnixTime::from_millis(millis as i64));
-                let found = Width::of(span).packed(millis);
+                let found = Width::of(span).index(millis);
                 match bucket {
-                    Some(bucket) => assert_eq!(found, bucket.packed(), "{span:?} {millis}"),
-                    None => assert_eq!(
-                        found,
-                        Bucket::packed_begin(span) + u64::from(u32::MAX),
-                        "{span:?} {millis}"
-                    ),
+                    Some(bucket) => assert_eq!(found, u64::from(bucket.index()), "{span:?} {millis}"),
+                    None => assert!(found > u64::from(u32::MAX), "{span:?} {millis}"),
                 }
             }
         }

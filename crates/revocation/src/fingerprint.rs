@@ -34,18 +34,28 @@ pub struct EntryKey {
 }
 
 /// The fingerprint of `serial` under `issuer`: the 12 index octets, folded.
-#[inline(always)]
 pub(crate) fn fingerprint(kind: SerialKind, issuer: &IssuerKeyId, serial: &Serial) -> u64 {
-    match plain(kind, serial) {
-        Some(fingerprint) => fingerprint,
-        None => hashed(issuer, serial),
+    match kind == SerialKind::Native && is_native(serial) {
+        true => fold(serial.padded()),
+        false => hashed(issuer, serial),
     }
 }
 
-/// The fingerprint of a serial that needs no hash.
+/// The fingerprint of a serial that is native, under an issuer whose serials are. The bits above its 48 are of no meaning: filters
+/// do not look at them.
 #[inline(always)]
-pub(crate) fn plain(kind: SerialKind, serial: &Serial) -> Option<u64> {
-    (kind == SerialKind::Native && serial.is_native()).then(|| fold(serial.padded()))
+pub(crate) fn plain(serial: &Serial) -> u64 {
+    unmasked(serial.padded())
+}
+
+/// [`Serial::is_native`] in one comparison.
+#[inline(always)]
+pub(crate) fn is_native(serial: &Serial) -> bool {
+    const MASK: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xc0, 0, 0, 0]);
+    const NATIVE: u64 = u64::from_le_bytes([0, 0, 0, 0, 0x40, 0, 0, 0]);
+    let mut first = [0; 8];
+    first.copy_from_slice(&serial.padded()[..8]);
+    u64::from_le_bytes(first) & MASK == NATIVE
 }
 
 #[cold]
@@ -64,14 +74,19 @@ fn hashed(issuer: &IssuerKeyId, serial: &Serial) -> u64 {
 /// do not vanish.
 #[inline(always)]
 fn fold(octets: &[u8; SERIAL_OCTETS_MAX]) -> u64 {
+    unmasked(octets) & MASK
+}
+
+#[inline(always)]
+fn unmasked(octets: &[u8; SERIAL_OCTETS_MAX]) -> u64 {
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&octets[at..at + 8]);
         u64::from_be_bytes(word)
     };
-    // The upper two octets of the low half are masked away.
+    // The upper two octets of the low half are above the 48 bits.
     let (high, low) = (word(TAIL_AT) >> 16, word(TAIL_AT + 4));
-    low.wrapping_add(high.wrapping_mul(FOLD)) & MASK
+    low.wrapping_add(high.wrapping_mul(FOLD))
 }
 
 #[cfg(test)]
@@ -98,6 +113,18 @@ mod tests {
             fingerprint(native, &ISSUER, &serial),
             fingerprint(foreign, &ISSUER, &serial)
         );
+    }
+
+    #[test]
+    fn native_is_what_the_serial_says() {
+        for len in 1..=SERIAL_OCTETS_MAX {
+            for first in [0x01, 0x3f, 0x40, 0x7f, 0x80, 0xc0, 0xff] {
+                let mut octets = vec![0x40; len];
+                octets[0] = first;
+                let serial = Serial::from_be_octets(&octets).unwrap();
+                assert_eq!(is_native(&serial), serial.is_native(), "{serial}");
+            }
+        }
     }
 
     #[test]

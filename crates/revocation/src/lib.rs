@@ -26,6 +26,8 @@ mod query;
 mod record;
 mod replica;
 mod rice;
+mod road;
+mod rule_marks;
 mod rules;
 mod segment;
 mod set;

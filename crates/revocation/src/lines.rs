@@ -254,8 +254,9 @@ fn place_of(slot: usize) -> (usize, usize) {
 mod tests {
     use std::collections::HashSet;
 
+    use mintage_sys::map::Words;
+
     use super::*;
-    use crate::words::OwnWords;
 
     /// SplitMix64, so that a failure repeats.
     fn random(state: &mut u64) -> u64 {
@@ -267,22 +268,23 @@ mod tests {
     }
 
     fn exact_for(shape: LineShape, count: usize) {
-        let words = OwnWords::zeroed(shape.words());
+        let words = Words::zeroed(shape.words());
+        let words = words.own().unwrap();
         let mut state = 1;
         let mut held = HashSet::new();
         // Both ends of the range wrap or border on the last line.
         for edge in [0, 1, MASK, MASK - 1, MASK << 16 & MASK] {
             if held.insert(edge) {
-                shape.insert(words.get(), edge).unwrap();
+                shape.insert(words, edge).unwrap();
             }
         }
         while held.len() < count {
             let fingerprint = random(&mut state);
-            if !held.contains(&fingerprint) && shape.insert(words.get(), fingerprint).is_ok() {
+            if !held.contains(&fingerprint) && shape.insert(words, fingerprint).is_ok() {
                 held.insert(fingerprint);
             }
         }
-        assert!(held.iter().all(|&f| shape.contains(words.get(), f)));
+        assert!(held.iter().all(|&f| shape.contains(words, f)));
         // Neighbours that share 40 low bits or the line are told apart.
         for &f in held.iter().take(2_000) {
             for other in [
@@ -292,17 +294,10 @@ mod tests {
                 f ^ 1 << 47,
                 f.wrapping_add(1 << 41) & MASK,
             ] {
-                assert_eq!(
-                    shape.contains(words.get(), other),
-                    held.contains(&other),
-                    "{f:x} {other:x}"
-                );
+                assert_eq!(shape.contains(words, other), held.contains(&other), "{f:x} {other:x}");
             }
         }
-        assert_eq!(
-            shape.fingerprints(words.get()).into_iter().collect::<HashSet<_>>(),
-            held
-        );
+        assert_eq!(shape.fingerprints(words).into_iter().collect::<HashSet<_>>(), held);
     }
 
     #[test]
@@ -330,12 +325,13 @@ mod tests {
             kind: LineKind::Wide,
             lines: 1,
         };
-        let words = OwnWords::zeroed(shape.words());
+        let words = Words::zeroed(shape.words());
+        let words = words.own().unwrap();
         for fingerprint in 0..8 {
-            shape.insert(words.get(), fingerprint).unwrap();
+            shape.insert(words, fingerprint).unwrap();
         }
-        assert_eq!(shape.insert(words.get(), 8), Err(Full));
-        assert!((0..8).all(|f| shape.contains(words.get(), f)) && !shape.contains(words.get(), 8));
+        assert_eq!(shape.insert(words, 8), Err(Full));
+        assert!((0..8).all(|f| shape.contains(words, f)) && !shape.contains(words, 8));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use mintage_sys::map::ReadMap;
+use mintage_sys::map::{ReadMap, Words};
 
 use crate::{
     Exception, RevocationError, Rule, TrustDomainHash, View,
@@ -20,7 +20,7 @@ use crate::{
     pulse::Pulse,
     segment::{Segment, Shape},
     view_issuer::ViewIssuer,
-    words::{LINE_WORDS, MapWords},
+    words::LINE_WORDS,
 };
 
 const WHAT: &str = "map";
@@ -41,7 +41,8 @@ pub(crate) const EPOCH: usize = 13;
 pub(crate) const STATE: usize = 16;
 pub(crate) const SEQUENCE: usize = 17;
 pub(crate) const HEARTBEAT: usize = 18;
-pub(crate) const HORIZON: usize = 19;
+/// Right behind the heartbeat: both are read as one pulse.
+pub(crate) const HORIZON: usize = HEARTBEAT + 1;
 pub(crate) const GENERATION: usize = 20;
 pub(crate) const HEADER_WORDS: usize = 64;
 
@@ -172,13 +173,10 @@ pub(crate) fn read(map: &Arc<ReadMap>, domain: TrustDomainHash) -> Result<View, 
     }
     let (issuers, rules, exceptions) = read_directory(map, &directory)?;
     let at = (number(map, EPOCH), number(map, SEQUENCE));
-    Ok(View::of_map(
-        at,
-        issuers,
-        &rules,
-        &exceptions,
-        Pulse::Mapped(Arc::clone(map)),
-    ))
+    let Some(pulse) = Pulse::of_map(map) else {
+        return refuse("it has no room for its header");
+    };
+    Ok(View::of_map(at, issuers, &rules, &exceptions, pulse))
 }
 
 fn refuse<T>(problem: impl Into<String>) -> Result<T, RevocationError> {
@@ -266,14 +264,9 @@ fn decode_segment(map: &Arc<ReadMap>, entry: &[u8]) -> Result<(usize, Bucket, Se
         return refuse("a segment's bucket or lines are unknown");
     };
     let shape = Shape { blocks, lines };
-    let len = shape.words();
-    if blocks == 0 || from.checked_add(len).is_none_or(|end| end > map.len()) {
-        return refuse("a segment goes beyond its end");
-    }
-    let words = MapWords {
-        map: Arc::clone(map),
-        from,
-        len,
+    let words = Words::of_map(map, from, shape.words());
+    let Some(words) = words.filter(|_| blocks > 0 && from.is_multiple_of(LINE_WORDS)) else {
+        return refuse("a segment goes beyond its end, or begins inside a line");
     };
     Ok((issuer, bucket, Segment::mapped(shape, words, count)))
 }

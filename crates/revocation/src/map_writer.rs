@@ -119,7 +119,16 @@ impl MapWriter {
             }
             _ => {}
         }
-        let in_place = |error| by_system(&self.path, "make a new map", error);
+        let in_place = |error: SysError| {
+            let what = match error.is_out_of_space() {
+                true => format!(
+                    "make a new map beside it, so the one in place stays as it is and grows old; free {} bytes there",
+                    8 * plan.words
+                ),
+                false => "make a new map".to_owned(),
+            };
+            by_system(&self.path, &what, error)
+        };
         let map = WriteMap::create(&self.dir, &fresh, plan.words, MODE).map_err(in_place)?;
         let former = self
             .former

@@ -2,60 +2,138 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use mintage_identity::UnixTime;
-use mintage_sys::map::ReadMap;
+use mintage_sys::map::{ReadMap, Words};
 
-use crate::map_layout;
+use crate::{
+    limits::{FRESH_FOR, FUTURE_SKEW},
+    map_layout,
+};
 
-/// What heartbeats move while the filter stays: the last sign of life and the horizon.
+/// The heartbeat, then the horizon.
+const PULSE_WORDS: usize = 2;
+
+/// What heartbeats move while the filter stays: the last sign of life and the horizon. A replica of this process moves its own;
+/// that of a map is moved by the map's writer.
 #[derive(Clone)]
-pub(crate) enum Pulse {
-    /// Moved by a replica of this process.
-    Own(Arc<OwnPulse>),
-    /// Moved by the writer of the map.
-    Mapped(Arc<ReadMap>),
+pub(crate) struct Pulse(Words);
+
+/// What all questions of a moment share.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) is_fresh: bool,
+    pub(crate) horizon: UnixTime,
 }
 
-/// A pulse of this process.
-pub(crate) struct OwnPulse {
-    heartbeat_ms: AtomicI64,
-    horizon_ms: AtomicI64,
+impl Moment {
+    /// True when a certificate that ends then may be good: the filter is fresh, and the horizon has not passed it.
+    #[inline(always)]
+    pub(crate) fn lets_pass(self, not_after: UnixTime) -> bool {
+        self.is_fresh && not_after >= self.horizon
+    }
 }
 
-impl OwnPulse {
+impl Pulse {
+    /// A pulse of this process.
     pub(crate) fn new(heartbeat: UnixTime, horizon: UnixTime) -> Self {
-        Self {
-            heartbeat_ms: AtomicI64::new(heartbeat.millis()),
-            horizon_ms: AtomicI64::new(horizon.millis()),
+        let pulse = Self(Words::zeroed(PULSE_WORDS));
+        for (word, time) in pulse.0.own().into_iter().flatten().zip([heartbeat, horizon]) {
+            word.store(time.millis() as u64, Ordering::Release);
+        }
+        pulse
+    }
+
+    /// The pulse of a map; `None` when the map has no room for it.
+    pub(crate) fn of_map(map: &Arc<ReadMap>) -> Option<Self> {
+        Words::of_map(map, map_layout::HEARTBEAT, PULSE_WORDS).map(Self)
+    }
+
+    /// Raises both, which never go back. A mapped pulse is not ours to move.
+    pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime) {
+        let raise = |word: &AtomicU64, time: UnixTime| {
+            let later = |held: u64| (time.millis() > held as i64).then_some(time.millis() as u64);
+            // An error says that what is held is as late already.
+            let _ = word.fetch_update(Ordering::Release, Ordering::Relaxed, later);
+        };
+        if let Some([held_heartbeat, held_horizon]) = self.0.own() {
+            raise(held_heartbeat, heartbeat);
+            raise(held_horizon, horizon);
+        }
+    }
+
+    pub(crate) fn heartbeat(&self) -> UnixTime {
+        self.both().0
+    }
+
+    pub(crate) fn horizon(&self) -> UnixTime {
+        self.both().1
+    }
+
+    #[inline(always)]
+    fn both(&self) -> (UnixTime, UnixTime) {
+        // There are two by construction; none at all is older than any other.
+        let Some([heartbeat, horizon]) = self.0.get().first_chunk() else {
+            return (UnixTime::from_millis(i64::MIN), UnixTime::from_millis(i64::MAX));
+        };
+        let time = |word: u64| UnixTime::from_millis(word as i64);
+        (
+            time(heartbeat.load(Ordering::Acquire)),
+            time(horizon.load(Ordering::Acquire)),
+        )
+    }
+
+    /// What it says at `now`. Whoever reads the filter afterwards sees all that this heartbeat vouches for.
+    #[inline(always)]
+    pub(crate) fn at(&self, now: UnixTime) -> Moment {
+        let (heartbeat, horizon) = self.both();
+        Moment {
+            is_fresh: is_fresh(heartbeat, now),
+            horizon,
         }
     }
 }
 
 impl Pulse {
-    /// Raises both, which never go back. A mapped pulse is not ours to move.
-    pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime) {
-        if let Self::Own(own) = self {
-            own.heartbeat_ms.fetch_max(heartbeat.millis(), Ordering::Release);
-            own.horizon_ms.fetch_max(horizon.millis(), Ordering::Release);
-        }
+    /// [`Moment::lets_pass`] for one certificate.
+    #[inline(always)]
+    pub(crate) fn lets_pass(&self, not_after: UnixTime, now: UnixTime) -> bool {
+        let (heartbeat, horizon) = self.both();
+        is_fresh(heartbeat, now) && not_after >= horizon
+    }
+}
+
+/// The age of a heartbeat held against [`FRESH_FOR`] and [`FUTURE_SKEW`] in milliseconds, without a division.
+#[inline(always)]
+fn is_fresh(heartbeat: UnixTime, now: UnixTime) -> bool {
+    const FRESH_MS: i64 = FRESH_FOR.as_millis() as i64;
+    const SKEW_MS: i64 = FUTURE_SKEW.as_millis() as i64;
+    let (age, is_beyond) = now.millis().overflowing_sub(heartbeat.millis());
+    // One comparison for both ends.
+    !is_beyond && (age.wrapping_add(SKEW_MS) as u64) < (FRESH_MS + SKEW_MS) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_never_goes_back() {
+        let time = UnixTime::from_millis;
+        let pulse = Pulse::new(time(-5), time(i64::MIN));
+        pulse.raise(time(-6), time(-7));
+        assert_eq!((pulse.heartbeat(), pulse.horizon()), (time(-5), time(-7)));
+        pulse.raise(time(3), time(-8));
+        assert_eq!((pulse.heartbeat(), pulse.horizon()), (time(3), time(-7)));
     }
 
-    #[inline]
-    pub(crate) fn heartbeat(&self) -> UnixTime {
-        UnixTime::from_millis(match self {
-            Self::Own(own) => own.heartbeat_ms.load(Ordering::Acquire),
-            Self::Mapped(map) => map_layout::number(map, map_layout::HEARTBEAT) as i64,
-        })
-    }
-
-    #[inline]
-    pub(crate) fn horizon(&self) -> UnixTime {
-        UnixTime::from_millis(match self {
-            Self::Own(own) => own.horizon_ms.load(Ordering::Acquire),
-            Self::Mapped(map) => map_layout::number(map, map_layout::HORIZON) as i64,
-        })
+    #[test]
+    fn a_heartbeat_is_fresh_for_a_minute_on_either_side() {
+        let at = |heartbeat, now| is_fresh(UnixTime::from_millis(heartbeat), UnixTime::from_millis(now));
+        assert!(at(0, 0) && at(0, 59_999) && at(60_000, 0));
+        assert!(!at(0, 60_000) && !at(60_001, 0));
+        assert!(!at(i64::MIN, i64::MAX) && !at(i64::MAX, i64::MIN) && !at(i64::MIN + 10, i64::MAX));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     header::{Framed, Header, Kind},
     limits::{DELEGATED_KEYS_MAX, FUTURE_SKEW},
-    pulse::{OwnPulse, Pulse},
+    pulse::Pulse,
 };
 
 /// The published view, shared with verifiers.
@@ -304,8 +304,7 @@ impl Replica {
                 });
             }
         }
-        let own = OwnPulse::new(header.this_update.min(now), header.horizon);
-        let pulse = Pulse::Own(Arc::new(own));
+        let pulse = Pulse::new(header.this_update.min(now), header.horizon);
         if let Some(held) = self.view.load().pulse() {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
             pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon());

@@ -7,7 +7,11 @@ use mintage_identity::{
     limits::{SPIFFE_ID_BYTES_MAX, TTL_SECONDS_MAX},
 };
 
-use crate::{Missing, Query, Shown, Why, shown::Struck};
+use crate::{
+    Missing, Query, Shown, Why,
+    rule_marks::{Marks, Subject},
+    shown::Struck,
+};
 
 /// A rule on an identity is dead this long after its cut: no leaf lives longer, and an hour covers back-dating and skew.
 const IDENTITY_RULE_LIFE: Duration = Duration::from_secs(TTL_SECONDS_MAX as u64 + 3_600);
@@ -86,6 +90,10 @@ pub(crate) struct RuleTable {
     prefixes: HashMap<Box<str>, Cut>,
     keys: HashMap<SpkiHash, Cut>,
     issuers: HashMap<IssuerKeyId, Cut>,
+    /// What [`Self::may_strike`] goes by.
+    marks: Marks,
+    /// The lengths of stems, each once, sorted.
+    stem_lengths: Vec<usize>,
 }
 
 impl RuleTable {
@@ -106,6 +114,42 @@ impl RuleTable {
 
     pub(crate) fn len(&self) -> usize {
         self.identities.len() + self.prefixes.len() + self.keys.len() + self.issuers.len()
+    }
+
+    /// Brings up what [`Self::may_strike`] goes by. Whoever puts rules calls it once, afterwards.
+    pub(crate) fn index(&mut self) {
+        let mut marks = Marks::for_count(self.len());
+        self.identities
+            .keys()
+            .for_each(|id| marks.set(Subject::Identity, id.as_bytes()));
+        self.prefixes
+            .keys()
+            .for_each(|stem| marks.set(Subject::Stem, stem.as_bytes()));
+        self.keys.keys().for_each(|key| marks.set(Subject::Key, key.as_bytes()));
+        self.issuers
+            .keys()
+            .for_each(|id| marks.set(Subject::Issuer, id.as_bytes()));
+        self.marks = marks;
+        self.stem_lengths = self.prefixes.keys().map(|stem| stem.len()).collect();
+        self.stem_lengths.sort_unstable();
+        self.stem_lengths.dedup();
+    }
+
+    /// False when no rule strikes the certificate; true when [`Self::strike`] must tell.
+    #[inline(never)]
+    pub(crate) fn may_strike(&self, query: &Query<'_>) -> bool {
+        let marked = |subject, octets| self.marks.may_have(subject, octets);
+        let by_issuer = !self.issuers.is_empty() && marked(Subject::Issuer, query.issuer.as_bytes());
+        let by_key = !self.keys.is_empty() && marked(Subject::Key, query.spki_sha256.as_bytes());
+        let Some(id) = query.spiffe_id.map(|id| id.as_str().as_bytes()) else {
+            return by_issuer | by_key;
+        };
+        let by_id = !self.identities.is_empty() && marked(Subject::Identity, id);
+        // A stem ends before a slash of the ID.
+        let stems = self.stem_lengths.iter().take_while(|&&len| len < id.len());
+        let mut stems = stems.filter_map(|&len| id.split_at_checked(len));
+        let by_stem = stems.any(|(stem, rest)| rest.first() == Some(&b'/') && marked(Subject::Stem, stem));
+        by_issuer | by_key | by_id | by_stem
     }
 
     /// The rule that strikes the certificate, if any.
@@ -179,15 +223,22 @@ mod tests {
         let mut table = RuleTable::default();
         rules.iter().for_each(|rule| table.put(rule));
         assert_eq!(table.is_empty(), rules.is_empty());
+        table.index();
         let id = SpiffeId::parse(id).unwrap();
-        table.strike(&Query {
+        let query = Query {
             issuer: IssuerKeyId::new([1; 32]),
             serial: &Serial::from_random([9; 16]),
             not_before: UnixTime::from_millis(not_before),
             not_after: UnixTime::from_millis(not_before.saturating_add(1_000)),
             spiffe_id: Some(&id),
             spki_sha256: SpkiHash::new([2; 32]),
-        })
+        };
+        let struck = table.strike(&query);
+        assert!(
+            struck.is_none() || table.may_strike(&query),
+            "what strikes is never passed by"
+        );
+        struck
     }
 
     fn rule(target: RuleTarget, cut: Option<i64>) -> Rule {

@@ -11,13 +11,15 @@ use std::{
     },
 };
 
+use mintage_sys::map::{ReadWord, Words};
+
 use crate::{
     RevocationError,
     fingerprint::MASK,
     limits::RECENT_SERIALS_MAX,
     lines::{Full, LineShape},
     rice::{Run, malformed},
-    words::{BLOCK_WORDS, LINE_WORDS, MapWords, OwnWords, Word, fetch},
+    words::{BLOCK_WORDS, LINE_WORDS, Word},
 };
 
 /// Filter bits per serial: 13 give about 5 false hits in 1,000, each settled by the lines.
@@ -100,15 +102,8 @@ impl Shape {
         Ok(new)
     }
 
-    /// First word of the block that `fingerprint` is looked for in.
-    #[inline(always)]
-    fn block_at(self, fingerprint: u64) -> usize {
-        // Both factors have at most 32 bits.
-        (((fingerprint >> 16) * u64::from(self.blocks)) >> 32) as usize * BLOCK_WORDS
-    }
-
     fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
-        words.get(self.block_at(fingerprint)..)?.first_chunk()
+        block_in(words, u64::from(self.blocks), fingerprint)
     }
 
     /// The fingerprints held by `words`, in no order.
@@ -118,9 +113,17 @@ impl Shape {
     }
 }
 
+/// The block that `fingerprint` is looked for in, of so many that `words` begin with.
+#[inline(always)]
+fn block_in<W>(words: &[W], blocks: u64, fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
+    // Its upper 32 bits, and another factor of as many at most.
+    let at = (u64::from((fingerprint >> 16) as u32) * blocks) >> 32;
+    words.as_chunks().0.get(at as usize)
+}
+
 /// The Bloom filter's answer by its block for `fingerprint`: false is certain, true is not.
 #[inline(always)]
-fn may_contain<W: Word>(block: &[W; BLOCK_WORDS], fingerprint: u64) -> bool {
+pub(crate) fn may_contain<W: Word>(block: &[W; BLOCK_WORDS], fingerprint: u64) -> bool {
     // All four words whatever the first says: a branch for each would be guessed wrongly too often.
     let words = block.iter().enumerate();
     words.fold(1, |held, (at, word)| {
@@ -142,7 +145,7 @@ fn bit_of(fingerprint: u64, word: usize) -> u32 {
 #[derive(Clone)]
 pub(crate) struct Segment {
     shape: Shape,
-    store: Store,
+    words: Words,
     count: usize,
     /// Serials for which the shape was made.
     room: usize,
@@ -158,10 +161,27 @@ struct Tip {
     recent: VecDeque<u64>,
 }
 
+/// What the look-up of a certificate needs of a segment, or of a bucket that has none: there it has no bit.
 #[derive(Clone)]
-enum Store {
-    Own(OwnWords),
-    Mapped(MapWords),
+pub(crate) struct Filter {
+    words: Words,
+    blocks: u64,
+}
+
+impl Filter {
+    /// The filter of what has no segment.
+    pub(crate) fn empty() -> Self {
+        Self {
+            words: Words::zeroed(BLOCK_WORDS),
+            blocks: 1,
+        }
+    }
+
+    /// The block that `fingerprint` is looked for in; there always is one.
+    #[inline(always)]
+    pub(crate) fn block(&self, fingerprint: u64) -> Option<&[ReadWord; BLOCK_WORDS]> {
+        block_in(self.words.get(), self.blocks, fingerprint)
+    }
 }
 
 impl Segment {
@@ -190,17 +210,18 @@ impl Segment {
     }
 
     fn filled<E>(shape: Shape, all: impl Iterator<Item = Result<u64, E>>, room: usize) -> Result<Option<Self>, E> {
-        let words = OwnWords::zeroed(shape.words());
+        let words = Words::zeroed(shape.words());
+        let own = words.own().unwrap_or_default();
         let mut count = 0;
         for fingerprint in all {
-            match shape.insert(words.get(), fingerprint? & MASK) {
+            match shape.insert(own, fingerprint? & MASK) {
                 Ok(new) => count += usize::from(new),
                 Err(Full) => return Ok(None),
             }
         }
         Ok(Some(Self {
             shape,
-            store: Store::Own(words),
+            words,
             count,
             room,
             tip: Tip::at(count),
@@ -208,10 +229,10 @@ impl Segment {
     }
 
     /// A segment whose words lie in a map. `words` must have the shape's length.
-    pub(crate) fn mapped(shape: Shape, words: MapWords, count: usize) -> Self {
+    pub(crate) fn mapped(shape: Shape, words: Words, count: usize) -> Self {
         Self {
             shape,
-            store: Store::Mapped(words),
+            words,
             count,
             room: 0,
             tip: Tip::at(count),
@@ -231,13 +252,13 @@ impl Segment {
 
     /// `None` when another segment was made of this one already, and when there is no room near a line.
     fn added_in_place(&self, fingerprints: &[u64]) -> Option<Self> {
-        let Store::Own(words) = &self.store else { return None };
+        let words = self.words.own()?;
         let mut tip = self.tip.lock().unwrap_or_else(PoisonError::into_inner);
         if tip.count != self.count {
             return None;
         }
         for &fingerprint in fingerprints {
-            if self.shape.insert(words.get(), fingerprint & MASK).ok()? {
+            if self.shape.insert(words, fingerprint & MASK).ok()? {
                 tip.push(fingerprint & MASK);
             }
         }
@@ -248,60 +269,42 @@ impl Segment {
     }
 
     /// True when it holds `fingerprint`; a hit of the filter that the lines refute is counted.
-    #[inline(always)]
     pub(crate) fn contains_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
-        self.may_contain(fingerprint) && self.confirm_counted(fingerprint, refuted)
-    }
-
-    /// The filter's answer: false is certain, true is not.
-    #[inline(always)]
-    pub(crate) fn may_contain(&self, fingerprint: u64) -> bool {
-        let at = self.shape.block_at(fingerprint);
-        match &self.store {
-            Store::Own(words) => words.block(at).is_some_and(|block| may_contain(block, fingerprint)),
-            Store::Mapped(words) => words.block(at).is_some_and(|block| may_contain(block, fingerprint)),
+        let words = self.words.get();
+        let block = self.shape.block(words, fingerprint);
+        if !block.is_some_and(|block| may_contain(block, fingerprint)) {
+            return false;
         }
-    }
-
-    fn confirm_counted(&self, fingerprint: u64, refuted: &AtomicU64) -> bool {
-        let held = match &self.store {
-            Store::Own(words) => self.shape.confirm(words.get(), fingerprint),
-            Store::Mapped(words) => self.shape.confirm(words.get(), fingerprint),
-        };
+        let held = self.shape.confirm(words, fingerprint);
         if !held {
             refuted.fetch_add(1, Ordering::Relaxed);
         }
         held
     }
 
-    /// Has the memory fetch the block that `fingerprint` is looked for in.
-    #[inline(always)]
-    pub(crate) fn touch(&self, fingerprint: u64) -> u64 {
-        let at = self.shape.block_at(fingerprint);
-        match &self.store {
-            Store::Own(words) => words.block(at).map_or(0, |block| fetch(&block[0])),
-            Store::Mapped(words) => words.block(at).map_or(0, |block| fetch(&block[0])),
+    /// What look-ups go by.
+    pub(crate) fn filter(&self) -> Filter {
+        Filter {
+            words: self.words.clone(),
+            blocks: u64::from(self.shape.blocks),
         }
     }
 
     pub(crate) fn fingerprints(&self) -> Vec<u64> {
-        match &self.store {
-            Store::Own(words) => self.shape.fingerprints(words.get()),
-            Store::Mapped(words) => self.shape.fingerprints(words.get()),
-        }
+        self.shape.fingerprints(self.words.get())
     }
 
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        self.shape
-    }
-
     /// Words of the filter, the lines apart.
     pub(crate) fn filter_words(&self) -> usize {
         self.shape.filter_words()
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// True when `self` is `earlier` with nothing but additions: the words of one may be laid over the other's.
@@ -327,19 +330,14 @@ impl Segment {
     /// Stores the words into `to`, of the same length, where they differ: first the lines, then the filter's bits, so
     /// that a reader sees each new serial wholly or not at all.
     pub(crate) fn store_into(&self, to: &[AtomicU64]) {
-        let copy = |from: &[AtomicU64]| {
-            let filter = self.shape.filter_words().min(from.len()).min(to.len());
-            let pairs = to[filter..].iter().zip(&from[filter..]);
-            for (to, from) in pairs.chain(to[..filter].iter().zip(&from[..filter])) {
-                let value = from.load(Ordering::Relaxed);
-                if to.load(Ordering::Relaxed) != value {
-                    to.store(value, Ordering::Release);
-                }
+        let from = self.words.get();
+        let filter = self.shape.filter_words().min(from.len()).min(to.len());
+        let pairs = to[filter..].iter().zip(&from[filter..]);
+        for (to, from) in pairs.chain(to[..filter].iter().zip(&from[..filter])) {
+            let value = from.glance();
+            if to.load(Ordering::Relaxed) != value {
+                to.store(value, Ordering::Release);
             }
-        };
-        match &self.store {
-            Store::Own(words) => copy(words.get()),
-            Store::Mapped(words) => copy(OwnWords::copy_of(words.get()).get()),
         }
     }
 }
@@ -451,10 +449,7 @@ mod tests {
             let chosen: Vec<u64> = chosen.collect();
             let after = Segment::build(&[&honest[..], &chosen].concat(), headroom(honest.len()) - chosen.len());
             assert_eq!(after.shape, before.shape, "the attack stays inside the room left");
-            let Store::Own(words) = &after.store else {
-                unreachable!()
-            };
-            let block = after.shape.block(words.get(), victim).unwrap();
+            let block = after.shape.block(after.words.get(), victim).unwrap();
             fooled += u64::from(may_contain(block, victim));
             assert!(
                 !after.contains_counted(victim, &refuted),

@@ -3,10 +3,7 @@
 //! Any replica that folds the same records gets the same set, the same hash at every sequence, and so the same deltas:
 //! a follower may go from one publisher to another in mid-chain. Cloning is cheap; clones share what did not change.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashSet};
 
 use imbl::OrdMap;
 use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX};
@@ -21,7 +18,7 @@ use crate::{
     limits::{
         EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, RULES_PER_REVOCATION_MAX, SERIALS_MAX, SERIALS_PER_REVOCATION_MAX,
     },
-    pulse::{OwnPulse, Pulse},
+    pulse::Pulse,
     rules::RuleTable,
     set_log::{IssuerChange, SetLog, Step},
 };
@@ -320,7 +317,7 @@ impl RevokedSet {
         prior: &HashSet<Exception>,
         live: impl Iterator<Item = LiveSerial>,
     ) -> Result<Vec<Exception>, RevocationError> {
-        let pulse = Pulse::Own(Arc::new(OwnPulse::new(ALWAYS, ALWAYS)));
+        let pulse = Pulse::new(ALWAYS, ALWAYS);
         let filter = View::of_body(self.sequence, body, pulse);
         let mut exceptions = BTreeSet::new();
         for live in live {

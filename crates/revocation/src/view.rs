@@ -10,26 +10,27 @@ use std::{
 };
 
 use mintage_identity::{IssuerKeyId, Serial, UnixTime};
+use mintage_sys::map::ReadWord;
 
 use crate::{
     Decision, EntryKey, Exception, Freshness, FreshnessPolicy, Missing, Query, RevocationError, Rule, RuleTarget,
     Shown, Verdict, Why,
     body::Body,
-    fingerprint::fingerprint,
-    limits::{FRESH_FOR, FUTURE_SKEW},
-    pulse::Pulse,
+    fingerprint::{fingerprint, is_native, plain},
+    limits::FUTURE_SKEW,
+    pulse::{Moment, Pulse},
+    road::{Road, Roads},
     rules::RuleTable,
-    segment::Add,
+    segment::{Add, may_contain},
     shown::Struck,
     view_issuer::ViewIssuer,
+    words::{BLOCK_WORDS, fetch},
 };
 
-/// Questions whose blocks are fetched together: enough to keep the memory busy, few enough to stay in the first cache.
-const BATCH: usize = 32;
+/// Questions whose blocks are found before the first of them is looked at: as many as the processor can wait for at once.
+const BATCH: usize = 16;
 /// Words of filters from which they do not fit the caches near a core: a megabyte.
 const LARGE_WORDS: usize = 131_072;
-/// Issuers that are looked through one by one: a trust domain has a key in use and the ones before it.
-const FEW: usize = 4;
 
 /// A filter at one sequence. Cloning shares all segments.
 #[derive(Clone)]
@@ -38,8 +39,7 @@ pub struct View {
     sequence: u64,
     /// Sorted by key id.
     issuers: Vec<ViewIssuer>,
-    /// First octets of each key id, in the same order: the search stays in one or two cache lines.
-    prefixes: Vec<u64>,
+    roads: Arc<Roads>,
     /// True when the filters together are larger than [`LARGE_WORDS`].
     is_large: bool,
     has_rules: bool,
@@ -59,7 +59,7 @@ impl View {
             epoch: 0,
             sequence: 0,
             issuers: Vec::new(),
-            prefixes: Vec::new(),
+            roads: Arc::default(),
             is_large: false,
             has_rules: false,
             rules: Arc::default(),
@@ -141,6 +141,7 @@ impl View {
             table.put(rule);
             list.insert(rule.target.clone(), rule.clone());
         }
+        table.index();
     }
 
     fn put_exceptions(&mut self, exceptions: &[Exception]) {
@@ -201,14 +202,32 @@ impl View {
             list.retain(|_, rule| !rule.is_spent(horizon));
             *table = RuleTable::default();
             list.values().for_each(|rule| table.put(rule));
+            table.index();
         }
         self.index();
     }
 
     /// The answer for one certificate at `now`. Ask for each certificate of a verified path below the root.
+    #[inline(always)]
     pub fn check(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
-        match self.moment(now) {
-            Some(moment) => self.check_at(query, moment),
+        // The pulse before the filter: who sees a heartbeat sees all that it vouches for.
+        if let Some(pulse) = &self.pulse
+            && pulse.lets_pass(query.not_after, now)
+            && let Some(road) = self.roads.find(&query.issuer)
+            && self.may_pass(query)
+            && !road.may_list(plain(query.serial), query.not_after)
+        {
+            return Verdict::Good;
+        }
+        self.check_again(query, now)
+    }
+
+    /// [`Self::check`] for the few that are not good, or not plainly.
+    #[cold]
+    #[inline(never)]
+    fn check_again(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
+        match &self.pulse {
+            Some(pulse) => self.check_thoroughly(query, pulse.at(now)),
             None => Verdict::Stale,
         }
     }
@@ -217,63 +236,76 @@ impl View {
     /// questions, most of all when the filter is larger than the processor's caches. Answers beyond the shorter slice are
     /// not given.
     pub fn check_batch(&self, queries: &[Query<'_>], now: UnixTime, verdicts: &mut [Verdict]) {
-        let Some(moment) = self.moment(now) else {
+        let Some(pulse) = &self.pulse else {
             let answered = queries.len().min(verdicts.len());
             return verdicts[..answered].fill(Verdict::Stale);
         };
+        let moment = pulse.at(now);
+        if self.is_large {
+            return self.check_together(queries, moment, verdicts);
+        }
+        // Neighbours mostly have one issuer.
+        let mut former = None;
+        for (query, verdict) in queries.iter().zip(verdicts) {
+            let road = former.filter(|road: &&Road| road.is_of(&query.issuer));
+            former = road.or_else(|| self.roads.find(&query.issuer));
+            *verdict = match former.is_some_and(|road| self.lets_pass(query, moment, road)) {
+                true => Verdict::Good,
+                false => self.check_thoroughly(query, moment),
+            };
+        }
+    }
+
+    /// Finds some blocks before it looks at the first of them, so that the memory brings them together.
+    #[inline(never)]
+    fn check_together(&self, queries: &[Query<'_>], moment: Moment, verdicts: &mut [Verdict]) {
         for (queries, verdicts) in queries.chunks(BATCH).zip(verdicts.chunks_mut(BATCH)) {
-            if self.is_large {
-                // Looks at all blocks before the first answer is needed, so that the memory fetches them together.
-                let touched = queries.iter().fold(0, |all, query| all ^ self.touch(query));
-                std::hint::black_box(touched);
+            let mut looks = [None; BATCH];
+            for (look, query) in looks.iter_mut().zip(queries) {
+                *look = self.look(query, moment);
             }
-            for (query, verdict) in queries.iter().zip(verdicts) {
-                *verdict = self.check_at(query, moment);
+            for ((query, verdict), look) in queries.iter().zip(verdicts).zip(&looks) {
+                *verdict = match look {
+                    Some((block, fingerprint)) if !may_contain(block, *fingerprint) => Verdict::Good,
+                    _ => self.check_at(query, moment),
+                };
             }
         }
     }
 
+    /// Where [`Self::lets_pass`] would look last, when it is one block and all else lets the certificate pass.
     #[inline(always)]
-    fn touch(&self, query: &Query<'_>) -> u64 {
-        self.issuer(&query.issuer)
-            .map_or(0, |issuer| issuer.touch(query.serial, query.not_after))
-    }
-
-    /// What is the same for all questions asked now. It is read before the filter: who sees a heartbeat sees all that it
-    /// vouches for.
-    #[inline]
-    fn moment(&self, now: UnixTime) -> Option<Moment> {
-        let pulse = self.pulse.as_ref()?;
-        Some(Moment {
-            is_fresh: is_fresh(pulse.heartbeat(), now),
-            horizon: pulse.horizon(),
-        })
+    fn look(&self, query: &Query<'_>, moment: Moment) -> Option<(&[ReadWord; BLOCK_WORDS], u64)> {
+        let road = self.roads.find(&query.issuer)?;
+        if !moment.lets_pass(query.not_after) || !self.may_pass(query) {
+            return None;
+        }
+        let fingerprint = plain(query.serial);
+        let block = road.only_block(fingerprint, query.not_after)?;
+        fetch(&block[0]);
+        Some((block, fingerprint))
     }
 
     #[inline(always)]
     fn check_at(&self, query: &Query<'_>, moment: Moment) -> Verdict {
-        match self.check_plainly(query, moment) {
-            Some(verdict) => verdict,
-            None => self.check_thoroughly(query, moment),
+        match self.roads.find(&query.issuer) {
+            Some(road) if self.lets_pass(query, moment, road) => Verdict::Good,
+            _ => self.check_thoroughly(query, moment),
         }
     }
 
-    /// The answer about nearly every certificate, in few steps: its issuer is plain, and the filter does not know its serial.
-    /// `None` for all others.
+    /// True for nearly every certificate, in few steps: it is good. False when it may not be.
     #[inline(always)]
-    fn check_plainly(&self, query: &Query<'_>, moment: Moment) -> Option<Verdict> {
-        if self.has_rules || self.issuers.len() > FEW {
-            return None;
-        }
-        let issuer = self.issuers.iter().find(|issuer| issuer.id == query.issuer)?;
-        if issuer.may_list(query.serial, query.not_after)? {
-            return None;
-        }
-        Some(match (query.not_after < moment.horizon, moment.is_fresh) {
-            (true, _) => Verdict::NotCovered,
-            (false, true) => Verdict::Good,
-            (false, false) => Verdict::Stale,
-        })
+    fn lets_pass(&self, query: &Query<'_>, moment: Moment, road: &Road) -> bool {
+        moment.lets_pass(query.not_after)
+            && self.may_pass(query)
+            && !road.may_list(plain(query.serial), query.not_after)
+    }
+
+    /// False when a rule may strike a certificate, or its serial is not looked for as it is.
+    #[inline(always)]
+    fn may_pass(&self, query: &Query<'_>) -> bool {
+        is_native(query.serial) && !(self.has_rules && self.rules.may_strike(query))
     }
 
     /// The answer about any certificate. Apart from the few steps above, so that they need no room for what it needs.
@@ -307,7 +339,7 @@ impl View {
     /// # Errors
     /// A rule may strike the certificate, and whether it does cannot be told.
     pub fn check_shown(&self, shown: &Shown<'_>, now: UnixTime) -> Result<Verdict, Missing> {
-        let Some(moment) = self.moment(now) else {
+        let Some(moment) = self.pulse.as_ref().map(|pulse| pulse.at(now)) else {
             return Ok(Verdict::Stale);
         };
         let missing = match self.rules.strike_shown(shown) {
@@ -443,27 +475,14 @@ impl View {
         })
     }
 
-    #[inline(always)]
     fn issuer(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
-        match self.issuers.len() {
-            ..=FEW => self.issuers.iter().find(|issuer| issuer.id == *id),
-            _ => self.issuer_of_many(id),
-        }
-    }
-
-    #[inline(never)]
-    fn issuer_of_many(&self, id: &IssuerKeyId) -> Option<&ViewIssuer> {
-        let wanted = prefix(id);
-        let first = self.prefixes.partition_point(|&held| held < wanted);
-        let alike = self.prefixes.get(first..)?.iter().take_while(|&&held| held == wanted);
-        let mut alike = alike.zip(self.issuers.get(first..)?);
-        alike.find_map(|(_, issuer)| (issuer.id == *id).then_some(issuer))
+        let at = self.issuers.binary_search_by(|issuer| issuer.id.cmp(id)).ok()?;
+        self.issuers.get(at)
     }
 
     /// Brings up what is derived from the tables.
     fn index(&mut self) {
-        self.issuers.iter_mut().for_each(ViewIssuer::index);
-        self.prefixes = self.issuers.iter().map(|issuer| prefix(&issuer.id)).collect();
+        self.roads = Arc::new(Roads::of(&self.issuers));
         let segments = self.issuers.iter().flat_map(ViewIssuer::segments);
         self.is_large = segments.map(|(_, segment)| segment.filter_words()).sum::<usize>() > LARGE_WORDS;
         self.has_rules = !self.rules.is_empty();
@@ -514,30 +533,6 @@ impl View {
     pub(crate) fn pulse(&self) -> Option<&Pulse> {
         self.pulse.as_ref()
     }
-}
-
-/// What all questions of a moment share.
-#[derive(Clone, Copy)]
-struct Moment {
-    is_fresh: bool,
-    horizon: UnixTime,
-}
-
-/// [`View::age`] held against [`FRESH_FOR`] in milliseconds, without a division.
-#[inline]
-fn is_fresh(heartbeat: UnixTime, now: UnixTime) -> bool {
-    const FRESH_MS: i64 = FRESH_FOR.as_millis() as i64;
-    const SKEW_MS: i64 = FUTURE_SKEW.as_millis() as i64;
-    let age = now.millis().saturating_sub(heartbeat.millis());
-    (-SKEW_MS..FRESH_MS).contains(&age)
-}
-
-/// The first eight octets; key ids are hashes, so they nearly always differ here.
-#[inline]
-fn prefix(id: &IssuerKeyId) -> u64 {
-    let mut first = [0; 8];
-    first.copy_from_slice(&id.as_bytes()[..8]);
-    u64::from_be_bytes(first)
 }
 
 impl std::fmt::Debug for View {

@@ -7,7 +7,6 @@ use crate::{
     SerialKind,
     body::{BodyIssuer, BodySegment},
     bucket::Bucket,
-    pulse::OwnPulse,
 };
 
 #[test]
@@ -32,7 +31,7 @@ fn a_batch_that_fetches_ahead_answers_like_single_questions() {
         }],
         ..Body::default()
     };
-    let mut view = View::of_body(1, &body, Pulse::Own(Arc::new(OwnPulse::new(now, now))));
+    let mut view = View::of_body(1, &body, Pulse::new(now, now));
     assert!(!view.is_large);
     view.is_large = true;
     let query = |serial| Query {

@@ -1,11 +1,8 @@
-//! Where a filter's words live: in this process, or in the node's shared map. Both are read as atomics.
+//! How a filter's words are read, wherever they live: as atomics that some other thread or process may be storing to.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mintage_sys::map::{ReadMap, ReadWord};
+use mintage_sys::map::ReadWord;
 
 /// Words of a cache line.
 pub(crate) const LINE_WORDS: usize = 8;
@@ -20,14 +17,13 @@ pub(crate) trait Word {
     fn glance(&self) -> u64;
 }
 
-/// Has the memory fetch the cache line of `word`; the value is for [`std::hint::black_box`].
+/// Has the memory fetch the cache line of `word` where the processor can be asked to.
 #[inline(always)]
-pub(crate) fn fetch(word: &impl Word) -> u64 {
+pub(crate) fn fetch(word: &impl Word) {
     #[cfg(feature = "simd")]
-    if mintage_sys::prefetch::line_of(word) {
-        return 0;
-    }
-    word.glance()
+    mintage_sys::prefetch::line_of(word);
+    #[cfg(not(feature = "simd"))]
+    let _ = word;
 }
 
 impl Word for AtomicU64 {
@@ -51,69 +47,5 @@ impl Word for ReadWord {
     #[inline(always)]
     fn glance(&self) -> u64 {
         self.load(Ordering::Relaxed)
-    }
-}
-
-/// Words of this process, cheap to clone.
-#[derive(Clone)]
-pub(crate) struct OwnWords {
-    store: Arc<[AtomicU64]>,
-    /// First word used, so that word 0 lies on a cache line.
-    base: usize,
-    len: usize,
-}
-
-impl OwnWords {
-    /// `len` zero words that start on a cache line.
-    pub(crate) fn zeroed(len: usize) -> Self {
-        let store: Arc<[AtomicU64]> = (0..len + LINE_WORDS - 1).map(|_| AtomicU64::new(0)).collect();
-        let past = (store.as_ptr() as usize / size_of::<u64>()) % LINE_WORDS;
-        let base = (LINE_WORDS - past) % LINE_WORDS;
-        Self { store, base, len }
-    }
-
-    /// A copy of `words` with its own memory.
-    pub(crate) fn copy_of<W: Word>(words: &[W]) -> Self {
-        let copy = Self::zeroed(words.len());
-        for (to, from) in copy.get().iter().zip(words) {
-            to.store(from.read(), Ordering::Relaxed);
-        }
-        copy
-    }
-
-    #[inline]
-    pub(crate) fn get(&self) -> &[AtomicU64] {
-        // Inside the store by construction.
-        self.store.get(self.base..self.base + self.len).unwrap_or_default()
-    }
-
-    /// The block that starts at word `at`, which lies inside by the shape of whoever asks.
-    #[inline(always)]
-    pub(crate) fn block(&self, at: usize) -> Option<&[AtomicU64; BLOCK_WORDS]> {
-        self.store.get(self.base + at..)?.first_chunk()
-    }
-}
-
-/// Words of a mapped file.
-#[derive(Clone)]
-pub(crate) struct MapWords {
-    pub(crate) map: Arc<ReadMap>,
-    pub(crate) from: usize,
-    pub(crate) len: usize,
-}
-
-impl MapWords {
-    #[inline]
-    pub(crate) fn get(&self) -> &[ReadWord] {
-        self.map
-            .as_words()
-            .get(self.from..self.from + self.len)
-            .unwrap_or_default()
-    }
-
-    /// As [`OwnWords::block`].
-    #[inline(always)]
-    pub(crate) fn block(&self, at: usize) -> Option<&[ReadWord; BLOCK_WORDS]> {
-        self.map.as_words().get(self.from + at..)?.first_chunk()
     }
 }

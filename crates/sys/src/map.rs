@@ -28,6 +28,10 @@ use crate::{
     memfd,
 };
 
+mod words;
+
+pub use words::Words;
+
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// Whose files may be mapped rather than copied.
