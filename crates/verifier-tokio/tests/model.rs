@@ -17,8 +17,10 @@ use support::{Ca, Clock, FakeView, Leaf, id, now, provider, trust};
 
 const PEERS: usize = 6;
 
+type Kind = (fn(&VerifiedPeer) -> RuleTarget, fn(usize, usize) -> bool);
+
 /// The kinds of rules: whom each strikes that is made from a peer, and whether that is another one.
-const KINDS: [(fn(&VerifiedPeer) -> RuleTarget, fn(usize, usize) -> bool); 4] = [
+const KINDS: [Kind; 4] = [
     (
         |peer| RuleTarget::Identity(peer.id().clone()),
         |one, other| one == other,
