@@ -12,7 +12,7 @@ use std::{
 use mintage_svid::pem;
 use mintage_tests::kit::{
     bins::binary,
-    ca::TestCa,
+    ca::{CaProcess, TestCa, entry, make, token},
     client::{join, key_and_csr},
     stream::{Stream, ask_with},
 };
@@ -40,15 +40,18 @@ fn ended(child: Child) -> (Option<i32>, Value, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_that_stands_is_told_when_the_ca_goes_away() {
-    let ca = TestCa::start().await;
-    ca.entry("web", "/web").await;
-    let agent = join(&ca.token("n1").await).await.unwrap();
+async fn a_revocation_that_stands_is_told_when_the_ca_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    make(&data);
+    let ca = CaProcess::start(&data, 0);
+    entry(&ca.admin_socket(), "web", "/web").await;
+    let agent = join(&token(&ca.admin_socket(), "n1").await).await.unwrap();
     // It is connected and never acknowledges.
-    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.address).await.unwrap();
     stream.ask_one(ask_with("web", key_and_csr().1)).await.unwrap();
     let words = ["revoke", "--spiffe-id", "spiffe://dev.test/web", "--wait", "10m"];
-    let mut child = mintage(ca.ca.admin_socket(), &words);
+    let mut child = mintage(&ca.admin_socket(), &words);
     let mut notices = BufReader::new(child.stderr.take().unwrap());
     let (line, notices) = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
@@ -58,8 +61,7 @@ async fn a_revocation_that_stands_is_told_when_the_ca_goes_away() {
     .await
     .unwrap();
     assert!(line.contains("enforced on 0 of 1 agent"), "{line}");
-    ca.stop().await;
-    drop(stream);
+    ca.kill();
     let (code, told, rest) = tokio::task::spawn_blocking(move || {
         let (code, told, _) = ended(child);
         let (mut notices, mut rest) = (notices, String::new());
