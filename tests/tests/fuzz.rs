@@ -124,6 +124,7 @@ campaigns! {
     a_tlog_policy: "tlog-policy",
     a_revocation_snapshot: "revocation-snapshot",
     a_revocation_delta: "revocation-delta",
+    a_revocation_heartbeat: "revocation-heartbeat",
     a_delegation: "delegation",
     an_escaped_chain: "escaped-chain",
     a_path_of_a_look_up: "lookup-path",

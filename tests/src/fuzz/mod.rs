@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("tlog-policy", ledger::tlog_policy, ledger::tlog_policies),
     target("revocation-snapshot", revocation::snapshot, revocation::snapshots),
     target("revocation-delta", revocation::delta, revocation::deltas),
+    target("revocation-heartbeat", revocation::heartbeat, revocation::heartbeats),
     target("delegation", revocation::delegation, revocation::delegations),
     target("escaped-chain", lookups::escaped_chain, lookups::escaped_chains),
     target("lookup-path", lookups::path, lookups::paths),

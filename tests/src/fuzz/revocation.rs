@@ -33,6 +33,8 @@ struct World {
     delegated: Vec<u8>,
     snapshot: Vec<u8>,
     delta: Vec<u8>,
+    /// Of the set that the snapshot holds.
+    heartbeat: Vec<u8>,
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
@@ -83,6 +85,7 @@ impl World {
             next_update: START.plus(Duration::from_secs(3600)),
         };
         let snapshot = key.sign_snapshot(&set, &[], &terms).expect("a snapshot");
+        let heartbeat = key.sign_heartbeat(&set, &terms).expect("a heartbeat");
         (2..9).for_each(|number| {
             set.apply_revocation(10 * u64::from(number), &revocation(number))
                 .expect("a revocation");
@@ -93,6 +96,7 @@ impl World {
             delegated,
             delta: key.sign_delta(&set, 10, set.sequence(), &[], &terms).expect("a delta"),
             snapshot,
+            heartbeat,
         }
     }
 
@@ -110,9 +114,13 @@ impl World {
         };
         header[BODY_LENGTH].copy_from_slice(&(body.len() as u64).to_le_bytes());
         header[BODY_HASH].copy_from_slice(digest(&SHA256, body).as_ref());
+        self.sign(header);
+        bytes
+    }
+
+    fn sign(&self, header: &mut [u8]) {
         let signature = self.pair.sign(&[CONTEXT, &header[..SIGNED]].concat());
         header[SIGNED..].copy_from_slice(signature.as_ref());
-        bytes
     }
 }
 
@@ -164,6 +172,30 @@ pub(super) fn delta(bytes: &[u8]) -> bool {
         "what is refused leaves the follower where it was"
     );
     signed.is_ok()
+}
+
+pub(super) fn heartbeats() -> Vec<Vec<u8>> {
+    vec![WORLD.heartbeat.clone()]
+}
+
+pub(super) fn heartbeat(bytes: &[u8]) -> bool {
+    let world = &*WORLD;
+    let mut follower = world.follower();
+    follower.apply_snapshot(&world.snapshot, START).expect("our own");
+    let held = follower.position();
+    let taken = follower.heartbeat(bytes, START);
+    assert_eq!(
+        taken.is_ok(),
+        bytes == world.heartbeat,
+        "only what was signed is taken: {taken:?}"
+    );
+    let mut signed = bytes.to_vec();
+    if let Some(header) = signed.get_mut(..HEADER) {
+        world.sign(header);
+    }
+    let is_taken = follower.heartbeat(&signed, START).is_ok();
+    assert_eq!(follower.position(), held, "a heartbeat brings no revocation");
+    is_taken
 }
 
 pub(super) fn delegations() -> Vec<Vec<u8>> {
