@@ -156,8 +156,8 @@ impl Jwt {
         match settled {
             WorkloadView::Ready(given) => {
                 let domain = svid.id().trust_domain();
-                let federated = given.trust.federated.iter();
-                Ok(federated.cloned().find(|foreign| *foreign.domain() == domain))
+                let mut federated = given.trust.federated.iter();
+                Ok(federated.find(|foreign| *foreign.domain() == domain).cloned())
             }
             WorkloadView::Unavailable(why) => Err(Status::unavailable(&*why)),
             // Who has no identity federates with nobody: the token is refused as one of another trust domain.

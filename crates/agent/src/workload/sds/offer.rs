@@ -254,12 +254,15 @@ struct Context {
 #[derive(Default)]
 pub(super) struct Contexts(Mutex<Option<Rendered>>);
 
+/// A context, and the other trust domains that are in it.
+type Variant = (Vec<Arc<Foreign>>, Context);
+
 struct Rendered {
     bundle: Arc<Bundle>,
     crls: Arc<Crls>,
     /// For each validator, three names at most and those of other trust domains; for each, one of every set of other trust domains
     /// that callers federate with, up to a limit.
-    made: HashMap<(String, Validator), Vec<(Vec<Arc<Foreign>>, Context)>>,
+    made: HashMap<(String, Validator), Vec<Variant>>,
 }
 
 impl Contexts {
