@@ -226,7 +226,9 @@ fn one_command_is_limited_by_what_it_changes_not_by_what_it_names() {
         (0..600).map(|n| (named(n), Expected::Any)).collect()
     };
     let standing = all(|_| 300);
-    standing.iter().for_each(|(entry, _)| drop(ca.put(entry)));
+    for (entry, _) in &standing {
+        ca.put(entry);
+    }
 
     let one = all(|n| if n == 599 { 301 } else { 300 });
     let drafts = change_entries(&ca.view, &[], &one, max_ttl()).unwrap();
