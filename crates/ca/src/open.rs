@@ -193,16 +193,14 @@ pub(crate) fn open(
         uploaded: config.upload.as_ref().map(|_| Arc::default()),
         advertise: config.advertise.clone(),
     };
-    Ok((
-        desk,
-        Engine {
-            committer,
-            search: follower,
-            integrator,
-            sealer,
-            _lock: lock,
-        },
-    ))
+    let engine = Engine {
+        committer,
+        search: follower,
+        integrator,
+        sealer,
+        _lock: lock,
+    };
+    Ok((desk, engine))
 }
 
 /// An issuer signs nothing that a rule on its own key has killed up to a cut.

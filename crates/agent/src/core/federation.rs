@@ -1,10 +1,7 @@
 //! Bundles of other trust domains in the core: the CA sends them, entries name those that a workload gets, and folders follow
 //! both.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use mintage_identity::{EntryName, TrustDomain};
 use mintage_proto::v1;
@@ -86,29 +83,12 @@ impl Core {
 
     fn save_federated(&self) {
         let bytes = to_file(&self.shared.federation.load(), &self.remembered);
-        let (shared, saving) = (self.shared.clone(), self.saving.clone());
-        *locked(&saving.latest) = Some(bytes);
-        tokio::task::spawn_blocking(move || {
-            let _one = locked(&saving.writing);
-            let Some(bytes) = locked(&saving.latest).take() else {
-                return;
-            };
+        let shared = self.shared.clone();
+        self.saving.federated.save(bytes, move |bytes| {
             if let Err(error) = shared.store.save_federated(&bytes) {
                 // The old one is still there; the CA sends everything again on the next stream.
                 shared.problem("store", "federated.json", &error.to_string());
             }
         });
     }
-}
-
-/// The file's next content: of several the last one is written last.
-#[derive(Default)]
-pub(super) struct Saving {
-    latest: Mutex<Option<Vec<u8>>>,
-    writing: Mutex<()>,
-}
-
-fn locked<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each is replaced whole.
-    place.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 
 use crate::{
     AgentError,
+    bundle::Bundle,
     config::Delivery,
     federation::Remembered,
     held::Held,
@@ -39,6 +40,7 @@ mod news;
 mod place;
 mod receipts;
 mod releases;
+mod saving;
 mod serving;
 mod slot;
 mod slots;
@@ -49,6 +51,7 @@ use entries::Entries;
 pub(crate) use jwts::{JwtCall, NoJwt};
 use receipts::{Missed, Proving};
 use releases::Releases;
+use saving::Saving;
 use slot::{Purpose, Slot, SlotKey, Trouble};
 use slots::Slots;
 use watches::Watches;
@@ -135,6 +138,13 @@ struct Upstream {
     sender: mpsc::Sender<v1::AgentMessage>,
 }
 
+/// Files that are written off the core's path.
+#[derive(Default)]
+struct Files {
+    bundle: Arc<Saving<Arc<Bundle>>>,
+    federated: Arc<Saving<Vec<u8>>>,
+}
+
 /// The core's state.
 pub(crate) struct Core {
     shared: Arc<Shared>,
@@ -144,7 +154,7 @@ pub(crate) struct Core {
     entries: Entries,
     /// What deliveries federated with when the CA was last heard.
     remembered: Remembered,
-    saving: Arc<federation::Saving>,
+    saving: Files,
     upstream: Option<Upstream>,
     /// Why the last stream ended.
     down_because: String,
@@ -171,7 +181,7 @@ impl Core {
             by_request: HashMap::new(),
             entries: Entries::default(),
             remembered: Remembered::default(),
-            saving: Arc::default(),
+            saving: Files::default(),
             upstream: None,
             down_because: "not connected yet".to_owned(),
             due: Vec::new(),

@@ -297,7 +297,7 @@ impl Core {
 
     pub(super) fn save_bundle(&self, bundle: Arc<Bundle>) {
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || {
+        self.saving.bundle.save(bundle, move |bundle| {
             if let Err(error) = shared.store.save_bundle(&bundle) {
                 // The old one is still there; after a restart the CA sends the new one again.
                 shared.problem("store", "bundle.json", &error.to_string());
