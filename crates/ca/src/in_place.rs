@@ -30,10 +30,15 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_place_is_taken_until_the_work_ends_though_nobody_waits_for_it() {
         let places = Arc::new(Semaphore::new(1));
-        let (end, ended) = mpsc::channel::<()>();
-        let mut asked = Box::pin(in_place(&places, move || ended.recv()));
+        let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let work = move || {
+            begin.send(()).unwrap();
+            ended.recv().unwrap();
+        };
+        let mut asked = Box::pin(in_place(&places, work));
         assert!((&mut asked).now_or_never().is_none());
         drop(asked);
+        begun.recv().unwrap();
         assert_eq!(places.available_permits(), 0, "it goes on");
         end.send(()).unwrap();
         assert_eq!(in_place(&places, || 7).await, Some(7));

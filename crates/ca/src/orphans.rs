@@ -48,11 +48,8 @@ async fn sweep(desk: &Arc<Desk>) {
         }
     };
     for name in agents {
-        match command(desk, &Origin::replica(desk), |view: &View| {
-            draft_of_banned(desk, view, &name)
-        })
-        .await
-        {
+        let draft = |view: &View| draft_of_banned(desk, view, &name);
+        match command(desk, &Origin::replica(desk), draft).await {
             Ok((_, None)) => {}
             Ok((certificates, _)) => warn!(agent = %name, certificates, "revoked what a banned agent still had"),
             Err(problem) => {

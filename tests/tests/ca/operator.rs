@@ -353,8 +353,17 @@ fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_nam
         (&json!(1), &json!(1)),
         "{written}"
     );
-    // Nothing of it is taken over, which is no success, and the note names what was missing.
-    let unmapped = [
+    let (refused, notices) = fed(1, &with(&["-"]), "{\"entries\": [");
+    assert!(refused.is_empty() && !notices.is_empty(), "{refused}{notices}");
+    assert_eq!(ca.stop(), Some(0));
+    fed(2, &with(&["-"]), &input);
+}
+
+/// Nothing of it is taken over, which is no success, and the note names what was missing.
+#[test]
+fn an_import_that_leaves_everything_out_is_no_success() {
+    let (_folder, data, ca) = serving();
+    let import = [
         "--data-dir",
         &data,
         "entry",
@@ -365,14 +374,11 @@ fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_nam
         "-o",
         "json",
     ];
-    let (printed, notices) = fed(3, &unmapped, &input);
+    let (printed, notices) = fed(3, &import, &of_spire());
     assert_eq!(object(&printed)["left_out"], json!(2), "{printed}");
     assert!(
         notices.contains("by --agents PATTERN") && notices.contains("every entry was left out"),
         "{notices}"
     );
-    let (refused, notices) = fed(1, &with(&["-"]), "{\"entries\": [");
-    assert!(refused.is_empty() && !notices.is_empty(), "{refused}{notices}");
     assert_eq!(ca.stop(), Some(0));
-    fed(2, &with(&["-"]), &input);
 }
