@@ -199,7 +199,7 @@ mod tests {
             ..v1::TrustBundle::default()
         };
         let (bundle, crls) = (Arc::new(Bundle::from_wire(&own_wire).unwrap()), Arc::<Crls>::default());
-        let foreign = federation(&[wire("other.test", &[root.clone()], false)]);
+        let foreign = federation(&[wire("other.test", std::slice::from_ref(&root), false)]);
         let given = |federated: Vec<Arc<Foreign>>| {
             let (bundle, crls) = (bundle.clone(), crls.clone());
             Given::new(
