@@ -24,6 +24,8 @@ use mintage_tests::kit::{
 
 /// Reads of the delivered folder in one torture run, of each of the two ways to read it.
 const READS: usize = 100_000;
+/// And of at least so many generations.
+const GENERATIONS: usize = 3;
 /// Longest torture; it takes seconds.
 const TORTURE_MAX: Duration = Duration::from_secs(120);
 
@@ -108,8 +110,8 @@ async fn files_are_delivered_rotated_and_never_torn() {
     for reader in readers {
         let read = reader.join().unwrap();
         println!("{read:?}");
-        assert_eq!((read.pairs, read.mismatched), (READS, 0), "{read:?}");
-        assert!(read.generations > 2, "{read:?} is no torture");
+        assert!(read.pairs >= READS && read.mismatched == 0, "{read:?}");
+        assert!(read.generations >= GENERATIONS, "{read:?} is no torture");
     }
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));
@@ -125,11 +127,11 @@ struct Read {
     took: Duration,
 }
 
-/// Reads pairs until enough are read; a generation removed under the reader counts as a retry, not as a pair.
+/// Reads pairs until enough are read, of enough generations; a generation removed under the reader counts as a retry, not as a pair.
 fn torture(folder: &Path, read: fn(&Path) -> Option<(String, String)>) -> Read {
     let started = Instant::now();
     let (mut seen, mut last, mut matched) = (Read::default(), None, false);
-    while seen.pairs < READS && started.elapsed() < TORTURE_MAX {
+    while (seen.pairs < READS || seen.generations < GENERATIONS) && started.elapsed() < TORTURE_MAX {
         let Some(pair) = read(folder) else { continue };
         // Octets that were looked at already are not parsed again: the same pair is as good as it was.
         if last.as_ref() != Some(&pair) {

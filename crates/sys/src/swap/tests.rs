@@ -121,7 +121,7 @@ fn a_name_that_is_no_more_loses_its_link_and_clear_leaves_the_marker_alone() {
 fn names_and_sizes_outside_the_limits_are_refused_before_anything_is_written() {
     let (_temp, path) = place();
     let folder = opened(&path);
-    let long = "a".repeat(65);
+    let long = "a".repeat(super::NAME_BYTES_MAX + 1);
     for bad in [
         "",
         ".",

@@ -12,7 +12,7 @@ use crate::{
     dir::Dir,
     privilege::{Tmpfs, is_root},
     swap::{
-        Folder, FolderRules, GenerationFile,
+        FILES_MAX, Folder, FolderRules, GenerationFile,
         folder::MARKER,
         generation::{self, Step},
     },
@@ -162,6 +162,8 @@ fn a_pointer_that_was_planted_is_refused_and_never_followed() {
 
 #[test]
 fn planted_generations_are_removed_only_as_far_as_they_could_be_ours() {
+    /// More than what is taken for a generation of ours.
+    const MANY: usize = 4 * FILES_MAX + 1;
     let (_temp, path) = place();
     let outside = path.with_file_name("outside");
     fs::create_dir(&outside).unwrap();
@@ -171,14 +173,14 @@ fn planted_generations_are_removed_only_as_far_as_they_could_be_ours() {
     fs::create_dir_all(path.join("..gen-2222222222222222/nested")).unwrap();
     symlink(outside.join("precious"), path.join("..data_tmp")).unwrap();
     fs::create_dir(path.join("..gen-3333333333333333")).unwrap();
-    for n in 0..100 {
+    for n in 0..MANY {
         fs::write(path.join(format!("..gen-3333333333333333/{n}")), "").unwrap();
     }
     let swapped = folder.swap(&pair(b"x")).unwrap();
     assert_eq!(swapped.leftovers.len(), 2, "{:?}", swapped.leftovers);
     assert_eq!(fs::read(outside.join("precious")).unwrap(), b"x");
     assert!(!names(&path).contains("..gen-1111111111111111"));
-    assert_eq!(names(&path.join("..gen-3333333333333333")).len(), 100);
+    assert_eq!(names(&path.join("..gen-3333333333333333")).len(), MANY);
     assert_eq!(pair_now(&path).unwrap(), b"x");
 }
 
