@@ -290,6 +290,29 @@ fn of_spire() -> String {
 }
 
 #[test]
+fn an_import_that_leaves_every_entry_out_is_no_success_and_names_what_was_missing() {
+    let (_folder, data, ca) = serving();
+    let unmapped = [
+        "--data-dir",
+        &data,
+        "entry",
+        "import",
+        "--from",
+        "spire-json",
+        "-",
+        "-o",
+        "json",
+    ];
+    let (printed, notices) = fed(3, &unmapped, &of_spire());
+    assert_eq!(object(&printed)["left_out"], json!(2), "{printed}");
+    assert!(
+        notices.contains("by --agents PATTERN") && notices.contains("every entry was left out"),
+        "{notices}"
+    );
+    assert_eq!(ca.stop(), Some(0));
+}
+
+#[test]
 fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_named() {
     let input = of_spire();
     let (folder, data, ca) = serving();
@@ -357,28 +380,4 @@ fn entries_of_spire_are_imported_from_standard_input_and_what_is_left_out_is_nam
     assert!(refused.is_empty() && !notices.is_empty(), "{refused}{notices}");
     assert_eq!(ca.stop(), Some(0));
     fed(2, &with(&["-"]), &input);
-}
-
-/// Nothing of it is taken over, which is no success, and the note names what was missing.
-#[test]
-fn an_import_that_leaves_everything_out_is_no_success() {
-    let (_folder, data, ca) = serving();
-    let import = [
-        "--data-dir",
-        &data,
-        "entry",
-        "import",
-        "--from",
-        "spire-json",
-        "-",
-        "-o",
-        "json",
-    ];
-    let (printed, notices) = fed(3, &import, &of_spire());
-    assert_eq!(object(&printed)["left_out"], json!(2), "{printed}");
-    assert!(
-        notices.contains("by --agents PATTERN") && notices.contains("every entry was left out"),
-        "{notices}"
-    );
-    assert_eq!(ca.stop(), Some(0));
 }
