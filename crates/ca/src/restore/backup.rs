@@ -55,15 +55,6 @@ impl Backup {
         let log = keys::read_log_key(&data.keys()?, current.origin(), &protection, domain)?;
         let log = LogKey::from_pkcs8(&log)?;
         let root = root(&data, &authority, &protection, options.root_key.as_deref())?;
-        let root_list = data.root_list()?;
-        if let Some(list) = &root_list {
-            let refused = |error: SvidError| {
-                data.problem(format!(
-                    "{ROOT_CRL} is not the list of its root ({error}): put that one into the backup"
-                ))
-            };
-            list.verify(root.info()).map_err(refused)?;
-        }
         let (view, last) = verified(&data, &authority, &log)?;
         let known = view.ca_key(CaRole::Root, &root.key_id());
         let trusted = view
@@ -73,6 +64,15 @@ impl Backup {
             return Err(data.problem(format!(
                 "its {ROOT} is no root that its ledger has: it was put together from two"
             )));
+        }
+        let root_list = data.root_list()?;
+        if let Some(list) = &root_list {
+            let refused = |error: SvidError| {
+                data.problem(format!(
+                    "{ROOT_CRL} is not the list of its root ({error}): put that one into the backup"
+                ))
+            };
+            list.verify(root.info()).map_err(refused)?;
         }
         Ok(Self {
             data,
