@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    future::pending,
     time::{Duration, Instant},
 };
 
@@ -294,20 +293,21 @@ async fn keep_calling(client: Client, mut stop: watch::Receiver<bool>, answered:
 
 /// Calls until the server refuses the certificate as revoked; the time since `begun`.
 async fn until_refused(client: &Client, server: &Server, begun: Instant) -> Result<Duration, Failure> {
-    let mut refusals = server.refusals();
+    let refusals = server.refusals();
+    let mut failed = None;
     loop {
         if client.call().await.is_err() {
-            let took = begun.elapsed();
-            // The server tells its reason to its own log only: it may come a moment after the client's alert.
-            let told = timeout(WAIT, refusals.wait_for(Option::is_some)).await;
-            let code = match told {
-                Ok(Ok(code)) => code.clone().unwrap_or_default(),
-                _ => pending().await,
-            };
-            return match code.as_str() {
-                REVOKED => Ok(took),
-                other => Err(Failure::local(format!("db refused web for another reason: {other}"))),
-            };
+            failed.get_or_insert_with(|| begun.elapsed());
+        }
+        // A call that was under way ends with its connection, which is no refusal; the next one is refused, and the server tells
+        // why to its own log, perhaps a moment after the client's alert.
+        let told = refusals.borrow().clone();
+        match (failed, told.as_deref()) {
+            (Some(took), Some(REVOKED)) => return Ok(took),
+            (Some(_), Some(other)) => {
+                return Err(Failure::local(format!("db refused web for another reason: {other}")));
+            }
+            _ => {}
         }
     }
 }
