@@ -11,7 +11,7 @@ use std::{
 };
 
 use mintage_identity::Serial;
-use mintage_proto::v1::{Receipt, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
+use mintage_proto::v1::{Entry, Receipt, RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
 use mintage_svid::LeafInfo;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use super::{
     ca::{self, CaProcess},
     client::{Joined, admin, join},
+    federation::own_entry,
     stream::{Stream, ask},
 };
 
@@ -56,9 +57,14 @@ impl Shared {
     }
 }
 
-/// Gives a new CA one entry, and agents that have joined it.
+/// Gives a new CA one entry, and agents that have joined it. What it issues outlives any campaign: of what has ended the CA no
+/// longer says that it was revoked.
 pub async fn agents(socket: &Path) -> Vec<Joined> {
-    ca::entry(socket, "web", "/web").await;
+    let entry = Entry {
+        ttl_seconds: 86_400,
+        ..own_entry(&ca::domain(), "web")
+    };
+    ca::apply(socket, vec![entry]).await.expect("the entry is applied");
     let mut agents = Vec::new();
     for n in 0..AGENTS {
         let token = ca::token(socket, &format!("n{n}")).await;
