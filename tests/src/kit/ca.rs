@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -21,7 +22,7 @@ use tonic::{Response, Status};
 use super::{bins::binary, client};
 
 /// Longest wait for a program to serve; a loaded machine is slow.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(120);
 
 /// The trust domain of every test CA.
 pub fn domain() -> TrustDomain {
@@ -207,6 +208,28 @@ pub struct CaProcess {
     data_dir: PathBuf,
 }
 
+/// What a log has from this octet on.
+fn written_since(log: &Path, from: u64) -> String {
+    let mut text = Vec::new();
+    if let Ok(mut file) = std::fs::File::open(log)
+        && file.seek(SeekFrom::Start(from)).is_ok()
+    {
+        // What is missing is seen at the next look.
+        let _ = file.read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The threads of a process, each with the place in the kernel where it waits: whether it works, or waits for a disk.
+fn threads(pid: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten().map(|task| task.path());
+    let read = |path: &Path, name| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+    tasks
+        .map(|task| format!("{}: {}\n", read(&task, "comm").trim(), read(&task, "wchan").trim()))
+        .collect()
+}
+
 impl CaProcess {
     /// Starts `mintage-ca serve` on `port` (0 for any) and waits until it serves.
     pub fn start(data_dir: &Path, port: u16) -> Self {
@@ -243,18 +266,16 @@ impl CaProcess {
         };
         let started = Instant::now();
         while new.address.is_empty() {
+            // Former lives may have written much, so only this one's lines are read.
+            let text = written_since(&log, from);
             assert!(
                 started.elapsed() < START_MAX,
-                "mintage-ca does not serve; see {}",
-                log.display()
+                "mintage-ca does not serve after {START_MAX:?}; its threads:\n{}its log:\n{text}",
+                threads(new.child.id())
             );
             if let Ok(Some(status)) = new.child.try_wait() {
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
-                panic!("mintage-ca ended with {status}:\n{text}");
+                panic!("mintage-ca ended with {status}:\n{}", written_since(&log, from));
             }
-            let text = std::fs::read(&log).unwrap_or_default();
-            let text =
-                String::from_utf8_lossy(&text[usize::try_from(from).unwrap_or(0).min(text.len())..]).into_owned();
             new.address = serving_address(&text).unwrap_or_default();
             std::thread::sleep(Duration::from_millis(5));
         }
