@@ -214,7 +214,7 @@ impl Core {
             };
             let (turns, inbox, store) = (self.turns.clone(), self.inbox.clone(), self.shared.store.clone());
             tokio::spawn(async move {
-                let Some(result) = turns.run(change.carry_out()).await else {
+                let Some(result) = turns.run(Box::pin(change.carry_out())).await else {
                     return;
                 };
                 if result.is_ok() {
