@@ -10,6 +10,8 @@ pub mod filter;
 pub mod floor;
 pub mod host;
 pub mod load;
+pub mod node;
 pub mod peers;
 pub mod records;
+pub mod served;
 pub mod workloads;

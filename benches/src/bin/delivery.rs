@@ -1,9 +1,8 @@
 //! From a workload's connect to its identity, and from an entry to the workload's open stream: a real CA, real
-//! `mintage-agent`s with a thousand identities and with ten thousand streams, and a server whose certificate changes under
+//! `mintage-agent`s with a thousand identities and with ten thousand streams, and servers whose certificates change under
 //! load.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -15,17 +14,11 @@ use mintage_benches::{
     floor,
     host::{self, Host, cpu_seconds, rss_mb},
     load::{Failure, percentile},
+    node::{agent, renew, stopped},
+    served::{self, Served},
     workloads::{Open, bare, connect, entry, fetch},
 };
-use mintage_proto::v1::RenewAgentRequest;
-use mintage_svid::pem::decode_certificates;
-use mintage_tests::kit::{
-    agent::{AgentProcess, config},
-    ca,
-    client::registry,
-    handshakes::Load,
-    proxies::{Proxy, free_port},
-};
+use mintage_tests::kit::{agent::AgentProcess, ca};
 use serde::Serialize;
 
 /// Identities of the agent whose memory and processor time are measured.
@@ -67,9 +60,14 @@ struct Report {
     renewals_1000: usize,
     streams_10k_rss_mb: f64,
     streams_10k_news_ms: f64,
-    /// None where there is no nginx.
+    /// None where there is neither nginx nor Envoy.
     failed_handshakes: Option<u64>,
+    failed_handshakes_nginx: Option<u64>,
+    failed_handshakes_envoy: Option<u64>,
     handshakes: u64,
+    handshakes_per_second_nginx: Option<f64>,
+    handshakes_per_second_envoy: Option<f64>,
+    /// Of each of them.
     rotations: u32,
 }
 
@@ -84,7 +82,10 @@ async fn run(full: bool) -> Result<(), Failure> {
     let host = Host::start(&folder.path().join("ca")).map_err(|error| error.to_string())?;
     let thousand = Thousand::measure(&host, folder.path(), Duration::from_secs(if full { 60 } else { 8 })).await?;
     let (streams_10k_rss_mb, streams_10k_news_ms) = many_streams(&host, folder.path()).await?;
-    let served = rotations(&host, folder.path(), if full { 100 } else { 20 }).await?;
+    let rotations = if full { 100 } else { 20 };
+    let nginx = served::nginx(&host, folder.path(), rotations).await?;
+    let envoy = served::envoys(&host, folder.path(), rotations).await?;
+    let served: Vec<&Served> = nginx.iter().chain(&envoy).collect();
     let report = Report {
         cached_first_svid_p50_ms: thousand.cached_ms,
         cached_first_svid_tonic_p50_ms: thousand.cached_tonic_ms,
@@ -97,42 +98,15 @@ async fn run(full: bool) -> Result<(), Failure> {
         renewals_1000: thousand.renewals,
         streams_10k_rss_mb,
         streams_10k_news_ms,
-        failed_handshakes: served.as_ref().map(|served| served.failed),
-        handshakes: served.as_ref().map_or(0, |served| served.made),
-        rotations: served.as_ref().map_or(0, |served| served.rotations),
+        failed_handshakes: (!served.is_empty()).then(|| served.iter().map(|served| served.failed).sum()),
+        failed_handshakes_nginx: nginx.as_ref().map(|served| served.failed),
+        failed_handshakes_envoy: envoy.as_ref().map(|served| served.failed),
+        handshakes: served.iter().map(|served| served.made).sum(),
+        handshakes_per_second_nginx: nginx.as_ref().map(|served| served.per_second),
+        handshakes_per_second_envoy: envoy.as_ref().map(|served| served.per_second),
+        rotations,
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
-}
-
-/// An agent of this name, in a folder of its own, that serves its socket with these settings.
-async fn agent(host: &Host, dir: &Path, name: &str, more: &str) -> Result<(AgentProcess, PathBuf), Failure> {
-    let place = dir.join(name);
-    fs::create_dir(&place)?;
-    let file = config(&place, &[]);
-    let socket = place.join("agent.sock");
-    let text = fs::read_to_string(&file)?.replace("socket = \"off\"", &format!("socket = {socket:?}"));
-    fs::write(&file, format!("{text}{more}"))?;
-    let token = ca::token(&host.admin_socket(), name).await;
-    let mut agent = AgentProcess::start(&place, &file, Some(&token));
-    agent.wait_for_log("the entries", |log| log.contains("entries applied"));
-    Ok((agent, socket))
-}
-
-fn stopped(agent: AgentProcess) -> Result<(), Failure> {
-    match agent.stop() {
-        Some(0) => Ok(()),
-        _ => Err("an agent did not stop in order".into()),
-    }
-}
-
-async fn renew(host: &Host, agent: &str, entries: Vec<String>) -> Result<(), Failure> {
-    let request = RenewAgentRequest {
-        name: agent.to_owned(),
-        entries,
-        ..RenewAgentRequest::default()
-    };
-    registry(&host.admin_socket()).await.renew_agent(request).await?;
     Ok(())
 }
 
@@ -266,49 +240,4 @@ async fn many_streams(host: &Host, dir: &Path) -> Result<(f64, f64), Failure> {
     drop(open);
     stopped(agent)?;
     Ok((rss, (last - began).as_secs_f64() * 1e3))
-}
-
-/// What became of handshakes with nginx.
-struct Served {
-    made: u64,
-    failed: u64,
-    rotations: u32,
-}
-
-/// nginx with a delivered certificate, told by SIGHUP, under a steady load of handshakes while its certificate changes.
-async fn rotations(host: &Host, dir: &Path, rotations: u32) -> Result<Option<Served>, Failure> {
-    let front = dir.join("nginx");
-    fs::create_dir(&front)?;
-    ca::entry(&host.admin_socket(), "front", "/front").await;
-    let uid = rustix::process::geteuid().as_raw();
-    let (folder, pid_file) = (front.join("front"), front.join("nginx.pid"));
-    let more = format!(
-        "[[delivery]]\nentry = 'front'\ndirectory = {folder:?}\nowner = {uid}\ngroup = {uid}\n\
-         [[delivery.hook]]\nsignal = 'HUP'\npid_file = {pid_file:?}\n"
-    );
-    let (mut agent, _) = agent(host, dir, "server", &more).await?;
-    let bundle = folder.join("svid_bundle.pem");
-    agent.wait_for("the delivery", || bundle.exists().then_some(()));
-    let port = free_port();
-    let Some(nginx) = Proxy::nginx_from(&front, &folder, port) else {
-        stopped(agent)?;
-        return Ok(None);
-    };
-    let load = Load::begin(port, decode_certificates(&fs::read_to_string(bundle)?)?);
-    let mut served = load.other_than("").await;
-    for _ in 0..rotations {
-        renew(host, "server", vec!["front".to_owned()]).await?;
-        served = load.other_than(&served).await;
-    }
-    let (made, failed) = load.counts();
-    if let Some(failure) = load.first_failure() {
-        eprintln!("bench: the first handshake that failed: {failure}");
-    }
-    drop((load, nginx));
-    stopped(agent)?;
-    Ok(Some(Served {
-        made,
-        failed,
-        rotations,
-    }))
 }

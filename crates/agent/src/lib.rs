@@ -50,7 +50,8 @@ pub use agent::{Agent, AgentHandle};
 pub use clock::Deps;
 pub use config::{
     Accounts, Config, Delivery, Effect, EffectProtocol, Hook, HookAction, HookSignal, LookupRules, MODE_DEFAULT,
-    SOCKET_DEFAULT, Sds, SocketLimit, SocketLimits, TomlProblem, UnitJob, Validator, Window, WithoutCertificate,
+    SOCKET_DEFAULT, Sds, SignalTarget, SocketLimit, SocketLimits, TomlProblem, UnitJob, Validator, Window,
+    WithoutCertificate,
 };
 pub use core::Reloaded;
 pub use error::AgentError;

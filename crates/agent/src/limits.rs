@@ -230,8 +230,14 @@ pub const STORE_PASSWORD_BYTES_MIN: usize = 6;
 pub const STORE_PASSWORD_BYTES_MAX: usize = 128;
 /// Hooks of one delivery: a server, what stands in front of it, and what watches both.
 pub const HOOKS_PER_DELIVERY_MAX: usize = 8;
+/// Entries for callers of the socket whose problems the readiness page tells; the log has them all.
+pub const WORKLOAD_PROBLEMS_MAX: usize = 10;
 /// Deliveries whose hooks run at once: reloads of one node's servers compete for its cores.
 pub const HOOKS_AT_ONCE_MAX: usize = 4;
+/// Hooks that have run for this long wait for something rather than work: they make room for those of another delivery.
+pub const HOOKS_WORK_MAX: Duration = Duration::from_secs(2);
+/// Deliveries whose hooks have made room and go on: each may hold a process and a few descriptors.
+pub const HOOKS_ASIDE_MAX: usize = 256;
 /// Parts of a hook's command.
 pub const HOOK_ARGUMENTS_MAX: usize = 64;
 /// Bytes of one part of a hook's command, of a path and of a name.
@@ -240,6 +246,8 @@ pub const HOOK_ARGUMENT_BYTES_MAX: usize = 4096;
 pub const UNIT_BYTES_MAX: usize = 255;
 /// Bytes of what a hook answers or prints that are read, and of those the last that are told.
 pub const HOOK_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// What a program left behind may hold its output open; it is read for this long after the program's own end.
+pub const HOOK_OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a file with the number of a process.
 pub const PID_FILE_BYTES_MAX: u64 = 64;
 /// A hook counts as failed after this time, unless its own says otherwise.
@@ -250,6 +258,10 @@ pub const HOOK_WAIT_MAX: Duration = Duration::from_secs(300);
 pub const HOOK_RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait between two tries, and never more than a tenth of the certificate's lifetime.
 pub const HOOK_RETRY_MAX: Duration = Duration::from_secs(60);
+/// After so many looks that did not find the new certificate served the hooks are run again, and never after the last of
+/// these: with doubled waits that is after a quarter of a minute, three minutes and eleven. A server that is restarted each
+/// minute, because `effect` names another one, serves nobody.
+pub const HOOKS_AGAIN_AFTER_LOOKS: [u32; 3] = [4, 8, 16];
 /// The new certificate is served within this time after the hooks, unless the configuration says otherwise.
 pub const EFFECT_WITHIN: Duration = Duration::from_secs(10);
 /// First wait between two looks at what is served; doubled at each.

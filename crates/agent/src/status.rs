@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use mintage_identity::{Serial, SpiffeId, UnixTime};
 
+use crate::limits::WORKLOAD_PROBLEMS_MAX;
+
 /// A snapshot of the agent's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -95,18 +97,38 @@ impl AgentStatus {
         let deliveries = self.deliveries.iter();
         let deliveries = deliveries.filter_map(|delivery| Some(delivery.told(delivery.problem.as_deref()?)));
         let older = self.refused_older.iter().cloned();
-        connection.into_iter().chain(older).chain(deliveries).collect()
+        let workloads = self.workload_problems();
+        connection
+            .into_iter()
+            .chain(older)
+            .chain(deliveries)
+            .chain(workloads)
+            .collect()
+    }
+
+    /// Those of identities for callers of the socket, of whom one must not make the page endless. They are no reason: each
+    /// caller is told of its own, and the node serves all others.
+    fn workload_problems(&self) -> Vec<String> {
+        let workloads = self.workloads.iter();
+        let mut told: Vec<String> = workloads
+            .filter_map(|workload| Some(workload.told(workload.problem.as_deref()?)))
+            .collect();
+        let more = told.len().saturating_sub(WORKLOAD_PROBLEMS_MAX);
+        if more > 0 {
+            told.truncate(WORKLOAD_PROBLEMS_MAX);
+            told.push(format!("and {more} more entries for callers of the socket"));
+        }
+        told
     }
 }
 
 impl HeldStatus {
     /// A problem with the place it is about.
     fn told(&self, problem: &str) -> String {
-        let directory = self
-            .directory
-            .as_deref()
-            .map(|directory| directory.display().to_string());
-        format!("{} in {}: {problem}", self.entry, directory.unwrap_or_default())
+        match self.directory.as_deref() {
+            Some(directory) => format!("{} in {}: {problem}", self.entry, directory.display()),
+            None => format!("{} for callers of the socket: {problem}", self.entry),
+        }
     }
 }
 
@@ -151,6 +173,21 @@ mod tests {
         status.refused_older.clear();
         status.deliveries[0].problem = None;
         assert!(status.problems().is_empty());
+    }
+
+    #[test]
+    fn what_callers_of_the_socket_cannot_have_is_told_in_part_and_is_no_reason() {
+        let mut status = status();
+        status.connected = true;
+        let mut refused = status.deliveries.pop().unwrap();
+        refused.directory = None;
+        refused.serving = false;
+        status.workloads = vec![refused; WORKLOAD_PROBLEMS_MAX + 3];
+        assert!(status.not_ready_because().is_empty());
+        let problems = status.problems();
+        assert_eq!(problems.len(), WORKLOAD_PROBLEMS_MAX + 1);
+        assert_eq!(problems[0], "web for callers of the socket: deliver: disk full");
+        assert!(problems[WORKLOAD_PROBLEMS_MAX].contains("3 more"));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! federated.json          the bundles of other trust domains, and which of them each delivery is given
 //! deliveries/<name>.pem   key and chain of one delivery, so that a folder that was lost can be filled without the CA
 //! deliveries/<name>.receipt   where its record stands in the CA's ledger, and the proof, for deliveries that want it
+//! deliveries/<name>.acted   what its servers were told of when their hooks last succeeded, for deliveries with hooks
 //! revocation/             last good revocation set
 //! crls/<key id>.crl       newest list of revoked certificates of a CA key, DER
 //! ```
@@ -38,6 +39,8 @@ use crate::{
     limits::{CRL_FILES_MAX, FEDERATED_FILE_BYTES_MAX, PROOF_BYTES_MAX},
     receipt::{Proof, Receipt},
 };
+
+mod acted;
 
 const STATE: &str = "state.json";
 const AGENT: &str = "agent.pem";
@@ -350,7 +353,8 @@ impl Store {
 
     pub(crate) fn forget_delivery(&self, delivery: &Delivery) -> Result<(), String> {
         remove(&self.deliveries, &delivery_file(delivery))?;
-        remove(&self.deliveries, &receipt_file(delivery))
+        remove(&self.deliveries, &receipt_file(delivery))?;
+        remove(&self.deliveries, &acted::file(delivery))
     }
 
     /// The receipt of a delivery's last certificate. One that cannot be read costs that certificate's proof alone.
@@ -405,7 +409,8 @@ impl Store {
             .iter()
             .flat_map(|delivery| {
                 let receipt = delivery.receipt().then(|| receipt_file(delivery));
-                std::iter::once(delivery_file(delivery)).chain(receipt)
+                let acted = delivery.acts().then(|| acted::file(delivery));
+                std::iter::once(delivery_file(delivery)).chain(receipt).chain(acted)
             })
             .map(String::into_bytes)
             .collect();

@@ -1,7 +1,11 @@
 //! Putting a verified pair in place: first into the agent's own directory, then, as one durable swap, into the folder.
 //! Whatever fails, the generation that was in place stays. Runs on threads that may wait for a disk.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use mintage_sys::swap::{Folder, FolderRules, GenerationFile};
 
@@ -11,6 +15,7 @@ use crate::{
     crls::Crls,
     federation::Foreign,
     held::Held,
+    hook::Content,
     layout::{FederatedRoots, Material},
     receipt::{Proof, Receipt},
     store::Store,
@@ -23,7 +28,35 @@ const PUBLIC_MODE: u32 = 0o644;
 
 /// A folder, once it was opened: later writes find out when another directory has taken its place.
 #[derive(Clone, Default)]
-pub(crate) struct SlotFolder(Arc<Mutex<Option<Folder>>>);
+pub(crate) struct SlotFolder(Arc<Mutex<Option<Opened>>>);
+
+struct Opened {
+    folder: Folder,
+    /// Device and inode of the directory that it lies in.
+    parent: Option<(u64, u64)>,
+}
+
+impl Opened {
+    fn open(delivery: &Delivery, trust_domain: &str) -> Result<Self, String> {
+        // Looked at first: should another one take its place meanwhile, the folder is not made anew in that.
+        let parent = parent_of(delivery);
+        let folder = Folder::open(delivery.directory(), rules(delivery, trust_domain));
+        let folder = folder.map_err(|error| error.to_string())?;
+        Ok(Self { folder, parent })
+    }
+}
+
+/// Which directory a delivery's folder lies in now.
+fn parent_of(delivery: &Delivery) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(delivery.directory().parent()?).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// Nothing is there any more, not even another thing.
+fn is_gone(delivery: &Delivery) -> bool {
+    let looked = std::fs::symlink_metadata(delivery.directory());
+    looked.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
 
 /// What is written where.
 pub(crate) struct Write {
@@ -51,15 +84,24 @@ pub(crate) fn rules(delivery: &Delivery, trust_domain: &str) -> FolderRules {
 }
 
 impl SlotFolder {
-    /// The folder as it was first opened, or opened now.
+    /// The folder as it was first opened, or opened now; one that was removed is made again.
     fn open(&self, delivery: &Delivery, trust_domain: &str) -> Result<Folder, String> {
         let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = &*opened {
-            return Ok(folder.clone());
+        if let Some(before) = &*opened {
+            if !is_gone(delivery) {
+                return Ok(before.folder.clone());
+            }
+            if parent_of(delivery) != before.parent {
+                return Err(format!(
+                    "{}: is gone, and what it lay in is another directory than before (was a mount removed?); put it back, \
+                     or SIGHUP the agent to begin anew there",
+                    delivery.directory().display()
+                ));
+            }
+            // Made anew where it was, by the rules of a start: nobody else's place is written to.
         }
-        let folder =
-            Folder::open(delivery.directory(), rules(delivery, trust_domain)).map_err(|error| error.to_string())?;
-        Ok(opened.insert(folder).clone())
+        let anew = Opened::open(delivery, trust_domain)?;
+        Ok(opened.insert(anew).folder.clone())
     }
 
     /// Takes away what was delivered.
@@ -76,14 +118,14 @@ impl SlotFolder {
 }
 
 impl Write {
-    /// Writes; an error says which of the two places failed.
-    pub(crate) fn run(&self) -> Result<(), (&'static str, String)> {
+    /// Writes; what lies in the folder then. An error says which of the two places failed.
+    pub(crate) fn run(&self) -> Result<Content, (&'static str, String)> {
         self.store
             .save_delivery(&self.delivery, &self.held.to_pem())
             .map_err(|error| ("store", error.to_string()))?;
-        self.swap().map_err(|problem| ("deliver", problem))?;
+        let content = self.swap().map_err(|problem| ("deliver", problem))?;
         self.keep_receipt();
-        Ok(())
+        Ok(content)
     }
 
     /// After the swap, so that no delivery waits for it: what a crash loses here is the proof of one certificate.
@@ -100,7 +142,7 @@ impl Write {
         }
     }
 
-    fn swap(&self) -> Result<(), String> {
+    fn swap(&self) -> Result<Content, String> {
         let trust_domain = self.bundle.trust_domain().as_str();
         let folder = self.folder.open(&self.delivery, trust_domain)?;
         let crls = self.delivery.crl().then(|| self.crls.to_pem()).flatten();
@@ -141,6 +183,6 @@ impl Write {
                 "something in the delivery folder could not be tidied up"
             );
         }
-        Ok(())
+        Ok(Content::of(&self.delivery, &files, crls.as_deref()))
     }
 }

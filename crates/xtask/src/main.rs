@@ -14,11 +14,12 @@ use failure::Failure;
 const USAGE: &str = "\
 cargo xtask <command>
 
-  test [--full] [--seed N] [filter...]
+  test [--full] [--install] [--seed N] [filter...]
         everything a change must pass: fmt, clippy, bans, binaries, all tests, docs; with filters only the tests whose
         names contain one. Randomised campaigns run a seeded tenth, or whole with --full, which also builds and
-        tests the features that are off by default. CI=true in the environment installs missing outside programs
-        (as root, through apt-get) and fails when one stays missing.
+        tests the features that are off by default. --install installs missing outside programs (as root, through
+        apt-get); CI=true in the environment does so too and fails when one stays missing. What tests had to do
+        without, and so proved nothing, is named at the end.
   proto [--check]
         generate the checked-in code from proto/ (no protoc needed); --check only compares
 

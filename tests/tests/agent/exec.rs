@@ -160,6 +160,62 @@ async fn a_program_that_was_told_to_end_is_not_started_anew_by_a_rotation() {
     node.stop();
 }
 
+/// Takes no notice of TERM at its first start, and ends by it with 7 at its second.
+const STUBBORN: &str = r#"
+trap '' TERM
+[ -e "$1" ] && trap 'exit 7' TERM
+echo >> "$1"
+echo started
+while :; do sleep 0.05; done
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_end_for_a_restart_is_killed_and_started_anew() {
+    let node = Node::start(&["web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let starts = node.beside("starts").join("starts");
+    let program = ["sh", "-c", STUBBORN, "sh", starts.to_str().unwrap()];
+    let mut command = exec(&socket, &base, &["--on-rotation", "restart"], &program);
+    command.stderr(Stdio::piped());
+    let (mut running, mut lines) = started(command);
+    let mut notices = BufReader::new(running.stderr.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "started");
+    rotate(&node).await;
+    let told = notices.next().unwrap().unwrap();
+    assert!(told.contains("did not end within 10 s and is killed"), "{told}");
+    assert_eq!(lines.next().unwrap().unwrap(), "started");
+    assert_eq!(fs::read_to_string(&starts).unwrap().len(), 2);
+    send(&running, Signal::TERM);
+    assert_eq!(running.wait().unwrap().code(), Some(7));
+    assert!(lines.next().is_none());
+    assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_given_the_identity_that_is_asked_for_and_keeps_it() {
+    let node = Node::start(&["alpha", "web"], "").await;
+    let (socket, base) = (node.socket(), node.beside("run"));
+    let script = r#"echo "$MINTAGE_SPIFFE_ID"; openssl x509 -in "$MINTAGE_SVID_FILE" -noout -ext subjectAltName"#;
+    let of = |options: &[&str]| exec(&socket, &base, options, &["sh", "-c", script]).output().unwrap();
+    for (options, id) in [
+        (&["--spiffe-id", "spiffe://dev.test/web"][..], "spiffe://dev.test/web"),
+        (&[], "spiffe://dev.test/alpha"),
+    ] {
+        let output = of(options);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.lines().next(), Some(id));
+        if mintage_tests::kit::peers::peer("openssl").is_some() {
+            assert!(said.contains(&format!("URI:{id}")), "{said}");
+        }
+    }
+    let none = of(&["--spiffe-id", "spiffe://dev.test/nobody"]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("spiffe://dev.test/nobody"));
+    assert!(none.stdout.is_empty(), "nothing ran");
+    node.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_could_not_be_written_follow_once_they_can_be() {
     let node = Node::start(&["web"], "").await;

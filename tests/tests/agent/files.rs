@@ -19,22 +19,25 @@ use mintage_tests::kit::{
     agent::{AgentProcess, config},
     ca::{CaProcess, apply, domain, entry, make, token},
     client::registry,
+    dice::full,
     peers::peer,
 };
 
 /// Reads of the delivered folder in one torture run, of each of the two ways to read it.
 const READS: usize = 100_000;
+/// And with the long campaigns.
+const READS_WHOLE: usize = 1_000_000;
 /// And of at least so many generations.
 const GENERATIONS: usize = 3;
-/// Longest torture; it takes seconds.
+/// Longest torture for so many [`READS`]; it takes seconds.
 const TORTURE_MAX: Duration = Duration::from_secs(120);
 
 fn campaign(whole: usize) -> usize {
-    if std::env::var_os("MINTAGE_FULL").is_some() {
-        whole
-    } else {
-        whole / 10
-    }
+    if full() { whole } else { whole / 10 }
+}
+
+fn reads() -> usize {
+    if full() { READS_WHOLE } else { READS }
 }
 
 /// Chain and key of one generation as texts, entered once.
@@ -110,7 +113,7 @@ async fn files_are_delivered_rotated_and_never_torn() {
     for reader in readers {
         let read = reader.join().unwrap();
         println!("{read:?}");
-        assert!(read.pairs >= READS && read.mismatched == 0, "{read:?}");
+        assert!(read.pairs >= reads() && read.mismatched == 0, "{read:?}");
         assert!(read.generations >= GENERATIONS, "{read:?} is no torture");
     }
     assert_eq!(agent.stop(), Some(0));
@@ -130,8 +133,9 @@ struct Read {
 /// Reads pairs until enough are read, of enough generations; a generation removed under the reader counts as a retry, not as a pair.
 fn torture(folder: &Path, read: fn(&Path) -> Option<(String, String)>) -> Read {
     let started = Instant::now();
+    let longest = TORTURE_MAX * u32::try_from(reads() / READS).unwrap();
     let (mut seen, mut last, mut matched) = (Read::default(), None, false);
-    while (seen.pairs < READS || seen.generations < GENERATIONS) && started.elapsed() < TORTURE_MAX {
+    while (seen.pairs < reads() || seen.generations < GENERATIONS) && started.elapsed() < longest {
         let Some(pair) = read(folder) else { continue };
         // Octets that were looked at already are not parsed again: the same pair is as good as it was.
         if last.as_ref() != Some(&pair) {

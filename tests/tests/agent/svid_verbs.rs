@@ -96,6 +96,62 @@ async fn a_workload_fetches_watches_and_inspects_what_it_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watched_files_follow_each_change_and_one_that_could_not_be_written_follows_later() {
+    let node = Node::start(&["web"], "").await;
+    let base = node.beside("base");
+    let (out, away) = (base.join("out"), base.join("away"));
+    let watch = || {
+        let mut watch = Command::new(binary("mintage"));
+        watch.args(["svid", "watch", "-o", "jsonl", "--write"]).arg(&out);
+        watch.arg("--socket").arg(node.socket());
+        watch
+    };
+    // What cannot be written from the beginning is a mistake.
+    fs::write(&out, "").unwrap();
+    let refused = watch().output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
+    fs::remove_file(&out).unwrap();
+
+    let mut watching = watch().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut notices = BufReader::new(watching.stderr.take().unwrap()).lines();
+    let mut serial = || {
+        let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        line["serial"].as_str().unwrap().to_owned()
+    };
+    let in_files = || {
+        let chain = mintage_svid::pem::decode_certificates(&fs::read_to_string(out.join("svid.pem")).unwrap()).unwrap();
+        mintage_svid::LeafInfo::parse(&chain[0]).unwrap().serial().to_string()
+    };
+    let first = serial();
+    assert_eq!(in_files(), first);
+    // A file in the folder's place: root is not stopped by modes.
+    fs::rename(&out, &away).unwrap();
+    fs::write(&out, "").unwrap();
+    node.revoke(Target::Serial(first.clone())).await;
+    let told = loop {
+        let told = notices.next().unwrap().unwrap();
+        if told.contains("files stay") {
+            break told;
+        }
+    };
+    assert!(told.contains("asking again in"), "{told}");
+    fs::remove_file(&out).unwrap();
+    fs::rename(&away, &out).unwrap();
+    let second = loop {
+        let next = serial();
+        if next != first {
+            break next;
+        }
+    };
+    assert_eq!(in_files(), second, "no further rotation was needed");
+    let pid = rustix::process::Pid::from_child(&watching);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_identity_is_told_why_and_who_finds_no_agent_what_to_do() {
     let mut node = Node::start(&[], "").await;
     let socket = node.socket();

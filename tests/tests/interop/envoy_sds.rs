@@ -7,7 +7,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +25,7 @@ use mintage_tests::kit::{
     dice::full,
     envoy::{Envoy, Peers, Side, envoy},
     face::metric,
+    handshakes::Load,
 };
 use mintage_verifier::{AllowedIds, IdentitySource, RevocationCheck, Trust, TrustStore, client_config};
 use prost::Message as _;
@@ -35,14 +35,15 @@ use tokio::{
     net::UnixStream,
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::sync::CancellationToken;
 
 const SERVER: &str = "spiffe://dev.test/server";
 const CLIENT: &str = "spiffe://dev.test/client";
 /// Rotations of both sides under load.
-const ROUNDS: u32 = 20;
+const ROUNDS: u64 = 20;
 /// And with the long campaigns.
-const ROUNDS_WHOLE: u32 = 100;
+const ROUNDS_WHOLE: u64 = 100;
+/// Calls with each certificate, so that the load meets every change.
+const WITH_EACH: u64 = 20;
 /// Longest wait for one of them: what is refused in passing is asked for again within a tenth of the lifetime, which is a minute.
 const ROUND_MAX: Duration = Duration::from_secs(90);
 
@@ -97,15 +98,20 @@ impl Scene {
         .await
     }
 
-    /// Asks for new certificates of both until a call shows the client's.
-    async fn rotate(&self, client: &Envoy) {
-        let before = called(client).unwrap();
+    /// Asks for new certificates of both.
+    async fn renew(&self) {
         let request = RenewAgentRequest {
             name: "n1".to_owned(),
             ..RenewAgentRequest::default()
         };
         let mut registry = registry(self.ca.ca.admin_socket()).await;
         registry.renew_agent(request).await.unwrap();
+    }
+
+    /// The same, until a call shows the client's.
+    async fn rotate(&self, client: &Envoy) {
+        let before = called(client).unwrap();
+        self.renew().await;
         let began = Instant::now();
         while called(client).unwrap() == before {
             assert!(began.elapsed() < ROUND_MAX, "no new certificate: {}", client.log());
@@ -130,29 +136,30 @@ fn called(client: &Envoy) -> Result<String, String> {
     }
 }
 
-fn rounds() -> u32 {
+fn rounds() -> u64 {
     if full() { ROUNDS_WHOLE } else { ROUNDS }
 }
 
-/// Rotations while calls are made one after the other, each with a handshake: how many were made, and all that failed.
-async fn rotations_under_load(scene: &Scene, client: &Arc<Envoy>) -> (u32, Vec<String>) {
-    let stop = CancellationToken::new();
-    let (stopped, caller) = (stop.clone(), client.clone());
-    // A rotation that does not come ends the test: then the calls end too.
-    let ends = stop.drop_guard();
-    let load = tokio::task::spawn_blocking(move || {
-        let (mut calls, mut failed) = (0, Vec::new());
-        while !stopped.is_cancelled() {
-            failed.extend(called(&caller).err());
-            calls += 1;
-        }
-        (calls, failed)
-    });
+/// Rotations under a steady load of 200 calls a second, each with a handshake: not one fails.
+async fn rotations_under_load(scene: &Scene, client: &Envoy, validator: &str) {
+    let began = Instant::now();
+    let load = Load::through(client, CLIENT);
+    let mut shown = load.other_than("").await;
     for _ in 0..rounds() {
-        scene.rotate(client).await;
+        scene.renew().await;
+        shown = load.other_than(&shown).await;
+        load.goes_on(WITH_EACH).await;
     }
-    drop(ends);
-    load.await.unwrap()
+    let (calls, failed) = load.counts();
+    println!(
+        "{validator}: {calls} calls, each with a handshake, over {} rotations in {:.1} s, {:.0} a second, {failed} failed",
+        rounds(),
+        began.elapsed().as_secs_f64(),
+        load.per_second()
+    );
+    assert_eq!(failed, 0, "of {calls}: {:?}, {}", load.first_failure(), client.log());
+    assert!(calls >= rounds() * WITH_EACH, "{calls} calls are no load");
+    load.was_steady();
 }
 
 /// What the agent gives as the client's identity now, with the roots.
@@ -249,23 +256,8 @@ fn program() -> Option<PathBuf> {
 async fn through(program: &Path, api: &str, validator: &str) -> bool {
     let scene = scene().await;
     let (server, client) = scene.envoys(program, api, Peers::Sds(validator));
-    let client = Arc::new(client);
-    let began = Instant::now();
-    let (calls, failed) = rotations_under_load(&scene, &client).await;
-    assert!(
-        failed.is_empty(),
-        "{} of {calls} calls failed: {}",
-        failed.len(),
-        failed[0]
-    );
-    assert!(calls > rounds(), "{calls} calls");
-    println!(
-        "{validator}: {calls} calls, each with a handshake, over {} rotations in {:.1} s, {} failed",
-        rounds(),
-        began.elapsed().as_secs_f64(),
-        failed.len()
-    );
-    for (envoy, name) in [(&server, "server"), (&*client, "client")] {
+    rotations_under_load(&scene, &client, validator).await;
+    for (envoy, name) in [(&server, "server"), (&client, "client")] {
         assert_eq!(envoy.count("update_rejected"), 0, "{name}: {}", envoy.log());
         assert_eq!(
             envoy.count("ssl.fail_verify_error") + envoy.count("ssl.fail_verify_no_cert"),
@@ -273,7 +265,7 @@ async fn through(program: &Path, api: &str, validator: &str) -> bool {
             "{name}"
         );
         // The first certificate and its rotations.
-        assert!(envoy.count("update_success") > u64::from(rounds()), "{name}");
+        assert!(envoy.count("update_success") > rounds(), "{name}");
     }
     assert_eq!(scene.messages("nack").await, 0);
 

@@ -54,11 +54,13 @@ async fn nginx_fails_no_handshake_while_its_certificate_rotates() {
     }
     let (made, failed) = load.counts();
     println!(
-        "{made} handshakes over {rotations} rotations in {:.1} s, {failed} failed",
-        began.elapsed().as_secs_f64()
+        "{made} handshakes over {rotations} rotations in {:.1} s, {:.0} a second, {failed} failed",
+        began.elapsed().as_secs_f64(),
+        load.per_second()
     );
     assert_eq!(failed, 0, "of {made}: {:?}, {}", load.first_failure(), nginx.log());
     assert!(made >= rotations * WITH_EACH, "{made} handshakes are no load");
+    load.was_steady();
     drop((load, nginx));
     node.stop();
 }

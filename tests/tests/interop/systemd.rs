@@ -54,88 +54,163 @@ fn unit(start: String, more: &str) -> String {
     format!("[Unit]\nDefaultDependencies=no\n[Service]\nExecStart={start}\n{more}\n")
 }
 
-/// The agent's configuration: `web` into a folder, after which systemd reloads this unit, and the server must serve it.
-fn configured(place: &Path, port: u16, reloads: &str) -> PathBuf {
+/// The agent's configuration: `web` into a folder, after which systemd does this with a unit, and `more` of the delivery.
+fn configured(place: &Path, job: &str, of: &str, more: &str) -> PathBuf {
     let file = config(place, &["web"]);
     let text = fs::read_to_string(&file).unwrap();
-    let effect = format!("effect = {{ address = '127.0.0.1:{port}', within_s = 20 }}\n");
-    let hook = format!("[[delivery.hook]]\nsystemd = 'reload'\nunit = {reloads:?}\n");
-    fs::write(&file, text + &effect + &hook).unwrap();
+    let hook = format!("{more}[[delivery.hook]]\nsystemd = '{job}'\nunit = {of:?}\n");
+    fs::write(&file, text + &hook).unwrap();
     file
+}
+
+/// The server must serve it.
+fn effect(port: u16) -> String {
+    format!("effect = {{ address = '127.0.0.1:{port}', within_s = 20 }}\n")
+}
+
+/// systemd with the agent, which runs, and nginx, which does not yet, as units.
+struct Scene {
+    systemd: Systemd,
+    ca: TestCa,
+    place: PathBuf,
+    port: u16,
+    /// The agent's.
+    log: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Scene {
+    /// With this asked of systemd after a change; none where systemd or nginx is not to be had.
+    async fn start(job: &str, with_effect: bool) -> Option<Self> {
+        let nginx = peer("nginx")?;
+        let (scratch, ca) = (tempfile::tempdir().unwrap(), TestCa::start().await);
+        ca.entry("web", "/web").await;
+        let (place, port) = (scratch.path().join("n1"), free_port());
+        fs::create_dir(&place).unwrap();
+        let more = if with_effect { effect(port) } else { String::new() };
+        let file = configured(&place, job, "front.service", &more);
+        let token = scratch.path().join("token");
+        secret_file(&token, &ca.token("n1").await.encode());
+        let front = nginx_file("delivered.conf", scratch.path(), &place.join("web"), port);
+        let log = scratch.path().join("agent.log");
+        let shown = |path: &Path| path.display().to_string();
+        let [file_at, token_at] = [shown(&file), shown(&token)];
+        let agent = shown(&binary("mintage-agent"));
+        let agent = format!("{agent} run --config {file_at} --join-token-file {token_at}");
+        let nginx = format!(
+            "{} -p {} -c {} -e stderr",
+            shown(&nginx),
+            shown(scratch.path()),
+            shown(&front)
+        );
+        let units = [
+            (
+                "agent.service",
+                unit(agent, &format!("StandardError=append:{}", shown(&log))),
+            ),
+            ("front.service", unit(nginx, "ExecReload=/bin/kill -HUP $MAINPID")),
+        ];
+        let systemd = Systemd::start(scratch.path(), &units)?;
+        systemd.must(&["start", "agent.service"]);
+        Some(Self {
+            systemd,
+            ca,
+            place,
+            port,
+            log,
+            _scratch: scratch,
+        })
+    }
+
+    fn serves(&self) -> Option<String> {
+        serial_of(self.port, &[])
+    }
+
+    /// Waits until hooks have succeeded so often.
+    fn succeeds(&self, times: usize) {
+        wait_for("a success", &self.log, |log| (successes(log) == times).then_some(()));
+    }
+
+    /// What systemd says of a unit.
+    fn shown(&self, unit: &str, of: &str) -> String {
+        let shown = self.systemd.ctl(&["show", "--value", "-p", of, unit]);
+        String::from_utf8_lossy(&shown.stdout).trim().to_owned()
+    }
+
+    async fn end(self) {
+        drop(self.systemd);
+        self.ca.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_reloads_the_unit_that_the_agent_names_and_a_unit_that_is_none_is_told() {
-    let Some(nginx) = peer("nginx") else { return };
-    let (scratch, ca) = (tempfile::tempdir().unwrap(), TestCa::start().await);
-    ca.entry("web", "/web").await;
-    let (place, port) = (scratch.path().join("n1"), free_port());
-    fs::create_dir(&place).unwrap();
-    let file = configured(&place, port, "front.service");
-    let token = scratch.path().join("token");
-    secret_file(&token, &ca.token("n1").await.encode());
-    let front = nginx_file("delivered.conf", scratch.path(), &place.join("web"), port);
-    let log = scratch.path().join("agent.log");
-    let shown = |path: &Path| path.display().to_string();
-    let [file_at, token_at] = [shown(&file), shown(&token)];
-    let agent = shown(&binary("mintage-agent"));
-    let agent = format!("{agent} run --config {file_at} --join-token-file {token_at}");
-    let nginx = format!(
-        "{} -p {} -c {} -e stderr",
-        shown(&nginx),
-        shown(scratch.path()),
-        shown(&front)
-    );
-    let units = [
-        (
-            "agent.service",
-            unit(agent, &format!("StandardError=append:{}", shown(&log))),
-        ),
-        ("front.service", unit(nginx, "ExecReload=/bin/kill -HUP $MAINPID")),
-    ];
-    let Some(systemd) = Systemd::start(scratch.path(), &units) else {
+    let Some(scene) = Scene::start("reload", true).await else {
         return;
     };
-    systemd.must(&["start", "agent.service"]);
+    let (systemd, log) = (&scene.systemd, &scene.log);
     // A unit that does not run cannot be reloaded: that is told, and what was delivered is there for its start.
-    wait_for("a refusal", &log, |log| {
+    wait_for("a refusal", log, |log| {
         log.contains("systemctl reload front.service: exit status")
             .then_some(())
     });
     systemd.must(&["start", "front.service"]);
-    wait_for("a success", &log, |log| (successes(log) == 1).then_some(()));
-    let serves = || serial_of(port, &[]);
-    let first = serves().expect("nginx serves");
-    revoke(&ca, first.clone()).await;
+    scene.succeeds(1);
+    let first = scene.serves().expect("nginx serves");
+    revoke(&scene.ca, first.clone()).await;
     let began = Instant::now();
-    let second = wait_for("the next certificate", &log, |_| {
-        serves().filter(|serial| *serial != first)
+    let second = wait_for("the next certificate", log, |_| {
+        scene.serves().filter(|serial| *serial != first)
     });
     println!(
         "nginx, reloaded by systemd, serves the replacement {:.0} ms after the reply to the command",
         began.elapsed().as_secs_f64() * 1e3
     );
-    wait_for("a second success", &log, |log| (successes(log) == 2).then_some(()));
+    scene.succeeds(2);
     // It is the same process, reloaded and not begun anew.
-    let shown = systemd.ctl(&["show", "-p", "NRestarts", "-p", "ActiveState", "front.service"]);
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(
-        shown.contains("NRestarts=0") && shown.contains("ActiveState=active"),
-        "{shown}"
-    );
+    assert_eq!(scene.shown("front.service", "NRestarts"), "0");
+    assert_eq!(scene.shown("front.service", "ActiveState"), "active");
 
     // A unit that systemd does not know.
     systemd.must(&["stop", "agent.service"]);
-    configured(&place, port, "nobody.service");
+    configured(&scene.place, "reload", "nobody.service", &effect(scene.port));
     systemd.must(&["start", "agent.service"]);
-    wait_for("a refusal", &log, |log| {
+    wait_for("a refusal", log, |log| {
         let told = log
             .lines()
             .find(|line| line.contains("systemctl reload nobody.service"));
         told.filter(|line| line.contains("not found")).map(drop)
     });
-    assert_eq!(serves().as_ref(), Some(&second));
+    assert_eq!(scene.serves().as_ref(), Some(&second));
     systemd.must(&["stop", "agent.service", "front.service"]);
-    drop(systemd);
-    ca.stop().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_restarts_the_unit_that_the_agent_names_and_leaves_a_stopped_one_stopped() {
+    let Some(scene) = Scene::start("restart", false).await else {
+        return;
+    };
+    // One that does not run is left alone, and that is no failure.
+    scene.succeeds(1);
+    assert_eq!(scene.shown("front.service", "ActiveState"), "inactive");
+    scene.systemd.must(&["start", "front.service"]);
+    let serves = |what: &str, not: &str| {
+        let other = |_: &str| scene.serves().filter(|serial| serial != not);
+        wait_for(what, &scene.log, other)
+    };
+    let first = serves("nginx", "");
+    let process = scene.shown("front.service", "MainPID");
+    revoke(&scene.ca, first.clone()).await;
+    let second = serves("the next certificate", &first);
+    scene.succeeds(2);
+    let next = scene.shown("front.service", "MainPID");
+    assert!(process != "0" && next != "0" && next != process, "{process} {next}");
+
+    scene.systemd.must(&["stop", "front.service"]);
+    revoke(&scene.ca, second).await;
+    scene.succeeds(3);
+    assert_eq!(scene.shown("front.service", "ActiveState"), "inactive");
+    scene.systemd.must(&["stop", "agent.service"]);
+    scene.end().await;
 }

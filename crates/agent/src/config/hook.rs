@@ -26,12 +26,12 @@ pub struct Hook {
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookAction {
-    /// A signal to the process whose number stands in a file.
+    /// A signal to one process.
     Signal {
         /// Which one.
         signal: HookSignal,
-        /// The file.
-        pid_file: PathBuf,
+        /// To whom.
+        target: SignalTarget,
     },
     /// A job of systemd for one unit.
     Systemd {
@@ -72,6 +72,15 @@ pub enum HookAction {
         /// Path and query.
         path: String,
     },
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignalTarget {
+    /// The process whose number stands in this file.
+    PidFile(PathBuf),
+    /// The process that had this number when the configuration was read.
+    Pid(i32),
 }
 
 /// The signals that servers read their files again at.
@@ -248,6 +257,50 @@ impl Window {
     }
 }
 
+impl HookAction {
+    /// What it does, part by part: the same in every version of the agent, since it is kept to tell whether a server was told.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let user = |user: &Option<(u32, u32)>| user.map_or_else(String::new, |(uid, gid)| format!("{uid}:{gid}"));
+        let path = |path: &Path| path.display().to_string();
+        match self {
+            Self::Signal { signal, target } => vec![
+                "signal".to_owned(),
+                signal.number().to_string(),
+                match target {
+                    SignalTarget::PidFile(file) => path(file),
+                    SignalTarget::Pid(pid) => pid.to_string(),
+                },
+            ],
+            Self::Systemd { job, unit } => vec!["systemd".to_owned(), job.verb().to_owned(), unit.clone()],
+            Self::Command { argv, user: of } => {
+                let mut parts = vec!["command".to_owned(), user(of)];
+                parts.extend(argv.iter().cloned());
+                parts
+            }
+            Self::Haproxy { socket, certificate } => {
+                vec![
+                    "haproxy".to_owned(),
+                    path(socket),
+                    certificate.clone().unwrap_or_default(),
+                ]
+            }
+            Self::Postgres {
+                socket_dir,
+                port,
+                role,
+                user: of,
+            } => vec![
+                "postgres".to_owned(),
+                path(socket_dir),
+                port.to_string(),
+                role.clone(),
+                user(of),
+            ],
+            Self::Http { address, path } => vec!["http".to_owned(), address.to_string(), path.clone()],
+        }
+    }
+}
+
 impl Hook {
     /// The action with the default time.
     pub fn new(action: HookAction) -> Self {
@@ -260,7 +313,11 @@ impl Hook {
     pub(super) fn check(&self) -> Result<(), String> {
         check_seconds("timeout_s", self.timeout.as_secs(), HOOK_WAIT_MAX)?;
         match &self.action {
-            HookAction::Signal { pid_file, .. } => check_absolute("pid_file", pid_file),
+            HookAction::Signal { target, .. } => match target {
+                SignalTarget::PidFile(pid_file) => check_absolute("pid_file", pid_file),
+                SignalTarget::Pid(pid) if *pid > 0 => Ok(()),
+                SignalTarget::Pid(pid) => Err(format!("pid is {pid}, which is no process's number")),
+            },
             HookAction::Systemd { unit, .. } => check_unit(unit),
             HookAction::Command { argv, .. } => check_argv(argv),
             HookAction::Haproxy { socket, certificate } => {
@@ -365,9 +422,12 @@ pub(super) fn parse_url(text: &str) -> Result<(SocketAddr, String), String> {
 impl fmt::Display for HookAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signal { signal, pid_file } => {
-                write!(f, "signal {signal:?} to the process of {}", pid_file.display())
-            }
+            Self::Signal { signal, target } => match target {
+                SignalTarget::PidFile(pid_file) => {
+                    write!(f, "signal {signal:?} to the process of {}", pid_file.display())
+                }
+                SignalTarget::Pid(pid) => write!(f, "signal {signal:?} to process {pid}"),
+            },
             Self::Systemd { job, unit } => write!(f, "systemctl {} {unit}", job.verb()),
             Self::Command { argv, .. } => write!(f, "{}", argv.first().map_or("", String::as_str)),
             Self::Haproxy { socket, .. } => write!(f, "HAProxy at {}", socket.display()),

@@ -25,7 +25,7 @@ mod sds;
 mod socket_limits;
 
 pub use accounts::Accounts;
-pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob, Window};
+pub use hook::{Effect, EffectProtocol, Hook, HookAction, HookSignal, SignalTarget, UnitJob, Window};
 pub use lookup::{LookupRules, WithoutCertificate};
 pub use problem::TomlProblem;
 pub use sds::{Sds, Validator};

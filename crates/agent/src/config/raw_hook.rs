@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    Accounts, Effect, EffectProtocol, Hook, HookAction, HookSignal, UnitJob,
+    Accounts, Effect, EffectProtocol, Hook, HookAction, HookSignal, SignalTarget, UnitJob,
     hook::{check_seconds, parse_url},
     raw::Account,
 };
@@ -21,6 +21,7 @@ const POSTGRES_ROLE: &str = "postgres";
 pub(super) struct RawHook {
     signal: Option<String>,
     pid_file: Option<PathBuf>,
+    pid: Option<i32>,
     systemd: Option<String>,
     unit: Option<String>,
     command: Option<Vec<String>>,
@@ -45,7 +46,7 @@ pub(super) struct RawEffect {
 
 /// The keys that say what a hook is, each with those that go with it.
 const KINDS: [(&str, &[&str]); 6] = [
-    ("signal", &["pid_file"]),
+    ("signal", &["pid_file", "pid"]),
     ("systemd", &["unit"]),
     ("command", &["user"]),
     ("haproxy", &["certificate"]),
@@ -59,6 +60,7 @@ impl RawHook {
         let keys = [
             ("signal", self.signal.is_some()),
             ("pid_file", self.pid_file.is_some()),
+            ("pid", self.pid.is_some()),
             ("systemd", self.systemd.is_some()),
             ("unit", self.unit.is_some()),
             ("command", self.command.is_some()),
@@ -108,9 +110,14 @@ impl RawHook {
 
     fn action(&self, accounts: &Accounts) -> Result<HookAction, String> {
         if let Some(signal) = &self.signal {
-            let pid_file = self.pid_file.clone().ok_or("signal needs pid_file: whose process?")?;
+            let target = match (&self.pid_file, self.pid) {
+                (Some(pid_file), None) => SignalTarget::PidFile(pid_file.clone()),
+                (None, Some(pid)) => SignalTarget::Pid(pid),
+                (None, None) => return Err("signal needs pid_file or pid: whose process?".to_owned()),
+                (Some(_), Some(_)) => return Err("signal has either pid_file or pid, not both".to_owned()),
+            };
             let signal = HookSignal::parse(signal)?;
-            return Ok(HookAction::Signal { signal, pid_file });
+            return Ok(HookAction::Signal { signal, target });
         }
         if let Some(job) = &self.systemd {
             let unit = self.unit.clone().ok_or("systemd needs unit, such as nginx.service")?;

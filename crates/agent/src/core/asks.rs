@@ -109,7 +109,7 @@ impl Core {
             };
             if let Some(refusal) = &result.refusal {
                 self.shared.metrics.renewal("refused");
-                let message = format!("the CA refused: {} ({})", refusal.message, refusal.code);
+                let message = refused(refusal);
                 tracing::warn!(request_id = %id, code = refusal.code, "refused");
                 self.trouble(&key, "mint", message);
                 self.feed(&key, Event::Failed { soon: refusal.retry });
@@ -164,6 +164,15 @@ impl Core {
             _ => Some(self.entries.get(slot.entry()?)?.spiffe_id.clone()),
         }
     }
+}
+
+/// What the CA refused, and whether it may take the same ask later on.
+fn refused(refusal: &v1::Refusal) -> String {
+    let outlook = match refusal.retry {
+        true => "asked again by itself",
+        false => "asked again, but not taken before the entry or the CA's policy is changed",
+    };
+    format!("the CA refused: {} ({}); {outlook}", refusal.message, refusal.code)
 }
 
 /// How many of `asks` fit into one message.

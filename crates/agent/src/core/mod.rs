@@ -20,7 +20,8 @@ use crate::{
     config::Delivery,
     federation::Remembered,
     held::Held,
-    limits::{HOOKS_AT_ONCE_MAX, TICK_MAX, WRITERS_MAX},
+    hook::{Content, Stopped, Turns},
+    limits::{TICK_MAX, WRITERS_MAX},
     link::Control,
     receipt::Proof,
     rotation::{Action, Event, Now},
@@ -79,13 +80,15 @@ pub(crate) enum Input {
     Placed {
         key: SlotKey,
         held: Arc<Held>,
-        result: Result<(), (&'static str, String)>,
+        /// What lies in the folder now, where there is one.
+        result: Result<Option<Content>, (&'static str, String)>,
     },
     /// The hooks of a change ended.
     Acted {
         key: SlotKey,
         held: Arc<Held>,
-        result: Result<(), (&'static str, String)>,
+        content: Content,
+        result: Result<(), Stopped>,
     },
     /// A try for the proof of a receipt ended.
     Proved {
@@ -163,7 +166,7 @@ pub(crate) struct Core {
     watches: Watches,
     jwts: jwts::Jwts,
     writers: Arc<Semaphore>,
-    acting: Arc<Semaphore>,
+    turns: Arc<Turns>,
     proving: Proving,
     releases: Releases,
     inbox: mpsc::Sender<Input>,
@@ -188,7 +191,7 @@ impl Core {
             watches: Watches::default(),
             jwts: jwts::Jwts::default(),
             writers: Arc::new(Semaphore::new(WRITERS_MAX)),
-            acting: Arc::new(Semaphore::new(HOOKS_AT_ONCE_MAX)),
+            turns: Arc::default(),
             proving: Proving::default(),
             releases: Releases::default(),
             inbox,
@@ -269,7 +272,12 @@ impl Core {
                 self.rewrite_lists();
             }
             Input::Placed { key, held, result } => self.placed(&key, held, result),
-            Input::Acted { key, held, result } => self.acted(&key, &held, result),
+            Input::Acted {
+                key,
+                held,
+                content,
+                result,
+            } => self.acted(&key, &held, content, result),
             Input::Proved { key, held, result } => self.proved(&key, &held, result),
             // Every turn looks whether some are due.
             Input::Saw => {}

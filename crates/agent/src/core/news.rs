@@ -177,6 +177,7 @@ impl Core {
         for key in self.slots.keys_of(|slot| slot.held.is_some()) {
             self.replace_if_struck(&key);
         }
+        self.hurry_all();
     }
 
     pub(super) fn replace_if_struck(&mut self, key: &SlotKey) {

@@ -18,6 +18,7 @@ use crate::{
     bundle::Bundle,
     config::Delivery,
     held::{Held, Unverified},
+    hook::Content,
     link::Control,
     rotation::{BACKDATE, Event},
     write::{SlotFolder, Write},
@@ -32,9 +33,11 @@ impl Core {
             .receipt()
             .then(|| self.shared.store.receipt(&delivery))
             .flatten();
+        let told = delivery.acts().then(|| self.shared.store.served(&delivery)).flatten();
         let folder = SlotFolder::default();
-        self.slots
-            .insert(key.clone(), Slot::new(Purpose::Delivery { delivery, folder }));
+        let mut slot = Slot::new(Purpose::Delivery { delivery, folder });
+        slot.acting.restore(told);
+        self.slots.insert(key.clone(), slot);
         let Some(held) = saved.and_then(|pair| self.verify_saved(&key, pair)) else {
             return;
         };
@@ -124,12 +127,13 @@ impl Core {
         slot.tried = now;
         match &slot.purpose {
             // Nothing to wait for: it lives in memory alone.
-            Purpose::Workload { .. } => self.placed(key, held, Ok(())),
+            Purpose::Workload { .. } => self.placed(key, held, Ok(None)),
             Purpose::Own => {
                 let (store, pair) = (self.shared.store.clone(), held.clone());
                 self.spawn_place(key, held, move || {
                     store
                         .save_agent(pair.key(), pair.chain())
+                        .map(|()| None)
                         .map_err(|error| ("store", error.to_string()))
                 });
             }
@@ -150,7 +154,7 @@ impl Core {
                     crls: self.shared.crls.load_full(),
                     store: self.shared.store.clone(),
                 };
-                self.spawn_place(key, held, move || write.run());
+                self.spawn_place(key, held, move || write.run().map(Some));
             }
         }
     }
@@ -159,7 +163,7 @@ impl Core {
         &self,
         key: &SlotKey,
         held: Arc<Held>,
-        work: impl FnOnce() -> Result<(), (&'static str, String)> + Send + 'static,
+        work: impl FnOnce() -> Result<Option<Content>, (&'static str, String)> + Send + 'static,
     ) {
         let (writers, inbox, key) = (self.writers.clone(), self.inbox.clone(), key.clone());
         tokio::spawn(async move {
@@ -174,7 +178,12 @@ impl Core {
     }
 
     /// Placing ended.
-    pub(super) fn placed(&mut self, key: &SlotKey, held: Arc<Held>, result: Result<(), (&'static str, String)>) {
+    pub(super) fn placed(
+        &mut self,
+        key: &SlotKey,
+        held: Arc<Held>,
+        result: Result<Option<Content>, (&'static str, String)>,
+    ) {
         let now = boot(self.shared.deps.now());
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.placing = false;
@@ -187,14 +196,17 @@ impl Core {
             .as_ref()
             .filter(|unplaced| Arc::ptr_eq(&unplaced.held, &held))
             .map(|new| (new.asked, new.receipt.clone()));
-        if let Err((stage, problem)) = result {
-            slot.rewrite |= new.is_none();
-            self.trouble(key, stage, problem);
-            if new.is_some() {
-                self.feed(key, Event::Failed { soon: true });
+        let content = match result {
+            Ok(content) => content,
+            Err((stage, problem)) => {
+                slot.rewrite |= new.is_none();
+                self.trouble(key, stage, problem);
+                if new.is_some() {
+                    self.feed(key, Event::Failed { soon: true });
+                }
+                return;
             }
-            return;
-        }
+        };
         slot.trouble = None;
         let is_new = new.is_some();
         if let Some((asked, receipt)) = new {
@@ -213,6 +225,9 @@ impl Core {
             self.begin_chase(key);
         }
         self.in_place(key, &held, is_new);
+        if let Some(content) = content {
+            self.folder_changed(key, content);
+        }
         // A bundle came while the pair was written: once more.
         if self
             .slots
@@ -240,7 +255,6 @@ impl Core {
                     not_after: held.not_after(),
                     directory,
                 });
-                self.folder_changed(key);
             }
             Purpose::Own if new => {
                 let pair = Unverified {
@@ -443,6 +457,8 @@ impl Core {
                     let folder = SlotFolder::default();
                     let receipt = delivery.receipt();
                     slot.purpose = Purpose::Delivery { delivery, folder };
+                    slot.pinned = Arc::new(slot.purpose.pinned());
+                    slot.acting.mended(!same);
                     match (receipt, &slot.proof) {
                         (true, None) if !same => self.begin_chase(&key),
                         (true, _) => {}

@@ -10,6 +10,7 @@ use crate::{
     config::Delivery,
     federation::Foreign,
     held::Held,
+    hook::Pinned,
     limits::PLACE_AGAIN_AFTER,
     receipt::{Chase, Proof, Receipt},
     rotation::{Now, Rotation},
@@ -32,6 +33,16 @@ pub(crate) enum Purpose {
     Own,
     Delivery { delivery: Delivery, folder: SlotFolder },
     Workload { entry: EntryName },
+}
+
+impl Purpose {
+    /// The processes that the hooks of a delivery name by number, as they run now.
+    pub(crate) fn pinned(&self) -> Pinned {
+        match self {
+            Self::Delivery { delivery, .. } => Pinned::of(delivery),
+            _ => Pinned::default(),
+        }
+    }
 }
 
 /// An ask that has no answer yet. The same key and request id are sent again for a while: a lost answer is then found in
@@ -90,6 +101,8 @@ pub(crate) struct Slot {
     pub(crate) trouble: Option<Trouble>,
     /// Where the hooks stand.
     pub(crate) acting: Acting,
+    /// The processes that they name by number.
+    pub(crate) pinned: Arc<Pinned>,
     /// The last serial in hand that was found revoked; its replacement is asked for once.
     pub(crate) struck: Option<Serial>,
 }
@@ -97,6 +110,7 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn new(purpose: Purpose) -> Self {
         Self {
+            pinned: Arc::new(purpose.pinned()),
             purpose,
             rotation: Rotation::new(),
             held: None,

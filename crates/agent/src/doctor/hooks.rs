@@ -14,7 +14,7 @@ use tokio::{
 use super::notes::Notes;
 use crate::{
     Config,
-    config::{Delivery, HookAction},
+    config::{Delivery, HookAction, SignalTarget},
     limits::CONNECT_WAIT,
 };
 
@@ -57,7 +57,13 @@ fn missing(notes: &mut Notes, delivery: &Delivery, looked: Result<(), String>) {
 
 async fn look(action: &HookAction) -> Result<(), String> {
     match action {
-        HookAction::Signal { pid_file, .. } => is(pid_file, fs::Metadata::is_file, "a file"),
+        HookAction::Signal { target, .. } => match target {
+            SignalTarget::PidFile(pid_file) => is(pid_file, fs::Metadata::is_file, "a file"),
+            SignalTarget::Pid(pid) => {
+                let process = format!("/proc/{pid}");
+                is(Path::new(&process), fs::Metadata::is_dir, "a process")
+            }
+        },
         HookAction::Systemd { .. } => is(
             Path::new(SYSTEMD),
             fs::Metadata::is_dir,

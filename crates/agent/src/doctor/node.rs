@@ -20,19 +20,11 @@ pub(super) fn kernel(notes: &mut Notes) {
         drop(theirs);
         held
     });
-    match (asked, PidFd::open(std::process::id().cast_signed())) {
-        (Ok(_), _) => notes.ok("kernel", "callers of the socket are held by SO_PEERPIDFD".to_owned()),
-        (Err(error), Ok(_)) if error.kind() == io::ErrorKind::Unsupported => notes.warn(
-            "kernel",
-            "SO_PEERPIDFD is missing: callers are held by their number and start time".to_owned(),
-            "a process that takes over a caller's number in between is noticed by its start time alone; use Linux 6.5 or newer",
-        ),
-        (Err(error), _) => notes.fail(
-            "kernel",
-            format!("callers of the socket cannot be held: {error}"),
-            "pidfd_open(2) needs Linux 5.3; a container's seccomp profile may forbid it",
-        ),
-    }
+    callers_held(
+        notes,
+        asked.map(drop),
+        PidFd::open(std::process::id().cast_signed()).map(drop),
+    );
     match Dir::open("/proc").and_then(|proc| proc.open_dir_beneath("self")) {
         // `self` is a link, which is refused: the call is there and does what it must.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
@@ -47,6 +39,23 @@ pub(super) fn kernel(notes: &mut Notes) {
             "kernel",
             format!("openat2 does not work: {error}"),
             "it needs Linux 5.6; a container's seccomp profile may forbid it",
+        ),
+    }
+}
+
+/// How callers can be held, by what the two calls answered.
+fn callers_held(notes: &mut Notes, by_socket: io::Result<()>, by_number: io::Result<()>) {
+    match (by_socket, by_number) {
+        (Ok(()), _) => notes.ok("kernel", "callers of the socket are held by SO_PEERPIDFD".to_owned()),
+        (Err(error), Ok(())) if error.kind() == io::ErrorKind::Unsupported => notes.warn(
+            "kernel",
+            "SO_PEERPIDFD is missing: callers are held by their number and start time".to_owned(),
+            "a process that takes over a caller's number in between is noticed by its start time alone; use Linux 6.5 or newer",
+        ),
+        (Err(error), _) => notes.fail(
+            "kernel",
+            format!("callers of the socket cannot be held: {error}"),
+            "pidfd_open(2) needs Linux 5.3; a container's seccomp profile may forbid it",
         ),
     }
 }
@@ -69,7 +78,7 @@ pub(super) fn clock(notes: &mut Notes, signed: impl Iterator<Item = UnixTime>, n
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::notes::Level, *};
 
     #[test]
     fn a_time_that_was_signed_cannot_lie_ahead() {
@@ -82,6 +91,29 @@ mod tests {
         assert!(failed(&[100, 90], 97));
         assert!(!failed(&[100, 90], 98));
         assert!(!failed(&[100], 5000) && !failed(&[], 0));
+    }
+
+    #[test]
+    fn a_kernel_without_handles_by_socket_is_warned_of_and_one_without_any_cannot_do() {
+        let judged = |by_socket: io::Result<()>, by_number: io::Result<()>| {
+            let mut notes = Notes::default();
+            callers_held(&mut notes, by_socket, by_number);
+            let report = notes.report();
+            (report.findings()[0].level, report.text())
+        };
+        let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        assert_eq!(judged(Ok(()), Err(refused())).0, Level::Ok);
+        let (level, told) = judged(Err(unsupported()), Ok(()));
+        assert!(level == Level::Warn && told.contains("Linux 6.5"), "{told}");
+        for (by_socket, by_number) in [
+            (unsupported(), Err(unsupported())),
+            (unsupported(), Err(refused())),
+            (refused(), Ok(())),
+        ] {
+            let (level, told) = judged(Err(by_socket), by_number);
+            assert!(level == Level::Fail && told.contains("seccomp"), "{told}");
+        }
     }
 
     #[test]

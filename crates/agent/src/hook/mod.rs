@@ -15,35 +15,73 @@ mod effect;
 mod haproxy;
 mod http;
 mod program;
+mod served;
 mod signal;
+mod turns;
+
+pub(crate) use served::{Content, Served};
+pub(crate) use signal::Pinned;
+pub(crate) use turns::Turns;
+
+/// What of a change is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// The hooks from this one on, since those before have succeeded, and the look.
+    From(usize),
+    /// The look alone.
+    Look,
+}
+
+/// How far it came, and why no further.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) stage: &'static str,
+    /// Hooks that have succeeded, from the first on.
+    pub(crate) done: usize,
+    pub(crate) problem: String,
+}
 
 /// A change that is in place in its folder.
 pub(crate) struct Change {
     pub(crate) delivery: Delivery,
     pub(crate) held: Arc<Held>,
+    /// The processes that its hooks name by number.
+    pub(crate) pinned: Arc<Pinned>,
+    pub(crate) round: Round,
     /// For the look at what is served.
     pub(crate) provider: Arc<CryptoProvider>,
 }
 
 impl Change {
-    /// Does it all; an error has the stage and says which hook failed and why.
-    pub(crate) async fn carry_out(&self) -> Result<(), (&'static str, String)> {
-        for hook in self.delivery.hooks() {
-            self.run(hook)
-                .await
-                .map_err(|problem| ("hook", format!("{}: {problem}", hook.action)))?;
+    /// Does it all; an error says which hook failed and why.
+    pub(crate) async fn carry_out(&self) -> Result<(), Stopped> {
+        let hooks = self.delivery.hooks();
+        let first = match self.round {
+            Round::From(first) => first,
+            Round::Look => hooks.len(),
+        };
+        for (done, hook) in hooks.iter().enumerate().skip(first) {
+            self.run(hook).await.map_err(|problem| Stopped {
+                stage: "hook",
+                done,
+                problem: format!("{}: {problem}", hook.action),
+            })?;
         }
         match self.delivery.effect() {
             None => Ok(()),
             Some(effect) => effect::prove(effect, &self.held, &self.provider)
                 .await
-                .map_err(|problem| ("effect", problem)),
+                .map_err(|problem| Stopped {
+                    stage: "effect",
+                    done: hooks.len(),
+                    problem,
+                }),
         }
     }
 
     async fn run(&self, hook: &Hook) -> Result<(), String> {
         let done = match &hook.action {
-            HookAction::Signal { signal, pid_file } => return signal::send(*signal, pid_file),
+            HookAction::Signal { signal, target } => return signal::send(*signal, target, &self.pinned),
             HookAction::Systemd { job, unit } => {
                 let argv = ["/usr/bin/systemctl", "--no-ask-password", job.verb(), "--", unit];
                 let ran = self.program(&argv, None, hook.timeout).await;

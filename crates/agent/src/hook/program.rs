@@ -13,14 +13,15 @@ use tokio::{
 };
 
 use super::late;
-use crate::limits::HOOK_OUTPUT_BYTES_MAX;
+use crate::limits::{HOOK_OUTPUT_BYTES_MAX, HOOK_OUTPUT_GRACE};
 
 /// Where programs look for others; the agent's own variables are nobody's business.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Characters of a failed program's last words that are told.
 const TOLD_MAX: usize = 400;
 
-/// Runs it to its end; what it printed. Past its time everything it started is ended.
+/// Runs it to its end; what it printed. Past its time everything it started is ended; what a program leaves running at its
+/// own end is left alone.
 pub(super) async fn run(
     argv: &[&str],
     user: Option<(u32, u32)>,
@@ -48,19 +49,26 @@ pub(super) async fn run(
         .spawn()
         .map_err(|error| format!("cannot be started: {error}{}", remedy(&error, user)))?;
     let mut group = Group(process.id());
-    let (out, err) = (process.stdout.take(), process.stderr.take());
-    // The output may be held open by what the program left behind; the program's own end is what counts.
-    let ended = timeout(within, async { tokio::join!(process.wait(), read(out), read(err)) }).await;
-    let Ok((status, out, err)) = ended else {
+    let (mut out, mut err) = (Output::of(process.stdout.take()), Output::of(process.stderr.take()));
+    let ended = timeout(within, async {
+        tokio::select! {
+            status = process.wait() => status,
+            // Whoever has closed its output may go on without.
+            ((), ()) = async { tokio::join!(out.read(), err.read()) } => process.wait().await,
+        }
+    });
+    let Ok(status) = ended.await else {
         return Err(late(within));
     };
     // It was waited for: the number may be another's by now.
     group.0 = None;
+    // What it left behind may hold its output open for as long as it runs; the program's own end is what counts.
+    let _ = timeout(HOOK_OUTPUT_GRACE, async { tokio::join!(out.read(), err.read()) }).await;
     let status = status.map_err(|error| error.to_string())?;
     match status.success() {
-        true => Ok(String::from_utf8_lossy(&out).into_owned()),
+        true => Ok(String::from_utf8_lossy(&out.kept).into_owned()),
         false => {
-            let said = if err.is_empty() { out } else { err };
+            let said = if err.kept.is_empty() { out.kept } else { err.kept };
             Err(format!("{status}: {}", last_words(&said)))
         }
     }
@@ -91,15 +99,30 @@ impl Drop for Group {
     }
 }
 
-/// Reads to the end and keeps the first part: a program that prints for ever must not stop for want of a reader.
-async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let (mut kept, mut part) = (Vec::new(), [0; 4096]);
-    let Some(mut from) = from else { return kept };
-    while let Ok(got @ 1..) = from.read(&mut part).await {
-        let room = HOOK_OUTPUT_BYTES_MAX.saturating_sub(kept.len());
-        kept.extend_from_slice(&part[..got.min(room)]);
+/// What a program prints, of which the first part is kept.
+struct Output<R> {
+    from: Option<R>,
+    kept: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Output<R> {
+    fn of(from: Option<R>) -> Self {
+        Self { from, kept: Vec::new() }
     }
-    kept
+
+    /// Reads to the end: a program that prints for ever must not stop for want of a reader. Broken off, it loses nothing.
+    async fn read(&mut self) {
+        let mut part = [0; 4096];
+        while let Some(from) = &mut self.from {
+            match from.read(&mut part).await {
+                Ok(got @ 1..) => {
+                    let room = HOOK_OUTPUT_BYTES_MAX.saturating_sub(self.kept.len());
+                    self.kept.extend_from_slice(&part[..got.min(room)]);
+                }
+                _ => self.from = None,
+            }
+        }
+    }
 }
 
 /// The end of what it said, on one line and without what a terminal would act on.
@@ -153,6 +176,47 @@ mod tests {
         let problem = run(&["/bin/sh", "-c", &script], None, &[], Duration::from_millis(500)).await;
         assert!(problem.unwrap_err().contains("timeout_s"));
         assert_eq!(reader.join().unwrap(), b"begun\n");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_leaves_a_daemon_behind_has_ended_and_the_daemon_lives() {
+        let within = Duration::from_secs(30);
+        for (code, script) in [(0, "sleep 600 & echo $!"), (3, "sleep 600 & echo $!; exit 3")] {
+            let began = std::time::Instant::now();
+            let ran = run(&["/bin/sh", "-c", script], None, &[], within).await;
+            assert!(began.elapsed() < within, "it waited for the daemon");
+            let said = match (code, ran) {
+                (0, Ok(said)) => said,
+                (_, Err(problem)) => problem.strip_prefix("exit status: 3: ").unwrap().to_owned(),
+                (_, Ok(said)) => panic!("{said:?}"),
+            };
+            let daemon = rustix::process::Pid::from_raw(said.trim().parse().unwrap()).unwrap();
+            rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("the daemon still runs");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_printed_before_the_output_was_closed_is_kept() {
+        let argv = ["/bin/sh", "-c", "echo said; exec >&- 2>&-; sleep 0.2; exit 4"];
+        let problem = run(&argv, None, &[], LONG).await.unwrap_err();
+        assert!(
+            problem.contains("exit status: 4") && problem.ends_with("said"),
+            "{problem}"
+        );
+    }
+
+    /// Only root may become another user.
+    #[tokio::test]
+    async fn a_program_of_another_user_has_its_ids_and_no_other_group() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let printed = run(&["/usr/bin/id"], Some((65_534, 65_534)), &[], LONG).await.unwrap();
+        let ids: Vec<&str> = printed
+            .split_whitespace()
+            .map(|part| part.split('(').next().unwrap())
+            .collect();
+        assert_eq!(ids, ["uid=65534", "gid=65534", "groups=65534"]);
     }
 
     #[tokio::test]

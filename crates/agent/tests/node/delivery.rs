@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mintage_agent::{AgentEvent, Layout};
+use mintage_agent::{AgentEvent, Delivery, Layout};
 use mintage_proto::v1::{Refusal, Renew, Trust, ca_message::Message};
 
 use crate::support::{
@@ -81,6 +81,41 @@ async fn output_dir_removed_or_replaced_by_a_symlink_keeps_writing_out_of_the_ne
         read_generation(&node.folder("web")).is_some_and(|pair| pair.matches())
     })
     .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_folder_is_made_again_where_it_was_and_nowhere_else() {
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let (place, other) = (node.temp.path().join("place"), node.temp.path().join("other"));
+    fs::create_dir(&place).unwrap();
+    let folder = place.join("web");
+    let delivery = Delivery::new(support::agent::name("web"), &folder).unwrap();
+    let config = node.config(&[]).with_deliveries(vec![delivery.clone()]).unwrap();
+    let config = config.with_metrics("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.delivered("web").await;
+    fs::remove_dir_all(&folder).unwrap();
+    renew(&ca);
+    let (serial, _) = agent.delivered("web").await;
+    let pair = read_generation(&folder).unwrap();
+    assert!(pair.matches() && pair.serial() == serial);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o750);
+
+    // Somebody else's directory in its place is not taken: that is for whoever runs the agent to say.
+    fs::rename(&place, &other).unwrap();
+    fs::create_dir(&place).unwrap();
+    renew(&ca);
+    let said = agent.problem("deliver").await;
+    assert!(said.contains("is gone") && said.contains("SIGHUP the agent"), "{said}");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    assert!(agent.failures("deliver") >= 1);
+    let told = agent.handle.status().await.unwrap().deliveries[0].problem.clone();
+    assert!(told.unwrap().contains("is gone"));
+    agent.handle.reload(vec![delivery]).await.unwrap();
+    agent.delivered("web").await;
+    assert!(read_generation(&folder).unwrap().matches());
     agent.stop().await;
 }
 

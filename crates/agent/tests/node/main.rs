@@ -6,6 +6,7 @@
 
 mod delivery;
 mod health;
+mod hooks;
 mod jwt;
 mod life;
 mod lists;

@@ -19,7 +19,7 @@ use tonic::{
 
 use crate::support::{
     self, FakeCa,
-    agent::{Node, PATIENCE, Running, until},
+    agent::{Node, PATIENCE, Running, page, until},
     entry,
 };
 
@@ -375,26 +375,12 @@ async fn a_workload_that_dies_loses_its_streams() {
         .spawn()
         .unwrap();
     let watches =
-        |wanted: &str| get(address, "/metrics").contains(&format!("mintage_agent_workload_watches {wanted}\n"));
+        |wanted: &str| page(address, "/metrics").contains(&format!("mintage_agent_workload_watches {wanted}\n"));
     until("the child's stream", || tokio::task::block_in_place(|| watches("1"))).await;
     child.kill().unwrap();
     child.wait().unwrap();
     until("its end", || tokio::task::block_in_place(|| watches("0"))).await;
     agent.stop().await;
-}
-
-/// One HTTP/1.1 request, by hand.
-fn get(address: std::net::SocketAddr, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,7 +394,7 @@ async fn live_ready_and_metrics_tell_the_state() {
     let mut agent = node.start(config, Some(ca.token()));
     agent.delivered("web").await;
     let address = agent.handle.metrics_address().unwrap();
-    let get = |path: &str| tokio::task::block_in_place(|| get(address, path));
+    let get = |path: &str| tokio::task::block_in_place(|| page(address, path));
     assert!(get("/live").starts_with("HTTP/1.1 200"));
     let ready = get("/ready");
     assert!(
@@ -430,8 +416,62 @@ async fn live_ready_and_metrics_tell_the_state() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    let value = |name: &str| -> f64 {
+        let metrics = get("/metrics");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}: {metrics}")).parse().unwrap()
+    };
+    let expiry = || value("mintage_agent_svid_expiry_timestamp_seconds") as i64;
+    assert_eq!(expiry(), node.read("web").leaf().not_after().seconds());
+    let own = ca.state.agent_leaf().unwrap().not_after().seconds();
+    assert_eq!(value("mintage_agent_identity_expiry_timestamp_seconds") as i64, own);
+    assert_eq!(value("mintage_agent_rotation_lag_seconds"), 0.0, "renewal is far away");
     let secret_free = !metrics.contains("dev.test") && !metrics.contains("\"web\"");
     assert!(secret_free, "no identity is a label");
+    // Without a CA the end stays what it is, and the lag grows from the point of renewal on.
+    let end = expiry();
+    ca.down();
+    node.clock.shift(45);
+    until("a lag", || value("mintage_agent_rotation_lag_seconds") > 5.0).await;
+    assert_eq!(expiry(), end);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_a_callers_identity_is_told_on_the_page_and_leaves_the_node_ready() {
+    let ca = FakeCa::start(vec![entry("web", "/web"), entry("db", "/db")]).await;
+    let node = Node::new();
+    let config = node
+        .config(&["db"])
+        .with_socket(Some(node.socket()))
+        .with_metrics("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.delivered("db").await;
+    ca.script().refuse = Some(v1::Refusal {
+        code: "ttl_too_long".to_owned(),
+        message: "the entry asks for too long a lifetime".to_owned(),
+        ..v1::Refusal::default()
+    });
+    let mut client = client(&node).await;
+    let calling = tokio::spawn(async move { client.fetch_x509svid(call(X509svidRequest {})).await.map(drop) });
+    let told = agent.problem("mint").await;
+    assert!(
+        told.contains("before the entry or the CA's policy is changed"),
+        "{told}"
+    );
+    let address = agent.handle.metrics_address().unwrap();
+    let ready = tokio::task::block_in_place(|| page(address, "/ready"));
+    assert!(
+        ready.starts_with("HTTP/1.1 200"),
+        "one refused workload is no reason: {ready}"
+    );
+    let word =
+        "web for callers of the socket: mint: the CA refused: the entry asks for too long a lifetime (ttl_too_long)";
+    assert!(ready.contains(word), "{ready}");
+    calling.abort();
     agent.stop().await;
 }
 

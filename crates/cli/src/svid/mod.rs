@@ -154,22 +154,33 @@ async fn fetch_jwt(context: &Context, fetch: Fetch) -> Result<(), Failure> {
 /// The stream stays open and is opened again; only a refusal of the call itself ends it (SPIFFE Workload API, section 4).
 async fn follow(context: &Context, watch: Watch) -> Result<(), Failure> {
     let mut interrupt = Interrupt::listen()?;
-    let mut again = WORKLOAD_AGAIN_FIRST;
+    let mut following = Following {
+        again: WORKLOAD_AGAIN_FIRST,
+        written: false,
+    };
     loop {
         let ended = tokio::select! {
-            ended = follow_once(context, &watch, &mut again) => ended,
+            ended = follow_once(context, &watch, &mut following) => ended,
             () = interrupt.came() => return Ok(()),
         };
         match ended {
             Ended::For(failure) => return Err(failure),
-            Ended::Because(why) => notice(&format!("{why}; asking again in {} ms", again.as_millis())),
+            Ended::Because(why) => notice(&format!("{why}; asking again in {} ms", following.again.as_millis())),
         }
         tokio::select! {
-            () = tokio::time::sleep(again) => {}
+            () = tokio::time::sleep(following.again) => {}
             () = interrupt.came() => return Ok(()),
         }
-        again = (again * 2).min(WORKLOAD_AGAIN_MAX);
+        following.again = (following.again * 2).min(WORKLOAD_AGAIN_MAX);
     }
+}
+
+/// What outlives one stream.
+struct Following {
+    /// The wait before the next one.
+    again: Duration,
+    /// The files were written once: a folder that is refused from the beginning is a mistake, later on it is a fault that may end.
+    written: bool,
 }
 
 /// How one stream ended.
@@ -180,7 +191,7 @@ enum Ended {
     For(Failure),
 }
 
-async fn follow_once(context: &Context, watch: &Watch, again: &mut Duration) -> Ended {
+async fn follow_once(context: &Context, watch: &Watch, following: &mut Following) -> Ended {
     let opened = async { client(Endpoint::of(context)?).await };
     let mut client = match opened.await {
         Ok(client) => client,
@@ -198,12 +209,20 @@ async fn follow_once(context: &Context, watch: &Watch, again: &mut Duration) -> 
             Ok(None) => return Ended::Because("the agent ended the stream".to_owned()),
             Err(status) => return ended(&status),
         };
-        *again = WORKLOAD_AGAIN_FIRST;
-        let shown = Answer::read(message).and_then(|answer| {
-            answer.keep(watch.write.as_deref())?;
-            context.output.list("svids", &answer.into_rows(), None)
-        });
-        if let Err(failure) = shown {
+        let answer = match Answer::read(message) {
+            Ok(answer) => answer,
+            Err(failure) => return Ended::Because(failure.to_string()),
+        };
+        // The next stream begins with everything, so that what is not written now is written then.
+        match answer.keep(watch.write.as_deref()) {
+            Ok(()) => following.written = true,
+            Err(failure) if following.written => {
+                return Ended::Because(format!("the files stay as they were: {failure}"));
+            }
+            Err(failure) => return Ended::For(failure),
+        }
+        following.again = WORKLOAD_AGAIN_FIRST;
+        if let Err(failure) = context.output.list("svids", &answer.into_rows(), None) {
             return Ended::For(failure);
         }
     }

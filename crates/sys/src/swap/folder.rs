@@ -139,7 +139,7 @@ fn explain_open(path: &Path, error: io::Error) -> SysError {
     }
     match error.kind() {
         io::ErrorKind::NotADirectory => SysError::refused(path, "is no directory, or is a symbolic link"),
-        io::ErrorKind::NotFound => SysError::refused(path, "is gone"),
+        io::ErrorKind::NotFound => SysError::refused(path, "is gone; put it back, or restart to have it made again"),
         _ => SysError::io(path, "open the folder", error),
     }
 }

@@ -193,9 +193,32 @@ impl Running {
         .await
     }
 
+    /// How often something has failed at this stage, by the metrics page.
+    pub fn failures(&self, stage: &str) -> u64 {
+        let address = self.handle.metrics_address().unwrap();
+        let metrics = tokio::task::block_in_place(|| page(address, "/metrics"));
+        let name = format!("mintage_agent_rotation_failures_total{{stage=\"{stage}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
     pub async fn stop(self) {
         assert!(self.handle.shutdown(PATIENCE).await, "did not stop in time");
     }
+}
+
+/// The answer to one HTTP/1.1 request, made by hand.
+pub fn page(address: std::net::SocketAddr, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Waits until `done` says so.
