@@ -12,6 +12,7 @@
 //! deliveries/<name>.receipt   where its record stands in the CA's ledger, and the proof, for deliveries that want it
 //! revocation/             last good revocation set
 //! crls/<key id>.crl       newest list of revoked certificates of a CA key, DER
+//! workloads/              what callers of the socket are served; see kept.rs
 //! ```
 
 use std::{path::Path, sync::Arc};
@@ -164,6 +165,11 @@ impl Store {
             dir,
             _lock: None,
         })
+    }
+
+    /// The directory itself.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// The directory of the last good revocation set.

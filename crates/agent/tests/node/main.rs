@@ -7,6 +7,7 @@
 mod delivery;
 mod health;
 mod jwt;
+mod kept;
 mod life;
 mod lists;
 mod program;
@@ -15,4 +16,5 @@ mod revocation;
 mod seen;
 mod support;
 mod unread;
+mod whole;
 mod workload;
