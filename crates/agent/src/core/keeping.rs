@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use mintage_identity::EntryName;
+use mintage_identity::{EntryName, UnixTime};
+use mintage_svid::LeafInfo;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -81,18 +82,21 @@ impl Core {
             }
         }
         let offered: Vec<_> = self.entries.iter().map(|(name, _)| name.clone()).collect();
-        let mut used = BTreeSet::new();
+        let (mut used, mut not_yet) = (BTreeSet::new(), BTreeSet::new());
         for entry in offered {
             if self.room_for_workloads() == 0 {
                 break;
             }
-            if let Some(pair) = disk.pair(&entry)
-                && self.restore_workload(&entry, pair)
-            {
+            let Some(pair) = disk.pair(&entry) else { continue };
+            // A clock that is not set yet makes nothing useless.
+            let early = begins_after(&pair, self.shared.wall());
+            if self.restore_workload(&entry, pair) {
                 used.insert(entry);
+            } else if early {
+                not_yet.insert(entry);
             }
         }
-        disk.forget_others(&used);
+        disk.forget_others(&used.union(&not_yet).cloned().collect());
         if !used.is_empty() {
             tracing::info!(
                 identities = used.len(),
@@ -240,4 +244,10 @@ impl Core {
             }
         }
     }
+}
+
+/// Whether a pair is good only after this time.
+fn begins_after(pair: &Unverified, now: UnixTime) -> bool {
+    let leaf = pair.chain.first().and_then(|der| LeafInfo::parse(der).ok());
+    leaf.is_some_and(|leaf| leaf.not_before() > now)
 }

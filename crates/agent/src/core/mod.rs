@@ -408,7 +408,7 @@ impl Core {
             self.slots.wake_at(),
             self.watches.wake_at(),
             self.jwts.wake_at(),
-            self.keeping.wake_at(),
+            self.own_id.as_ref().and_then(|_| self.keeping.wake_at()),
             self.chase_wake_at(),
             self.seen_wake_at(),
         ];

@@ -145,6 +145,13 @@ async fn what_has_ended_or_was_revoked_is_not_served_after_a_restart() {
     agent.stop().await;
     assert!(!kept(&node, "a.pem").exists() && kept(&node, "b.pem").exists());
 
+    // A clock that is far behind makes nothing useless for ever.
+    node.clock.shift(-86_400);
+    let agent = node.start(socket_config(&node), None);
+    assert_eq!(svids(&node).await.unwrap_err().code(), Code::Unavailable);
+    agent.stop().await;
+    assert!(kept(&node, "b.pem").exists());
+
     node.clock.shift(3600);
     let agent = node.start(socket_config(&node), None);
     assert_eq!(svids(&node).await.unwrap_err().code(), Code::Unavailable);
