@@ -368,7 +368,7 @@ async fn a_workload_that_dies_loses_its_streams() {
 }
 
 /// One HTTP/1.1 request, by hand.
-pub fn get(address: std::net::SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: std::net::SocketAddr, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     write!(
