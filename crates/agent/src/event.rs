@@ -84,7 +84,7 @@ pub enum AgentEvent {
     /// Something failed; what was in place before still is.
     Problem {
         /// Where: `connect`, `join`, `mint`, `verify`, `deliver`, `entry`, `trust`, `revocation`, `store`,
-        /// `receipt`, `hook`, `effect`, `bundle_map`.
+        /// `receipt`, `hook`, `effect`, `bundle_map`, `limit`, `socket`.
         stage: &'static str,
         /// The entry, address or file it is about.
         subject: String,

@@ -25,6 +25,7 @@ mod held;
 mod hook;
 mod http;
 mod jwt;
+mod kept;
 mod key;
 mod layout;
 mod link;

@@ -268,3 +268,15 @@ pub const EFFECT_WITHIN: Duration = Duration::from_secs(10);
 pub const EFFECT_LOOK_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait between two looks.
 pub const EFFECT_LOOK_MAX: Duration = Duration::from_secs(2);
+/// Bytes of the kept entries: ten thousand entries of a few hundred bytes each, and room for long ones.
+pub const ENTRIES_FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a kept key and chain: a chain is at most 48 KiB, in PEM a third more.
+pub const PAIR_BYTES_MAX: usize = 80 * 1024;
+/// Names looked through among what is kept: a pair, one that was set aside and a left-over for each identity.
+pub const KEPT_NAMES_MAX: usize = 3 * WORKLOADS_MAX as usize + 16;
+/// Pairs written in one batch: with two flushes each it is over within a second on most disks, and others get their turn.
+pub const KEPT_AT_ONCE_MAX: usize = 64;
+/// The kept entries are written at most so often, unless a pair is written too: a burst of changes is one write.
+pub const ENTRIES_KEPT_EVERY: Duration = Duration::from_secs(1);
+/// Users of whom a refused caller is logged within one second: a line has a few KiB at most.
+pub const DENIED_USERS_MAX: usize = 64;

@@ -30,9 +30,9 @@ pub const TABLE: &[Row] = &[
     ("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets", ANYBODY),
     ("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", ANYBODY),
     ("/grpc.health.v1.Health/Check", ANYBODY),
-    // These two stay open as long as their caller likes.
-    ("/grpc.health.v1.Health/Watch", OPERATOR),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", OPERATOR),
+    ("/grpc.health.v1.Health/Watch", ANYBODY),
+    // What the socket offers is no secret (SPIFFE Workload API, section 4).
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ANYBODY),
     // Of other users' processes the handler tells operators alone.
     ("/mintage.v1.AgentLocal/Explain", ANYBODY),
     // Only what chains to the bundle is taken, whoever brings it.
@@ -42,6 +42,17 @@ pub const TABLE: &[Row] = &[
     ("/mintage.v1.AgentLocal/WhoAmI", ANYBODY),
     ("/mintage.v1.RevocationLookup/Check", ANYBODY),
 ];
+
+/// RPCs that stay open as long as their caller likes, and that no handler of ours counts: they count among its streams.
+const OPEN_ENDED: [&str; 2] = [
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
+
+/// Whether a call of `path` takes the place of a stream from before its handler runs until its answer has ended.
+pub(crate) fn is_open_ended(path: &str) -> bool {
+    OPEN_ENDED.contains(&path)
+}
 
 /// The roles that may call `path`, or `None` for an RPC that the socket does not have.
 pub fn allowed(path: &str) -> Option<&'static [Role]> {

@@ -1,9 +1,10 @@
 //! What the agent's tasks share: clocks, disk, trust and the own identity. Everything here is swapped whole.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -18,7 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::{
     AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, federation::Federation, held::Unverified,
-    link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
+    limits::DENIED_USERS_MAX, link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) desk: Desk,
     /// How much callers of the socket may hold.
     pub(crate) limits: SocketLimits,
+    /// What callers of the socket are served is kept on disk.
+    pub(crate) keep: bool,
     /// For certificates that were seen in use: the roots alone, whatever was revoked. None before there is a bundle.
     pub(crate) roots_trust: ArcSwapOption<Trust>,
     /// What was seen in use and waits to be told to the CA.
@@ -72,14 +75,32 @@ pub(crate) struct Shared {
     pub(crate) serving: AtomicUsize,
     /// The shortest lifetime held or wanted, in milliseconds.
     shortest_life: AtomicU64,
-    /// Second in which a refused caller was last logged.
-    denied_logged: AtomicI64,
+    /// Users of which a refused caller was logged, and the second of that.
+    denied_logged: Mutex<Denied>,
     /// What the CA offers that is older than what is held: refused, and told until it offers something newer.
     refused_older: [ArcSwapOption<String>; 2],
     /// Why no caller of the socket can be taken now.
     no_descriptors: ArcSwapOption<String>,
     events: broadcast::Sender<AgentEvent>,
     revocation: mpsc::Sender<News>,
+}
+
+/// Of which users a refused caller was logged in this second.
+#[derive(Debug, Default)]
+struct Denied {
+    second: i64,
+    users: HashSet<u32>,
+}
+
+impl Denied {
+    /// Whether nothing was logged of this user in this second yet, and there is room for a line.
+    fn is_first(&mut self, uid: u32, second: i64) -> bool {
+        if self.second != second {
+            self.users.clear();
+            self.second = second;
+        }
+        self.users.len() < DENIED_USERS_MAX && self.users.insert(uid)
+    }
 }
 
 /// What may not go back.
@@ -110,11 +131,12 @@ impl Shared {
             local_trust: nobody(),
             desk: Desk::new(config.lookup(), view.clone()),
             limits: config.limits(),
+            keep: config.keeps_workloads(),
             roots_trust: ArcSwapOption::empty(),
             seen: Mutex::default(),
             serving: AtomicUsize::new(0),
             shortest_life: AtomicU64::new(u64::MAX),
-            denied_logged: AtomicI64::new(0),
+            denied_logged: Mutex::default(),
             no_descriptors: ArcSwapOption::empty(),
             refused_older: [const { ArcSwapOption::const_empty() }; 2],
             deps,
@@ -188,11 +210,12 @@ impl Shared {
         self.no_descriptors.load().as_deref().cloned()
     }
 
-    /// Logs that a caller has no identity: at most one line a second, so that a caller cannot fill the disk. Each is
-    /// counted, and told to the caller itself.
+    /// Logs that a caller has no identity: at most one line a second of each user, so that a caller can neither fill the disk
+    /// nor keep another's line out. Each is counted, and told to the caller itself.
     pub(crate) fn log_denied(&self, uid: u32, why: &str) {
-        let second = self.wall().seconds();
-        if self.denied_logged.swap(second, Ordering::Relaxed) != second {
+        let mut logged = self.denied_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_first(uid, self.wall().seconds()) {
+            drop(logged);
             tracing::info!(uid, why, "a caller has no identity");
         }
     }
@@ -285,5 +308,22 @@ impl Shared {
 
     pub(crate) fn serves_anything(&self) -> bool {
         self.serving.load(Ordering::Relaxed) > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_caller_is_logged_once_a_second_for_each_user_and_there_is_a_limit() {
+        let mut denied = Denied::default();
+        assert!(denied.is_first(1, 5) && !denied.is_first(1, 5));
+        assert!(denied.is_first(2, 5), "one user keeps no other's line out");
+        assert!(denied.is_first(1, 6));
+        let many = u32::try_from(DENIED_USERS_MAX).unwrap();
+        let logged = (10..10 + 2 * many).filter(|uid| denied.is_first(*uid, 7)).count();
+        assert_eq!(logged, DENIED_USERS_MAX);
+        assert!(denied.is_first(1, 8));
     }
 }

@@ -13,6 +13,7 @@
 //! deliveries/<name>.acted   what its servers were told of when their hooks last succeeded, for deliveries with hooks
 //! revocation/             last good revocation set
 //! crls/<key id>.crl       newest list of revoked certificates of a CA key, DER
+//! workloads/              what callers of the socket are served; see kept.rs
 //! ```
 
 use std::{path::Path, sync::Arc};
@@ -167,6 +168,11 @@ impl Store {
             dir,
             _lock: None,
         })
+    }
+
+    /// The directory itself.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// The directory of the last good revocation set.

@@ -17,6 +17,7 @@ mod own_certificate;
 mod receipts;
 mod rejoin;
 mod released;
+mod restart;
 mod sds;
 mod socket;
 mod svid_verbs;

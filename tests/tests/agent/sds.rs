@@ -22,6 +22,7 @@ use mintage_tests::kit::{
     ca::TestCa,
     client::{admin, registry},
     face::metric,
+    node::Node as ProgramNode,
 };
 use prost::Message as _;
 use prost_types::{Struct, Value, value::Kind};
@@ -485,4 +486,46 @@ async fn one_user_cannot_open_streams_without_end() {
     timeout(SOON, room).await.unwrap();
     // Streams that have asked for nothing do not hold the agent up.
     scene.end().await;
+}
+
+/// The configuration file's own names and validator, and what an operator sees of a refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_serves_the_names_and_the_validator_of_its_configuration_and_logs_a_nack() {
+    let mut node = ProgramNode::start(&["web"], "[sds]\nsvid_name = \"mine\"\nvalidator = \"spiffe\"\n").await;
+    let channel = admin(&node.socket()).await.unwrap();
+    let (sender, requests) = mpsc::channel(4);
+    let answers = SecretDiscoveryServiceClient::new(channel.clone())
+        .stream_secrets(ReceiverStream::new(requests))
+        .await;
+    let mut stream = Whole {
+        sender,
+        answers: answers.unwrap().into_inner(),
+    };
+    stream.ask(asking(&["mine", "ROOTCA"])).await;
+    let mut first = stream.answer().await.unwrap();
+    first.resources.sort_by_key(|any| secret(any).name);
+    let (name, roots) = context(&first.resources[0]);
+    assert!(name == "ROOTCA" && roots.custom_validator_config.is_some(), "{roots:?}");
+    let (name, leaf) = certificate(&first.resources[1]);
+    assert_eq!((name.as_str(), leaf.id().as_str()), ("mine", WEB));
+    let other = SecretDiscoveryServiceClient::new(channel)
+        .fetch_secrets(asking(&["default"]))
+        .await;
+    let refused = other.unwrap_err();
+    assert!(refused.message().contains("default"), "{refused}");
+    stream
+        .ask(DiscoveryRequest {
+            response_nonce: first.nonce.clone(),
+            error_detail: Some(Problem {
+                code: 13,
+                message: "no such curve".to_owned(),
+            }),
+            ..asking(&["mine", "ROOTCA"])
+        })
+        .await;
+    node.agent.wait_for_log("the refusal", |log| {
+        log.contains("an SDS client refused a response") && log.contains("no such curve")
+    });
+    drop(stream);
+    node.stop();
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{os::unix::net::UnixStream, path::Path};
+use std::{os::unix::net::UnixStream, path::Path, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use mintage_agent::roles::{Role, allowed, role_of};
@@ -18,13 +18,22 @@ use rustix::{
     process::{Gid, Uid},
     thread::{set_thread_res_gid, set_thread_res_uid},
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     transport::{Channel, Endpoint},
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, ServerReflectionResponse, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 /// A user that has nothing to do with the agent (nobody).
 const OTHER_UID: u32 = 65_534;
+
+/// Streams that one user may have open.
+const STREAMS_PER_USER: usize = 8;
 
 /// As a workload calls.
 fn request() -> Request<()> {
@@ -113,7 +122,8 @@ fn serving(folder: &Path) -> (CaProcess, AgentProcess) {
     let ca = CaProcess::start(&data, 0);
     let file = folder.join("agent.toml");
     let (dir, socket) = (folder.join("agent"), folder.join("run/agent.sock"));
-    std::fs::write(&file, format!("data_dir = {dir:?}\nsocket = {socket:?}\n")).unwrap();
+    let limits = format!("[limits]\nstreams_per_user = {STREAMS_PER_USER}\n");
+    std::fs::write(&file, format!("data_dir = {dir:?}\nsocket = {socket:?}\n{limits}")).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let token = runtime.block_on(token(&ca.admin_socket(), "n1"));
     let mut agent = AgentProcess::start(folder, &file, Some(&token));
@@ -198,6 +208,76 @@ fn other_users_processes_are_explained_to_operators_alone() {
             .unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     }
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+/// A stream that asks nothing, and stays as long as this does.
+type Held = (
+    mpsc::Sender<ServerReflectionRequest>,
+    Streaming<ServerReflectionResponse>,
+);
+
+async fn held(channel: &Channel) -> Result<Held, Status> {
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let (asking, questions) = mpsc::channel(1);
+    let stream = reflection.server_reflection_info(ReceiverStream::new(questions));
+    Ok((asking, stream.await?.into_inner()))
+}
+
+/// Opens such streams until one is refused; those that are open, and the refusal.
+async fn as_many_as_may_be(channel: &Channel) -> (Vec<Held>, Status) {
+    let mut open = Vec::new();
+    loop {
+        match held(channel).await {
+            Ok(stream) => open.push(stream),
+            Err(status) => return (open, status),
+        }
+        assert!(open.len() < 1_000, "without end");
+    }
+}
+
+#[test]
+fn w6_any_user_may_ask_reflection_and_none_without_end() {
+    if rustix::process::geteuid().as_raw() != 0 {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, agent) = serving(folder.path());
+    let socket = folder.path().join("run/agent.sock");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let other = runtime.block_on(over(connected_as(OTHER_UID, &socket)));
+    runtime.block_on(async {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut reflection = ServerReflectionClient::new(other.clone());
+        let answers = reflection
+            .server_reflection_info(futures_util::stream::iter([request]))
+            .await;
+        let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap();
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            panic!("no list of services: {answer:?}");
+        };
+        assert!(list.service.iter().any(|service| service.name == "SpiffeWorkloadAPI"));
+
+        let (open, refused) = as_many_as_may_be(&other).await;
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!((1..=STREAMS_PER_USER).contains(&open.len()), "{} are open", open.len());
+        // Another user has his own, and what was closed may be opened again.
+        let own = admin(&socket).await.unwrap();
+        let _own = held(&own).await.unwrap();
+        drop(open);
+        let again = async {
+            while held(&other).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), again)
+            .await
+            .expect("places are given back");
+    });
     assert_eq!(agent.stop(), Some(0));
     assert_eq!(ca.stop(), Some(0));
 }

@@ -7,10 +7,10 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use mintage_proto::v1::{RenewAgentRequest, ShowAgentRequest};
 use mintage_tests::kit::{
-    agent::{AgentProcess, config},
+    agent::{AgentProcess, WAIT_MAX, config},
     bins::binary,
     ca::{CaProcess, entry, make, token},
-    client::registry,
+    client::{admin, registry},
     refusal::{refused, tells},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,6 +53,57 @@ async fn a_second_agent_in_one_data_directory_is_refused_and_the_first_goes_on()
     let lock = fs::read_to_string(place.join("agent/lock")).unwrap();
     assert_eq!(lock.trim(), first.to_string(), "the lock names its holder");
     assert_eq!(agent.stop(), Some(0));
+    assert_eq!(ca.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_agents_for_one_socket_one_serves_and_the_other_says_who_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("ca");
+    make(&data);
+    let ca = CaProcess::start(&data, 0);
+    let socket = folder.path().join("run/agent.sock");
+    let mut files = Vec::new();
+    for name in ["first", "second"] {
+        let place = folder.path().join(name);
+        fs::create_dir(&place).unwrap();
+        let file = config(&place, &[]);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("socket = \"off\"", &format!("socket = {socket:?}"))).unwrap();
+        let token = token(&ca.admin_socket(), name).await;
+        let mut agent = AgentProcess::start(&place, &file, Some(&token));
+        agent.wait_for("the socket", || socket.exists().then_some(()));
+        agent.wait_for_log("its identity", |log| log.contains("connected to the CA"));
+        // As a kill leaves it: stale.
+        agent.kill();
+        files.push((place, file));
+    }
+    for _ in 0..4 {
+        let mut both: Vec<_> = files
+            .iter()
+            .map(|(place, file)| {
+                let _ = fs::remove_file(place.join("agent.log"));
+                AgentProcess::start(place, file, None)
+            })
+            .collect();
+        let log = |of: usize| fs::read_to_string(files[of].0.join("agent.log")).unwrap_or_default();
+        let told = |of: usize| log(of).contains("another agent serves it");
+        let serves = |of: usize| log(of).contains("connected to the CA");
+        let began = std::time::Instant::now();
+        let one = loop {
+            if let Some(one) = (0..2).find(|of| serves(*of) && told(1 - of)) {
+                break one;
+            }
+            assert!(began.elapsed() < WAIT_MAX, "{}\n---\n{}", log(0), log(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let other = both.remove(1 - one);
+        assert_eq!(other.ended(), Some(1), "{}", log(1 - one));
+        let mut serving = both.remove(0);
+        serving.runs();
+        admin(&socket).await.expect("it goes on to serve");
+        serving.kill();
+    }
     assert_eq!(ca.stop(), Some(0));
 }
 

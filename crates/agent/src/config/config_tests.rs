@@ -381,6 +381,15 @@ fn control_characters_of_the_file_never_reach_a_message() {
 }
 
 #[test]
+fn what_callers_are_served_is_kept_unless_the_file_says_otherwise() {
+    let keeps = |text: &str| parse(&format!("data_dir = '/d'\n{text}")).map(|config| config.keeps_workloads());
+    assert!(keeps("").unwrap() && keeps("[workload]").unwrap() && keeps("[workload]\nkeep = true").unwrap());
+    assert!(!keeps("[workload]\nkeep = false").unwrap());
+    assert!(keeps("[workload]\nkept = false").is_err());
+    assert!(!Config::new("/d").with_kept_workloads(false).keeps_workloads());
+}
+
+#[test]
 fn limits_hold_for_configurations_made_in_code() {
     let base = || Config::new("/d");
     assert!(base().with_metrics("192.0.2.1:80".parse().unwrap()).is_err());

@@ -249,6 +249,7 @@ pub struct Config {
     bundle_map: Option<PathBuf>,
     sds: Sds,
     limits: SocketLimits,
+    keep: bool,
     deliveries: Vec<Delivery>,
 }
 
@@ -265,6 +266,7 @@ impl Config {
             bundle_map: None,
             sds: Sds::default(),
             limits: SocketLimits::default(),
+            keep: true,
             deliveries: Vec::new(),
         }
     }
@@ -350,6 +352,13 @@ impl Config {
         self
     }
 
+    /// The same with what callers of the socket are served kept on disk, or in memory alone.
+    #[must_use]
+    pub fn with_kept_workloads(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
     /// The same with other CA addresses than the join token named.
     ///
     /// # Errors
@@ -418,6 +427,11 @@ impl Config {
     /// How much callers of the socket may hold.
     pub fn limits(&self) -> SocketLimits {
         self.limits
+    }
+
+    /// What callers of the socket are served survives a restart, in the data directory.
+    pub fn keeps_workloads(&self) -> bool {
+        self.keep
     }
 
     /// The identities on disk.

@@ -37,6 +37,7 @@ struct RawConfig {
     bundle_map: Option<RawMap>,
     sds: Option<RawSds>,
     limits: Option<RawLimits>,
+    workload: Option<RawWorkload>,
     #[serde(default)]
     delivery: Vec<RawDelivery>,
 }
@@ -61,6 +62,12 @@ struct RawSds {
     bundle_name: Option<Spanned<String>>,
     all_bundles_name: Option<Spanned<String>>,
     validator: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkload {
+    keep: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +205,7 @@ pub(super) fn parse(
     if let Some(limits) = &raw.limits {
         config.limits = reader.limits(limits)?;
     }
+    config.keep = raw.workload.as_ref().and_then(|workload| workload.keep).unwrap_or(true);
     for delivery in &raw.delivery {
         config.deliveries.push(reader.delivery(delivery)?);
     }

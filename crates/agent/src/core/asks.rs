@@ -6,7 +6,7 @@ use mintage_proto::v1::{self, agent_message};
 
 use super::{
     Core, boot,
-    slot::{Pending, Purpose, SlotKey, Unplaced},
+    slot::{Pending, Purpose, SlotKey, Unplaced, is_final},
 };
 use crate::{
     held::{Held, Unverified},
@@ -111,6 +111,9 @@ impl Core {
                 self.shared.metrics.renewal("refused");
                 let message = refused(refusal);
                 tracing::warn!(request_id = %id, code = refusal.code, "refused");
+                if let Some(slot) = self.slots.get_mut(&key) {
+                    slot.refused = is_final(refusal);
+                }
                 self.trouble(&key, "mint", message);
                 self.feed(&key, Event::Failed { soon: refusal.retry });
                 continue;

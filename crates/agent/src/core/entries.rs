@@ -13,9 +13,11 @@ use crate::{config::Delivery, limits::ENTRIES_MAX};
 
 /// Entries named in one explanation: more would be a dump.
 const EXPLAINED_MAX: usize = 10;
-/// Bytes of what is told about entries in one explanation, and of what is told of the caller: a status travels in a header,
-/// and clients take 8 KiB of those.
+/// Bytes of what is told about entries in one explanation, and of what is told of the caller, as they travel: a status is in
+/// a header, where an octet may become three, and clients take 8 KiB of those.
 const EXPLAINED_BYTES_MAX: usize = 3 * 1024;
+/// Octets between two texts, as they travel: `; `.
+const SEPARATOR_BYTES: usize = 4;
 /// Longest hint in bytes (SPIFFE Workload API, section 5.2.1).
 const HINT_BYTES_MAX: usize = 1024;
 
@@ -69,6 +71,29 @@ impl Offered {
             common_name: wire.common_name.clone(),
         };
         Ok((name, offered))
+    }
+
+    /// As much as an agent knows of it.
+    fn to_wire(&self, name: &EntryName) -> v1::Entry {
+        let (jwt_forbidden, jwt_audiences) = match &self.jwt {
+            JwtRule::Any => (false, Vec::new()),
+            JwtRule::Forbidden => (true, Vec::new()),
+            JwtRule::Only(audiences) => (false, audiences.iter().cloned().collect()),
+        };
+        v1::Entry {
+            name: name.to_string(),
+            spiffe_id: self.spiffe_id.to_string(),
+            selectors: self.selectors.iter().map(Selector::to_string).collect(),
+            ttl_seconds: i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX),
+            dns_names: self.dns_names.clone(),
+            common_name: self.common_name.clone(),
+            hint: self.hint.clone(),
+            disabled: self.disabled,
+            jwt_forbidden,
+            jwt_audiences,
+            federates_with: self.federates_with.iter().map(ToString::to_string).collect(),
+            ..v1::Entry::default()
+        }
     }
 
     /// Whether somebody who proves `proven` may have this entry.
@@ -170,6 +195,8 @@ impl BySelector {
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
     known: bool,
+    /// The CA itself named them since the start.
+    heard: bool,
     index: u64,
     entries: BTreeMap<EntryName, Offered>,
     by_selector: BySelector,
@@ -178,9 +205,32 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
-    /// False until the CA named the whole set once.
+    /// False until the CA named the whole set once, in this life of the agent or the one before.
     pub(crate) fn known(&self) -> bool {
         self.known
+    }
+
+    /// True once the CA named the whole set since the agent started.
+    pub(crate) fn heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Takes up what the CA named before a restart; what cannot be used of it.
+    pub(crate) fn restore(&mut self, kept: &v1::Entries) -> Vec<String> {
+        let change = self.apply(kept);
+        self.heard = false;
+        change.unusable
+    }
+
+    /// The whole set, as the CA would name it.
+    pub(crate) fn to_wire(&self) -> v1::Entries {
+        v1::Entries {
+            full: true,
+            put: self.entries.iter().map(|(name, entry)| entry.to_wire(name)).collect(),
+            removed: Vec::new(),
+            index: self.index,
+            last: true,
+        }
     }
 
     /// Ledger index this set stands at.
@@ -279,7 +329,7 @@ impl Entries {
                 self.by_selector.insert(name, &entry.selectors);
             }
             self.entries = whole;
-            self.known = true;
+            (self.known, self.heard) = (true, true);
             change.changed = Changed::All;
         } else {
             self.apply_delta(put, &message.removed, &mut change);
@@ -331,9 +381,7 @@ impl Entries {
             .iter()
             .filter_map(|(name, entry)| entry.why_not(name, proven));
         let mut reasons = few(all);
-        if self.entries.len() > reasons.len() {
-            reasons.push(format!("and {} more entries", self.entries.len() - reasons.len()));
-        }
+        reasons.extend(left(self.entries.len(), reasons.len()).map(|more| format!("{more} entries")));
         format!(
             "no identity issued: no entry matches; the caller proves {proofs}; {}",
             reasons.join("; ")
@@ -342,228 +390,28 @@ impl Entries {
 }
 
 /// The first texts, as many as one explanation holds.
-fn few(texts: impl Iterator<Item = String>) -> Vec<String> {
+pub(super) fn few(texts: impl Iterator<Item = String>) -> Vec<String> {
     let mut left = EXPLAINED_BYTES_MAX;
     let fits = |text: &String| {
-        let fits = text.len() <= left;
-        left = left.saturating_sub(text.len());
+        let len = in_header(text) + SEPARATOR_BYTES;
+        let fits = len <= left;
+        left = left.saturating_sub(len);
         fits
     };
     texts.take(EXPLAINED_MAX).take_while(fits).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str, id: &str, selectors: &[&str]) -> v1::Entry {
-        v1::Entry {
-            name: name.to_owned(),
-            spiffe_id: format!("spiffe://dev.test{id}"),
-            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
-            ttl_seconds: 60,
-            ..v1::Entry::default()
-        }
-    }
-
-    fn full(put: Vec<v1::Entry>, last: bool) -> v1::Entries {
-        v1::Entries {
-            full: true,
-            put,
-            last,
-            index: 5,
-            ..v1::Entries::default()
-        }
-    }
-
-    fn delta(put: Vec<v1::Entry>, removed: &[&str]) -> v1::Entries {
-        v1::Entries {
-            put,
-            removed: removed.iter().map(|s| (*s).to_owned()).collect(),
-            last: true,
-            index: 6,
-            ..v1::Entries::default()
-        }
-    }
-
-    fn names(entries: &Entries) -> Vec<&str> {
-        entries.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    fn proven(list: &[&str]) -> BTreeSet<Selector> {
-        list.iter().map(|s| Selector::parse(s).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_full_set_replaces_only_when_it_is_whole() {
-        let mut entries = Entries::default();
-        assert!(!entries.known());
-        assert!(
-            entries
-                .apply(&full(vec![entry("old", "/o", &["unix:uid:1"])], true))
-                .complete
-        );
-        assert!(
-            !entries
-                .apply(&full(vec![entry("a", "/a", &["unix:uid:1"])], false))
-                .complete
-        );
-        assert_eq!(names(&entries), ["old"], "half a set changes nothing");
-        entries.interrupted();
-        assert!(
-            entries
-                .apply(&full(vec![entry("b", "/b", &["unix:uid:1"])], true))
-                .complete
-        );
-        assert_eq!(
-            (names(&entries), entries.index(), entries.known()),
-            (vec!["b"], 5, true)
-        );
-        assert!(entries.apply(&full(vec![], true)).complete);
-        assert!(entries.known() && entries.len() == 0, "an empty set is a set");
-    }
-
-    #[test]
-    fn deltas_put_and_remove_and_tell_which_certificates_are_outdated() {
-        let mut entries = Entries::default();
-        entries.apply(&full(
-            vec![entry("a", "/a", &["unix:uid:1"]), entry("b", "/b", &["unix:uid:2"])],
-            true,
-        ));
-        let change = entries.apply(&delta(
-            vec![entry("a", "/a2", &["unix:uid:1"]), entry("c", "/c", &["unix:uid:3"])],
-            &["b", "never"],
-        ));
-        assert_eq!(names(&entries), ["a", "c"]);
-        assert_eq!(change.outdated, [EntryName::parse("a").unwrap()]);
-        let selectors_only = entries.apply(&delta(vec![entry("c", "/c", &["unix:uid:4"])], &[]));
-        assert!(
-            selectors_only.outdated.is_empty(),
-            "selectors are not in the certificate"
-        );
-    }
-
-    #[test]
-    fn entries_that_would_be_everybodys_or_are_malformed_are_not_taken() {
-        let mut entries = Entries::default();
-        let change = entries.apply(&full(
-            vec![
-                entry("open", "/x", &[]),
-                entry("bad name", "/x", &["unix:uid:1"]),
-                entry("reserved", "/mintage/agent/x", &["unix:uid:1"]),
-                v1::Entry {
-                    ttl_seconds: 1,
-                    ..entry("short", "/x", &["unix:uid:1"])
-                },
-            ],
-            true,
-        ));
-        assert_eq!((change.unusable.len(), entries.len()), (4, 0));
-    }
-
-    #[test]
-    fn every_selector_must_hold_and_the_explanation_names_the_one_that_failed() {
-        let mut entries = Entries::default();
-        entries.apply(&full(
-            vec![
-                entry("web", "/w", &["unix:uid:1", "unix:gid:2"]),
-                v1::Entry {
-                    disabled: true,
-                    ..entry("off", "/o", &["unix:uid:1"])
-                },
-            ],
-            true,
-        ));
-        let only_uid = proven(&["unix:uid:1"]);
-        assert_eq!(entries.matching(&only_uid).count(), 0);
-        let text = entries.explain_none(&only_uid);
-        assert!(
-            text.contains("web needs unix:gid:2, the workload shows nothing of that kind")
-                && text.contains("off would match but is disabled"),
-            "{text}"
-        );
-        assert!(text.contains("proves unix:uid:1"), "{text}");
-        let both = proven(&["unix:uid:1", "unix:gid:2", "unix:path:/x"]);
-        assert_eq!(
-            entries.matching(&both).map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
-            ["web"]
-        );
-    }
-
-    #[test]
-    fn a_caller_is_held_against_few_of_a_thousand_entries() {
-        let mut entries = Entries::default();
-        let numbered = |n: u32| {
-            let gid = format!("unix:supplementary_gid:{n}");
-            entry(&format!("w{n}"), &format!("/w/{n}"), &["unix:uid:1", &gid])
-        };
-        entries.apply(&full((0..1_000).map(numbered).collect(), true));
-        let one = proven(&["unix:gid:1", "unix:supplementary_gid:500", "unix:uid:1"]);
-        // One entry had to stand under the selector that all share.
-        assert!(entries.by_selector.candidates(&one).len() <= 2);
-        let names = |entries: &Entries| {
-            entries
-                .matching(&one)
-                .map(|(name, _)| name.to_string())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(names(&entries), ["w500"]);
-        entries.apply(&delta(
-            vec![entry("w500", "/x", &["unix:uid:2"]), entry("a", "/a", &["unix:gid:1"])],
-            &[],
-        ));
-        assert_eq!(names(&entries), ["a"], "what an entry needed before is forgotten");
-        entries.apply(&delta(vec![], &["a"]));
-        entries.remove(&EntryName::parse("w500").unwrap());
-        assert_eq!(names(&entries), [""; 0]);
-        entries.apply(&full(vec![], true));
-        assert!(entries.by_selector.0.is_empty());
-    }
-
-    proptest::proptest! {
-        /// The index gives what looking at every entry would.
-        #[test]
-        fn matching_is_what_every_entry_says(
-            ops in proptest::collection::vec((0..12u8, proptest::collection::btree_set(0..6u8, 0..4), 0..4u8), 1..40),
-            proves in proptest::collection::btree_set(0..6u8, 0..6),
-        ) {
-            let selector = |n: &u8| format!("unix:uid:{n}");
-            let proves: BTreeSet<Selector> = proves.iter().map(|n| Selector::parse(&selector(n)).unwrap()).collect();
-            let mut entries = Entries::default();
-            for (name, needs, what) in ops {
-                let name = format!("e{name}");
-                let needs: Vec<String> = needs.iter().map(selector).collect();
-                let needs: Vec<&str> = needs.iter().map(String::as_str).collect();
-                let put = v1::Entry { disabled: what == 3, ..entry(&name, "/x", &needs) };
-                match what {
-                    0 => drop(entries.apply(&delta(vec![], &[&name]))),
-                    1 if needs.len() == 1 => drop(entries.apply(&full(vec![put], true))),
-                    2 => entries.remove(&EntryName::parse(&name).unwrap()),
-                    _ => drop(entries.apply(&delta(vec![put], &[]))),
-                }
-                let by_index: Vec<_> = entries.matching(&proves).map(|(name, _)| name).collect();
-                let by_look = entries.iter().filter(|(_, entry)| entry.gives(&proves));
-                proptest::prop_assert_eq!(by_index, by_look.map(|(name, _)| name).collect::<Vec<_>>());
-            }
-        }
-    }
-
-    #[test]
-    fn an_explanation_of_many_and_long_selectors_still_fits_a_header() {
-        let path = |n: usize| format!("unix:path:/{n}{}", "x".repeat(900));
-        let mut entries = Entries::default();
-        let wanted: Vec<String> = (0..30).map(path).collect();
-        let put = wanted.iter().enumerate();
-        let put = put.map(|(n, path)| entry(&format!("e{n}"), "/e", &[path]));
-        entries.apply(&full(put.collect(), true));
-        let shown: Vec<String> = (30..60).map(path).collect();
-        let shown = proven(&shown.iter().map(String::as_str).collect::<Vec<_>>());
-        let text = entries.explain_none(&shown);
-        assert!(text.len() < 7 * 1024 && text.contains("and 30 more entries"), "{text}");
-        let text = entries.explain_none(&proven(&["unix:uid:1"]));
-        assert!(
-            text.contains("e0 needs unix:path:/0x") && text.contains("and 27 more entries"),
-            "{text}"
-        );
-    }
+/// Says that there are more than were shown.
+pub(super) fn left(all: usize, shown: usize) -> Option<String> {
+    (all > shown).then(|| format!("and {} more", all - shown))
 }
+
+/// Octets of a text as gRPC puts it into a header (percent-encoded: PROTOCOL-HTTP2.md, `grpc-message`).
+fn in_header(text: &str) -> usize {
+    let plain = |octet: u8| octet.is_ascii_graphic() && !b"\"#%<>`?{}".contains(&octet);
+    text.bytes().map(|octet| if plain(octet) { 1 } else { 3 }).sum()
+}
+
+#[cfg(test)]
+#[path = "entries_tests.rs"]
+mod tests;

@@ -37,7 +37,7 @@ impl Core {
 
     /// After a change of the entries: folders whose entries name other trust domains now are written again.
     pub(super) fn follow_federation(&mut self) {
-        if !self.entries.known() {
+        if !self.entries.heard() {
             return;
         }
         let delivered = self.slots.values().filter(|slot| slot.delivery().is_some());
@@ -55,7 +55,7 @@ impl Core {
 
     /// What an entry federates with; before the CA named the entries, what it did before a restart.
     fn federates_with(&self, entry: &EntryName) -> Option<&BTreeSet<TrustDomain>> {
-        match self.entries.known() {
+        match self.entries.heard() {
             true => self.entries.get(entry).map(|entry| &entry.federates_with),
             false => self.remembered.get(entry),
         }

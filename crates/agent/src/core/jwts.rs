@@ -10,8 +10,13 @@ use std::{
 use mintage_identity::{Audiences, EntryName, RequestId, Selector, SpiffeId, UnixTime};
 use mintage_proto::v1::{self, agent_message};
 use tokio::sync::oneshot;
+use tonic::Code;
 
-use super::{Core, boot};
+use super::{
+    Core, boot,
+    entries::{few, left},
+    slot::is_final,
+};
 use crate::{
     jwt::HeldJwt,
     limits::{
@@ -23,8 +28,6 @@ use crate::{
 
 /// Bytes of one ask beside its audiences: request id, the longest entry name, framing.
 const ASK_OVERHEAD_BYTES: usize = 192;
-/// Entries named in one explanation.
-const EXPLAINED_MAX: usize = 5;
 /// Between two looks for tokens that nobody may have any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,8 @@ pub(crate) struct JwtForCaller {
 pub(crate) enum NoJwt {
     /// It may not have one.
     Denied(String),
+    /// The CA finds what it asks for wrong.
+    Invalid(String),
     /// It may, and there is none now.
     Unavailable(String),
     /// Too much is asked at once.
@@ -71,8 +76,17 @@ struct Place {
     held: Option<Arc<HeldJwt>>,
     /// The ask under way, and when it was sent.
     pending: Option<(RequestId, Duration)>,
-    /// Why the last ask failed, and when. No other is sent for a while.
-    failed: Option<(String, Duration)>,
+    /// Why the last ask failed. No other is sent for a while.
+    failed: Option<Failed>,
+}
+
+/// An ask in vain.
+struct Failed {
+    why: String,
+    /// Time since boot when it failed.
+    at: Duration,
+    /// The CA said no, and that asking again is of no use; then this is its code.
+    refused: Option<Code>,
 }
 
 /// Every token and every call that waits for one.
@@ -93,16 +107,22 @@ impl Jwts {
         self.waiting.iter().map(|waiting| waiting.until).min()
     }
 
-    /// Counts an ask by an entry; false when there were too many. Each audience is a signature and a record at the CA, and
-    /// audiences are the workload's to name.
-    fn may_ask(&mut self, entry: &EntryName, now: Duration) -> bool {
+    /// Whether one more may be asked for by an entry, beside those that wait to be sent in this turn. Each audience is a
+    /// signature and a record at the CA, and audiences are the workload's to name.
+    fn may_ask(&self, entry: &EntryName, now: Duration) -> bool {
+        let within = |(since, _): &&(Duration, u32)| now.saturating_sub(*since) < JWT_ASK_WINDOW;
+        let asked = self.asked.get(entry).filter(within).map_or(0, |(_, count)| *count);
+        let waiting = self.due.iter().filter(|(name, _)| name == entry).count();
+        asked as usize + waiting < JWT_ASKS_PER_ENTRY_MAX as usize
+    }
+
+    /// Counts an ask that was sent.
+    fn asked(&mut self, entry: &EntryName, now: Duration) {
         let asked = self.asked.entry(entry.clone()).or_insert((now, 0));
         if now.saturating_sub(asked.0) >= JWT_ASK_WINDOW {
             *asked = (now, 0);
         }
-        let may = asked.1 < JWT_ASKS_PER_ENTRY_MAX;
-        asked.1 += u32::from(may);
-        may
+        asked.1 += 1;
     }
 
     /// The stream broke: what was asked is asked again.
@@ -117,16 +137,15 @@ enum Of {
     Held(Arc<HeldJwt>),
     Waiting,
     Failed(String),
+    Refused(NoJwt),
     Limited(String),
 }
 
 /// The first of many texts: an explanation travels in a header.
-fn few(texts: &[String], separator: &str) -> String {
-    let mut shown = texts[..texts.len().min(EXPLAINED_MAX)].join(separator);
-    if texts.len() > EXPLAINED_MAX {
-        shown.push_str(&format!("{separator}and {} more", texts.len() - EXPLAINED_MAX));
-    }
-    shown
+fn first(texts: &[String], separator: &str) -> String {
+    let mut shown = few(texts.iter().cloned());
+    shown.extend(left(texts.len(), shown.len()));
+    shown.join(separator)
 }
 
 impl Core {
@@ -167,11 +186,7 @@ impl Core {
         let impatient = boot(now) >= waiting.until;
         let unavailable = |why: &str| impatient.then(|| Err(NoJwt::Unavailable(why.to_owned())));
         if !self.entries.known() {
-            let why = format!(
-                "the agent has not heard from the CA since it started ({})",
-                self.down_because
-            );
-            return unavailable(&why);
+            return unavailable(&self.silence());
         }
         let matching = self.entries.matching(proven);
         let mut allowed: Vec<(EntryName, SpiffeId, String)> = Vec::new();
@@ -188,11 +203,13 @@ impl Core {
         }
         if allowed.is_empty() {
             let why = match (refused.is_empty(), id) {
-                (false, _) => format!("no JWT-SVID issued: {}", few(&refused, "; ")),
+                (false, _) => format!("no JWT-SVID issued: {}", first(&refused, "; ")),
                 (true, Some(id)) if !others.is_empty() => {
-                    let others = few(&others, ", ");
+                    let others = first(&others, ", ");
                     format!("no JWT-SVID issued: the caller has no identity {id}, but {others}")
                 }
+                // There may be one by now.
+                _ if !self.entries.heard() => return unavailable(&self.silence()),
                 _ => self.entries.explain_none(proven),
             };
             return Some(Err(NoJwt::Denied(why)));
@@ -208,7 +225,7 @@ impl Core {
         impatient: bool,
         now: Now,
     ) -> Option<Answer> {
-        let (mut svids, mut waits, mut failed, mut limited) = (Vec::new(), false, None, None);
+        let (mut svids, mut waits, mut missing) = (Vec::new(), false, None);
         let mut hints = BTreeSet::new();
         for (name, id, hint) in allowed {
             match self.token_of((name, audiences.clone()), &id, impatient, now) {
@@ -217,26 +234,30 @@ impl Core {
                     let unique = hint.is_empty() || hints.insert(hint.clone());
                     let hint = if unique { hint } else { String::new() };
                     svids.push(JwtForCaller { held, hint });
+                    continue;
                 }
                 Of::Waiting => waits = true,
-                Of::Failed(why) => failed = Some(why),
-                Of::Limited(why) => limited = Some(why),
+                Of::Failed(why) => _ = missing.get_or_insert(NoJwt::Unavailable(why)),
+                Of::Refused(no) => _ = missing.get_or_insert(no),
+                Of::Limited(why) => _ = missing.get_or_insert(NoJwt::Exhausted(why)),
             }
+            // Clients take the first token for their own: another's does not come in its place.
+            if svids.is_empty() && (missing.is_some() || impatient) {
+                break;
+            }
+        }
+        if svids.is_empty()
+            && let Some(why) = missing
+        {
+            return Some(Err(why));
         }
         if waits && !impatient {
             return None;
         }
-        if !svids.is_empty() {
-            return Some(Ok(svids));
+        match svids.is_empty() {
+            false => Some(Ok(svids)),
+            true => Some(Err(NoJwt::Unavailable(self.silence()))),
         }
-        if let Some(why) = limited {
-            return Some(Err(NoJwt::Exhausted(why)));
-        }
-        let silent = || match &self.upstream {
-            Some(_) => "the CA has not answered yet".to_owned(),
-            None => format!("the CA cannot be reached ({})", self.down_because),
-        };
-        Some(Err(NoJwt::Unavailable(failed.unwrap_or_else(silent))))
     }
 
     /// What there is of one token; an ask is put down where one is needed.
@@ -266,12 +287,13 @@ impl Core {
             if place.pending.is_some() {
                 return if impatient { or_good(Of::Waiting) } else { Of::Waiting };
             }
-            if let Some((why, _)) = place
-                .failed
-                .as_ref()
-                .filter(|(_, at)| since_boot.saturating_sub(*at) < JWT_ASK_GAP)
-            {
-                return or_good(Of::Failed(why.clone()));
+            let lately = |failed: &&Failed| since_boot.saturating_sub(failed.at) < JWT_ASK_GAP;
+            if let Some(failed) = place.failed.as_ref().filter(lately) {
+                return or_good(match failed.refused {
+                    Some(Code::InvalidArgument) => Of::Refused(NoJwt::Invalid(failed.why.clone())),
+                    Some(_) => Of::Refused(NoJwt::Denied(failed.why.clone())),
+                    None => Of::Failed(failed.why.clone()),
+                });
             }
         }
         if self.upstream.is_none() {
@@ -329,6 +351,7 @@ impl Core {
             return;
         }
         for (id, key) in known {
+            self.jwts.asked(&key.0, boot(now));
             self.make_room_for_jwt();
             let place = self.jwts.places.entry(key.clone()).or_default();
             place.pending = Some((id, boot(now)));
@@ -362,6 +385,8 @@ impl Core {
                 tracing::debug!("an answer to no ask of ours was passed over");
                 continue;
             };
+            let refused = result.refusal.as_ref().filter(|refusal| is_final(refusal));
+            let refused = refused.map(|refusal| Code::from_i32(refusal.grpc_code.cast_signed()));
             let outcome = match result.refusal {
                 Some(refusal) => Err(format!("the CA refused: {} ({})", refusal.message, refusal.code)),
                 None => self.verified_jwt(&key, result.token, now),
@@ -376,7 +401,11 @@ impl Core {
                     (place.held, place.failed) = (Some(Arc::new(held)), None);
                 }
                 Err(why) => {
-                    place.failed = Some((why.clone(), boot(now)));
+                    place.failed = Some(Failed {
+                        why: why.clone(),
+                        at: boot(now),
+                        refused,
+                    });
                     self.shared.problem("jwt", key.0.as_str(), &why);
                 }
             }
@@ -409,8 +438,39 @@ impl Core {
             place.held = place.held.take().filter(|held| {
                 entry.is_some_and(|entry| held.is_good(&entry.spiffe_id, (bundle.document(), &view), now.wall))
             });
-            let failing = |(_, at): &(String, Duration)| since_boot.saturating_sub(*at) < JWT_ASK_GAP;
+            let failing = |failed: &Failed| since_boot.saturating_sub(failed.at) < JWT_ASK_GAP;
             place.held.is_some() || place.pending.is_some() || place.failed.as_ref().is_some_and(failing)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ask_counts_against_its_entry_when_it_was_sent_and_not_before() {
+        let mut jwts = Jwts::default();
+        let (web, db) = (EntryName::parse("web").unwrap(), EntryName::parse("db").unwrap());
+        let audiences = |number: u32| Audiences::parse(&[number.to_string()]).unwrap();
+        let now = Duration::from_secs(5);
+        // With no room on the stream each turn looks again.
+        for _ in 0..3 * JWT_ASKS_PER_ENTRY_MAX {
+            assert!(jwts.may_ask(&web, now));
+        }
+        jwts.due = (0..JWT_ASKS_PER_ENTRY_MAX)
+            .map(|number| (web.clone(), audiences(number)))
+            .collect();
+        assert!(
+            !jwts.may_ask(&web, now) && jwts.may_ask(&db, now),
+            "those of one turn are too many"
+        );
+        jwts.due.clear();
+        assert!(jwts.may_ask(&web, now));
+        for _ in 0..JWT_ASKS_PER_ENTRY_MAX {
+            jwts.asked(&web, now);
+        }
+        assert!(!jwts.may_ask(&web, now));
+        assert!(jwts.may_ask(&web, now + JWT_ASK_WINDOW));
     }
 }

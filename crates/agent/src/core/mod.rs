@@ -21,6 +21,7 @@ use crate::{
     federation::Remembered,
     held::Held,
     hook::{Content, Stopped, Turns},
+    kept::Batch,
     limits::{TICK_MAX, WRITERS_MAX},
     link::Control,
     receipt::Proof,
@@ -36,6 +37,7 @@ mod federation;
 mod hooks;
 mod interest;
 mod jwts;
+mod keeping;
 mod measure;
 mod news;
 mod place;
@@ -46,10 +48,12 @@ mod serving;
 mod slot;
 mod slots;
 mod told;
+mod view;
 mod watches;
 
 use entries::Entries;
 pub(crate) use jwts::{JwtCall, NoJwt};
+use keeping::Keeping;
 use receipts::{Missed, Proving};
 use releases::Releases;
 use saving::Saving;
@@ -96,6 +100,10 @@ pub(crate) enum Input {
         held: Arc<Held>,
         result: Result<Proof, Missed>,
     },
+    /// What callers of the socket are served was written, or was not.
+    Kept { batch: Batch, result: Result<(), String> },
+    /// The CA takes neither the agent's certificate nor its last key.
+    Refused,
     /// Certificates that were seen in use wait to be told.
     Saw,
     /// A socket caller wants to see, and go on seeing, what it may have.
@@ -158,6 +166,7 @@ pub(crate) struct Core {
     /// What deliveries federated with when the CA was last heard.
     remembered: Remembered,
     saving: Files,
+    keeping: Keeping,
     upstream: Option<Upstream>,
     /// Why the last stream ended.
     down_because: String,
@@ -185,6 +194,7 @@ impl Core {
             entries: Entries::default(),
             remembered: Remembered::default(),
             saving: Files::default(),
+            keeping: Keeping::default(),
             upstream: None,
             down_because: "not connected yet".to_owned(),
             due: Vec::new(),
@@ -210,6 +220,7 @@ impl Core {
         for delivery in deliveries {
             self.add_delivery(delivery);
         }
+        self.restore_kept();
         self.turn();
     }
 
@@ -245,7 +256,11 @@ impl Core {
     fn take(&mut self, input: Input) -> Result<(), AgentError> {
         match input {
             Input::Joined { spiffe_id } => {
+                if self.own_id.as_ref().is_some_and(|own| *own != spiffe_id) {
+                    self.withdraw_kept();
+                }
                 self.own_id = Some(spiffe_id);
+                self.keeping.entries_changed();
                 self.own_identity_is_in_place();
                 self.rewrite_all();
             }
@@ -279,6 +294,8 @@ impl Core {
                 result,
             } => self.acted(&key, &held, content, result),
             Input::Proved { key, held, result } => self.proved(&key, &held, result),
+            Input::Kept { batch, result } => self.kept(&batch, result),
+            Input::Refused => self.withdraw_kept(),
             // Every turn looks whether some are due.
             Input::Saw => {}
             Input::Watch { proven, want, reply } => {
@@ -388,6 +405,7 @@ impl Core {
         }
         self.publish_watches();
         self.serve_jwts();
+        self.keep();
         self.slots.end_turn(now);
         self.note_serving();
     }
@@ -398,6 +416,7 @@ impl Core {
             self.slots.wake_at(),
             self.watches.wake_at(),
             self.jwts.wake_at(),
+            self.own_id.as_ref().and_then(|_| self.keeping.wake_at()),
             self.chase_wake_at(),
             self.seen_wake_at(),
         ];

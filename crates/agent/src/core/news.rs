@@ -50,6 +50,7 @@ impl Core {
                 self.feed(&key, Event::RenewNow);
             }
         }
+        self.keeping.entries_changed();
         self.watches.touch_entries(change.changed);
         self.send(agent_message::Message::Ack(v1::Ack {
             entries_index: index,
@@ -63,7 +64,7 @@ impl Core {
 
     /// Lets each slot of these entries be renewed or not, as they say.
     pub(super) fn reconcile(&mut self, changed: &Changed) {
-        if !self.entries.known() {
+        if !self.entries.heard() {
             return;
         }
         let keys: Vec<SlotKey> = match changed {

@@ -38,7 +38,8 @@ impl Core {
         let mut slot = Slot::new(Purpose::Delivery { delivery, folder });
         slot.acting.restore(told);
         self.slots.insert(key.clone(), slot);
-        let Some(held) = saved.and_then(|pair| self.verify_saved(&key, pair)) else {
+        let subject = self.slots.get(&key).map(Slot::subject).unwrap_or_default();
+        let Some(held) = saved.and_then(|pair| self.verify_saved(&subject, pair)) else {
             return;
         };
         let dates = Event::Restored {
@@ -55,8 +56,7 @@ impl Core {
 
     /// A saved pair is verified as if it had just come; only which identity it is for is the file's own word, until
     /// the entries arrive.
-    fn verify_saved(&self, key: &SlotKey, pair: Unverified) -> Option<Arc<Held>> {
-        let subject = self.slots.get(key).map(Slot::subject).unwrap_or_default();
+    pub(super) fn verify_saved(&self, subject: &str, pair: Unverified) -> Option<Arc<Held>> {
         let trust = self.shared.ca_trust.load_full();
         let id = pair
             .chain
@@ -207,7 +207,7 @@ impl Core {
                 return;
             }
         };
-        slot.trouble = None;
+        (slot.trouble, slot.refused) = (None, false);
         let is_new = new.is_some();
         if let Some((asked, receipt)) = new {
             slot.unplaced = None;
@@ -241,7 +241,10 @@ impl Core {
     fn in_place(&mut self, key: &SlotKey, held: &Arc<Held>, new: bool) {
         let Some(slot) = self.slots.get(key) else { return };
         match &slot.purpose {
-            Purpose::Workload { .. } => self.watches.touch_slot(key),
+            Purpose::Workload { entry } => {
+                self.keeping.pair_changed(entry);
+                self.watches.touch_slot(key);
+            }
             Purpose::Delivery { delivery, .. } => {
                 let directory = delivery.directory().to_owned();
                 tracing::info!(
@@ -332,6 +335,9 @@ impl Core {
             0 => self.watches.touch(),
             _ => self.watches.touch_slot(key),
         }
+        if let SlotKey::Workload(entry) = key {
+            self.keeping.pair_changed(entry);
+        }
         if let Some(pending) = self.slots.remove(key).and_then(|slot| slot.pending) {
             self.by_request.remove(&pending.id);
         }
@@ -351,6 +357,7 @@ impl Core {
         for name in &names {
             self.entries.remove(name);
         }
+        self.keeping.entries_changed();
         let keys: Vec<SlotKey> = names.iter().flat_map(|name| self.slots.of_entry(name)).collect();
         for key in keys {
             self.feed(&key, Event::Unwant);
@@ -405,7 +412,7 @@ impl Core {
                 _ => None,
             })
             .collect();
-        let (shared, writers) = (self.shared.clone(), self.writers.clone());
+        let (shared, writers, kept) = (self.shared.clone(), self.writers.clone(), self.stop_keeping());
         shared.own.store(None);
         shared.tls_identity.clear();
         // Writes under way end first, so that none comes after the clearing.
@@ -415,6 +422,7 @@ impl Core {
             for (delivery, folder) in &folders {
                 clear(&shared, delivery, folder);
             }
+            kept.iter().for_each(|kept| kept.forget());
             if let Err(problem) = shared.store.forget_agent() {
                 shared.problem("store", "agent", &problem);
             }

@@ -11,7 +11,8 @@ impl Core {
         let served = |slot: &Slot| slot.delivery().is_none() || slot.serving(now);
         Serving {
             ready: joined && self.shared.no_descriptors().is_none() && self.slots.values().all(served),
-            identities: joined && self.entries.known(),
+            // From before a restart there may be some, while the CA has not been heard.
+            identities: joined && (self.entries.heard() || self.slots.workloads() > 0),
             lookups: self.shared.view.load().age(now.wall).is_some(),
         }
     }

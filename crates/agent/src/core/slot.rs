@@ -3,6 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use mintage_identity::{EntryName, RequestId, Serial, UnixTime};
+use mintage_proto::v1;
+use tonic::Code;
 use zeroize::Zeroizing;
 
 use super::{boot, hooks::Acting};
@@ -72,6 +74,12 @@ pub(crate) struct Trouble {
     pub(crate) message: String,
 }
 
+/// Whether a refusal is the CA's last word on an ask: it is the ask that is wrong, not the moment and not the CA.
+pub(crate) fn is_final(refusal: &v1::Refusal) -> bool {
+    let code = Code::from_i32(refusal.grpc_code.cast_signed());
+    !refusal.retry && !matches!(code, Code::Internal | Code::Unknown | Code::DataLoss)
+}
+
 /// The place of one identity.
 pub(crate) struct Slot {
     pub(crate) purpose: Purpose,
@@ -99,6 +107,8 @@ pub(crate) struct Slot {
     /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
     pub(crate) clear: bool,
     pub(crate) trouble: Option<Trouble>,
+    /// The CA's last answer was a no that asking again does not change.
+    pub(crate) refused: bool,
     /// Where the hooks stand.
     pub(crate) acting: Acting,
     /// The processes that they name by number.
@@ -126,6 +136,7 @@ impl Slot {
             federated: Vec::new(),
             clear: false,
             trouble: None,
+            refused: false,
             acting: Acting::default(),
             struck: None,
         }

@@ -21,16 +21,18 @@ use crate::{
     limits::FIRST_SVID_WAIT,
     rotation::Event,
     status::{AgentStatus, HeldStatus},
-    workload::{Given, Trusted, Want, WhoAmI, WorkloadSvid, WorkloadView},
+    workload::{Want, WhoAmI, WorkloadView},
 };
 
 type Proven = Arc<BTreeSet<Selector>>;
 
 /// All callers with the same selectors and the same want.
-struct Group {
-    proven: Proven,
-    want: Want,
+pub(super) struct Group {
+    pub(super) proven: Proven,
+    pub(super) want: Want,
     view: watch::Sender<WorkloadView>,
+    /// The entries whose identities the last answer had; empty before there was one.
+    pub(super) shown: Vec<EntryName>,
     /// Until then the first answer waits for certificates that are being fetched.
     patient_until: Duration,
 }
@@ -41,9 +43,11 @@ pub(super) struct Watches {
     ids: HashMap<(Proven, Want), GroupId>,
     groups: BTreeMap<GroupId, Group>,
     next: GroupId,
-    interest: Interest,
+    pub(super) interest: Interest,
     /// Groups that were given no first answer yet.
     waiting: BTreeSet<GroupId>,
+    /// There was no room for an identity that somebody wants.
+    full: bool,
     entries_changed: Changed,
 }
 
@@ -117,6 +121,7 @@ impl Core {
             proven,
             want,
             view,
+            shown: Vec::new(),
             patient_until: boot(self.shared.deps.now()) + FIRST_SVID_WAIT,
         };
         self.watches.waiting.insert(id);
@@ -167,7 +172,9 @@ impl Core {
         if missing.is_empty() {
             return;
         }
-        for key in missing.into_iter().take(self.room_for_workloads()) {
+        let room = self.room_for_workloads();
+        self.note_room(missing.len() <= room);
+        for key in missing.into_iter().take(room) {
             let SlotKey::Workload(entry) = &key else { continue };
             let Some(ttl) = self.entries.get(entry).map(|entry| entry.ttl) else {
                 continue;
@@ -179,6 +186,27 @@ impl Core {
                 self.feed(&key, Event::Online);
             }
         }
+    }
+
+    /// Notes whether there is room for every identity that callers want: told as it ends, and counted each time.
+    fn note_room(&mut self, room: bool) {
+        let was_full = std::mem::replace(&mut self.watches.full, !room);
+        match (room, was_full) {
+            (true, _) => {}
+            (false, true) => self.shared.metrics.failure("limit"),
+            (false, false) => self.shared.problem("limit", "socket", &self.no_room()),
+        }
+    }
+
+    /// What callers are told who want more identities than there is room for.
+    pub(super) fn no_room(&self) -> String {
+        let limit = SocketLimit::Identities;
+        format!(
+            "callers of the socket want more identities than this agent may hold ({}): raise `{}` in [limits] of its configuration, or give \
+             fewer entries to each",
+            self.shared.limits.get(limit),
+            limit.name()
+        )
     }
 
     /// Whether any caller looks at this slot's entry.
@@ -236,7 +264,7 @@ impl Core {
                 continue;
             };
             let patient = self.watches.waiting.contains(&id) && now < group.patient_until;
-            let view = self.view(id, group, patient);
+            let (view, shown) = self.view(id, group, patient);
             let Some(group) = self.watches.groups.get_mut(&id) else {
                 continue;
             };
@@ -244,6 +272,7 @@ impl Core {
                 WorkloadView::Pending => self.watches.waiting.insert(id),
                 _ => self.watches.waiting.remove(&id),
             };
+            group.shown = shown;
             group.view.send_if_modified(|old| {
                 let modified = *old != view;
                 if modified {
@@ -252,72 +281,6 @@ impl Core {
                 modified
             });
         }
-    }
-
-    fn view(&self, id: GroupId, group: &Group, patient: bool) -> WorkloadView {
-        let (proven, want) = (&group.proven, group.want);
-        if !self.entries.known() {
-            if patient {
-                return WorkloadView::Pending;
-            }
-            let why = format!(
-                "the agent has not heard from the CA since it started ({})",
-                self.down_because
-            );
-            return WorkloadView::Unavailable(why.into());
-        }
-        let names = self.watches.interest.entries(id).iter();
-        let offered = names.filter_map(|name| Some((name, self.entries.get(name)?)));
-        // The index is for speed; what decides is the entry.
-        let matching: Vec<_> = offered.filter(|(_, entry)| entry.gives(proven)).collect();
-        if matching.is_empty() {
-            return WorkloadView::Denied(self.entries.explain_none(proven).into());
-        }
-        let Some(bundle) = self.shared.bundle.load_full() else {
-            return WorkloadView::Unavailable("there is no trust bundle yet".into());
-        };
-        let crls = self.shared.crls.load_full();
-        let named = matching.iter().flat_map(|(_, entry)| &entry.federates_with);
-        let trust = Trusted {
-            federated: self.shared.federation.load().of(named),
-            bundle,
-            crls,
-        };
-        if want == Want::Bundles {
-            return WorkloadView::Ready(Given::new(Vec::new(), trust));
-        }
-        let now = self.shared.deps.now();
-        let (mut svids, mut missing, mut failed) = (Vec::new(), 0, None);
-        let mut hints = BTreeSet::new();
-        for (name, entry) in matching {
-            let slot = self.slots.get(&SlotKey::Workload(name.clone()));
-            let ready = slot
-                .filter(|slot| slot.rotation.serving(now))
-                .and_then(|slot| slot.held.clone());
-            match ready.filter(|held| *held.id() == entry.spiffe_id) {
-                Some(held) => {
-                    // A hint names one identity only; the first of two keeps it.
-                    let unique = entry.hint.is_empty() || hints.insert(entry.hint.as_str());
-                    let hint = if unique { entry.hint.clone() } else { String::new() };
-                    svids.push(WorkloadSvid { held, hint });
-                }
-                None => match slot.and_then(|slot| slot.trouble.as_ref()) {
-                    Some(trouble) => failed = Some(trouble.message.clone()),
-                    None => missing += 1,
-                },
-            }
-        }
-        if missing > 0 && patient {
-            return WorkloadView::Pending;
-        }
-        if svids.is_empty() {
-            let why = failed.unwrap_or_else(|| match &self.upstream {
-                Some(_) => "the CA has not answered yet".to_owned(),
-                None => format!("the CA cannot be reached ({})", self.down_because),
-            });
-            return WorkloadView::Unavailable(why.into());
-        }
-        WorkloadView::Ready(Given::new(svids, trust))
     }
 
     pub(super) fn who_am_i(&self, proven: &BTreeSet<Selector>) -> WhoAmI {
@@ -379,10 +342,12 @@ impl Core {
     }
 
     /// Ends what is under way: streams of callers close, writes that were begun come to their end.
-    pub(super) async fn finish(self, inputs: tokio::sync::mpsc::Receiver<super::Input>) {
+    pub(super) async fn finish(mut self, inputs: tokio::sync::mpsc::Receiver<super::Input>) {
         drop(inputs);
-        drop(self.watches);
+        drop(std::mem::take(&mut self.watches));
         let all = u32::try_from(crate::limits::WRITERS_MAX).unwrap_or(1);
-        let _permits = self.writers.acquire_many(all).await;
+        let writers = self.writers.clone();
+        let _permits = writers.acquire_many(all).await;
+        self.keep_the_rest().await;
     }
 }

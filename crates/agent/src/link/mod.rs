@@ -186,6 +186,8 @@ impl Link {
             return Ok(why);
         }
         self.rejoin_next = false;
+        // A full queue loses nothing: the CA says so again.
+        let _ = self.inbox.try_send(Input::Refused);
         if self.token.is_some() {
             // The identity on disk is worth nothing to this CA: begin anew.
             self.shared.own.store(None);

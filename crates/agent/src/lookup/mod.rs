@@ -22,6 +22,9 @@ mod route;
 pub use escaped::unescape_chain;
 pub use route::{Particulars, Route, RouteProblem};
 
+/// Bundles say who is believed, and nothing of what was revoked.
+const UNKNOWN_ELSEWHERE: &str = "what other trust domains revoke is not known here, federated or not";
+
 /// What is told about one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -197,7 +200,9 @@ impl Desk {
             .as_deref()
             .is_some_and(|known| !id.is_member_of(known.trust.own_domain()))
         {
-            return Answer::Unknown(Unknown::ForeignIssuer(format!("{id} is of another trust domain")));
+            return Answer::Unknown(Unknown::ForeignIssuer(format!(
+                "{id} is of another trust domain; {UNKNOWN_ELSEWHERE}"
+            )));
         }
         let named = Shown {
             name: None,
@@ -228,7 +233,7 @@ impl Desk {
             VerifyError::RevocationStale(_) => Unknown::Stale,
             VerifyError::NotCovered { .. } => Unknown::NotCovered,
             VerifyError::UnknownTrustDomain(_) | VerifyError::Path(CertificateError::UnknownIssuer) => {
-                Unknown::ForeignIssuer(told)
+                Unknown::ForeignIssuer(format!("{told}; {UNKNOWN_ELSEWHERE}"))
             }
             _ => Unknown::Invalid(told),
         };

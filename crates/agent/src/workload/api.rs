@@ -160,6 +160,9 @@ impl Watch {
                 }
                 WorkloadView::Ready(given) => {
                     self.caller.still_same().await?;
+                    if given.left_out > 0 {
+                        self.shared.metrics.workload_request("incomplete");
+                    }
                     return Ok(answer(&given).framed());
                 }
             }

@@ -1,6 +1,7 @@
 //! The socket's place in the file system. It is made in a directory that only we may enter, gets its mode there, and is
 //! renamed into place: nobody ever connects to it half made, and nobody else can put his own in its stead, because the
-//! directory belongs to root or us and nobody else may write it.
+//! directory belongs to root or us and nobody else may write it. A lock beside it keeps a second agent out, also one that
+//! starts in the same moment.
 
 use std::{
     fs,
@@ -8,13 +9,21 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::{
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
+            net::UnixListener as StdListener,
         },
     },
     path::{Path, PathBuf},
 };
 
-use mintage_sys::dir::{Dir, Meta};
+use mintage_sys::{
+    SysError,
+    dir::{Dir, Meta},
+    lock::Lock,
+};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
 use tokio::net::UnixListener;
 
 use crate::{AgentError, public_dir};
@@ -28,6 +37,8 @@ const NAME: &str = "socket";
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    /// Let go of after the file is removed.
+    _lock: Lock,
 }
 
 /// Binds the socket at `path`.
@@ -40,7 +51,8 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), AgentError
         return Err(fail("is no path of a socket".to_owned()));
     };
     let dir = public_dir::open(parent).map_err(fail)?;
-    check_old(path).map_err(fail)?;
+    let lock = lock(&dir, name).map_err(fail)?;
+    check_old(&dir, name, path).map_err(fail)?;
     let private = format!(".{name}.{}", std::process::id());
     let made = make(&dir, &private, name);
     let _ = dir.open_dir_beneath(&private).and_then(|inner| inner.remove_file(NAME));
@@ -49,25 +61,49 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), AgentError
     let file = SocketFile {
         path: path.to_owned(),
         identity,
+        _lock: lock,
     };
     let listener = UnixListener::from_std(listener).map_err(|error| fail(error.to_string()))?;
     Ok((listener, file))
 }
 
+/// Held for as long as the socket is served. Its file stays: whoever removes one that others may be opening lets two in.
+fn lock(dir: &Dir, name: &str) -> Result<Lock, String> {
+    Lock::exclusive(dir, &format!("{name}.lock")).map_err(|error| match error {
+        SysError::Busy(file) => format!("another agent serves it and holds {file}; stop that process first"),
+        other => format!("{other}; remove that file if an agent of another user left it"),
+    })
+}
+
 /// What lies there already must be a socket that nobody answers on.
-fn check_old(path: &Path) -> Result<(), String> {
+fn check_old(dir: &Dir, name: &str, path: &Path) -> Result<(), String> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
         Ok(meta) if !meta.file_type().is_socket() => {
-            Err("something that is no socket lies there; remove it or name another path".to_owned())
+            return Err("something that is no socket lies there; remove it or name another path".to_owned());
         }
-        Ok(_) => match StdStream::connect(path) {
-            Ok(_) => Err("another process answers on it; stop that process first".to_owned()),
-            // A left-over of a process that was killed; the rename replaces it.
-            Err(_) => Ok(()),
-        },
+        Ok(_) => {}
     }
+    match knock(dir, name) {
+        // A left-over of a process that was killed; the rename replaces it.
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
+        // A full queue is a process's, too.
+        Ok(()) | Err(Errno::AGAIN) => Err("another process answers on it; stop that process first".to_owned()),
+        Err(error) => Err(format!(
+            "whether a process answers on the socket that lies there cannot be found out ({error}); stop that process, or remove \
+             the socket"
+        )),
+    }
+}
+
+/// Connects without waiting.
+fn knock(dir: &Dir, name: &str) -> Result<(), Errno> {
+    // By way of the descriptor: the path is short enough for sun_path.
+    let short = format!("/proc/self/fd/{}/{name}", dir.as_fd().as_raw_fd());
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(short)?)
 }
 
 fn make(dir: &Dir, private: &str, name: &str) -> std::io::Result<(StdListener, (u64, u64))> {
@@ -100,6 +136,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+
     use super::*;
 
     fn place() -> (tempfile::TempDir, PathBuf) {
@@ -127,8 +165,8 @@ mod tests {
         );
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1,
-            "no private directory is left"
+            2,
+            "the socket and its lock: no private directory is left"
         );
         assert!(StdStream::connect(&path).is_ok());
         drop(file);
@@ -154,9 +192,18 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_living_one_or_a_file_is_not() {
         let (_temp, path) = place();
         let (listener, file) = bind(&path).unwrap();
+        assert!(refusal(&path).contains("another agent serves it"));
+        drop((listener, file));
+        // Of a process that takes no lock: a living one, one whose queue is full, and what a kill left.
+        let others = StdListener::bind(&path).unwrap();
         assert!(refusal(&path).contains("another process answers"));
-        std::mem::forget(file);
-        drop(listener);
+        rustix::net::listen(&others, 0).unwrap();
+        while knock(&Dir::open(path.parent().unwrap()).unwrap(), "agent.sock").is_ok() {}
+        assert!(
+            refusal(&path).contains("another process answers"),
+            "a full queue is waited for, or is none"
+        );
+        drop(others);
         assert!(path.exists(), "as after a kill");
         let (_listener, file) = bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -164,6 +211,26 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"precious", "only our own file is removed");
         assert!(refusal(&path).contains("no socket"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_many_that_find_the_same_stale_socket_at_once_one_gets_it() {
+        let (_temp, path) = place();
+        drop(bind(&path).unwrap());
+        for _ in 0..20 {
+            drop(StdListener::bind(&path).unwrap());
+            let starters: Vec<_> = (0..4)
+                .map(|_| {
+                    let path = path.clone();
+                    tokio::task::spawn_blocking(move || bind(&path).ok())
+                })
+                .collect();
+            let mut bound = Vec::new();
+            for starter in starters {
+                bound.extend(starter.await.unwrap());
+            }
+            assert_eq!(bound.len(), 1);
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! The gate in front of every handler of the socket: looks the caller's role up in the table and refuses what it does not
-//! allow.
+//! The gate in front of every handler of the socket: looks the caller's role up in the table, refuses what it does not
+//! allow and metadata that no gRPC client sends, and counts the streams of services that do not count them.
 
 use std::{
     pin::Pin,
@@ -7,25 +7,41 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::caller::Caller;
+use super::caller::{Caller, PerUid, Place};
 use crate::{
     metrics::Metrics,
-    roles::{allowed, role_of},
+    roles::{allowed, is_open_ended, role_of},
 };
+
+/// Binary metadata comes with padding or without it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Puts a [`Gate`] in front of a service.
 #[derive(Clone)]
-pub(super) struct GateLayer(pub(super) Arc<Metrics>);
+pub(super) struct GateLayer {
+    pub(super) metrics: Arc<Metrics>,
+    /// Open streams by user.
+    pub(super) streams: PerUid,
+}
 
 /// Refuses calls that the role table does not allow.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
     metrics: Arc<Metrics>,
+    streams: PerUid,
 }
 
 impl<S> Layer<S> for GateLayer {
@@ -33,13 +49,15 @@ impl<S> Layer<S> for GateLayer {
     fn layer(&self, inner: S) -> Gate<S> {
         Gate {
             inner,
-            metrics: self.0.clone(),
+            metrics: self.metrics.clone(),
+            streams: self.streams.clone(),
         }
     }
 }
 
 impl<S> Gate<S> {
-    fn judge(&self, request: &Request<Body>) -> Result<(), Status> {
+    /// Whether the call may come in, and what it holds while it is answered.
+    fn judge(&self, request: &Request<Body>) -> Result<Option<Place>, Status> {
         let path = request.uri().path();
         let Some(caller) = request.extensions().get::<Arc<Caller>>() else {
             // The acceptor attaches a caller to every connection.
@@ -50,15 +68,56 @@ impl<S> Gate<S> {
             return Err(Status::unimplemented("this socket has no such method"));
         };
         let own = mintage_sys::process::effective_uid();
-        if roles.contains(&role_of(caller.uid(), own)) {
-            return Ok(());
+        if !roles.contains(&role_of(caller.uid(), own)) {
+            self.metrics.workload_request("role");
+            return Err(Status::permission_denied(format!(
+                "uid {} may not call {path}; use root or uid {own}",
+                caller.uid()
+            )));
         }
-        self.metrics.workload_request("role");
-        Err(Status::permission_denied(format!(
-            "uid {} may not call {path}; use root or uid {own}",
-            caller.uid()
-        )))
+        if let Some(name) = garbled(request.headers()) {
+            self.metrics.workload_request("metadata");
+            return Err(Status::invalid_argument(format!(
+                "metadata {name}: base64 is taken under names ending in -bin, printable ASCII elsewhere"
+            )));
+        }
+        if !is_open_ended(path) {
+            return Ok(None);
+        }
+        self.streams.take(caller.uid()).map(Some).ok_or_else(|| {
+            self.metrics.workload_request("too_many_watches");
+            Status::resource_exhausted("this user has too many open streams already; close some")
+        })
     }
+}
+
+/// The first header with a value that no gRPC client sends. Nothing here reads such metadata; it is refused so that nothing
+/// behind this gate ever has to.
+fn garbled(headers: &HeaderMap) -> Option<&HeaderName> {
+    let mut garbled = headers.iter().filter(|(name, value)| !is_sound(name, value));
+    garbled.next().map(|(name, _)| name)
+}
+
+fn is_sound(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str().ends_with("-bin") {
+        // Several values of one name may travel in one line.
+        true => value
+            .as_bytes()
+            .split(|octet| *octet == b',')
+            .all(|one| BASE64.decode(one.trim_ascii()).is_ok()),
+        false => value.to_str().is_ok(),
+    }
+}
+
+/// The answer, which holds the place of its stream to its end.
+fn holding(answer: Response<Body>, place: Option<Place>) -> Response<Body> {
+    let Some(place) = place else { return answer };
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        }))
+    })
 }
 
 /// What gRPC calls a message over the limit: the decoder has another word for it, which no handler of ours uses. A refusal
@@ -89,11 +148,43 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.judge(&request) {
-            Ok(()) => {
+            Ok(place) => {
                 let (answer, metrics) = (self.inner.call(request), self.metrics.clone());
-                Box::pin(async move { answer.await.map(|answer| spoken(answer, &metrics)) })
+                Box::pin(async move { answer.await.map(|answer| holding(spoken(answer, &metrics), place)) })
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binary_metadata_is_base64_and_the_rest_is_printable() {
+        let sound = |name: &str, value: &[u8]| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            is_sound(&name, &HeaderValue::from_bytes(value).unwrap())
+        };
+        for good in ["", "AA", "AA==", "AAAA, AA ,AAA="] {
+            assert!(sound("x-bin", good.as_bytes()), "{good:?}");
+        }
+        for bad in [b"A".as_slice(), b"!!!!", b"AA=A", b"\xff\xfe", b"AA;AA", b"A A"] {
+            assert!(!sound("x-bin", bad), "{bad:?}");
+        }
+        assert!(sound("x-text", b"any ~ text\t") && !sound("x-text", b"caf\xe9"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_holds_its_place_until_it_has_ended() {
+        let places = PerUid::new(1, 1);
+        let place = places.take(7);
+        let answer = holding(Response::new(Body::new("x".to_owned())), place);
+        assert!(places.take(7).is_none());
+        let body = answer.into_body();
+        assert!(places.take(7).is_none());
+        drop(body);
+        assert!(places.take(7).is_some());
     }
 }

@@ -92,6 +92,10 @@ impl Jwt {
                 self.shared.log_denied(caller.uid(), &why);
                 Status::permission_denied(why)
             }
+            NoJwt::Invalid(why) => {
+                self.shared.metrics.workload_request("invalid");
+                Status::invalid_argument(why)
+            }
             NoJwt::Unavailable(why) => {
                 self.shared.metrics.workload_request("unavailable");
                 Status::unavailable(why)

@@ -104,7 +104,7 @@ pub(crate) fn serve(
     let watches = PerUid::new(of_user, limits.count(SocketLimit::Streams));
     let api = SpiffeWorkloadApiServer::new(Api::new(shared.clone(), core.clone(), watches.clone()))
         .max_decoding_message_size(LOCAL_REQUEST_BYTES_MAX);
-    let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches, sds))
+    let sds = SecretDiscoveryServiceServer::new(sds::Service::new(shared.clone(), core.clone(), watches.clone(), sds))
         .max_decoding_message_size(SDS_REQUEST_BYTES_MAX);
     let local = AgentLocalServer::new(Local::new(shared.clone(), core.clone(), looker))
         .max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
@@ -118,7 +118,10 @@ pub(crate) fn serve(
         .concurrency_limit_per_connection(limits.count(SocketLimit::StreamsPerConnection))
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_max_header_list_size(u32::try_from(LOCAL_REQUEST_BYTES_MAX).unwrap_or(u32::MAX))
-        .layer(GateLayer(shared.metrics.clone()))
+        .layer(GateLayer {
+            metrics: shared.metrics.clone(),
+            streams: watches.clone(),
+        })
         .layer(InsteadLayer)
         .add_service(tonic::service::interceptor::InterceptedService::new(
             api,

@@ -67,6 +67,8 @@ pub(crate) struct Given {
     /// In the order of the entries' names; the first is the default identity. Empty for [`Want::Bundles`].
     pub(crate) svids: Vec<WorkloadSvid>,
     pub(crate) trust: Trusted,
+    /// Identities that the CA refuses for good, or for which there is no room, and that are not the first.
+    pub(crate) left_out: usize,
     x509_svids: OnceLock<Pieces>,
     x509_bundles: OnceLock<Pieces>,
     jwt_bundles: OnceLock<Pieces>,
@@ -74,19 +76,25 @@ pub(crate) struct Given {
 
 impl PartialEq for Given {
     fn eq(&self, other: &Self) -> bool {
-        self.svids == other.svids && self.trust == other.trust
+        self.svids == other.svids && self.trust == other.trust && self.left_out == other.left_out
     }
 }
 
 impl Given {
-    pub(crate) fn new(svids: Vec<WorkloadSvid>, trust: Trusted) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(svids: Vec<WorkloadSvid>, trust: Trusted) -> Self {
+        Self {
             svids,
             trust,
+            left_out: 0,
             x509_svids: OnceLock::new(),
             x509_bundles: OnceLock::new(),
             jwt_bundles: OnceLock::new(),
-        })
+        }
+    }
+
+    /// The same, of which so many were left out.
+    pub(crate) fn without(self, left_out: usize) -> Self {
+        Self { left_out, ..self }
     }
 
     /// `X509SVIDResponse` (SPIFFE Workload API, section 5.2.1). The lists are those of all callers.

@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use tokio::{net::UnixStream, time::timeout};
-use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::timeout;
+use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_check_response::ServingStatus::{self, NotServing, Serving},
@@ -17,6 +14,7 @@ use crate::support::{
     FakeCa,
     agent::{Node, PATIENCE},
     entry,
+    socket::channel,
 };
 
 const WORKLOADS: &str = "SpiffeWorkloadAPI";
@@ -25,14 +23,7 @@ const LOOKUPS: &str = "mintage.v1.RevocationLookup";
 const LOCAL: &str = "mintage.v1.AgentLocal";
 
 async fn health(socket: PathBuf) -> HealthClient<Channel> {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://agent")
-        .connect_with_connector(connector)
-        .await;
-    HealthClient::new(channel.unwrap())
+    HealthClient::new(channel(socket).await)
 }
 
 fn of(service: &str) -> HealthCheckRequest {

@@ -8,17 +8,14 @@ use mintage_proto::{
     v1,
     workload::{JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
-use tokio::net::UnixStream;
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     FakeCa,
     agent::{Node, Running},
     entry,
     jwt::Minter,
+    socket::{call, client, socket_config},
 };
 
 struct Scene {
@@ -32,35 +29,23 @@ async fn scene(ttl: Duration) -> Scene {
     let ca = FakeCa::start(vec![entry("web", "/web")]).await;
     *ca.state.jwt.lock().unwrap() = Some(Minter::new(ttl));
     let node = Node::new();
-    let config = node.config(&[]).with_socket(Some(node.socket()));
-    let mut agent = node.start(config, Some(ca.token()));
+    let mut agent = node.start(socket_config(&node), Some(ca.token()));
     agent.connected().await;
-    let socket = node.socket();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://agent")
-        .connect_with_connector(connector)
-        .await
-        .unwrap();
+    let client = client(&node).await;
     Scene {
         ca,
         agent,
-        client: SpiffeWorkloadApiClient::new(channel),
+        client,
         _node: node,
     }
 }
 
 impl Scene {
     async fn fetch(&mut self, audience: &str) -> Result<String, Status> {
-        let mut request = Request::new(JwtsvidRequest {
+        let request = call(JwtsvidRequest {
             audience: vec![audience.to_owned()],
             spiffe_id: String::new(),
         });
-        request
-            .metadata_mut()
-            .insert("workload.spiffe.io", "true".parse().unwrap());
         let mut svids = self.client.fetch_jwtsvid(request).await?.into_inner().svids;
         assert_eq!(svids.len(), 1);
         Ok(svids.remove(0).svid)
@@ -111,11 +96,18 @@ async fn what_the_ca_refuses_says_wrongly_or_never_says_is_told_and_nothing_is_h
             ..v1::Refusal::default()
         });
     });
+    // Asking again would not help: the caller may not have it (W5, W12).
     scene
-        .refused("c", Code::Unavailable, "entry web says no (jwt-audience)")
+        .refused("c", Code::PermissionDenied, "entry web says no (jwt-audience)")
         .await;
     let asked = scene.minter(|minter| minter.asked.len());
-    scene.refused("c", Code::Unavailable, "entry web says no").await;
+    scene.refused("c", Code::PermissionDenied, "entry web says no").await;
+    let wrong = |minter: &mut Minter| minter.refuse.as_mut().unwrap().grpc_code = Code::InvalidArgument as u32;
+    scene.minter(wrong);
+    scene.refused("g", Code::InvalidArgument, "entry web says no").await;
+    scene.minter(|minter| minter.refuse.as_mut().unwrap().retry = true);
+    scene.refused("f", Code::Unavailable, "entry web says no").await;
+    let asked = asked + 2;
     assert_eq!(
         scene.minter(|minter| minter.asked.len()),
         asked,

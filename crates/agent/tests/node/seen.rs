@@ -3,30 +3,19 @@
 
 use mintage_proto::v1::{ReportSeenRequest, SeenChain, SeenResult, agent_local_client::AgentLocalClient};
 use mintage_svid::{LeafInfo, cert_sha256};
-use tokio::net::UnixStream;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     FakeCa,
-    agent::{Node, Running, until},
+    agent::{Node, until},
     pki::Pki,
+    socket::{channel, started},
 };
 
 const ID: &str = "spiffe://dev.test/web";
 
 async fn local(node: &Node) -> AgentLocalClient<Channel> {
-    let socket = node.socket();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://agent")
-        .connect_with_connector(connector)
-        .await;
-    AgentLocalClient::new(channel.unwrap())
+    AgentLocalClient::new(channel(node.socket()).await)
 }
 
 async fn report(node: &Node, chains: Vec<Vec<Vec<u8>>>) -> Result<Vec<SeenResult>, Status> {
@@ -38,14 +27,6 @@ async fn report(node: &Node, chains: Vec<Vec<Vec<u8>>>) -> Result<Vec<SeenResult
     Ok(answer.into_inner().results)
 }
 
-async fn started() -> (FakeCa, Node, Running) {
-    let ca = FakeCa::start(Vec::new()).await;
-    let node = Node::new();
-    let mut agent = node.start(node.config(&[]).with_socket(Some(node.socket())), Some(ca.token()));
-    agent.connected().await;
-    (ca, node, agent)
-}
-
 /// A chain that this CA's key signed.
 fn chain(ca: &FakeCa) -> Vec<Vec<u8>> {
     let pki = &ca.state.pki;
@@ -54,7 +35,7 @@ fn chain(ca: &FakeCa) -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_in_use_is_told_once_with_what_identifies_it() {
-    let (ca, node, agent) = started().await;
+    let (ca, node, agent) = started(Vec::new()).await;
     let seen = chain(&ca);
     assert_eq!(
         report(&node, vec![seen.clone()]).await.unwrap(),
@@ -82,7 +63,7 @@ async fn a_certificate_in_use_is_told_once_with_what_identifies_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rubbish_strangers_and_too_much_are_refused_here() {
-    let (ca, node, agent) = started().await;
+    let (ca, node, agent) = started(Vec::new()).await;
     let stranger = Pki::new();
     let refused = [
         vec![],
@@ -118,7 +99,7 @@ async fn rubbish_strangers_and_too_much_are_refused_here() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_seen_without_a_ca_waits_for_one() {
-    let (ca, node, mut agent) = started().await;
+    let (ca, node, mut agent) = started(Vec::new()).await;
     ca.down();
     agent
         .event("the end of the stream", |event| {

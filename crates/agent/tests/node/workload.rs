@@ -1,78 +1,27 @@
 //! The socket as its callers see it: the SPIFFE Workload API, the agent's own verbs, health; and what hostile callers get.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
-use mintage_agent::{AgentEvent, Config};
+use mintage_agent::AgentEvent;
 use mintage_proto::{
     v1::{self, StatusRequest, WhoAmIRequest, agent_local_client::AgentLocalClient, ca_message::Message},
     workload::{
         JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
-        X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+        spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
 };
 use mintage_svid::{LeafInfo, key_matches};
-use tokio::{net::UnixStream, time::timeout};
-use tonic::{
-    Code, Request, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::timeout;
+use tonic::Code;
 
 use crate::support::{
     self, FakeCa,
-    agent::{Node, PATIENCE, Running, page, until},
+    agent::{Node, PATIENCE, page, until},
     entry,
+    socket::{call, channel, client, ids, leaf, next, socket_config, started},
 };
 
 const SOCKET_VARIABLE: &str = "MINTAGE_TEST_SOCKET";
-
-async fn channel(socket: PathBuf) -> Channel {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    Endpoint::from_static("http://agent")
-        .connect_with_connector(connector)
-        .await
-        .unwrap()
-}
-
-async fn client(node: &Node) -> SpiffeWorkloadApiClient<Channel> {
-    SpiffeWorkloadApiClient::new(channel(node.socket()).await)
-}
-
-fn call<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("workload.spiffe.io", "true".parse().unwrap());
-    request
-}
-
-fn socket_config(node: &Node) -> Config {
-    node.config(&[]).with_socket(Some(node.socket()))
-}
-
-async fn started(entries: Vec<v1::Entry>) -> (FakeCa, Node, Running) {
-    let ca = FakeCa::start(entries).await;
-    let node = Node::new();
-    let mut agent = node.start(socket_config(&node), Some(ca.token()));
-    agent.connected().await;
-    (ca, node, agent)
-}
-
-async fn next(stream: &mut Streaming<X509svidResponse>) -> X509svidResponse {
-    timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap()
-}
-
-fn ids(response: &X509svidResponse) -> Vec<&str> {
-    response.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect()
-}
-
-/// The first certificate of concatenated DER.
-fn leaf(concatenated: &[u8]) -> Vec<u8> {
-    let len = usize::from(u16::from_be_bytes([concatenated[2], concatenated[3]]));
-    concatenated[..len + 4].to_vec()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w8_w10_full_set_at_once_and_again_at_every_change() {
@@ -211,6 +160,41 @@ async fn w2_w11_header_bundles_and_what_a_ca_without_jwt_keys_leaves() {
         client.validate_jwtsvid(validate).await.unwrap_err().code(),
         Code::InvalidArgument
     );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w11_open_streams_of_bundles_are_sent_the_next_root_and_the_next_key() {
+    let (ca, node, agent) = started(vec![entry("web", "/web")]).await;
+    let mut client = client(&node).await;
+    let x509 = client.fetch_x509_bundles(call(X509BundlesRequest {})).await;
+    let mut x509 = x509.unwrap().into_inner();
+    let jwt = client.fetch_jwt_bundles(call(JwtBundlesRequest {})).await;
+    let mut jwt = jwt.unwrap().into_inner();
+    let first = timeout(PATIENCE, x509.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.bundles["spiffe://dev.test"], ca.state.pki.root_der);
+    timeout(PATIENCE, jwt.message()).await.unwrap().unwrap().unwrap();
+    let other = support::pki::Pki::new().root_der;
+    let mut bundle = ca.bundle();
+    bundle.sequence = 7;
+    bundle.roots.push(other.clone());
+    bundle
+        .jwt_keys
+        .push(support::jwt::Minter::new(Duration::from_secs(60)).public());
+    ca.push(Message::Trust(v1::Trust { bundle: Some(bundle) }));
+    let both = [ca.state.pki.root_der.clone(), other].concat();
+    let next = async {
+        // Lists of revoked certificates may come between.
+        while x509.message().await.unwrap().unwrap().bundles["spiffe://dev.test"] != both {}
+        loop {
+            let message = jwt.message().await.unwrap().unwrap();
+            let keys: serde_json::Value = serde_json::from_slice(&message.bundles["spiffe://dev.test"]).unwrap();
+            if keys["keys"][0]["kid"] == "test-key" {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, next).await.expect("the next bundle on both streams");
     agent.stop().await;
 }
 

@@ -115,7 +115,9 @@ impl Process {
             let theirs = read_proc(&self.proc_dir, "uid_map")?;
             if theirs != ours {
                 return Err(AttestError::PeerRefused(
-                    "it runs in a user namespace of its own; the agent's settings do not accept that".into(),
+                    "it runs in a user namespace of its own, where it can be any user that it likes; run it outside of one, or have its \
+                     identity delivered into a folder ([[delivery]])"
+                        .into(),
                 ));
             }
         }

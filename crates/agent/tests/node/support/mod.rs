@@ -7,6 +7,7 @@ pub mod jwt;
 pub mod lists;
 pub mod pki;
 pub mod receipts;
+pub mod socket;
 pub mod wire;
 
 use std::{
@@ -45,8 +46,9 @@ pub struct Script {
     pub break_at_mint: u32,
     /// Mint messages that are recorded and never answered.
     pub silent_mints: u32,
-    /// Refuse every ask for an entry.
+    /// Refuse every ask for an entry, or for these alone.
     pub refuse: Option<v1::Refusal>,
+    pub refuse_only: Vec<String>,
     /// Refuse this agent on every RPC.
     pub no_agents: bool,
     /// Certify this identity instead of the entry's.

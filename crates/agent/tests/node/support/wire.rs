@@ -180,7 +180,12 @@ impl Service {
             (_, None) => (String::new(), script.svid_ttl),
         };
         let refusal = match &script.refuse {
-            Some(refusal) if !ask.entry.is_empty() => Some(refusal.clone()),
+            Some(refusal)
+                if !ask.entry.is_empty()
+                    && (script.refuse_only.is_empty() || script.refuse_only.contains(&ask.entry)) =>
+            {
+                Some(refusal.clone())
+            }
             _ if id.is_empty() => Some(v1::Refusal {
                 code: "no_entry".to_owned(),
                 ..v1::Refusal::default()
