@@ -19,8 +19,8 @@
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mintage_identity::{CertHash, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
-use mintage_svid::{LeafInfo, cert_sha256, limits::CRL_BYTES_MAX};
+use mintage_identity::{IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_svid::{LeafInfo, limits::CRL_BYTES_MAX};
 use mintage_sys::{
     SysError,
     dir::{Dir, create_owned, open_owned},
@@ -37,11 +37,13 @@ use crate::{
     config::check_address,
     federation::{self, Federation, Remembered},
     held::{Unverified, from_pem, to_pem},
-    limits::{CRL_FILES_MAX, FEDERATED_FILE_BYTES_MAX, PROOF_BYTES_MAX},
-    receipt::{Proof, Receipt},
+    limits::{CRL_FILES_MAX, FEDERATED_FILE_BYTES_MAX},
 };
 
 mod acted;
+mod receipts;
+
+pub(crate) use receipts::KeptReceipt;
 
 const STATE: &str = "state.json";
 const AGENT: &str = "agent.pem";
@@ -59,8 +61,6 @@ const PEM_BYTES_MAX: usize = 80 * 1024;
 /// Bytes of a stored bundle: 64 roots and as many issuers of 16 KiB would be 3 MiB in Base64.
 const BUNDLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const STATE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a stored receipt: its proof, in which JSON doubles each newline, and room.
-const RECEIPT_BYTES_MAX: usize = 2 * PROOF_BYTES_MAX;
 /// Names looked through for deliveries that are no longer configured.
 const STALE_NAMES_MAX: usize = 65_536;
 
@@ -105,25 +105,6 @@ struct BundleFile {
     /// Key id and SubjectPublicKeyInfo; absent in files of agents that did not know of them.
     #[serde(default)]
     jwt_keys: Vec<(String, String)>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ReceiptFile {
-    version: u32,
-    certificate_sha256: String,
-    origin: String,
-    index: u64,
-    leaf_hash: String,
-    proof: Option<String>,
-}
-
-/// What was kept of a delivered certificate's record.
-pub(crate) struct KeptReceipt {
-    /// Of which certificate.
-    pub(crate) certificate: CertHash,
-    pub(crate) receipt: Receipt,
-    /// As it was written; not checked yet.
-    pub(crate) proof: Option<String>,
 }
 
 impl Store {
@@ -359,54 +340,8 @@ impl Store {
 
     pub(crate) fn forget_delivery(&self, delivery: &Delivery) -> Result<(), String> {
         remove(&self.deliveries, &delivery_file(delivery))?;
-        remove(&self.deliveries, &receipt_file(delivery))?;
+        remove(&self.deliveries, &receipts::file(delivery))?;
         remove(&self.deliveries, &acted::file(delivery))
-    }
-
-    /// The receipt of a delivery's last certificate. One that cannot be read costs that certificate's proof alone.
-    pub(crate) fn receipt(&self, delivery: &Delivery) -> Option<KeptReceipt> {
-        let name = receipt_file(delivery);
-        let read = || -> Result<Option<KeptReceipt>, String> {
-            let bytes = read(&self.deliveries, &name, RECEIPT_BYTES_MAX).map_err(|error| error.to_string())?;
-            let Some(bytes) = bytes else { return Ok(None) };
-            let file: ReceiptFile = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-            check_version(file.version)?;
-            let octets = |field: &str, text: &str| hex::decode(text).map_err(|error| format!("{field}: {error}"));
-            let certificate = octets("certificate_sha256", &file.certificate_sha256)?;
-            let certificate: [u8; 32] = certificate
-                .try_into()
-                .map_err(|_| "certificate_sha256: has not 32 octets".to_owned())?;
-            let receipt = Receipt::new(file.origin, file.index, &octets("leaf_hash", &file.leaf_hash)?)?;
-            Ok(Some(KeptReceipt {
-                certificate: CertHash::new(certificate),
-                receipt,
-                proof: file.proof,
-            }))
-        };
-        read().unwrap_or_else(|problem| {
-            tracing::warn!(file = name, problem, "the saved receipt of a delivery cannot be read");
-            None
-        })
-    }
-
-    /// Keeps the receipt of a delivered certificate (DER), and its proof once there is one.
-    pub(crate) fn save_receipt(
-        &self,
-        delivery: &Delivery,
-        certificate: &[u8],
-        receipt: &Receipt,
-        proof: Option<&Proof>,
-    ) -> Result<(), SysError> {
-        let file = ReceiptFile {
-            version: VERSION,
-            certificate_sha256: hex::encode(cert_sha256(certificate).as_bytes()),
-            origin: receipt.origin().to_owned(),
-            index: receipt.index(),
-            leaf_hash: hex::encode(receipt.leaf_hash()),
-            // A proof is text, or it would not have been taken.
-            proof: proof.map(|proof| String::from_utf8_lossy(proof.octets()).into_owned()),
-        };
-        secret_file::replace(&self.deliveries, &receipt_file(delivery), &json(&file))
     }
 
     /// Removes the saved keys of deliveries that are no longer configured; their certificates, each with its end.
@@ -414,7 +349,7 @@ impl Store {
         let known: std::collections::HashSet<Vec<u8>> = configured
             .iter()
             .flat_map(|delivery| {
-                let receipt = delivery.receipt().then(|| receipt_file(delivery));
+                let receipt = delivery.receipt().then(|| receipts::file(delivery));
                 let acted = delivery.acts().then(|| acted::file(delivery));
                 std::iter::once(delivery_file(delivery)).chain(receipt).chain(acted)
             })
@@ -507,10 +442,6 @@ fn json(file: &impl Serialize) -> Vec<u8> {
 /// One file name per folder: the entry for people, and a hash of the folder so that two of one entry differ.
 fn delivery_file(delivery: &Delivery) -> String {
     named(delivery, "pem")
-}
-
-fn receipt_file(delivery: &Delivery) -> String {
-    named(delivery, "receipt")
 }
 
 fn named(delivery: &Delivery, end: &str) -> String {
