@@ -9,7 +9,7 @@ use super::kit::{Fault, Faulty, Place, contents, group, integrate, key, keys, op
 use crate::{
     AppendError, Body, Checkpoint, Cosigner, FileJournal, Journal, Kind, LedgerError, LedgerTreeWriter, Log, LogKey,
     LogKeys, OpenOptions, Origin, Policy, Query, Record, RecordCheck, Roll, Sealer, Search, ShardBegin, SignedNote,
-    Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_ledger_tree, verify_tree,
+    Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_indexes, verify_ledger_tree, verify_tree,
 };
 
 fn next(number: u8) -> (Origin, LogKey) {
@@ -549,6 +549,8 @@ fn a_copy_of_what_is_archived_of_closed_shards_is_a_ledger() {
         let reports = verify(copy.path(), Some(&first_key), &mut ()).unwrap();
         let sizes: Vec<_> = reports.iter().map(|report| (report.size, report.tiles)).collect();
         assert_eq!(sizes, [(300, 1), (400, 1)][..count]);
+        // The last shard of a copy is closed too, and its last segment is short.
+        assert_eq!(verify_indexes(copy.path(), &|| true).unwrap(), count as u64);
         // Neither the end of a shard nor one record in it can be left out.
         let entries = copy.path().join(&first.files[0].name);
         let mut octets = std::fs::read(&entries).unwrap();
@@ -565,4 +567,115 @@ fn a_copy_of_what_is_archived_of_closed_shards_is_a_ledger() {
     assert!(reports[0].released && !reports[1].released);
     let other = Log::new(next(9).1.vkey(&next(9).0), 300).unwrap();
     assert!(journal.archive(&other).is_err());
+}
+
+/// Ends the log that is written, seals it and lets its files go, at the first record of the ledger that it is shown.
+struct Ending<'a> {
+    journal: &'a Arc<FileJournal>,
+    keys: &'a Arc<LogKeys>,
+    /// When it does so: as this log begins, or at the first record of all.
+    at: Option<u64>,
+    done: std::cell::Cell<bool>,
+    records: u64,
+}
+
+impl Ending<'_> {
+    fn end(&self) {
+        if self.done.replace(true) {
+            return;
+        }
+        let trees = trees_of(self.journal, self.keys);
+        roll(self.journal, self.keys, 9).unwrap();
+        append(self.journal, 3);
+        integrate(self.journal, &trees, Some(self.keys.clone()));
+        let mut sealer = Sealer::new(self.journal.clone(), trees);
+        while sealer.seal_next().unwrap() {}
+        self.journal.release_sealed().unwrap();
+    }
+}
+
+impl RecordCheck for Ending<'_> {
+    fn begin(&mut self, begin: &ShardBegin<'_>) -> Result<(), String> {
+        if self.at == Some(begin.log.first()) {
+            self.end();
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, _: &Vkey, _: &Stored) -> Result<(), String> {
+        if self.at.is_none() {
+            self.end();
+        }
+        self.records += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_shard_that_is_closed_and_sealed_while_a_verifier_reads_is_no_damage() {
+    // Before the last shard is looked at, and after.
+    for at in [None, Some(700)] {
+        let place = Place::new();
+        let (journal, keys, _) = sealed(&place);
+        let mut ending = Ending {
+            journal: &journal,
+            keys: &keys,
+            at,
+            done: false.into(),
+            records: 0,
+        };
+        let reports = verify(&place.ledger(), Some(&[key().vkey(&origin())]), &mut ending).unwrap();
+        assert!(ending.done.get() && reports.len() == 3, "{at:?}");
+        assert!(ending.records >= 900, "{at:?}: {}", ending.records);
+        verify(&place.ledger(), None, &mut ()).unwrap();
+    }
+    let place = Place::new();
+    let (journal, keys, _) = sealed(&place);
+    let ending = Ending {
+        journal: &journal,
+        keys: &keys,
+        at: None,
+        done: false.into(),
+        records: 0,
+    };
+    let go_on = || {
+        ending.end();
+        true
+    };
+    assert_eq!(verify_indexes(&place.ledger(), &go_on).unwrap(), 3);
+}
+
+#[test]
+fn a_ledger_ends_no_log_when_its_policy_can_name_no_more() {
+    let place = Place::new();
+    let (journal, keys) = (place.create(options()), keys());
+    let begin = |number: u32| {
+        let origin = format!("dev.test/mintage/a1b2/{}-{:02}", 2026 + number / 12, number % 12 + 1);
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&(number + 1).to_be_bytes());
+        let key = LogKey::generate(&Zeroizing::new(seed)).unwrap().0;
+        let roll = Roll {
+            next: &Origin::parse(&origin).unwrap(),
+            key,
+            closing: record(Kind::LogClose, 7),
+            snapshot: &mut |position| Ok(snapshot(position)),
+            opening: &mut |open| samples::head(u64::from(number), Body::LogOpen(open)).encode(),
+        };
+        journal.roll(&keys, roll)
+    };
+    let most = crate::limits::POLICY_LOGS_MAX;
+    for number in 1..most as u32 {
+        journal.check_room_for_log().unwrap();
+        begin(number).unwrap();
+    }
+    let size = journal.size();
+    let refused = begin(most as u32).unwrap_err().to_string();
+    assert!(refused.contains("as many as a policy can name"), "{refused}");
+    assert!(journal.check_room_for_log().is_err());
+    // Nothing was written, and it goes on, now and after a start.
+    assert_eq!((journal.logs().len(), journal.size()), (most, size));
+    append(&journal, 5);
+    drop(journal);
+    assert_eq!(place.open().unwrap().size(), size + 5);
+    verify(&place.ledger(), Some(&[key().vkey(&origin())]), &mut ()).unwrap();
 }
