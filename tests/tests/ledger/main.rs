@@ -6,6 +6,7 @@ mod audit_damage;
 mod auditors;
 mod crash;
 mod orphans;
+mod poisoned;
 mod power;
 mod reading;
 mod restore;
