@@ -220,6 +220,13 @@ async fn what_was_given_up_is_neither_asked_for_nor_needed() {
     let told = ran(2, &data, &["audit", "show", "1"]);
     assert!(told.contains("given up"), "{told}");
     ran(0, &data, &["audit", "verify", "--vkey", &first_key]);
+    // What is still there is exported, and it is said where it begins.
+    let first = states["shards"][1]["first"].as_u64().unwrap();
+    let told = ran(0, &data, &["audit", "export", "--format", "jsonl"]);
+    let begins = told.lines().find(|line| line.starts_with('{')).unwrap();
+    let begins: Value = serde_json::from_str(begins).unwrap();
+    assert_eq!(begins["index"], first, "{told}");
+    assert!(told.contains(&format!("begins with record {first}")), "{told}");
     // An auditor's kept checkpoint: of the log that is gone only the last one can still be compared.
     let held = asked(&data, &["audit", "verify", "--checkpoint", &last]);
     assert!(held["kept_checkpoint"].as_u64().is_some_and(|size| size > 0), "{held}");
