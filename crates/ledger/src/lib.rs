@@ -41,7 +41,7 @@
 //! // At each start: recover it, follow it, commit to it.
 //! let journal = Arc::new(FileJournal::open(&ledger, OpenOptions::default())?);
 //! let shared: Arc<dyn Journal> = journal.clone();
-//! let trees = Trees::new(journal.ledger(), shared.clone());
+//! let trees = Trees::new(journal.ledger(), shared.clone(), journal.disk().clone());
 //! let keys = LogKeys::new(&origin, key);
 //! let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
 //! let follower = Follower::start("tree", shared.clone(), vec![Box::new(integrator)], Duration::ZERO)?;

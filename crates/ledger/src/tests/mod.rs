@@ -4,6 +4,7 @@ mod batch;
 mod committer;
 mod cosigned;
 mod crash;
+mod damage;
 mod faults;
 mod follow;
 pub(crate) mod kit;

@@ -12,7 +12,7 @@ use crate::{
     Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_indexes, verify_ledger_tree, verify_tree,
 };
 
-fn next(number: u8) -> (Origin, LogKey) {
+pub(super) fn next(number: u8) -> (Origin, LogKey) {
     let origin = Origin::parse(&format!("dev.test/mintage/a1b2/2026-{number:02}")).unwrap();
     (origin, LogKey::generate(&Zeroizing::new([100 + number; 32])).unwrap().0)
 }
@@ -22,7 +22,7 @@ fn snapshot(position: u64) -> Vec<u8> {
     format!("what stands before {position}").into_bytes()
 }
 
-fn roll(journal: &FileJournal, keys: &LogKeys, number: u8) -> Result<Arc<Log>, LedgerError> {
+pub(super) fn roll(journal: &FileJournal, keys: &LogKeys, number: u8) -> Result<Arc<Log>, LedgerError> {
     let (origin, key) = next(number);
     journal.roll(
         keys,
