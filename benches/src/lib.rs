@@ -12,4 +12,5 @@ pub mod host;
 pub mod load;
 pub mod peers;
 pub mod records;
+pub mod searched;
 pub mod workloads;
