@@ -11,6 +11,7 @@ mod power;
 mod reading;
 mod restore;
 mod restore_refusals;
+mod searching;
 mod seen;
 mod shards;
 mod snapshot_records;
