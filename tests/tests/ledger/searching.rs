@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use mintage_ca::{Ca, Deps};
+use mintage_ca::Ca;
+use mintage_proto::v1::Entry;
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
     bins::binary,
-    ca::{config, entry, make_with, token},
+    ca::{apply, config, make_with, token},
     client::join,
     clock::Shifted,
     stream::{Stream, ask, code},
@@ -47,39 +48,41 @@ fn serials(found: &Value) -> Vec<String> {
     rows.iter().map(serial).collect()
 }
 
-async fn issue(stream: &mut Stream) -> String {
-    let minted = stream.ask_one(ask("web")).await.unwrap();
+async fn issue(stream: &mut Stream, entry: &str) -> String {
+    let minted = stream.ask_one(ask(entry)).await.unwrap();
     assert_eq!(code(&minted), "");
     LeafInfo::parse(&minted.leaf).unwrap().serial().to_string()
 }
 
-async fn started(data: &Path, deps: &Deps) -> Ca {
-    Ca::start(config(data), deps.clone()).await.unwrap()
-}
-
-async fn agent(ca: &Ca, name: &str) -> Stream {
-    let joined = join(&token(ca.admin_socket(), name).await).await.unwrap();
-    Stream::open(&joined, &ca.address().to_string()).await.unwrap()
+fn entry(name: &str, ttl_seconds: u32) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        spiffe_id: format!("spiffe://dev.test/shop/{name}"),
+        agents: vec!["spiffe://dev.test/mintage/agent/*".to_owned()],
+        selectors: vec!["unix:uid:1".to_owned()],
+        ttl_seconds,
+        ..Entry::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_found_by_what_became_of_them_by_serial_and_page_by_page() {
-    let clock = Shifted::behind(Duration::from_secs(100 * 3600));
+    // By the machine's clock, too, its certificate is good all the time.
+    let clock = Shifted::behind(Duration::from_secs(600));
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("ca");
     make_with(&data, &clock.deps());
-    let ca = started(&data, &clock.deps()).await;
-    entry(ca.admin_socket(), "web", "/web").await;
-    let mut stream = agent(&ca, "n1").await;
-    let expired = issue(&mut stream).await;
+    let ca = Ca::start(config(&data), clock.deps()).await.unwrap();
+    apply(ca.admin_socket(), vec![entry("brief", 60), entry("long", 3600)])
+        .await
+        .unwrap();
+    let joined = join(&token(ca.admin_socket(), "n1").await).await.unwrap();
+    let mut stream = Stream::open(&joined, &ca.address().to_string()).await.unwrap();
+    let expired = issue(&mut stream, "brief").await;
+    clock.move_on(Duration::from_secs(600));
+    let revoked = issue(&mut stream, "long").await;
+    let live = issue(&mut stream, "long").await;
     drop(stream);
-    ca.stop().await;
-    // Longer than any certificate lives.
-    clock.move_on(Duration::from_secs(50 * 3600));
-    let ca = started(&data, &clock.deps()).await;
-    let mut stream = agent(&ca, "n2").await;
-    let revoked = issue(&mut stream).await;
-    let live = issue(&mut stream).await;
     let output = Command::new(binary("mintage"))
         .env_remove("MINTAGE_ADMIN_SOCKET")
         .arg("--data-dir")
@@ -90,14 +93,14 @@ async fn certificates_are_found_by_what_became_of_them_by_serial_and_page_by_pag
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    let web = ["--spiffe-id", "spiffe://dev.test/web", "--kind", "issue"];
-    let of = |states: &str| serials(&search(&data, &[&web[..], &["--state", states]].concat()));
+    let shop = ["--id-prefix", "spiffe://dev.test/shop/*", "--kind", "issue"];
+    let of = |states: &str| serials(&search(&data, &[&shop[..], &["--state", states]].concat()));
     assert_eq!(of("live"), [live.as_str()]);
     assert_eq!(of("expired"), [expired.as_str()]);
     assert_eq!(of("revoked"), [revoked.as_str()]);
     assert_eq!(of("expired,revoked"), [revoked.as_str(), &expired]);
     assert_eq!(of("live,expired,revoked"), [live.as_str(), &revoked, &expired]);
-    assert_eq!(serials(&search(&data, &web)), [live.as_str(), &revoked, &expired]);
+    assert_eq!(serials(&search(&data, &shop)), [live.as_str(), &revoked, &expired]);
 
     for serial in [&live, &revoked, &expired] {
         let found = search(&data, &["--serial", serial]);
@@ -132,6 +135,5 @@ async fn certificates_are_found_by_what_became_of_them_by_serial_and_page_by_pag
     assert_eq!(joined, all);
     assert_eq!(pages, all.len().div_ceil(4));
     assert_eq!(joined.iter().collect::<BTreeSet<_>>().len(), all.len());
-    drop(stream);
     ca.stop().await;
 }

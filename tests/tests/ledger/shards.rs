@@ -273,6 +273,7 @@ async fn a_copy_of_the_closed_shards_alone_verifies() {
     });
     let copy = folder.path().join("copy");
     let to = copy.join(origin.id()).join(origin.shard());
+    std::fs::create_dir_all(&to).unwrap();
     for name in ["seg", "checkpoints"] {
         copied(&shard.join(name), &to.join(name));
     }

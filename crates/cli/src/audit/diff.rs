@@ -11,6 +11,7 @@ use mintage_ledger::{Hash, Policy};
 use serde::Serialize;
 
 use super::{
+    progress::Progress,
     source::{Leaf, Offline},
     trust::Trust,
     verify::{Form, Shard},
