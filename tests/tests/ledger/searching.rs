@@ -54,7 +54,7 @@ async fn issue(stream: &mut Stream, entry: &str) -> String {
     LeafInfo::parse(&minted.leaf).unwrap().serial().to_string()
 }
 
-fn entry(name: &str, ttl_seconds: u32) -> Entry {
+fn entry(name: &str, ttl_seconds: i64) -> Entry {
     Entry {
         name: name.to_owned(),
         spiffe_id: format!("spiffe://dev.test/shop/{name}"),
