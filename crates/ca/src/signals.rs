@@ -41,16 +41,16 @@ impl Ca {
             let mut poisoned = std::pin::pin!(self.wait_poisoned());
             loop {
                 tokio::select! {
-                _ = terminate.recv() => break None,
-                _ = interrupt.recv() => break None,
-                _ = hangup.recv() => {
-                    self.reload_root_list();
-                    match &file {
-                        Some((file, at_start)) => self.reload(file, at_start),
-                        None => warn!("SIGHUP: there is no configuration file to read again"),
+                    _ = terminate.recv() => break None,
+                    _ = interrupt.recv() => break None,
+                    _ = hangup.recv() => {
+                        self.reload_root_list();
+                        match &file {
+                            Some((file, at_start)) => self.reload(file, at_start),
+                            None => warn!("SIGHUP: there is no configuration file to read again"),
+                        }
                     }
-                }
-                why = &mut poisoned => break Some(why),
+                    why = &mut poisoned => break Some(why),
                 }
             }
         };
