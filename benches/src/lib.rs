@@ -13,5 +13,6 @@ pub mod load;
 pub mod node;
 pub mod peers;
 pub mod records;
+pub mod searched;
 pub mod served;
 pub mod workloads;

@@ -84,7 +84,8 @@ pub fn agent(number: u64) -> String {
     format!("node-{number:04}")
 }
 
-fn time_of(index: u64) -> UnixTime {
+/// When the record at this place was made, by the records' own clock.
+pub fn time_of(index: u64) -> UnixTime {
     UnixTime::from_millis(BEGIN_MS + (index * 1000 / PER_SECOND).cast_signed())
 }
 

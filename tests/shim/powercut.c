@@ -7,6 +7,8 @@
 //     file-<inode>   the content of a file
 //     dir-<inode>    the names in a folder, one a line: kind (f, d or -), mode, inode, name
 //     root           the inode of the watched folder
+//   POWERCUT_FAIL    a file: while it is there, fdatasync of a file whose name has the file's first line in it is answered
+//                    with EIO, and makes nothing durable
 //
 // All that is there when the first program starts has survived. The calls are caught by seccomp and not by symbols, because a program may
 // well make them without libc. What is not caught (sync_file_range, msync, O_SYNC, renames, writes) makes nothing
@@ -165,10 +167,32 @@ static void keep(int descriptor) {
     pthread_mutex_unlock(&lock);
 }
 
+// True when the disk is to fail under this descriptor.
+static int fails(int descriptor) {
+    char link[64], path[PATH_MAX], part[NAME_MAX] = "";
+    const char *named = getenv("POWERCUT_FAIL");
+    int file = named ? open(named, O_RDONLY | O_CLOEXEC) : -1;
+    if (file < 0) return 0;
+    ssize_t got = read(file, part, sizeof part - 1);
+    close(file);
+    part[got > 0 ? got : 0] = 0;
+    part[strcspn(part, "\n")] = 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    got = readlink(link, path, sizeof path - 1);
+    if (got < 0) return 0;
+    path[got] = 0;
+    return strstr(path, part) != NULL;
+}
+
 static void caught(int signal, siginfo_t *info, void *context) {
     (void)signal;
     ucontext_t *registers = context;
     int saved = errno, descriptor = (int)FIRST_ARGUMENT(registers);
+    if (info->si_syscall == SYS_fdatasync && fails(descriptor)) {
+        RESULT(registers) = -EIO;
+        errno = saved;
+        return;
+    }
     keep(descriptor);
     long result = syscall(info->si_syscall, descriptor, 0, 0, 0, 0, OURS);
     RESULT(registers) = result < 0 ? -errno : result;

@@ -112,6 +112,8 @@ macro_rules! campaigns {
 campaigns! {
     a_record: "record",
     a_frame: "frame",
+    a_write_ahead_file: "wal-file",
+    a_tile: "tile",
     a_bundle: "bundle",
     a_tile_path: "tile-path",
     sealed_entries: "entries",

@@ -6,24 +6,24 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
 use mintage_benches::{
-    host::rss_mb,
     load::{Failure, percentile},
-    records::{AGENTS, Generator, IDENTITIES, agent, identity},
+    records::{Generator, IDENTITIES},
+    searched::{self, Searched},
 };
-use mintage_identity::{AgentName, Serial, SpiffeId, TrustDomain, UnixTime};
+use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
     Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey,
-    LogKeys, OpenOptions, Origin, Query, Record, Sealer, Search, Trees, verify, wire,
+    OpenOptions, Origin, Record, Sealer, Trees, verify, wire,
 };
-use mintage_state::View;
-use serde::{Deserialize, Serialize};
+use mintage_state::{State, View};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 /// Time of a slice of appending, and of the bare appends beside it.
@@ -38,10 +38,6 @@ const GROUP: usize = 512;
 const BARE_BYTES: usize = 256 << 20;
 /// Control records from which the state is rebuilt.
 const CONTROL: u64 = 200_000;
-/// Questions of each sort.
-const QUESTIONS: u64 = 700;
-/// Rows of a page.
-const PAGE: usize = 50;
 
 #[derive(Parser)]
 struct Options {
@@ -54,11 +50,11 @@ struct Options {
     /// Output format; only json.
     #[arg(short, default_value = "json")]
     output: String,
-    /// Keeps the ledger in this folder and uses it again.
+    /// Keeps the CA's folder with the ledger here and uses it again.
     #[arg(long)]
     keep: Option<PathBuf>,
     #[arg(long, hide = true)]
-    search: Option<PathBuf>,
+    serve: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -72,26 +68,14 @@ struct Report {
     searched: Searched,
     sealed_bytes_per_record: f64,
     rebuild_per_s: f64,
+    sled_bulk_per_s: f64,
     append_bytes_per_record: f64,
-}
-
-/// What the process that only starts and searches measured.
-#[derive(Serialize, Deserialize)]
-struct Searched {
-    search_records: u64,
-    search_p50_ms: f64,
-    search_p99_ms: f64,
-    restart_ms: f64,
-    search_rss_mb: f64,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let outcome = match &options.search {
-        Some(dir) => search(dir).and_then(|searched| {
-            println!("{}", serde_json::to_string(&searched)?);
-            Ok(())
-        }),
+    let outcome = match &options.serve {
+        Some(dir) => searched::serve(dir),
         None => run(&options),
     };
     match outcome {
@@ -109,15 +93,16 @@ fn run(options: &Options) -> Result<(), Failure> {
     let mut generator = Generator::new()?;
     let (ratio_64, _) = append(&folder.path().join("append-64"), &mut generator, 64)?;
     let (ratio_512, rate) = append(&folder.path().join("append-512"), &mut generator, 512)?;
-    let rebuild_per_s = rebuild(&folder.path().join("state"), &mut generator)?;
+    let (rebuild_per_s, sled_bulk_per_s) = rebuild(&folder.path().join("state"), &mut generator)?;
     let dir = options.keep.clone().unwrap_or_else(|| folder.path().join("large"));
     if !dir.exists() {
         fill(&dir, &mut generator, records)?;
     }
-    let sealed_bytes_per_record = sealed_bytes(&dir)?;
-    let searched = search_in_a_process(&dir)?;
+    let ledger = dir.join("ledger");
+    let sealed_bytes_per_record = sealed_bytes(&ledger)?;
+    let searched = searched::in_a_process(&dir)?;
     let started = Instant::now();
-    let report = verify(&dir, None, &mut ())?;
+    let report = verify(&ledger, None, &mut ())?;
     let took = started.elapsed().as_secs_f64();
     let size = report.first().map_or(0, |shard| shard.size);
     let report = Report {
@@ -129,6 +114,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         searched,
         sealed_bytes_per_record,
         rebuild_per_s,
+        sled_bulk_per_s,
         append_bytes_per_record: generator.issue(0)?.0.encoded_len() as f64,
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
@@ -221,8 +207,8 @@ fn timed(mut call: impl FnMut() -> Result<bool, Failure>) -> Result<f64, Failure
     Ok(calls as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Control records a second from the ledger into a new view.
-fn rebuild(dir: &Path, generator: &mut Generator) -> Result<f64, Failure> {
+/// Control records a second from the ledger into a new view, and into a new state with its database.
+fn rebuild(dir: &Path, generator: &mut Generator) -> Result<(f64, f64), Failure> {
     let journal = create(dir)?;
     let mut index = 1;
     while index <= CONTROL {
@@ -236,22 +222,25 @@ fn rebuild(dir: &Path, generator: &mut Generator) -> Result<f64, Failure> {
     let started = Instant::now();
     let view = View::of_journal(&domain()?, &*journal)?;
     let took = started.elapsed().as_secs_f64();
-    match view.entry_count() as u64 == IDENTITIES {
-        true => Ok(CONTROL as f64 / took),
+    let started = Instant::now();
+    let state = State::open(&dir.with_extension("sled"), &domain()?, journal)?;
+    let whole = started.elapsed().as_secs_f64();
+    let all = |view: &View| view.entry_count() as u64 == IDENTITIES;
+    match all(&view) && all(&state.view()) {
+        true => Ok((CONTROL as f64 / took, CONTROL as f64 / whole)),
         false => Err("the rebuilt state lacks entries".into()),
     }
 }
 
-/// Makes a ledger of so many records, with its tree and its sealed segments.
+/// Makes a CA whose ledger has so many records, with its tree and its sealed segments.
 fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failure> {
-    let journal = create(dir)?;
+    let (journal, keys) = searched::make(dir)?;
     let shared: Arc<dyn Journal> = journal.clone();
-    let trees = Trees::new(journal.ledger(), shared.clone());
-    let keys = LogKeys::new(journal.log().origin(), key()?);
+    let trees = Trees::new(journal.ledger(), shared.clone(), journal.disk().clone());
     let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
     let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::from_millis(5))?;
     let mut sealer = Sealer::new(journal.clone(), trees);
-    let mut index = 1;
+    let mut index = journal.size();
     while index < records {
         let to = (index + GROUP as u64).min(records);
         let group: Vec<EncodedRecord> = (index..to)
@@ -284,92 +273,4 @@ fn sealed_bytes(dir: &Path) -> Result<f64, Failure> {
         }
     }
     Ok(bytes as f64 / shard.segments().records() as f64)
-}
-
-fn search_in_a_process(dir: &Path) -> Result<Searched, Failure> {
-    let output = Command::new(std::env::current_exe()?)
-        .arg("--search")
-        .arg(dir)
-        .output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into());
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// Starts from what is on disk, as the CA does, and then asks.
-fn search(dir: &Path) -> Result<Searched, Failure> {
-    let started = Instant::now();
-    let journal = Arc::new(FileJournal::open(dir, OpenOptions::default())?);
-    let shared: Arc<dyn Journal> = journal.clone();
-    let trees = Trees::new(journal.ledger(), shared.clone());
-    let keys = LogKeys::new(journal.log().origin(), key()?);
-    let integrator = Integrator::new(shared.clone(), trees, Some(keys), Duration::from_secs(1))?;
-    let search = Search::over(journal.segments().clone())?;
-    let sinks = [
-        ("tree", Box::new(integrator) as Box<dyn mintage_ledger::Sink>),
-        ("search", search.sink()),
-    ];
-    let followers: Vec<Follower> = sinks
-        .into_iter()
-        .map(|(name, sink)| Ok(Follower::start(name, shared.clone(), vec![sink], Duration::ZERO)?))
-        .collect::<Result<_, Failure>>()?;
-    let size = journal.size();
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(search.watch().wait_for(|applied| *applied >= size))?;
-    let restart_ms = started.elapsed().as_secs_f64() * 1e3;
-    let mut times = Vec::new();
-    for at in 0..QUESTIONS {
-        // Spread over the log and its names by a step that meets them all.
-        let index = 1 + at * 7_919_777 % (size - 1);
-        times.push(ask(&search, &by_identity(at * 31 % IDENTITIES)?)?);
-        times.push(ask(&search, &by_agent(at * 17 % AGENTS)?)?);
-        times.push(ask(&search, &by_serial(&shared, index)?)?);
-    }
-    let searched = Searched {
-        search_records: size,
-        search_p50_ms: percentile(&mut times, 0.5),
-        search_p99_ms: percentile(&mut times, 0.99),
-        restart_ms,
-        search_rss_mb: rss_mb(std::process::id()),
-    };
-    followers.into_iter().for_each(Follower::stop);
-    Ok(searched)
-}
-
-fn ask(search: &Search, query: &Query) -> Result<f64, Failure> {
-    let started = Instant::now();
-    let page = search.query(query, None, PAGE)?;
-    let took = started.elapsed().as_secs_f64() * 1e3;
-    match page.rows.is_empty() {
-        true => Err(format!("nothing was found of {query:?}").into()),
-        false => Ok(took),
-    }
-}
-
-fn by_identity(number: u64) -> Result<Query, Failure> {
-    Ok(Query {
-        spiffe_id: Some(SpiffeId::parse(&identity(number))?),
-        ..Query::default()
-    })
-}
-
-fn by_agent(number: u64) -> Result<Query, Failure> {
-    Ok(Query {
-        agent: Some(AgentName::parse(&agent(number))?.to_string()),
-        ..Query::default()
-    })
-}
-
-fn by_serial(journal: &Arc<dyn Journal>, index: u64) -> Result<Query, Failure> {
-    let stored = journal.read_from(index, 1)?.pop().ok_or("a record is missing")?;
-    let Body::Issue(issue) = stored.decode()?.body else {
-        return Err("a record is no issuance".into());
-    };
-    let facts = mintage_ledger::LeafFacts::read(&issue.certificate_der).ok_or("a certificate cannot be read")?;
-    let serial: Serial = facts.serial;
-    Ok(Query {
-        serial: Some(serial),
-        ..Query::default()
-    })
 }

@@ -1,5 +1,7 @@
 //! What became of an issued certificate: live, expired or revoked, and by which records.
 
+use std::time::Duration;
+
 use mintage_identity::{IssuerKeyId, RevocationReason, Serial, SpiffeId, UnixTime};
 use mintage_ledger::{Body, Kind, LedgerError, Query as RecordQuery, Record, wire};
 use mintage_proto::v1;
@@ -8,8 +10,10 @@ use mintage_svid::LeafInfo;
 
 use crate::desk::Desk;
 
-/// Revoke records looked at for one certificate.
-const REVOCATIONS_SCANNED_MAX: usize = 1000;
+/// Revoke records of one page, of as many as a question needs.
+const REVOCATIONS_PAGE: usize = 250;
+/// How long after a certificate's end a revocation may be recorded that found it alive.
+const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The state of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +118,7 @@ impl Shown {
     }
 }
 
-/// The revocations that strike the certificate of this record, newest first.
+/// The revocations that strike the certificate of this record, newest first. None strikes it after its end.
 pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<v1::Striker>, LedgerError> {
     let told = |(index, at, revoke): (u64, UnixTime, wire::Revoke)| v1::Striker {
         index,
@@ -123,7 +127,12 @@ pub(crate) fn revocations_of(desk: &Desk, record: &Record) -> Result<Vec<v1::Str
         reason: reason_of(revoke.reason).to_string(),
         note: revoke.note,
     };
-    Ok(strikers(desk, record)?.into_iter().map(told).collect())
+    let Some(shown) = Shown::of(record) else {
+        return Ok(Vec::new());
+    };
+    let until = shown.leaf.not_after().plus(RECORDED_WITHIN);
+    let strikers = strikers(desk, &shown, (record.time, Some(until)))?;
+    Ok(strikers.into_iter().map(told).collect())
 }
 
 /// The reason of a recorded code; one that is not used here reads as unspecified.
@@ -139,27 +148,43 @@ pub(crate) fn is_compromised(desk: &Desk, serial: &Serial) -> Result<bool, Ledge
         return Ok(false);
     };
     let record = issued.stored.decode()?;
-    let strikers = strikers(desk, &record)?;
+    let Some(shown) = Shown::of(&record) else {
+        return Ok(false);
+    };
+    // Whenever it became known: also after the certificate's end.
+    let strikers = strikers(desk, &shown, (record.time, None))?;
     let compromised = u32::from(RevocationReason::KeyCompromise.code());
     Ok(strikers.iter().any(|(.., revoke)| revoke.reason == compromised))
 }
 
-/// The revocations that strike the certificate of this record, newest first.
-fn strikers(desk: &Desk, record: &Record) -> Result<Vec<(u64, UnixTime, wire::Revoke)>, LedgerError> {
-    let Some(shown) = Shown::of(record) else {
-        return Ok(Vec::new());
-    };
+/// The revocations recorded in this span of time that strike the certificate, newest first.
+fn strikers(
+    desk: &Desk,
+    shown: &Shown,
+    (since, until): (UnixTime, Option<UnixTime>),
+) -> Result<Vec<(u64, UnixTime, wire::Revoke)>, LedgerError> {
     let query = RecordQuery {
         kinds: vec![Kind::Revoke],
-        since: Some(record.time),
+        since: Some(since),
+        until,
         ..RecordQuery::default()
     };
-    let page = desk.index.search().query(&query, None, REVOCATIONS_SCANNED_MAX)?;
-    let strikes = |index: u64| {
-        let record = desk.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
-        let at = record.time;
-        let Body::Revoke(revoke) = record.body else { return None };
-        shown.is_struck_by(&revoke).then_some((index, at, revoke))
-    };
-    Ok(page.rows.iter().filter_map(|row| strikes(row.index)).collect())
+    let (mut found, mut from) = (Vec::new(), None);
+    loop {
+        let page = desk.index.search().query(&query, from, REVOCATIONS_PAGE)?;
+        let places: Vec<u64> = page.rows.iter().map(|row| row.index).collect();
+        for stored in desk.journal.read_each(&places)? {
+            let record = stored.decode()?;
+            if let Body::Revoke(revoke) = record.body
+                && shown.is_struck_by(&revoke)
+            {
+                found.push((stored.index(), record.time, revoke));
+            }
+        }
+        // A page may be empty and still have a next one.
+        from = page.next;
+        if from.is_none() {
+            return Ok(found);
+        }
+    }
 }

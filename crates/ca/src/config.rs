@@ -74,6 +74,7 @@ struct RawCa {
 struct RawLedger {
     checkpoint_interval: Option<Spanned<String>>,
     max_unwitnessed: Option<Spanned<String>>,
+    exit_after: Option<Spanned<String>>,
     shards: Option<Spanned<String>>,
     retain: Option<Spanned<String>>,
     upload: Option<RawUpload>,
@@ -118,6 +119,8 @@ pub struct Config {
     pub(crate) snapshot_records: Duration,
     pub(crate) witnesses: Vec<WitnessPeer>,
     pub(crate) max_unwitnessed: Duration,
+    /// How long a CA whose ledger failed stays up for readers.
+    pub(crate) exit_after: Duration,
     pub(crate) shards: ShardPolicy,
     pub(crate) upload: Option<UploadSettings>,
     pub(crate) audit: Option<AuditSettings>,
@@ -149,6 +152,7 @@ impl Config {
             snapshot_records: SNAPSHOT_RECORD_INTERVAL,
             witnesses: Vec::new(),
             max_unwitnessed: Duration::from_secs(60),
+            exit_after: Duration::from_secs(30),
             shards: ShardPolicy::default(),
             upload: None,
             audit: None,
@@ -273,6 +277,7 @@ impl Config {
             "ledger.checkpoint_interval",
         );
         note(self.max_unwitnessed != other.max_unwitnessed, "ledger.max_unwitnessed");
+        note(self.exit_after != other.exit_after, "ledger.exit_after");
         note(self.shards.monthly != other.shards.monthly, "ledger.shards");
         note(self.shards.retain != other.shards.retain, "ledger.retain");
         note(self.upload != other.upload, "ledger.upload");
@@ -330,6 +335,9 @@ impl Checker<'_> {
         }
         if let Some(longest) = self.map(raw.ledger.max_unwitnessed, max_unwitnessed)? {
             config.max_unwitnessed = longest;
+        }
+        if let Some(after) = self.map(raw.ledger.exit_after, exit_after)? {
+            config.exit_after = after;
         }
         if let Some(monthly) = self.map(raw.ledger.shards, shards_monthly)? {
             config.shards.monthly = monthly;
@@ -502,6 +510,16 @@ fn max_unwitnessed(text: &str) -> Result<Duration, String> {
         true => Ok(longest),
         false => Err(format!(
             "ledger.max_unwitnessed: {text} is out of range; allowed are 1s to 24h"
+        )),
+    }
+}
+
+fn exit_after(text: &str) -> Result<Duration, String> {
+    let after = parse_duration("ledger.exit_after", text).map_err(|error| error.to_string())?;
+    match after <= Duration::from_secs(600) {
+        true => Ok(after),
+        false => Err(format!(
+            "ledger.exit_after: {text} is out of range; allowed are 0s to 600s"
         )),
     }
 }

@@ -19,6 +19,16 @@ pub(crate) async fn in_place<T: Send + 'static>(
     done.await.ok()
 }
 
+/// Does work that may wait for files in the middle of a task that goes on right after; other tasks of this thread go on
+/// elsewhere, where there is an elsewhere.
+pub(crate) fn waiting<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -26,6 +36,19 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_done_on_one_thread_too() {
+        assert_eq!(waiting(|| 7), 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_go_on_while_one_waits() {
+        let (say, said) = mpsc::channel();
+        let waits = tokio::spawn(async move { waiting(|| said.recv_timeout(std::time::Duration::from_secs(60))) });
+        tokio::spawn(async move { say.send(7) });
+        assert_eq!(waits.await.unwrap(), Ok(7));
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_place_is_taken_until_the_work_ends_though_nobody_waits_for_it() {

@@ -144,6 +144,10 @@ pub(crate) const RECORD_BATCH_BYTES_MAX: usize = 512 * 1024;
 pub(crate) const RECORD_BATCHES_QUEUE: usize = 2;
 /// Records read at once for such a stream: at 1 KB each, one batch.
 pub(crate) const RECORDS_READ_AT_ONCE: u64 = 512;
+/// Records without one that is wanted after which a reader is told how far the CA has looked: 128 reads, less than a second.
+pub(crate) const RECORDS_SILENT_MAX: u64 = 65_536;
+/// Records of a page of a search that are held in memory at once.
+pub(crate) const PAGE_RECORDS_AT_ONCE: usize = 128;
 /// How long a batch waits for a reader that takes none: a pause of the network fits, a reader that sleeps gives its place
 /// to the next and goes on later where it was.
 pub(crate) const SLOW_READER_WAIT: Duration = Duration::from_secs(10);

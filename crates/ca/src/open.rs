@@ -138,7 +138,7 @@ pub(crate) fn open(
     let keys = load_keys(&data, &authority.trust_domain, config)?;
     let files = Arc::new(open_ledger(&data, &keys.log)?);
     let journal: Arc<dyn Journal> = files.clone();
-    let trees = Trees::new(files.ledger(), journal.clone());
+    let trees = Trees::new(files.ledger(), journal.clone(), files.disk().clone());
     let log_keys = LogKeys::new(journal.log().origin(), keys.log);
     let state = Arc::new(State::open(&data.state(), &authority.trust_domain, journal.clone())?);
     let issuer = above_its_cut(keys.issuer, &state);

@@ -56,8 +56,6 @@ use crate::upload::{Upload, UploadSettings};
 
 /// How long a stop waits for calls under way.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long a poisoned CA stays up for readers before its supervisor starts it anew.
-const POISONED_GRACE: Duration = Duration::from_secs(30);
 /// Interval of the look at the ledger's health; the journal itself refuses at once.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Window of one HTTP/2 stream: two of the largest messages an agent sends.
@@ -74,6 +72,8 @@ pub struct Ca {
     address: SocketAddr,
     admin_socket: PathBuf,
     data_dir: PathBuf,
+    /// How long it stays up for readers once its ledger has failed.
+    exit_after: Duration,
     metrics_address: Option<SocketAddr>,
     audit_address: Option<SocketAddr>,
     public: Faces,
@@ -140,6 +140,7 @@ impl Ca {
             address,
             admin_socket,
             data_dir: config.data_dir,
+            exit_after: config.exit_after,
             metrics_address,
             audit_address,
             public,
@@ -192,11 +193,11 @@ impl Ca {
         loop {
             look.tick().await;
             if let Some(why) = self.poisoned() {
-                error!(%why, "the ledger failed: nothing is issued, reads stay up for {POISONED_GRACE:?}");
+                error!(%why, "the ledger failed: nothing is issued, reads stay up for {:?}", self.exit_after);
                 self.desk
                     .health
                     .trouble(Trouble::Ledger, format!("the ledger failed: {why}"));
-                tokio::time::sleep(POISONED_GRACE).await;
+                tokio::time::sleep(self.exit_after).await;
                 return why;
             }
             let trouble = self.trouble();

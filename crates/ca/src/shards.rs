@@ -125,6 +125,8 @@ impl Shards {
 /// Closes the shard that is written and begins the next.
 pub(crate) async fn roll(desk: &Arc<Desk>, origin: &control::Origin, reason: &str) -> Result<Arc<Log>, Refusal> {
     let _turn = desk.shards.turn.lock().await;
+    let room = desk.shards.files.check_room_for_log();
+    room.map_err(|error| Refusal::unavailable("shard", format!("the shard was not closed: {error}")))?;
     let next = desk.shards.next_origin(desk.clock.now()?)?;
     let old = desk.journal.log();
     let (making, named) = (desk.clone(), next.clone());

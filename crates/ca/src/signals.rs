@@ -36,27 +36,36 @@ impl Ca {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let Hangups(mut hangup) = hangups;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => {
-                    self.reload_root_list();
-                    match &file {
-                        Some((file, at_start)) => self.reload(file, at_start),
-                        None => warn!("SIGHUP: there is no configuration file to read again"),
+        // One look for the whole life: it remembers what it has told, and since when the ledger has failed.
+        let failed = {
+            let mut poisoned = std::pin::pin!(self.wait_poisoned());
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break None,
+                    _ = interrupt.recv() => break None,
+                    _ = hangup.recv() => {
+                        self.reload_root_list();
+                        match &file {
+                            Some((file, at_start)) => self.reload(file, at_start),
+                            None => warn!("SIGHUP: there is no configuration file to read again"),
+                        }
                     }
-                }
-                why = self.wait_poisoned() => {
-                    error!(%why, "ending with {EXIT_TEMPFAIL}, so that the supervisor starts the CA anew");
-                    self.stop().await;
-                    return Ok(EXIT_TEMPFAIL);
+                    why = &mut poisoned => break Some(why),
                 }
             }
-        }
-        info!("stopping");
+        };
+        let code = match failed {
+            Some(why) => {
+                error!(%why, "ending with {EXIT_TEMPFAIL}, so that the supervisor starts the CA anew");
+                EXIT_TEMPFAIL
+            }
+            None => {
+                info!("stopping");
+                0
+            }
+        };
         self.stop().await;
-        Ok(0)
+        Ok(code)
     }
 
     /// Takes over a list of the root that was renewed. A small file, read now and then.

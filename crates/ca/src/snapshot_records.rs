@@ -78,9 +78,15 @@ fn last(desk: &Desk) -> Result<Option<Place>, Refusal> {
         kinds: vec![Kind::RevocationSnapshot],
         ..Query::default()
     };
-    let page = desk.index.search().query(&query, None, 1).map_err(Refusal::from)?;
-    let Some(row) = page.rows.first() else {
-        return Ok(None);
+    let mut from = None;
+    let row = loop {
+        let page = desk.index.search().query(&query, from, 1).map_err(Refusal::from)?;
+        // A page may be empty and still have a next one.
+        match (page.rows.into_iter().next(), page.next) {
+            (Some(row), _) => break row,
+            (None, None) => return Ok(None),
+            (None, next) => from = next,
+        }
     };
     let mut stored = desk.journal.read_from(row.index, 1).map_err(unreadable)?;
     let record = stored

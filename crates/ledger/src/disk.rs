@@ -68,6 +68,24 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Whatever the system says.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens a file to be written in place, and creates it with mode 0600 where there is none.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Renames, replacing what is at `to`.
     ///
     /// # Errors
@@ -145,6 +163,25 @@ impl Disk for LocalDisk {
             .mode(0o600)
             .open(path)?;
         Ok(Box::new(LocalFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        Ok(Box::new(LocalFile(file)))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

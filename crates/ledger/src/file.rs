@@ -473,6 +473,10 @@ impl Journal for FileJournal {
         self.reader.read_from(index, max)
     }
 
+    fn read_each(&self, positions: &[u64]) -> Result<Vec<Stored>, LedgerError> {
+        self.reader.read_each(positions)
+    }
+
     fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }

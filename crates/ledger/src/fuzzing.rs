@@ -6,13 +6,17 @@ use mintage_identity::{Serial, SpkiHash};
 
 use crate::{
     LedgerError, Record, Stored,
+    origin::Origin,
+    recovery::{Ending, Expect, Found, Visitor, scan},
     seg::{
         entries::{Entries, EntriesWriter},
         index::{HEAD_BYTES, Part, SECTION_BYTES, SECTIONS, SealedIndex},
         index_writer::IndexWriter,
     },
     tile_dir::split,
-    wal::{FrameKind, GroupHead, Trailer, put_frame, read_frame},
+    tiles::{read_tile, tile_file},
+    tree::{Hash, sha256},
+    wal::{FRAME_HEAD, FrameKind, GroupHead, Trailer, frame_checksum, put_frame, read_frame},
 };
 
 /// The log that [`sealed`] makes files of.
@@ -171,4 +175,90 @@ pub fn index(path: &Path) -> Result<usize, LedgerError> {
         }
     }
     Ok(answered + places.len())
+}
+
+/// Gathers what a scan meets.
+#[derive(Default)]
+struct Gathered(Vec<Vec<u8>>);
+
+impl Visitor for Gathered {
+    fn record(&mut self, record: &Found<'_>, _: u64) -> Result<(), LedgerError> {
+        self.0.push(record.bytes.to_vec());
+        Ok(())
+    }
+
+    fn wants_root(&self, _: u64) -> bool {
+        true
+    }
+
+    fn root(&mut self, _: u64, _: Hash) -> Result<(), LedgerError> {
+        Ok(())
+    }
+}
+
+/// The records of a write-ahead file of this log as recovery finds it, and how many octets are of whole groups.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn wal_file(bytes: &[u8], origin: &Origin) -> Result<(Vec<Vec<u8>>, usize), LedgerError> {
+    let expect = Expect {
+        number: 1,
+        origin_hash: sha256(origin.as_str().as_bytes()),
+        base: 0,
+    };
+    let mut gathered = Gathered::default();
+    let scanned = scan(Path::new("00000001.wal"), bytes, &expect, &mut gathered)?;
+    if scanned.ending == Ending::Truncated {
+        return Err(LedgerError::format("write-ahead file", "ends where space was reserved"));
+    }
+    let end = usize::try_from(scanned.end).unwrap_or(usize::MAX);
+    Ok((gathered.0, end))
+}
+
+/// Gives each frame of a write-ahead file, as far as their lengths lead, the checksum that it has, so that what stands in them is
+/// read.
+pub fn repair_wal(bytes: &mut [u8]) {
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
+        let word = u32::from_le_bytes(*head);
+        if word == 0 {
+            // Space that nothing was written to.
+            return;
+        }
+        let (kind, len) = (word >> 28, (word & 0x0fff_ffff) as usize);
+        let kinds = [
+            FrameKind::Header,
+            FrameKind::Record,
+            FrameKind::GroupHead,
+            FrameKind::Trailer,
+            FrameKind::Next,
+        ];
+        let Some(kind) = kinds.into_iter().find(|known| *known as u32 == kind) else {
+            return;
+        };
+        let payload = at + FRAME_HEAD..(at + FRAME_HEAD).saturating_add(len);
+        let Some(checksum) = bytes.get(payload.clone()).map(|octets| frame_checksum(kind, octets)) else {
+            return;
+        };
+        bytes[at + 4..at + 8].copy_from_slice(&checksum.to_le_bytes());
+        at = payload.end;
+    }
+}
+
+/// The hashes of a tile whose file holds these octets: above the first level, and as the second of a file of the first level.
+///
+/// # Errors
+/// Fails when the file cannot be written or read.
+pub fn tile(dir: &Path, bytes: &[u8]) -> Result<[Option<Vec<Hash>>; 2], LedgerError> {
+    let mut read = [None, None];
+    for (found, (level, index)) in read.iter_mut().zip([(1, 0), (0, 1)]) {
+        let (path, offset) = tile_file(dir, level, index);
+        let folder = path.parent().unwrap_or(dir);
+        std::fs::create_dir_all(folder).map_err(LedgerError::io("make", folder))?;
+        let mut file = vec![7; usize::try_from(offset).unwrap_or(0)];
+        file.extend_from_slice(bytes);
+        std::fs::write(&path, file).map_err(LedgerError::io("write", &path))?;
+        *found = read_tile(dir, level, index)?;
+    }
+    Ok(read)
 }

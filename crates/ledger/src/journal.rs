@@ -204,6 +204,22 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// Fails when the bytes cannot be read or are damaged.
     fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError>;
 
+    /// The records at these positions, in the order they are named. Positions that are near each other are best named one
+    /// after the other, as the rows of a search are: what holds them is then read once.
+    ///
+    /// # Errors
+    /// As [`Journal::read_from`], and when one is not there.
+    fn read_each(&self, positions: &[u64]) -> Result<Vec<Stored>, LedgerError> {
+        let one = |position: &u64| {
+            self.read_from(*position, 1)?.pop().ok_or_else(|| LedgerError::Beyond {
+                what: "record",
+                asked: *position,
+                have: self.size(),
+            })
+        };
+        positions.iter().map(one).collect()
+    }
+
     /// Number of durable records.
     fn size(&self) -> u64;
 

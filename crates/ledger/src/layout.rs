@@ -159,6 +159,17 @@ pub(crate) fn read_policy(ledger: &Path) -> Result<Vec<Shard>, LedgerError> {
     Ok(shards)
 }
 
+/// How many records of a ledger folder are signed and were not given up, by the policy file and the checkpoints: what a
+/// verification has before it. Also of an exported one, whose folders have the same names.
+///
+/// # Errors
+/// As [`current_log`].
+pub fn signed_records(ledger: &Path) -> Result<u64, LedgerError> {
+    let shards = read_policy(ledger)?;
+    let kept = shards.iter().filter(|shard| !shard.is_released());
+    kept.map(|shard| Ok(shard.read_checkpoint()?.checkpoint().size)).sum()
+}
+
 /// The log that is written, by the policy file of a ledger that may be in use.
 ///
 /// # Errors

@@ -41,7 +41,7 @@
 //! // At each start: recover it, follow it, commit to it.
 //! let journal = Arc::new(FileJournal::open(&ledger, OpenOptions::default())?);
 //! let shared: Arc<dyn Journal> = journal.clone();
-//! let trees = Trees::new(journal.ledger(), shared.clone());
+//! let trees = Trees::new(journal.ledger(), shared.clone(), journal.disk().clone());
 //! let keys = LogKeys::new(&origin, key);
 //! let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
 //! let follower = Follower::start("tree", shared.clone(), vec![Box::new(integrator)], Duration::ZERO)?;
@@ -93,6 +93,7 @@ mod layout;
 mod leaf_der;
 mod log_keys;
 mod note;
+mod on_disk;
 mod open;
 mod opening;
 mod origin;
@@ -147,7 +148,7 @@ pub use integrate::{CHECKPOINT_EVERY, Integrator};
 pub use issue::IssueRecord;
 pub use journal::{AppendError, Journal, Log, Stored};
 pub use kind::Kind;
-pub use layout::current_log;
+pub use layout::{current_log, signed_records};
 pub use leaf_der::LeafFacts;
 pub use log_keys::LogKeys;
 pub use note::{NoteSignature, SignedNote, Vkey};

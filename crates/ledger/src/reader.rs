@@ -216,6 +216,44 @@ impl Reader {
         }
     }
 
+    /// The records at these positions, in the order they are named. Neighbours in the list that lie in one frame of a sealed
+    /// segment cost one unpacking of it.
+    pub(crate) fn read_each(&self, positions: &[u64]) -> Result<Vec<Stored>, LedgerError> {
+        let mut found = Vec::with_capacity(positions.len());
+        let mut rest = positions;
+        while let Some(&position) = rest.first() {
+            let Some(entries) = self.sealed_alone(position) else {
+                let one = self.read_from(position, 1)?.pop();
+                found.push(one.ok_or_else(|| LedgerError::Beyond {
+                    what: "record",
+                    asked: position,
+                    have: self.lock().size,
+                })?);
+                rest = &rest[1..];
+                continue;
+            };
+            let frame = entries.frame_of(position);
+            let is_there =
+                |other: &&u64| (entries.first()..entries.end()).contains(*other) && entries.frame_of(**other) == frame;
+            let (here, later) = rest.split_at(rest.iter().take_while(is_there).count());
+            found.extend(entries.read_each(here)?);
+            rest = later;
+        }
+        Ok(found)
+    }
+
+    /// The sealed segment from which a record is read, when it is.
+    fn sealed_alone(&self, position: u64) -> Option<Arc<Entries>> {
+        let known = self.lock();
+        let is_kept = (known.first..known.size).contains(&position);
+        let in_memory = known.recent.front().is_some_and(|oldest| oldest.first <= position);
+        let in_file = known.spans.first().is_some_and(|span| span.first() <= position);
+        match is_kept && !in_memory && !in_file {
+            true => known.sealed_at(position).cloned(),
+            false => None,
+        }
+    }
+
     fn read_open(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
         let max = max.min(READ_RECORDS_MAX);
         let mut known = self.lock();

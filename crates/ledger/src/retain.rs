@@ -1,8 +1,9 @@
 //! Giving up the records of whole shards that are old enough, and finding the state that stands for them.
 //!
-//! Checkpoints, upper tiles, snapshot and succession of a shard stay: what was promised can still be compared. The mark
-//! `released` is durable before the first file goes, so a crash in between is finished at the next start and loss is never
-//! taken for purpose.
+//! Checkpoints, snapshot and succession of a shard stay, and the tiles of level 1 and above: one for every 65,536 records, so a
+//! smaller shard has none. What was signed can still be compared with what somebody kept; a record, its proof, and the
+//! consistency of two checkpoints cannot be made from what stays. The mark `released` is durable before the first file goes, so a
+//! crash in between is finished at the next start and loss is never taken for purpose.
 
 use std::{fs, sync::Arc};
 
@@ -10,7 +11,7 @@ use mintage_identity::UnixTime;
 
 use crate::{
     LedgerError,
-    disk::{Disk, read_whole, remove_if_there},
+    disk::{Disk, read_whole},
     file::FileJournal,
     journal::{Journal, Log},
     layout::Shard,
@@ -107,9 +108,9 @@ pub(crate) fn finish(shard: &Shard, disk: &dyn Disk) -> Result<(), LedgerError> 
         let Ok(listed) = fs::read_dir(&dir) else { continue };
         for file in listed {
             let path = file.map_err(LedgerError::io("list", &dir))?.path();
-            remove_if_there(&path)?;
+            disk.remove(&path).map_err(LedgerError::io("remove", &path))?;
         }
-        fs::remove_dir(&dir).map_err(LedgerError::io("remove", &dir))?;
+        disk.remove_dir(&dir).map_err(LedgerError::io("remove", &dir))?;
     }
     disk.sync_dir(&shard.dir).map_err(LedgerError::io("flush", &shard.dir))
 }

@@ -16,6 +16,7 @@ use crate::{
     journal::{Journal, Log},
     kept,
     layout::{Shard, write_policy},
+    limits::POLICY_LOGS_MAX,
     log_keys::LogKeys,
     note::Vkey,
     origin::Origin,
@@ -53,6 +54,8 @@ impl FileJournal {
     /// Appends wait until it is done.
     ///
     /// # Errors
+    /// Refuses, before anything is written, a log more than a policy can name: the next start would not read it, nor would any
+    /// verifier. The ledger goes on in the log that it has.
     /// Whatever fails before the policy names the new shard leaves the old one as it is, with a `log.close` in it; a failure
     /// to write the policy itself closes the ledger for writing, because only a restart can tell which shard is written.
     pub fn roll(&self, keys: &LogKeys, roll: Roll<'_>) -> Result<Arc<Log>, LedgerError> {
@@ -99,6 +102,27 @@ impl FileJournal {
         Ok(log)
     }
 
+    /// Whether one more log can be named, before anything is prepared for it.
+    ///
+    /// # Errors
+    /// As [`FileJournal::roll`] refuses it.
+    pub fn check_room_for_log(&self) -> Result<(), LedgerError> {
+        Self::check_number(self.shards().len())
+    }
+
+    fn check_number(logs: usize) -> Result<(), LedgerError> {
+        match logs < POLICY_LOGS_MAX {
+            true => Ok(()),
+            false => Err(LedgerError::format(
+                "ledger",
+                format!(
+                    "has {logs} logs, as many as a policy can name; it goes on in its last log, which needs no end: set \
+                     ledger.shards to \"manual\""
+                ),
+            )),
+        }
+    }
+
     /// Makes the folder of a shard that nobody names yet, whole and durable.
     fn make_shard(
         &self,
@@ -132,9 +156,10 @@ impl FileJournal {
         Ok((writer, first))
     }
 
-    /// No two logs share a name or a key (C2SP tlog-policy).
+    /// No two logs share a name or a key (C2SP tlog-policy), and a policy names so many of them.
     fn check_unused(&self, vkey: &Vkey) -> Result<(), LedgerError> {
         let shards = self.shards();
+        Self::check_number(shards.len())?;
         let known =
             |shard: &&Arc<Shard>| shard.vkey.name() == vkey.name() || shard.vkey.public_key() == vkey.public_key();
         match shards.iter().find(known) {

@@ -7,14 +7,14 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use crate::{
     LedgerError,
-    disk::{LocalDisk, is_full, make_dir, replace},
+    disk::{Disk, is_full, make_dir, replace},
     proof::{HashSource, consistency, inclusion, root_at, verify_consistency, verify_inclusion},
     tree::{Hash, node_hash},
 };
@@ -97,6 +97,7 @@ struct Edge {
 #[derive(Debug)]
 pub struct Tree {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     edge: RwLock<Edge>,
 }
 
@@ -135,10 +136,11 @@ impl Edge {
 }
 
 impl Tree {
-    /// An empty tree whose tiles are kept below `dir`.
-    pub fn new(dir: &Path) -> Self {
+    /// An empty tree whose tiles are kept below `dir`, on `disk`.
+    pub fn new(dir: &Path, disk: Arc<dyn Disk>) -> Self {
         Self {
             dir: dir.to_owned(),
+            disk,
             edge: RwLock::default(),
         }
     }
@@ -304,21 +306,15 @@ impl Tree {
         };
         if tile.level > 0 {
             make_dir(path.parent().unwrap_or(&self.dir))?;
-            return replace(&LocalDisk, &path, &bytes);
+            return replace(&*self.disk, &path, &bytes);
         }
         if offset == 0 {
             make_dir(path.parent().unwrap_or(&self.dir))?;
         }
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(full)?;
-        file.write_all_at(&bytes, offset).map_err(full)?;
+        let file = self.disk.open(&path).map_err(full)?;
+        file.write_at(&bytes, offset).map_err(full)?;
         if tile.index % TILE_WIDTH as u64 == TILE_WIDTH as u64 - 1 {
-            file.sync_all().map_err(full)?;
+            file.sync().map_err(full)?;
         }
         Ok(())
     }
@@ -383,7 +379,10 @@ impl HashSource for Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Frontier, leaf_hash};
+    use crate::{
+        disk::LocalDisk,
+        tree::{Frontier, leaf_hash},
+    };
 
     #[test]
     fn tile_paths_are_those_of_the_specification() {
@@ -396,7 +395,7 @@ mod tests {
     #[test]
     fn tiles_roots_and_proofs_agree_with_the_tree() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path());
+        let tree = Tree::new(dir.path(), Arc::new(LocalDisk));
         let leaf = |i: u64| leaf_hash(&i.to_be_bytes());
         let mut edge = Frontier::new();
         let mut roots = vec![edge.root()];
@@ -426,7 +425,7 @@ mod tests {
         assert!(tree.root_at(66_001).is_err());
         assert!(tree.inclusion(5, &leaf(6), 66_000, &edge.root()).is_err());
 
-        let again = Tree::new(dir.path());
+        let again = Tree::new(dir.path(), Arc::new(LocalDisk));
         again.resume(66_000).unwrap();
         assert_eq!(again.size(), 65_792);
         for i in 65_792..66_000 {
@@ -438,7 +437,7 @@ mod tests {
     #[test]
     fn a_damaged_tile_gives_no_proof() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path());
+        let tree = Tree::new(dir.path(), Arc::new(LocalDisk));
         let leaf = |i: u64| leaf_hash(&i.to_be_bytes());
         (0..600).for_each(|i| tree.push(leaf(i)).unwrap());
         let root = tree.root().unwrap();

@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     LedgerError,
+    disk::Disk,
     journal::{Journal, Log},
     layout::Shard,
     limits::{READ_RECORDS_MAX, SEGMENT_RECORDS},
@@ -21,26 +22,24 @@ pub(crate) type Grown = (Arc<Log>, Arc<Tree>);
 pub struct Trees {
     ledger: PathBuf,
     journal: Arc<dyn Journal>,
+    disk: Arc<dyn Disk>,
     growing: RwLock<Grown>,
     /// The closed log that was asked for last.
     closed: Mutex<Option<Grown>>,
 }
 
 impl Trees {
-    /// The trees of a journal whose files are in `ledger`. The one that grows is empty until its [`crate::Integrator`] fills
+    /// The trees of a journal whose files are in `ledger`, on `disk`. The one that grows is empty until its [`crate::Integrator`] fills
     /// it.
-    pub fn new(ledger: &Path, journal: Arc<dyn Journal>) -> Arc<Self> {
+    pub fn new(ledger: &Path, journal: Arc<dyn Journal>, disk: Arc<dyn Disk>) -> Arc<Self> {
         let log = journal.log();
         Arc::new(Self {
-            growing: RwLock::new((log.clone(), Self::empty(ledger, &log))),
+            growing: RwLock::new((log.clone(), empty(ledger, &log, &disk))),
             closed: Mutex::default(),
             ledger: ledger.to_owned(),
             journal,
+            disk,
         })
-    }
-
-    fn empty(ledger: &Path, log: &Log) -> Arc<Tree> {
-        Arc::new(Tree::new(&ledger.join(log.origin().folder())))
     }
 
     /// The log that is written, as far as its tree has followed, and the tree.
@@ -50,7 +49,7 @@ impl Trees {
 
     /// Goes on with the next log.
     pub(crate) fn begin(&self, log: &Arc<Log>) -> Arc<Tree> {
-        let tree = Self::empty(&self.ledger, log);
+        let tree = empty(&self.ledger, log, &self.disk);
         *self.growing.write().unwrap_or_else(PoisonError::into_inner) = (log.clone(), tree.clone());
         tree
     }
@@ -101,7 +100,7 @@ impl Trees {
         from.push(0);
         from.dedup();
         for resumed in from {
-            let tree = Self::empty(&self.ledger, log);
+            let tree = empty(&self.ledger, log, &self.disk);
             if tree.resume(resumed).is_err() {
                 continue;
             }
@@ -136,4 +135,8 @@ impl Trees {
         }
         Ok(())
     }
+}
+
+fn empty(ledger: &Path, log: &Log, disk: &Arc<dyn Disk>) -> Arc<Tree> {
+    Arc::new(Tree::new(&ledger.join(log.origin().folder()), Arc::clone(disk)))
 }

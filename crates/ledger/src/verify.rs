@@ -11,14 +11,14 @@ use std::{
 use crate::{
     LedgerError,
     checkpoint::Checkpoint,
-    disk::read_whole,
     journal::{Log, Stored},
     kept,
     layout::{Shard, read_policy},
     note::Vkey,
-    open::{Head, check_end, check_whole, read_heads, rolled_back},
+    on_disk::{OnDisk, OpenHead, all_of, is_closed},
+    open::{check_end, check_whole, rolled_back},
     opening::{ShardBegin, check_first_record},
-    recovery::{Ending, Expect, FILE_BYTES_MAX, Found, RootAt, Scanned, Visitor, scan},
+    recovery::{Ending, Expect, Found, RootAt, Scanned, Visitor, scan},
     retain,
     seg::{Segment, entries::FRAME_RECORDS, seal},
     succession,
@@ -91,8 +91,7 @@ pub fn verify(
     let mut reports = Vec::new();
     let mut before: Option<&Shard> = None;
     for (at, shard) in shards.iter().enumerate() {
-        // Only a shard that is written, or waits to be sealed, has a head.
-        let is_closed = at + 1 < shards.len() || !shard.head().exists();
+        let is_closed = is_closed(&shards, at);
         let whole_before = shards[..at].iter().all(Shard::is_released);
         reports.push(match is_closed && shard.is_released() && whole_before {
             true => verify_released(shard)?,
@@ -130,16 +129,7 @@ fn check_trust(shards: &[Shard], keys: &[Vkey]) -> Result<(), LedgerError> {
 /// Of a shard whose records were given up the checkpoints alone can be looked at.
 fn verify_released(shard: &Shard) -> Result<ShardReport, LedgerError> {
     let signed = shard.read_checkpoint()?.checkpoint().clone();
-    let beyond = kept::read(shard)?
-        .into_iter()
-        .find(|kept| kept.checkpoint().size > signed.size);
-    if let Some(kept) = beyond {
-        return Err(LedgerError::Beyond {
-            what: "a kept checkpoint",
-            asked: kept.checkpoint().size,
-            have: signed.size,
-        });
-    }
+    kept::check_against_last(&kept::read(shard)?, signed.size, signed.root)?;
     Ok(ShardReport {
         vkey: shard.vkey.clone(),
         first: shard.base,
@@ -159,10 +149,7 @@ fn verify_shard(
     before: Option<&Shard>,
     check: &mut dyn RecordCheck,
 ) -> Result<ShardReport, LedgerError> {
-    // Before the records, because a live ledger goes on.
-    let signed = shard.read_checkpoint()?.checkpoint().clone();
-    let closed = is_closed.then_some(signed.size);
-    let (sealed, heads) = sealed_and_heads(shard, closed)?;
+    let (OnDisk { signed, closed, sealed }, mut heads) = all_of(ledger, shard, is_closed)?;
     let kept = kept::read(shard)?;
     let snapshot = before.map(|_| retain::read_snapshot(shard)).transpose()?;
     let log = Log::new(shard.vkey.clone(), shard.base)?;
@@ -180,10 +167,7 @@ fn verify_shard(
         shard,
         before,
         snapshot: snapshot.as_deref(),
-        kept: kept
-            .iter()
-            .map(|kept| (kept.checkpoint().size, kept.checkpoint().root))
-            .collect(),
+        kept: kept::promised(&kept),
         checkpoint: RootAt {
             size: signed.size,
             root: signed.root,
@@ -194,11 +178,11 @@ fn verify_shard(
         path: shard.head(),
         sealed: Frontier::new(),
     };
-    let begin = heads.first().map_or(0, |head| head.header.frontier.size());
+    let begin = heads.first().map_or(0, |opened| opened.head.header.frontier.size());
     let at_begin = pass.segments(&sealed, begin)?;
     let (tree, last) = match heads.is_empty() {
         true => (pass.sealed.clone(), None),
-        false => pass.files(&heads, at_begin)?,
+        false => pass.files(&mut heads, at_begin)?,
     };
     pass.check_promises(ledger, &tree, last.as_ref(), closed)?;
     Ok(ShardReport {
@@ -212,23 +196,6 @@ fn verify_shard(
         tiles: pass.tiles.right,
         tiles_missing: pass.tiles.missing,
     })
-}
-
-/// A live ledger may seal a segment and remove files between the two looks: then both are looked at again.
-fn sealed_and_heads(shard: &Shard, closed: Option<u64>) -> Result<(seal::Found, Vec<Head>), LedgerError> {
-    let mut before = None;
-    loop {
-        let sealed = seal::find(shard, None, closed)?;
-        let known = sealed.records();
-        if Some(known) == closed {
-            return Ok((sealed, Vec::new()));
-        }
-        match read_heads(shard, known) {
-            Ok(heads) => return Ok((sealed, heads)),
-            Err(error) if before == Some(known) => return Err(error),
-            Err(_) => before = Some(known),
-        }
-    }
 }
 
 struct Pass<'a> {
@@ -273,13 +240,19 @@ impl Pass<'_> {
     }
 
     /// Reads the write-ahead files; returns the whole tree's edge, and the last file.
-    fn files(&mut self, heads: &[Head], mut tree: Frontier) -> Result<(Frontier, Option<Scanned>), LedgerError> {
+    fn files(
+        &mut self,
+        heads: &mut [OpenHead],
+        mut tree: Frontier,
+    ) -> Result<(Frontier, Option<Scanned>), LedgerError> {
         let mut last = None;
-        for (at, head) in heads.iter().enumerate() {
-            let path = self.shard.wal(head.number);
+        let headers: Vec<_> = heads.iter().skip(1).map(|next| next.head.header.clone()).collect();
+        for (at, opened) in heads.iter_mut().enumerate() {
+            let number = opened.head.number;
+            let path = self.shard.wal(number);
             self.path.clone_from(&path);
-            let bytes = read_whole(&path, FILE_BYTES_MAX, "a file of the log")?;
-            let scanned = scan(&path, &bytes, &Expect::of(self.shard, head.number), self)?;
+            let bytes = opened.read(&path)?;
+            let scanned = scan(&path, &bytes, &Expect::of(self.shard, number), self)?;
             if scanned.header.frontier != tree {
                 return Err(LedgerError::Corrupt {
                     path,
@@ -288,9 +261,11 @@ impl Pass<'_> {
                     problem: "the file does not begin where what is before it ends".into(),
                 });
             }
-            let next = heads.get(at + 1).map(|next| &next.header);
-            // A live ledger may have begun the next file after the folder was listed.
-            if next.is_some() || !self.shard.wal(head.number + 1).exists() {
+            let next = headers.get(at);
+            // A live ledger may have begun the next file after the folder was listed. It removes files from the front, so that
+            // the next one was not removed where this one still stands.
+            let is_last = || !self.shard.wal(number + 1).exists() && path.exists();
+            if next.is_some() || is_last() {
                 check_end(&path, &scanned, next)?;
             }
             tree = scanned.frontier.clone();

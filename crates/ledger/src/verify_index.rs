@@ -8,12 +8,12 @@ use std::path::Path;
 use crate::{
     LedgerError,
     layout::{Shard, read_policy},
+    on_disk::{is_closed, sealed_of},
     seg::{
         Segment,
         entries::{Entries, FRAME_RECORDS},
         index::SealedIndex,
         index_writer::IndexWriter,
-        seal,
     },
 };
 
@@ -29,11 +29,8 @@ pub fn verify_indexes(ledger: &Path, go_on: &dyn Fn() -> bool) -> Result<u64, Le
         if shard.is_released() {
             continue;
         }
-        let closed = match at + 1 < shards.len() {
-            true => Some(shard.read_checkpoint()?.checkpoint().size),
-            false => None,
-        };
-        for entries in seal::find(shard, None, closed)?.entries {
+        let mut is_closed = is_closed(&shards, at);
+        for entries in sealed_of(ledger, shard, &mut is_closed)?.sealed.entries {
             if !go_on() {
                 return Ok(compared);
             }

@@ -26,6 +26,8 @@ pub(crate) struct Wish {
 const SEED: u64 = 20_251_123;
 /// What is off by default.
 const FEATURES: &str = "parquet,simd,upload";
+/// Those of them that bring code of their own, and with it other crates.
+const FEATURES_LARGE: &str = "parquet,upload";
 /// Cases per property of a whole campaign; an ordinary run makes a tenth, which is also what plain `cargo test` makes.
 const CASES_WHOLE: u32 = 2560;
 
@@ -101,8 +103,7 @@ pub(crate) fn test(root: &Path, wish: &Wish) -> Result<bool, Failure> {
             succeed(command)
         });
     }
-    // Features change what other crates are built with, so that half of the build is made a second time.
-    if wish.full && wish.filters.is_empty() {
+    if wish.filters.is_empty() {
         run.step("features", |run| features(run, &mut tally));
     }
     let missing = peers::missing()?;
@@ -231,19 +232,22 @@ fn tests(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
     counted(command, tally)
 }
 
-/// The features that are off by default: their code linted, and their tests with programs that have them.
+/// The features that are off by default: their code linted, and their tests with programs that have them. Features change what
+/// other crates are built with, so that much of the build is made a second time; but for a whole run only what the two
+/// programs and their tests need, always with the whole workspace, so that what is built alike is built once.
 fn features(run: &Run<'_>, tally: &mut Tally) -> Result<(), Failure> {
-    let with = ["--workspace", "--locked", "--features", FEATURES];
+    let features = if run.wish.full { FEATURES } else { FEATURES_LARGE };
+    let with = ["--workspace", "--locked", "--features", features];
+    let (programs, tests): (&[&str], &[&str]) = match run.wish.full {
+        true => (&["--bins"], &["--lib", "--bins", "--test", "upload"]),
+        false => (
+            &["--bin", "mintage", "--bin", "mintage-ca"],
+            &["--bin", "mintage", "--test", "upload"],
+        ),
+    };
     run.cargo(&[&["clippy", "--all-targets"], &with[..], &["--", "-D", "warnings"]].concat())?;
-    run.cargo(&[&["build", "--bins"], &with[..]].concat())?;
-    let mut command = run.command(
-        "cargo",
-        &[
-            &["test", "--no-fail-fast", "--lib", "--bins", "--test", "upload"],
-            &with[..],
-        ]
-        .concat(),
-    );
+    run.cargo(&[&["build"], programs, &with[..]].concat())?;
+    let mut command = run.command("cargo", &[&["test", "--no-fail-fast"], tests, &with[..]].concat());
     command.env("MINTAGE_BIN_DIR", bin_dir()?).stdout(Stdio::piped());
     counted(command, tally)
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 
 use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
-    Actor, AddCheckpoint, Body, Checkpoint, Cosigner, CosignerKey, ForeignCheckpoint, Frontier, LogKey, Origin, Policy,
-    Record, SignedCheckpoint, SignedNote, TlogProof, TreePath, Vkey, fuzzing, leaf_hash, wire,
+    Actor, AddCheckpoint, Body, Checkpoint, Cosigner, CosignerKey, FileJournal, ForeignCheckpoint, Frontier, Journal,
+    LogKey, OpenOptions, Origin, Policy, Record, SignedCheckpoint, SignedNote, TILE_WIDTH, TlogProof, TreePath, Vkey,
+    fuzzing, leaf_hash, wire,
 };
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -19,8 +20,8 @@ fn origin() -> Origin {
     Origin::new(&domain, "a1b2", UnixTime::from_seconds(1_764_547_200)).expect("an origin")
 }
 
-fn written(body: Body, seed: u8) -> Vec<u8> {
-    let record = Record {
+fn head(body: Body, seed: u8) -> Record {
+    Record {
         time: UnixTime::from_seconds(1_764_547_200),
         salt: [seed; 16],
         actor: Actor::Replica {
@@ -31,11 +32,11 @@ fn written(body: Body, seed: u8) -> Vec<u8> {
         replica: "ca-1".into(),
         control_seen: 4,
         body,
-    };
-    fuzzing::written(record).expect("a record")
+    }
 }
 
-pub(super) fn records() -> Vec<Vec<u8>> {
+/// The first of a log, and others.
+fn bodies() -> [Body; 4] {
     let open = wire::LogOpen {
         origin: origin().to_string(),
         vkey: key().vkey(&origin()).to_string(),
@@ -61,10 +62,11 @@ pub(super) fn records() -> Vec<Vec<u8>> {
         Body::AdminEvent(event),
         Body::LogClose(close),
     ]
-    .into_iter()
-    .zip(1..)
-    .map(|(body, seed)| written(body, seed))
-    .collect()
+}
+
+pub(super) fn records() -> Vec<Vec<u8>> {
+    let written = |(body, seed)| fuzzing::written(head(body, seed)).expect("a record");
+    bodies().into_iter().zip(1..).map(written).collect()
 }
 
 /// A record is written in one way, whatever other bytes protobuf reads as the same.
@@ -88,6 +90,71 @@ pub(super) fn frames(bytes: &[u8]) -> bool {
     let again = fuzzing::frames(bytes);
     assert!(bytes.starts_with(&again), "frames are written where they stood");
     !again.is_empty()
+}
+
+/// A file that was just begun, and one with groups of one, two and twelve records.
+pub(super) fn wal_files() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = folder.path().join("ledger");
+    let options = OpenOptions {
+        reserve_bytes: 4096,
+        ..OpenOptions::default()
+    };
+    let mut encoded = bodies().map(|body| head(body, 1).encode().expect("a record")).to_vec();
+    let open = encoded.remove(0);
+    let journal = FileJournal::create(&ledger, &origin(), &key(), open, options).expect("a ledger");
+    let file = ledger
+        .join(origin().id())
+        .join(origin().shard())
+        .join("head/00000001.wal");
+    let mut files = vec![std::fs::read(&file).expect("its file")];
+    for many in [1, 2, 12] {
+        let group: Vec<_> = encoded.iter().cycle().take(many).cloned().collect();
+        journal.append(&group, u64::MAX).expect("a group");
+    }
+    files.push(std::fs::read(&file).expect("its file"));
+    files
+}
+
+/// As it is, and with the checksums of its frames made right: recovery believes no frame for its checksum alone.
+pub(super) fn wal_file(bytes: &[u8]) -> bool {
+    let mut repaired = bytes.to_vec();
+    fuzzing::repair_wal(&mut repaired);
+    let [plain, _] = [bytes, &repaired].map(|bytes| {
+        let Ok((records, end)) = fuzzing::wal_file(bytes, &origin()) else {
+            return false;
+        };
+        assert!(end <= bytes.len(), "no group reaches beyond the file");
+        // What was cut was never acknowledged: without it the same is found.
+        let mut whole = bytes[..end].to_vec();
+        whole.resize(bytes.len(), 0);
+        let again = fuzzing::wal_file(&whole, &origin()).expect("whole groups and space");
+        assert_eq!(again, (records, end));
+        true
+    });
+    plain
+}
+
+pub(super) fn tiles() -> Vec<Vec<u8>> {
+    let tile: Vec<u8> = (0u8..=255).flat_map(|octet| *leaf_hash(&[octet]).as_bytes()).collect();
+    // In a file of the first level others follow.
+    vec![tile.clone(), tile.repeat(2)]
+}
+
+/// A tile is there whole, octet for octet, or it is not there.
+pub(super) fn tile(bytes: &[u8]) -> bool {
+    let folder = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder");
+    let found = fuzzing::tile(folder.path(), bytes).expect("files are written and read");
+    let whole = bytes.get(..TILE_WIDTH * 32);
+    for tile in &found {
+        let octets = tile
+            .as_ref()
+            .map(|hashes| hashes.iter().flat_map(|hash| *hash.as_bytes()).collect::<Vec<_>>());
+        assert_eq!(octets.as_deref(), whole);
+    }
+    whole.is_some()
 }
 
 pub(super) fn bundles() -> Vec<Vec<u8>> {

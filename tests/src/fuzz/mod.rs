@@ -33,6 +33,8 @@ const fn target(name: &'static str, run: fn(&[u8]) -> bool, seeds: fn() -> Vec<V
 pub const TARGETS: &[Target] = &[
     target("record", ledger::record, ledger::records),
     target("frame", ledger::frames, ledger::framed),
+    target("wal-file", ledger::wal_file, ledger::wal_files),
+    target("tile", ledger::tile, ledger::tiles),
     target("bundle", ledger::bundle, ledger::bundles),
     target("tile-path", ledger::tile_path, ledger::tile_paths),
     target("entries", ledger::entries, ledger::sealed_entries),

@@ -65,12 +65,30 @@ impl PowerDisk {
 
     /// The environment of the program that writes to the disk; in one life one may follow another. What is there when the
     /// first one starts has survived.
-    pub fn env(&self) -> [(&'static str, OsString); 3] {
+    pub fn env(&self) -> [(&'static str, OsString); 4] {
         [
+            ("POWERCUT_FAIL", self.failing().into()),
             ("LD_PRELOAD", self.shim.clone().into()),
             ("POWERCUT_ROOT", self.root().into()),
             ("POWERCUT_MIRROR", self.mirror().into()),
         ]
+    }
+
+    fn failing(&self) -> PathBuf {
+        self.folder.join("failing")
+    }
+
+    /// From now on the disk answers EIO when a file is to be made durable whose path holds this.
+    pub fn fail(&self, part: &str) {
+        // Whole at once, since it is read at any moment.
+        let new = self.failing().with_extension("new");
+        fs::write(&new, part).expect("written");
+        fs::rename(new, self.failing()).expect("renamed");
+    }
+
+    /// The disk works again.
+    pub fn work(&self) {
+        fs::remove_file(self.failing()).expect("it failed");
     }
 
     /// The power was cut, and comes back: [`PowerDisk::root`] is now another folder. For each folder's names and each

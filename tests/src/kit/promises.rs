@@ -7,10 +7,10 @@ use std::{
 
 use mintage_identity::Serial;
 use mintage_ledger::{
-    Hash, Leaves, RecordCheck, ShardReport, Stored, Vkey, inclusion, verify, verify_inclusion,
+    Hash, Leaves, RecordCheck, ShardBegin, ShardReport, Stored, Vkey, inclusion, verify, verify_inclusion,
     wire::{Record, record::Body},
 };
-use mintage_proto::v1::{RecordSummary, SearchRequest, ledger_client::LedgerClient};
+use mintage_proto::v1::{RecordSummary, SearchRequest, ShardsRequest, ledger_client::LedgerClient};
 use mintage_svid::LeafInfo;
 use prost::Message as _;
 use tonic::transport::Channel;
@@ -50,10 +50,14 @@ pub async fn compare(socket: &Path, shared: &Shared, before: &BTreeSet<Serial>, 
     });
     let again = (0..LOOKED_UP_AGAIN.min(old.len())).map(|_| old[dice.below(old.len() as u64) as usize].clone());
     let mut ledger = LedgerClient::new(admin(socket).await.expect("the admin socket answers"));
+    let shards = ledger.shards(ShardsRequest {}).await.expect("the shards").into_inner();
+    let firsts: BTreeMap<String, u64> = shards.shards.into_iter().map(|log| (log.origin, log.first)).collect();
     for (serial, receipt) in fresh.into_iter().chain(again) {
         let found = issued(&mut ledger, &serial).await;
         assert_eq!(found.len(), 1, "{serial}: {found:?}");
-        assert_eq!(found[0].index, receipt.index, "{serial}");
+        // A receipt counts in its log, a search through all of them.
+        let position = firsts.get(&receipt.origin).map(|first| first + receipt.index);
+        assert_eq!(Some(found[0].index), position, "{serial}");
     }
     for serial in &revoked {
         let found = issued(&mut ledger, serial).await;
@@ -65,22 +69,37 @@ pub async fn compare(socket: &Path, shared: &Shared, before: &BTreeSet<Serial>, 
 /// What the ledger itself holds.
 #[derive(Default)]
 struct Held {
-    issued: BTreeMap<Serial, (u64, Hash)>,
+    /// Log, index in it, leaf hash.
+    issued: BTreeMap<Serial, (String, u64, Hash)>,
     struck: BTreeSet<Serial>,
-    leaves: Leaves,
+    /// Of each log.
+    leaves: BTreeMap<String, Leaves>,
+    /// Records of the log that is read.
+    size: u64,
 }
 
 impl RecordCheck for Held {
-    fn record(&mut self, _: &Vkey, stored: &Stored) -> Result<(), String> {
+    fn begin(&mut self, _: &ShardBegin<'_>) -> Result<(), String> {
+        self.size = 0;
+        Ok(())
+    }
+
+    fn record(&mut self, log: &Vkey, stored: &Stored) -> Result<(), String> {
         let record = Record::decode(stored.bytes()).map_err(|error| error.to_string())?;
-        self.leaves.push(stored.leaf_hash());
+        let leaves = self.leaves.entry(log.name().to_owned()).or_default();
+        leaves.push(stored.leaf_hash());
+        let index = self.size;
+        self.size += 1;
         match record.body {
             Some(Body::Issue(issue)) => {
                 let leaf = LeafInfo::parse(&issue.certificate_der).map_err(|error| error.to_string())?;
-                let at = (stored.index(), stored.leaf_hash());
+                let at = (log.name().to_owned(), index, stored.leaf_hash());
                 match self.issued.insert(*leaf.serial(), at) {
                     None => Ok(()),
-                    Some((first, _)) => Err(format!("serial {} was issued at {first} before", leaf.serial())),
+                    Some((log, first, _)) => Err(format!(
+                        "serial {} was issued at {first} of {log} before",
+                        leaf.serial()
+                    )),
                 }
             }
             Some(Body::Revoke(revoke)) => {
@@ -110,17 +129,19 @@ pub fn verify_offline(ledger: &Path, shared: &Shared) -> Vec<ShardReport> {
             "too little happened to prove anything: {told:?}"
         );
         for (serial, receipt) in &told.certificates {
-            let (index, leaf) = held
+            let (log, index, leaf) = held
                 .issued
                 .get(serial)
                 .unwrap_or_else(|| panic!("{serial} has no record"));
             assert_eq!(
-                (*index, leaf.as_bytes().as_slice()),
-                (receipt.index, receipt.leaf_hash.as_slice()),
+                (log.as_str(), *index, leaf.as_bytes().as_slice()),
+                (receipt.origin.as_str(), receipt.index, receipt.leaf_hash.as_slice()),
                 "{serial}"
             );
-            let signed = &reports[0].checkpoint;
-            let path = inclusion(&held.leaves, *index, signed.size).expect("the checkpoint covers what was released");
+            let report = reports.iter().find(|report| report.vkey.name() == log);
+            let signed = &report.expect("each log is reported").checkpoint;
+            let path = inclusion(&held.leaves[log], *index, signed.size);
+            let path = path.expect("the checkpoint covers what was released");
             verify_inclusion(leaf, *index, signed.size, &path, &signed.root).expect("the proof is valid");
         }
         assert!(told.revoked.is_subset(&held.struck));
@@ -128,7 +149,7 @@ pub fn verify_offline(ledger: &Path, shared: &Shared) -> Vec<ShardReport> {
             "{} certificates, {} revoked, {} records",
             told.certificates.len(),
             told.revoked.len(),
-            reports[0].size
+            reports.iter().map(|report| report.size).sum::<u64>()
         );
     });
     reports

@@ -20,6 +20,7 @@ use mintage_tests::kit::{
     client::join,
     clock::Shifted,
     face::metric,
+    folder::copied,
     stream::{Stream, ask, code},
     witness::{WitnessHome, WitnessProcess},
 };
@@ -220,6 +221,13 @@ async fn what_was_given_up_is_neither_asked_for_nor_needed() {
     let told = ran(2, &data, &["audit", "show", "1"]);
     assert!(told.contains("given up"), "{told}");
     ran(0, &data, &["audit", "verify", "--vkey", &first_key]);
+    // What is still there is exported, and it is said where it begins.
+    let first = states["shards"][1]["first"].as_u64().unwrap();
+    let told = ran(0, &data, &["audit", "export", "--format", "jsonl"]);
+    let begins = told.lines().find(|line| line.starts_with('{')).unwrap();
+    let begins: Value = serde_json::from_str(begins).unwrap();
+    assert_eq!(begins["index"], first, "{told}");
+    assert!(told.contains(&format!("begins with record {first}")), "{told}");
     // An auditor's kept checkpoint: of the log that is gone only the last one can still be compared.
     let held = asked(&data, &["audit", "verify", "--checkpoint", &last]);
     assert!(held["kept_checkpoint"].as_u64().is_some_and(|size| size > 0), "{held}");
@@ -247,6 +255,42 @@ async fn what_was_given_up_is_neither_asked_for_nor_needed() {
     assert_eq!(entries["entries"].as_array().unwrap().len(), 1);
     ran(0, &data, &["audit", "verify", "--vkey", &first_key]);
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_closed_shards_alone_verifies() {
+    let (ca, folder) = begun(&Deps::system()).await;
+    let data = folder.path().join("ca");
+    entry(ca.admin_socket(), "web", "/web").await;
+    let first_key = first_key(&folder, &data);
+    ran(0, &data, &["audit", "roll"]);
+    let shards = asked(&data, &["audit", "shards"]);
+    let origin = Origin::parse(shards["shards"][0]["origin"].as_str().unwrap()).unwrap();
+    let shard = data.join("ledger").join(origin.id()).join(origin.shard());
+    let wals = || std::fs::read_dir(shard.join("head")).unwrap().count();
+    eventually("the shard is sealed", || {
+        shard.join("seg/00000000.idx").exists() && wals() == 0
+    });
+    let copy = folder.path().join("copy");
+    let to = copy.join(origin.id()).join(origin.shard());
+    std::fs::create_dir_all(&to).unwrap();
+    for name in ["seg", "checkpoints"] {
+        copied(&shard.join(name), &to.join(name));
+    }
+    std::fs::copy(shard.join("checkpoint"), to.join("checkpoint")).unwrap();
+    let policy = format!("log {}\nquorum none\n", shards["shards"][0]["vkey"].as_str().unwrap());
+    std::fs::write(copy.join("policy"), policy).unwrap();
+    let verify = ["audit", "verify", copy.to_str().unwrap(), "--vkey", &first_key];
+    let verified = asked(&data, &verify);
+    assert_eq!(verified["shards"][0]["size"], shards["shards"][0]["records"]);
+    // An index that hides a record is none of the records.
+    let index = to.join("seg/00000000.idx");
+    let mut octets = std::fs::read(&index).unwrap();
+    let middle = octets.len() / 2;
+    octets[middle] ^= 1;
+    std::fs::write(&index, octets).unwrap();
+    ran(3, &data, &verify);
+    ca.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

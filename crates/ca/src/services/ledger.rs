@@ -19,6 +19,7 @@ use crate::{
     certificate_state::{CertificateState, revocations_of},
     control::Origin,
     desk::Desk,
+    limits::PAGE_RECORDS_AT_ONCE,
     line,
     services::{
         page::limit_and_token,
@@ -114,8 +115,8 @@ impl LedgerService {
         found.map(|issued| issued.stored.index()).ok_or_else(none)
     }
 
-    fn summary(&self, hit: &Hit) -> Result<RecordSummary, Refusal> {
-        let record = self.stored(hit.index)?.decode().map_err(unreadable)?;
+    fn summary(&self, hit: &Hit, stored: &Stored) -> Result<RecordSummary, Refusal> {
+        let record = stored.decode().map_err(unreadable)?;
         let state = match (&record.body, hit.serial) {
             (Body::Issue(_), Some(_)) => CertificateState::of(&self.0, &record),
             _ => None,
@@ -180,14 +181,17 @@ impl LedgerService {
         loop {
             let page = self.page(&query, live.as_ref(), from, limit - records.len())?;
             scanned += page.rows.len();
-            for hit in page
-                .rows
-                .iter()
-                .filter(|hit| ends_until(hit, request.not_after_until_ms))
-            {
-                let row = self.summary(hit)?;
-                if request.states.is_empty() || request.states.contains(&row.state) {
-                    records.push(row);
+            let ends = |hit: &Hit| ends_until(hit, request.not_after_until_ms);
+            let hits: Vec<Hit> = page.rows.into_iter().filter(ends).collect();
+            for hits in hits.chunks(PAGE_RECORDS_AT_ONCE) {
+                // Together, since rows are often near each other: what holds them is unpacked once.
+                let places: Vec<u64> = hits.iter().map(|hit| hit.index).collect();
+                let stored = self.0.journal.read_each(&places).map_err(unreadable)?;
+                for (hit, stored) in hits.iter().zip(&stored) {
+                    let row = self.summary(hit, stored)?;
+                    if request.states.is_empty() || request.states.contains(&row.state) {
+                        records.push(row);
+                    }
                 }
             }
             from = page.next;
@@ -197,6 +201,43 @@ impl LedgerService {
         }
         let next = from.map(|cursor| cursor.0.to_string()).unwrap_or_default();
         Ok(SearchResponse { records, next })
+    }
+
+    /// Work that reads files, on a thread that may wait.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let service = Self(self.0.clone());
+        let done = tokio::task::spawn_blocking(move || work(&service)).await;
+        done.map_err(|_| Refusal::bug("reading the ledger ended early"))?
+    }
+
+    fn found(&self, key: Key) -> Result<GetRecordResponse, Refusal> {
+        let index = match key {
+            Key::Index(index) => index,
+            Key::Serial(text) => self.index_of(&text)?,
+        };
+        let stored = self.stored(index)?;
+        let record = stored.decode().map_err(unreadable)?;
+        let query = Query {
+            since: Some(record.time),
+            until: Some(record.time),
+            ..Query::default()
+        };
+        let search = self.0.index.search();
+        let hit = search.query(&query, Some(Cursor(index + 1)), 1)?.rows.pop();
+        let hit = hit
+            .filter(|hit| hit.index == index)
+            .ok_or_else(|| Refusal::unavailable("state-slow", "the record is not indexed yet; ask again"))?;
+        let strikers = revocations_of(&self.0, &record)?;
+        Ok(GetRecordResponse {
+            summary: Some(self.summary(&hit, &stored)?),
+            record: stored.bytes().to_vec(),
+            leaf_hash: stored.leaf_hash().as_bytes().to_vec(),
+            revoked_by: strikers.iter().map(|striker| striker.index).collect(),
+            strikers,
+        })
     }
 
     fn prove(&self, want: Want) -> Result<ProofResponse, Refusal> {
@@ -258,45 +299,14 @@ impl Ledger for LedgerService {
 
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
         let request = request.into_inner();
-        let service = Self(self.0.clone());
-        let rows = tokio::task::spawn_blocking(move || service.search_rows(&request)).await;
-        Ok(Response::new(
-            rows.map_err(|_| Refusal::bug("the search ended early"))??,
-        ))
+        let rows = self.blocking(move |service| service.search_rows(&request)).await?;
+        Ok(Response::new(rows))
     }
 
     async fn get_record(&self, request: Request<GetRecordRequest>) -> Result<Response<GetRecordResponse>, Status> {
-        let index = match request.into_inner().key {
-            Some(Key::Index(index)) => index,
-            Some(Key::Serial(text)) => self.index_of(&text)?,
-            None => return Err(Refusal::invalid("name an index or a serial").into()),
-        };
-        let stored = self.stored(index)?;
-        let record = stored.decode().map_err(unreadable)?;
-        let query = Query {
-            since: Some(record.time),
-            until: Some(record.time),
-            ..Query::default()
-        };
-        let hit = self
-            .0
-            .index
-            .search()
-            .query(&query, Some(Cursor(index + 1)), 1)
-            .map_err(Refusal::from)?
-            .rows
-            .pop();
-        let hit = hit
-            .filter(|hit| hit.index == index)
-            .ok_or_else(|| Refusal::unavailable("state-slow", "the record is not indexed yet; ask again"))?;
-        let strikers = revocations_of(&self.0, &record).map_err(Refusal::from)?;
-        Ok(Response::new(GetRecordResponse {
-            summary: Some(self.summary(&hit)?),
-            record: stored.bytes().to_vec(),
-            leaf_hash: stored.leaf_hash().as_bytes().to_vec(),
-            revoked_by: strikers.iter().map(|striker| striker.index).collect(),
-            strikers,
-        }))
+        let key = request.into_inner().key;
+        let key = key.ok_or_else(|| Refusal::invalid("name an index or a serial"))?;
+        Ok(Response::new(self.blocking(|service| service.found(key)).await?))
     }
 
     async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
@@ -312,7 +322,7 @@ impl Ledger for LedgerService {
             .into_inner()
             .want
             .ok_or_else(|| Refusal::invalid("name an index, a serial or a size"))?;
-        Ok(Response::new(self.prove(want)?))
+        Ok(Response::new(self.blocking(|service| service.prove(want)).await?))
     }
 
     async fn shards(&self, _: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {

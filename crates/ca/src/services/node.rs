@@ -28,6 +28,7 @@ use crate::{
     certificate_state::is_compromised,
     control::{Origin, command},
     desk::Desk,
+    in_place::waiting,
     issue::{Ask, Speaker, check_issuer, issue},
     limits::ATTESTATIONS_IN_WORK,
     peer::{Peer, TlsPeer},
@@ -200,7 +201,8 @@ impl NodeService {
     /// key-compromise. What was revoked for another reason still opens the door to the agent itself.
     fn check_last_key(&self, view: &View, last: &rejoin::LastCertificate, key: &SpkiHash) -> Result<(), Refusal> {
         let blocked = view.key_blocked(key);
-        if blocked || is_compromised(&self.desk, &last.serial)? {
+        // The ledger's files are read, after the view was taken: a revocation that comes later moves the state.
+        if blocked || waiting(|| is_compromised(&self.desk, &last.serial))? {
             let why = match blocked {
                 true => "the last key of this agent is blocked",
                 false => "the last certificate of this agent was revoked for key-compromise",

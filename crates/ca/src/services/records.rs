@@ -21,7 +21,8 @@ use tonic::{Code, Status};
 use crate::{
     desk::Desk,
     limits::{
-        RECORD_BATCH_BYTES_MAX, RECORD_BATCHES_QUEUE, RECORD_STREAMS_MAX, RECORDS_READ_AT_ONCE, SLOW_READER_WAIT,
+        RECORD_BATCH_BYTES_MAX, RECORD_BATCHES_QUEUE, RECORD_STREAMS_MAX, RECORDS_READ_AT_ONCE, RECORDS_SILENT_MAX,
+        SLOW_READER_WAIT,
     },
     services::ledger::{kinds_of, unreadable},
     status::Refusal,
@@ -76,6 +77,7 @@ pub(crate) fn open(desk: &Arc<Desk>, request: &RecordsRequest) -> Result<BatchSt
         desk: desk.clone(),
         wanted,
         next: request.from,
+        told: request.from,
         end: (!request.follow).then_some(size),
         changed,
         queue,
@@ -127,6 +129,8 @@ struct Reading {
     wanted: Arc<Wanted>,
     /// The next record to look at.
     next: u64,
+    /// Where the reader would go on by the last batch that it was sent.
+    told: u64,
     /// Where to end; `None` for who follows.
     end: Option<u64>,
     changed: watch::Receiver<u64>,
@@ -169,11 +173,18 @@ impl Reading {
             let count = (end - from).min(RECORDS_READ_AT_ONCE);
             // Old records are read from files.
             let read = tokio::task::spawn_blocking(move || read(&*journal, &wanted, from, count)).await;
-            let (batches, next) = read.map_err(|_| Refusal::bug("reading the ledger ended early"))??;
+            let (mut batches, next) = read.map_err(|_| Refusal::bug("reading the ledger ended early"))??;
+            if batches.is_empty() && next - self.told >= RECORDS_SILENT_MAX {
+                // Nothing is wanted here: that, too, is told now and then.
+                batches.push(RecordBatch {
+                    next,
+                    ..RecordBatch::default()
+                });
+            }
             for batch in batches {
                 let after = batch.next;
                 match self.queue.send_timeout(batch, SLOW_READER_WAIT).await {
-                    Ok(()) => self.next = after,
+                    Ok(()) => (self.next, self.told) = (after, after),
                     Err(SendTimeoutError::Closed(_)) => return Ok(false),
                     Err(SendTimeoutError::Timeout(_)) => return Err(self.too_slow()),
                 }

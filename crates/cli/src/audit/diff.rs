@@ -11,6 +11,7 @@ use mintage_ledger::{Hash, Policy};
 use serde::Serialize;
 
 use super::{
+    progress::Progress,
     source::{Leaf, Offline},
     trust::Trust,
     verify::{Form, Shard},
@@ -97,6 +98,8 @@ struct Place {
 struct Side {
     dir: PathBuf,
     offline: Offline<Shard>,
+    /// Records that it says it holds.
+    total: Option<u64>,
     waiting: VecDeque<Leaf>,
     /// What stands after the first difference, by its hash.
     rest: HashMap<Hash, (&'static str, u64)>,
@@ -107,7 +110,8 @@ impl Side {
         let form = Form::of(dir)?.with_key(policy.as_ref())?;
         Ok(Self {
             dir: dir.to_owned(),
-            offline: Offline::start(move |check| form.verify(policy.as_ref(), check)),
+            total: form.total(),
+            offline: Offline::start(move |check| form.verify(policy.as_ref(), check, Progress::hidden())),
             waiting: VecDeque::new(),
             rest: HashMap::new(),
         })
@@ -125,9 +129,11 @@ impl Side {
         self.rest.insert(leaf.hash(), (kind, leaf.index()));
     }
 
-    async fn keep_rest(&mut self) {
+    async fn keep_rest(&mut self, looked: &mut u64, progress: &mut Progress) {
         while let Some(leaf) = self.next().await {
             self.keep(&leaf);
+            *looked += 1;
+            progress.tell(*looked);
         }
     }
 
@@ -170,12 +176,16 @@ fn only(one: &HashMap<Hash, (&'static str, u64)>, other: &HashMap<Hash, (&'stati
 /// Reads both to their ends.
 async fn compare(mut a: Side, mut b: Side) -> Result<Difference, Failure> {
     let (mut common, mut first_difference, mut ended) = (0, None, (false, false));
+    let total = a.total.zip(b.total).map(|(a, b)| a.saturating_add(b));
+    let (mut looked, mut progress) = (0, Progress::start(total));
     let place = |leaf: &Leaf| Place {
         origin: leaf.origin.clone(),
         index: leaf.index(),
     };
     loop {
         let (one, other) = (a.next().await, b.next().await);
+        looked += u64::from(one.is_some()) + u64::from(other.is_some());
+        progress.tell(looked);
         match (&one, &other) {
             (Some(one), Some(other)) if one.origin == other.origin && one.hash() == other.hash() => {
                 common += 1;
@@ -187,8 +197,8 @@ async fn compare(mut a: Side, mut b: Side) -> Result<Difference, Failure> {
         first_difference = one.as_ref().or(other.as_ref()).map(place);
         one.iter().for_each(|leaf| a.keep(leaf));
         other.iter().for_each(|leaf| b.keep(leaf));
-        a.keep_rest().await;
-        b.keep_rest().await;
+        a.keep_rest(&mut looked, &mut progress).await;
+        b.keep_rest(&mut looked, &mut progress).await;
         break;
     }
     let relation = match (&first_difference, ended) {

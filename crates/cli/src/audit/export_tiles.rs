@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use mintage_ledger::{LedgerError, LedgerTreeWriter, Vkey};
+use mintage_ledger::{LedgerError, LedgerTreeWriter, Vkey, signed_records};
 use serde::Serialize;
 
 use super::{
@@ -77,7 +77,11 @@ pub(super) fn run(context: &Context, args: &ExportTilesArgs) -> Result<(), Failu
 
 /// Verifies the ledger as a whole while it is written; nothing of it counts before all of it is proven.
 fn export(ledger: &Path, keys: Option<&[Vkey]>, mut writer: LedgerTreeWriter) -> Result<Vec<(Vkey, u64)>, Failure> {
-    let verified = mintage_ledger::verify(ledger, keys, &mut Watched::new(&mut writer));
+    let verified = mintage_ledger::verify(
+        ledger,
+        keys,
+        &mut Watched::new(&mut writer, signed_records(ledger).ok()),
+    );
     if let Some(error) = writer.failure() {
         return Err(ours(&error));
     }

@@ -8,10 +8,10 @@ use std::{
 use mintage_identity::Serial;
 use mintage_ledger::{
     Body, Hash, Kind, LeafFacts, Leaves, LedgerError, Origin, RecordCheck, SignedCheckpoint, Stored, Vkey, inclusion,
-    limits::NOTE_BYTES_MAX, verify_inclusion,
+    limits::NOTE_BYTES_MAX, signed_records, verify_inclusion,
 };
 
-use super::{Key, trust::read_bounded};
+use super::{Key, progress::Watched, trust::read_bounded};
 use crate::{failure::Failure, limits::VKEY_FILE_BYTES_MAX};
 
 /// The ledger below a data directory.
@@ -141,7 +141,9 @@ pub(crate) fn prove(ledger: &Path, keys: Option<&[Vkey]>, wanted: Key) -> Result
         found: None,
         origin: String::new(),
     };
-    let reports = mintage_ledger::verify(ledger, keys, &mut collect).map_err(|error| verdict(&error))?;
+    let mut watched = Watched::new(&mut collect, signed_records(ledger).ok());
+    let reports = mintage_ledger::verify(ledger, keys, &mut watched).map_err(|error| verdict(&error))?;
+    drop(watched);
     let none = || Failure::No("the ledger holds no such record".into());
     let (position, record) = collect.found.take().ok_or_else(none)?;
     let shard = reports

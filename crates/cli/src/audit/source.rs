@@ -36,7 +36,12 @@ impl Live {
         })
     }
 
-    /// The next records; `None` at the end of who does not follow.
+    /// How many records of the ledger were looked at, wanted or not.
+    pub(super) fn looked_at(&self) -> u64 {
+        self.request.from
+    }
+
+    /// The next records, which may be none of those that are wanted; `None` at the end of who does not follow.
     ///
     /// # Errors
     /// When the CA stops or fails, or sends what is no record.

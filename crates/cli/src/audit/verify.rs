@@ -11,16 +11,16 @@ use std::{
 use clap::Args;
 use mintage_identity::Ttl;
 use mintage_ledger::{
-    LedgerError, Policy, RecordCheck, ShardBegin, ShardReport, Stored, TreeReport, Vkey, verify_indexes,
-    verify_ledger_tree, verify_tree,
+    LedgerError, Policy, RecordCheck, ShardBegin, ShardReport, Stored, TreeReport, Vkey, limits::NOTE_BYTES_MAX,
+    signed_records, verify_indexes, verify_ledger_tree, verify_tree,
 };
 use serde::Serialize;
 
 use super::{
     kept::{Against, GivenUp, Kept},
     offline::{checkpoint_of, ledger_of, verdict},
-    progress::Watched,
-    trust::{Trust, keys_of},
+    progress::{PAUSE, Progress, Watched},
+    trust::{Trust, keys_of, read_bounded},
 };
 use crate::{
     cli::Context,
@@ -256,7 +256,18 @@ impl Form {
         }
     }
 
-    /// Verifies the folder under a policy, or under the keys it lists itself.
+    /// How many signed records it holds, where that can be told before it is verified.
+    pub(super) fn total(&self) -> Option<u64> {
+        match self {
+            Self::Ledger(dir) | Self::Tree(dir) => signed_records(dir).ok(),
+            Self::Log(dir) => {
+                let note = read_bounded(&dir.join("checkpoint"), NOTE_BYTES_MAX).ok()?;
+                std::str::from_utf8(&note).ok()?.lines().nth(1)?.parse().ok()
+            }
+        }
+    }
+
+    /// Verifies the folder under a policy, or under the keys it lists itself, and tells how far it is.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -264,15 +275,21 @@ impl Form {
         &self,
         policy: Option<&Policy>,
         check: &mut dyn RecordCheck,
+        progress: Progress,
     ) -> Result<Vec<Shard>, LedgerError> {
+        let mut check = Watched::shown(check, progress);
         match self {
             Self::Ledger(ledger) => {
                 let keys = policy.map(keys_of);
                 let over = AtomicBool::new(false);
                 let (reports, indexes) = thread::scope(|scope| {
                     let indexes = scope.spawn(|| verify_indexes(ledger, &|| !over.load(Ordering::Relaxed)));
-                    let reports = mintage_ledger::verify(ledger, keys.as_deref(), check);
+                    let reports = mintage_ledger::verify(ledger, keys.as_deref(), &mut check);
                     over.store(reports.is_err(), Ordering::Relaxed);
+                    while !indexes.is_finished() {
+                        check.progress().note("comparing the search indexes with the records");
+                        thread::sleep(PAUSE);
+                    }
                     (reports, indexes.join())
                 });
                 // What is wrong with records is told before what is made of them.
@@ -281,12 +298,12 @@ impl Form {
                 Ok(reports.iter().map(Into::into).collect())
             }
             Self::Tree(dir) => {
-                let reports = verify_ledger_tree(dir, policy, check)?;
+                let reports = verify_ledger_tree(dir, policy, &mut check)?;
                 Ok(reports.iter().map(Into::into).collect())
             }
             Self::Log(dir) => {
                 let policy = policy.ok_or_else(|| LedgerError::Signature("a single log brings no key".into()))?;
-                Ok(vec![Shard::from(&verify_tree(dir, policy, check)?)])
+                Ok(vec![Shard::from(&verify_tree(dir, policy, &mut check)?)])
             }
         }
     }
@@ -336,7 +353,7 @@ pub(crate) fn verify(dir: &Path, verify: &VerifyArgs) -> Result<Verified, Box<Re
             meaning,
             kept: kept.as_mut(),
         };
-        form.verify(policy.as_ref(), &mut Watched::new(&mut looks))
+        form.verify(policy.as_ref(), &mut looks, Progress::start(form.total()))
     })
     .map_err(|error| Refused::local(Failure::local(error)))?;
     if let (Ok(_), Some((index, problem))) = (&verified, meaning.offence()) {

@@ -14,6 +14,8 @@ use crate::{
     seg::index::{Part, SealedIndex, Span},
 };
 
+/// Records whose kinds alone are read through in the time in which one is looked at.
+const KINDS_AT_ONCE: usize = 16;
 /// From so many places on a column is read whole: one read of up to half a megabyte instead of one for each.
 const WHOLE_FROM: usize = 64;
 
@@ -34,11 +36,11 @@ impl Rows for SealedIndex {
         let Some(names) = Names::resolve(self, wanted)? else {
             return Ok((Vec::new(), 0));
         };
-        let mut places = candidates(self, wanted, &names)?;
-        let looked = places.len();
+        let (mut places, read_through) = candidates(self, wanted, &names)?;
+        let looked = places.len() + read_through / KINDS_AT_ONCE;
         let columns = Columns {
             index: self,
-            whole: (looked >= WHOLE_FROM).then(RefCell::default),
+            whole: (places.len() >= WHOLE_FROM).then(RefCell::default),
         };
         let mut kept = Vec::new();
         for at in places.drain(..) {
@@ -123,16 +125,10 @@ impl Names {
     }
 }
 
-/// Places by the condition that narrows most.
-fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result<Vec<u16>, LedgerError> {
-    if let Some(serial) = wanted.serial {
-        return index.places_of_serial(serial);
-    }
-    if let Some(key) = wanted.key {
-        return index.places_of_key(key);
-    }
-    if let Some(tag) = wanted.request {
-        return index.places_of_request(tag);
+/// Places by the condition that narrows most, and how many records were read through for them.
+fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result<(Vec<u16>, usize), LedgerError> {
+    if let Some(places) = tabled(index, wanted)? {
+        return Ok((places, 0));
     }
     let named = [
         (Part::Identities, names.identity),
@@ -157,7 +153,23 @@ fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result
         places.sort_unstable();
         least = Some(places);
     }
-    Ok(least.unwrap_or_else(|| (0..=u16::MAX).take(index.count() as usize).collect()))
+    let count = index.count() as usize;
+    match least {
+        Some(places) => Ok((places, 0)),
+        None if wanted.kinds != u64::MAX => Ok((index.places_of_kinds(wanted.kinds)?, count)),
+        None => Ok(((0..=u16::MAX).take(count).collect(), 0)),
+    }
+}
+
+/// Places out of a table, where the question names what one is of.
+fn tabled(index: &SealedIndex, wanted: &Wanted<'_>) -> Result<Option<Vec<u16>>, LedgerError> {
+    if let Some(serial) = wanted.serial {
+        return index.places_of_serial(serial).map(Some);
+    }
+    if let Some(key) = wanted.key {
+        return index.places_of_key(key).map(Some);
+    }
+    wanted.request.map(|tag| index.places_of_request(tag)).transpose()
 }
 
 /// Columns that were read whole.

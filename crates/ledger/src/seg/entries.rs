@@ -112,6 +112,9 @@ pub(crate) struct Entries {
     pub(super) sealed: Sealed,
     /// End offset and checksum of each frame.
     frames: Vec<(u64, u32)>,
+    /// How often a frame was unpacked.
+    #[cfg(test)]
+    pub(crate) unpacked: std::sync::atomic::AtomicU64,
 }
 
 impl Entries {
@@ -159,7 +162,12 @@ impl Entries {
                 (row.u64().unwrap_or(0), row.u32().unwrap_or(0))
             })
             .collect();
-        Ok(Self { sealed, frames })
+        Ok(Self {
+            sealed,
+            frames,
+            #[cfg(test)]
+            unpacked: std::sync::atomic::AtomicU64::new(0),
+        })
     }
 
     /// Number of records.
@@ -179,31 +187,14 @@ impl Entries {
 
     /// The records of one frame, from its number on.
     pub(crate) fn frame(&self, number: usize) -> Result<Vec<Stored>, LedgerError> {
-        let begin = match number.checked_sub(1) {
-            None => HEAD_BYTES as u64,
-            Some(before) => self.frames.get(before).map_or(0, |(end, _)| *end),
-        };
-        let beyond = LedgerError::Beyond {
-            what: "frame",
-            asked: number as u64,
-            have: self.frames.len() as u64,
-        };
-        let (end, crc) = *self.frames.get(number).ok_or(beyond)?;
-        let packed = self.sealed.read(begin, end.saturating_sub(begin))?;
-        let first = self.first() + (number * FRAME_RECORDS) as u64;
-        let bad = |problem: &str| LedgerError::Corrupt {
-            path: self.sealed.path.clone(),
-            offset: begin,
-            index: first,
-            problem: problem.into(),
-        };
-        if crc32c::crc32c(&packed) != crc {
-            return Err(bad("a frame of records has another checksum"));
-        }
-        let count = (self.count() as usize - number * FRAME_RECORDS).min(FRAME_RECORDS);
+        let packed = self.packed(number)?;
+        let bad = |problem: &str| self.bad_frame(number, problem);
+        let count = self.count_in(number);
         let most = count * (2 + RECORD_BYTES_MAX);
         let plain = zstd::bulk::decompress(&packed, most.min(unpacked_size(&packed).unwrap_or(most)));
         let plain = plain.map_err(|_| bad("a frame of records cannot be unpacked"))?;
+        self.count_unpacked();
+        let first = self.first_of(number);
         let mut rest = plain.as_slice();
         let mut records = Vec::with_capacity(count);
         for index in first..first + count as u64 {
@@ -216,13 +207,155 @@ impl Entries {
         }
     }
 
+    /// The packed octets of a frame, whose checksum is right.
+    fn packed(&self, number: usize) -> Result<Vec<u8>, LedgerError> {
+        let beyond = LedgerError::Beyond {
+            what: "frame",
+            asked: number as u64,
+            have: self.frames.len() as u64,
+        };
+        let (end, crc) = *self.frames.get(number).ok_or(beyond)?;
+        let begin = self.begin_of(number);
+        let packed = self.sealed.read(begin, end.saturating_sub(begin))?;
+        match crc32c::crc32c(&packed) == crc {
+            true => Ok(packed),
+            false => Err(self.bad_frame(number, "a frame of records has another checksum")),
+        }
+    }
+
+    /// Where a frame begins in the file.
+    fn begin_of(&self, number: usize) -> u64 {
+        match number.checked_sub(1) {
+            None => HEAD_BYTES as u64,
+            Some(before) => self.frames.get(before).map_or(0, |(end, _)| *end),
+        }
+    }
+
+    /// Position of a frame's first record.
+    fn first_of(&self, number: usize) -> u64 {
+        self.first() + (number * FRAME_RECORDS) as u64
+    }
+
+    /// Records of a frame.
+    fn count_in(&self, number: usize) -> usize {
+        (self.count() as usize)
+            .saturating_sub(number * FRAME_RECORDS)
+            .min(FRAME_RECORDS)
+    }
+
+    fn bad_frame(&self, number: usize, problem: &str) -> LedgerError {
+        LedgerError::Corrupt {
+            path: self.sealed.path.clone(),
+            offset: self.begin_of(number),
+            index: self.first_of(number),
+            problem: problem.into(),
+        }
+    }
+
+    fn count_unpacked(&self) {
+        #[cfg(test)]
+        self.unpacked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The frame that holds a position.
+    pub(crate) fn frame_of(&self, position: u64) -> usize {
+        usize::try_from(position.saturating_sub(self.first())).unwrap_or(usize::MAX) / FRAME_RECORDS
+    }
+
     /// At most `max` records from position `index` on, of one frame.
     pub(crate) fn read_from(&self, index: u64, max: usize) -> Result<Vec<Stored>, LedgerError> {
-        let at = usize::try_from(index.saturating_sub(self.first())).unwrap_or(usize::MAX);
-        let mut records = self.frame(at / FRAME_RECORDS)?;
-        records.drain(..(at % FRAME_RECORDS).min(records.len()));
-        records.truncate(max);
-        Ok(records)
+        let number = self.frame_of(index);
+        let end = self.first_of(number) + self.count_in(number) as u64;
+        let positions: Vec<u64> = (index..end).take(max).collect();
+        self.read_each(&positions)
+    }
+
+    /// The records at these positions, all of one frame, in the order they are named. The frame is unpacked once, and no
+    /// further than to the last of them.
+    pub(crate) fn read_each(&self, positions: &[u64]) -> Result<Vec<Stored>, LedgerError> {
+        let (Some(some), Some(last)) = (positions.first(), positions.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let number = self.frame_of(*some);
+        let first = self.first_of(number);
+        let packed = self.packed(number)?;
+        let bad = |problem: &str| self.bad_frame(number, problem);
+        let beyond = |asked: u64| LedgerError::Beyond {
+            what: "record of a frame",
+            asked,
+            have: first + self.count_in(number) as u64,
+        };
+        let count = last
+            .checked_sub(first)
+            .and_then(|at| usize::try_from(at + 1).ok())
+            .filter(|count| *count <= self.count_in(number))
+            .ok_or_else(|| beyond(*last))?;
+        self.count_unpacked();
+        let mut unpacking = Unpacking::new(&packed).map_err(|_| bad("a frame of records cannot be unpacked"))?;
+        let mut spans = Vec::with_capacity(count);
+        while spans.len() < count {
+            let span = unpacking.entry().map_err(bad)?;
+            spans.push(span);
+        }
+        let stored = |position: &u64| {
+            let at = position.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+            let span = at.and_then(|at| spans.get(at)).ok_or_else(|| beyond(*position))?;
+            Ok(Stored::new(*position, &unpacking.plain[span.clone()], None))
+        };
+        positions.iter().map(stored).collect()
+    }
+}
+
+/// A frame that is unpacked from its front only so far as somebody needs it.
+struct Unpacking<'a> {
+    zstd: zstd::stream::raw::Decoder<'static>,
+    packed: &'a [u8],
+    plain: Vec<u8>,
+    /// End of the last entry that was taken.
+    taken: usize,
+}
+
+impl<'a> Unpacking<'a> {
+    /// Octets that are unpacked at a time: the largest block of the format.
+    const STEP: usize = 128 * 1024;
+
+    fn new(packed: &'a [u8]) -> std::io::Result<Self> {
+        Ok(Self {
+            zstd: zstd::stream::raw::Decoder::new()?,
+            packed,
+            plain: Vec::new(),
+            taken: 0,
+        })
+    }
+
+    /// Where the next entry stands in what is unpacked.
+    fn entry(&mut self) -> Result<std::ops::Range<usize>, &'static str> {
+        loop {
+            let mut rest = &self.plain[self.taken..];
+            if let Some(record) = take_entry(&mut rest) {
+                let end = self.plain.len() - rest.len();
+                self.taken = end;
+                return Ok(end - record.len()..end);
+            }
+            self.unpack()?;
+        }
+    }
+
+    fn unpack(&mut self) -> Result<(), &'static str> {
+        use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
+        let before = self.plain.len();
+        self.plain.resize(before + Self::STEP, 0);
+        let mut from = InBuffer::around(self.packed);
+        let mut to = OutBuffer::around(&mut self.plain[before..]);
+        let run = self.zstd.run(&mut from, &mut to);
+        let (read, written) = (from.pos(), to.pos());
+        self.plain.truncate(before + written);
+        self.packed = &self.packed[read..];
+        match run {
+            Err(_) => Err("a frame of records cannot be unpacked"),
+            Ok(_) if read == 0 && written == 0 => Err("a frame holds fewer records than it should"),
+            Ok(_) => Ok(()),
+        }
     }
 }
 
@@ -292,6 +425,29 @@ mod tests {
             let records = records(count);
             assert_eq!(read(&file(&records)).unwrap(), records);
         }
+    }
+
+    #[test]
+    fn records_of_one_frame_cost_one_unpacking() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = shard(dir.path());
+        let records = records(1300);
+        std::fs::write(SEGMENT.entries(&shard), file(&records)).unwrap();
+        let entries = Entries::open(&shard, SEGMENT).unwrap();
+        let first = entries.first();
+        let wanted: Vec<u64> = [511, 300, 17, 17, 0].map(|at| first + at).to_vec();
+        let found = entries.read_each(&wanted).unwrap();
+        let unpacked = || entries.unpacked.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(unpacked(), 1);
+        for (position, stored) in wanted.iter().zip(&found) {
+            assert_eq!(stored.index(), *position);
+            assert_eq!(stored.bytes(), records[(position - first) as usize]);
+        }
+        // Neither another frame nor what is beyond the file.
+        for wrong in [[first, first + 512], [first + 1299, first + 1300], [first, first - 1]] {
+            assert!(entries.read_each(&wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(entries.read_each(&[]).unwrap().len(), 0);
     }
 
     #[test]

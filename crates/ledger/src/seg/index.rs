@@ -342,6 +342,15 @@ impl SealedIndex {
         Ok(rows.filter_map(serial).collect())
     }
 
+    /// Places of records of these kinds, a bit for each, ascending.
+    pub(crate) fn places_of_kinds(&self, kinds: u64) -> Result<Vec<u16>, LedgerError> {
+        // An octet for each record.
+        let octets = self.read(Part::Kinds, 0, u64::from(self.count()))?;
+        let places = (0..=u16::MAX).zip(octets);
+        let wanted = places.filter(|(_, kind)| kinds & 1 << (kind & 63) != 0);
+        Ok(wanted.map(|(at, _)| at).collect())
+    }
+
     /// Places with this serial, ascending.
     pub(crate) fn places_of_serial(&self, serial: &Serial) -> Result<Vec<u16>, LedgerError> {
         let places = self.lookup(Part::SerialTable, &serial_key(serial))?;

@@ -69,7 +69,7 @@ fn cosignatures_and_checkpoints_that_come_at_once_lose_neither() {
     journal.append(&group(1, 65), 0).unwrap();
     drop(journal);
     let journal = place.open().unwrap();
-    let tree = Tree::new(&place.shard());
+    let tree = Tree::new(&place.shard(), std::sync::Arc::new(crate::LocalDisk));
     for stored in journal.read_from(0, 100).unwrap() {
         tree.push(stored.leaf_hash()).unwrap();
     }

@@ -54,7 +54,7 @@ fn the_tree_follows_is_signed_and_proves_every_record() {
     assert_eq!((follower.applied(), follower.trouble()), (700, None));
     follower.stop();
     // A second follower over the same journal, from the records alone.
-    let other = Tree::new(&place.ledger().join("other"));
+    let other = Tree::new(&place.ledger().join("other"), Arc::new(crate::LocalDisk));
     for stored in (0..700).flat_map(|i| journal.read_from(i, 1).unwrap()) {
         other.push(leaf_hash(stored.bytes())).unwrap();
     }
@@ -155,7 +155,7 @@ fn a_log_that_is_not_the_signed_one_stops_the_tree() {
     follower.stop();
     let mut other = Integrator::new(
         Arc::clone(&journal) as Arc<dyn Journal>,
-        Trees::new(&place.ledger().join("other"), journal.clone()),
+        Trees::new(&place.ledger().join("other"), journal.clone(), journal.disk().clone()),
         Some(keys()),
         Duration::ZERO,
     )

@@ -141,7 +141,7 @@ pub(crate) fn few_cases() -> proptest::prelude::ProptestConfig {
 
 /// The trees of a journal.
 pub(crate) fn trees(journal: &Arc<FileJournal>) -> Arc<Trees> {
-    Trees::new(journal.ledger(), journal.clone())
+    Trees::new(journal.ledger(), journal.clone(), journal.disk().clone())
 }
 
 /// The key of the kit's first shard.
@@ -286,6 +286,22 @@ impl Disk for Faulty {
             disk: Arc::clone(&self.0),
             file,
         }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.0.call(|| {}, || LocalDisk.open(path))?;
+        Ok(Box::new(FaultFile {
+            disk: Arc::clone(&self.0),
+            file,
+        }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.call(|| {}, || LocalDisk.remove(path))
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.call(|| {}, || LocalDisk.remove_dir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

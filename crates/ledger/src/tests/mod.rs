@@ -1,9 +1,11 @@
 //! Tests of the whole: what a crash, a bad disk or a second writer may do to a ledger.
 
 mod batch;
+mod closing;
 mod committer;
 mod cosigned;
 mod crash;
+mod damage;
 mod faults;
 mod follow;
 pub(crate) mod kit;

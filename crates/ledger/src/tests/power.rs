@@ -84,6 +84,22 @@ impl Disk for PowerDisk {
         }))
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(PowerFile {
+            disk: self.clone(),
+            file: LocalDisk.open(path)?,
+            pending: Mutex::default(),
+        }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.remove(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.remove_dir(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         LocalDisk.rename(from, to)
     }

@@ -58,6 +58,15 @@ fn sealed_records_are_read_searched_verified_and_survive_a_restart() {
     assert!(wals(&place) < many / 2, "{} of {many} files are left", wals(&place));
     assert!(contents(&*journal) == before);
     assert_eq!(journal.segments().records(), SEGMENT);
+    // From frames, files and memory, in the order they are named.
+    let named = [SEGMENT + 1999, 3, 2, SEGMENT + 1, SEGMENT - 1, 600, 600, 0];
+    let each = journal.read_each(&named).unwrap();
+    for (position, stored) in named.iter().zip(&each) {
+        assert_eq!(stored.index(), *position);
+        assert!(stored.bytes() == before[*position as usize], "{position}");
+    }
+    assert_eq!(each.len(), named.len());
+    assert!(journal.read_each(&[5, count]).is_err());
 
     let search = Search::over(journal.segments().clone()).unwrap();
     assert_eq!(search.applied(), SEGMENT);

@@ -9,20 +9,20 @@ use super::kit::{Fault, Faulty, Place, contents, group, integrate, key, keys, op
 use crate::{
     AppendError, Body, Checkpoint, Cosigner, FileJournal, Journal, Kind, LedgerError, LedgerTreeWriter, Log, LogKey,
     LogKeys, OpenOptions, Origin, Policy, Query, Record, RecordCheck, Roll, Sealer, Search, ShardBegin, SignedNote,
-    Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_ledger_tree, verify_tree,
+    Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_indexes, verify_ledger_tree, verify_tree,
 };
 
-fn next(number: u8) -> (Origin, LogKey) {
+pub(super) fn next(number: u8) -> (Origin, LogKey) {
     let origin = Origin::parse(&format!("dev.test/mintage/a1b2/2026-{number:02}")).unwrap();
     (origin, LogKey::generate(&Zeroizing::new([100 + number; 32])).unwrap().0)
 }
 
 /// What a state would say of everything before a position.
-fn snapshot(position: u64) -> Vec<u8> {
+pub(super) fn snapshot(position: u64) -> Vec<u8> {
     format!("what stands before {position}").into_bytes()
 }
 
-fn roll(journal: &FileJournal, keys: &LogKeys, number: u8) -> Result<Arc<Log>, LedgerError> {
+pub(super) fn roll(journal: &FileJournal, keys: &LogKeys, number: u8) -> Result<Arc<Log>, LedgerError> {
     let (origin, key) = next(number);
     journal.roll(
         keys,
@@ -36,7 +36,7 @@ fn roll(journal: &FileJournal, keys: &LogKeys, number: u8) -> Result<Arc<Log>, L
     )
 }
 
-fn append(journal: &FileJournal, count: u64) {
+pub(super) fn append(journal: &FileJournal, count: u64) {
     let size = journal.size();
     journal.append(&group(size, size + count), u64::MAX).unwrap();
 }
@@ -194,7 +194,7 @@ fn find(journal: &FileJournal, serial: u64) -> Vec<u64> {
 }
 
 /// [`three`], with its closed shards sealed, and its records.
-fn sealed(place: &Place) -> (Arc<FileJournal>, Arc<LogKeys>, Vec<Vec<u8>>) {
+pub(super) fn sealed(place: &Place) -> (Arc<FileJournal>, Arc<LogKeys>, Vec<Vec<u8>>) {
     let (journal, trees, keys) = three(place, options());
     let before = contents(&*journal);
     let mut sealer = Sealer::new(journal.clone(), trees);
@@ -275,7 +275,7 @@ fn a_ledger_whose_oldest_records_were_given_up_goes_on() {
     assert!(verify(&place.ledger(), None, &mut ()).is_err());
 }
 
-fn trees_of(journal: &Arc<FileJournal>, keys: &Arc<LogKeys>) -> Arc<Trees> {
+pub(super) fn trees_of(journal: &Arc<FileJournal>, keys: &Arc<LogKeys>) -> Arc<Trees> {
     let trees = trees(journal);
     integrate(journal, &trees, Some(keys.clone()));
     trees
@@ -549,6 +549,8 @@ fn a_copy_of_what_is_archived_of_closed_shards_is_a_ledger() {
         let reports = verify(copy.path(), Some(&first_key), &mut ()).unwrap();
         let sizes: Vec<_> = reports.iter().map(|report| (report.size, report.tiles)).collect();
         assert_eq!(sizes, [(300, 1), (400, 1)][..count]);
+        // The last shard of a copy is closed too, and its last segment is short.
+        assert_eq!(verify_indexes(copy.path(), &|| true).unwrap(), count as u64);
         // Neither the end of a shard nor one record in it can be left out.
         let entries = copy.path().join(&first.files[0].name);
         let mut octets = std::fs::read(&entries).unwrap();

@@ -318,3 +318,67 @@ fn every_shard_has_its_folder_and_nothing_stands_beside_them() {
     fs::rename(dir.join("x"), &two).unwrap();
     assert!(sizes(dir).is_err(), "two logs in each other's folder");
 }
+
+/// A checkpoint that the kit's key signed.
+fn signed(size: u64, root: crate::Hash) -> String {
+    let origin = origin();
+    key().sign(Checkpoint { origin, size, root }).to_string()
+}
+
+#[test]
+fn what_a_log_promised_before_is_exported_and_held_against_its_records() {
+    let (_folder, dir) = log(600);
+    let mut tree = Frontier::new();
+    (0..256).for_each(|n| tree.push(leaf_hash(&record(n))));
+    let kept = dir.join("checkpoints");
+    fs::create_dir(&kept).unwrap();
+    verify_tree(&dir, &policy(), &mut ()).unwrap();
+    fs::write(kept.join("256"), signed(256, tree.root())).unwrap();
+    verify_tree(&dir, &policy(), &mut ()).unwrap();
+    // The same log once promised something else, of any size.
+    for size in [1, 255, 599, 600] {
+        fs::write(kept.join(size.to_string()), signed(size, tree.root())).unwrap();
+        let told = verify_tree(&dir, &policy(), &mut ());
+        assert!(
+            matches!(told, Err(LedgerError::Forked { size: at, .. }) if at == size),
+            "{told:?}"
+        );
+        fs::remove_file(kept.join(size.to_string())).unwrap();
+    }
+    let other = LogKey::generate(&zeroize::Zeroizing::new([9; 32])).unwrap().0;
+    let head = Checkpoint {
+        origin: origin(),
+        size: 300,
+        root: tree.root(),
+    };
+    for (name, note) in [
+        ("300", other.sign(head).to_string()),
+        ("257", signed(256, tree.root())),
+        ("0256", signed(256, tree.root())),
+        ("601", signed(601, tree.root())),
+        ("x", "x".to_owned()),
+    ] {
+        fs::write(kept.join(name), note).unwrap();
+        assert!(verify_tree(&dir, &policy(), &mut ()).is_err(), "{name}");
+        fs::remove_file(kept.join(name)).unwrap();
+    }
+    verify_tree(&dir, &policy(), &mut ()).unwrap();
+
+    // Of a ledger everything that it keeps comes along.
+    let place = Place::new();
+    let (journal, ..) = three(&place, super::kit::options());
+    let out = place.ledger().with_file_name("out");
+    let mut writer = LedgerTreeWriter::create(&place.ledger(), &out).unwrap();
+    verify(&place.ledger(), None, &mut writer).unwrap();
+    writer.finish().unwrap();
+    for log in journal.logs() {
+        // The log that is written has kept none yet.
+        let of = |dir: &Path| {
+            let kept = dir.join(log.origin().folder()).join("checkpoints");
+            kept.exists().then(|| files(&kept))
+        };
+        assert_eq!(of(&out), of(&place.ledger()), "{}", log.origin());
+    }
+    assert!(out.join("a1b2/2025-12/checkpoints/300").exists());
+    verify_ledger_tree(&out, None, &mut ()).unwrap();
+}

@@ -119,7 +119,7 @@ fn removed_reordered_altered_and_half_records_are_found() {
     let place = Place::new();
     let journal = Arc::new(place.create(options()));
     journal.append(&group(1, 9), 0).unwrap();
-    let elsewhere = Trees::new(&place.ledger().join("other"), journal.clone());
+    let elsewhere = Trees::new(&place.ledger().join("other"), journal.clone(), journal.disk().clone());
     integrate(&journal, &elsewhere, Some(keys()));
     drop(journal);
     forge(&place, |_| {});

@@ -23,6 +23,8 @@ use crate::{
 const CHECKPOINT: &str = "checkpoint";
 /// The file with the verifier keys, above the logs' folders.
 const POLICY: &str = "policy";
+/// The folder of the tree heads that were signed before and kept, each under its size. Other tools do not look at it.
+const CHECKPOINTS: &str = "checkpoints";
 /// The folder with everything else.
 const TILES: &str = "tile";
 /// The file with the state of everything before a log that is not the first.

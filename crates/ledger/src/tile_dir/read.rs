@@ -1,12 +1,12 @@
 //! Verifying a log, or a whole ledger, in plain folders: every bundle is hashed again, and every tile, the root and the
 //! signature compared. One bundle and one tile of each level are in memory at a time.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use mintage_identity::UnixTime;
 
 use super::{
-    CHECKPOINT, Kind, LENGTH_OCTETS, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION,
+    CHECKPOINT, CHECKPOINTS, Kind, LENGTH_OCTETS, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION,
     file::{read_file, refused, split},
     octets_of, spanned,
     walk::{refuse_extra, refuse_other_logs},
@@ -15,6 +15,7 @@ use crate::{
     LedgerError,
     foreign::ForeignCheckpoint,
     journal::{Log, Stored},
+    kept,
     limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX, SNAPSHOT_BYTES_MAX},
     note::{SignedNote, Vkey},
     opening::{Ended, ShardBegin, check_opening, check_snapshot},
@@ -56,7 +57,7 @@ impl TreeReport {
 ///
 /// # Errors
 /// The first thing that is wrong, with its file and record index: an altered, missing, longer or shorter file, one that
-/// is too many, another root, a signature.
+/// is too many, another root than that of the checkpoint or of a kept one, a signature.
 pub fn verify_tree(dir: &Path, policy: &Policy, check: &mut dyn RecordCheck) -> Result<TreeReport, LedgerError> {
     verify_log(dir, policy, None, check)
 }
@@ -86,10 +87,13 @@ fn signed(dir: &Path, policy: &Policy) -> Result<TreeReport, LedgerError> {
 
 /// A log whose records were given up: its checkpoint is all there is.
 fn verify_released(dir: &Path, policy: &Policy, before: Option<&TreeReport>) -> Result<TreeReport, LedgerError> {
+    let report = signed(dir, policy)?;
+    let kept = kept::read_in(&dir.join(CHECKPOINTS), &report.vkey)?;
+    kept::check_against_last(&kept, report.checkpoint.size(), report.checkpoint.root())?;
     Ok(TreeReport {
         released: true,
         first: before.map_or(0, TreeReport::end),
-        ..signed(dir, policy)?
+        ..report
     })
 }
 
@@ -106,9 +110,12 @@ fn verify_log(
         true => Some(read_file(&dir.join(SNAPSHOT), SNAPSHOT_BYTES_MAX as usize, None)?),
         false => None,
     };
+    let kept = kept::read_in(&dir.join(CHECKPOINTS), &report.vkey)?;
+    kept::check_against_last(&kept, size, report.checkpoint.root())?;
     let mut pass = Pass {
         dir,
         vkey: &report.vkey,
+        kept: kept::promised(&kept),
         base: 0,
         before,
         snapshot: snapshot.as_deref(),
@@ -207,6 +214,8 @@ struct Pass<'a> {
     vkey: &'a Vkey,
     /// Position of the log's first record in the ledger.
     base: u64,
+    /// What checkpoints before the last one promised, by size.
+    kept: BTreeMap<u64, Hash>,
     before: Option<&'a TreeReport>,
     snapshot: Option<&'a [u8]>,
     tree: Frontier,
@@ -242,6 +251,13 @@ impl Pass<'_> {
             let looked = check.record(self.vkey, &stored);
             looked.map_err(|problem| refused(&path, Some(stored.index()), problem))?;
             self.tree.push(*leaf);
+            let size = self.tree.size();
+            if self.kept.get(&size).is_some_and(|kept| *kept != self.tree.root()) {
+                return Err(LedgerError::Forked {
+                    size,
+                    what: "a kept checkpoint",
+                });
+            }
         }
         if width == TILE_WIDTH {
             self.carry(subtree_root(&leaves))?;

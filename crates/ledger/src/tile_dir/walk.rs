@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{CHECKPOINT, Kind, POLICY, Place, SNAPSHOT, SUCCESSION, TILES, width_at};
+use super::{CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, SNAPSHOT, SUCCESSION, TILES, width_at};
 use crate::{LedgerError, foreign::number, limits::POLICY_LOGS_MAX, origin::Origin, tiles::TILE_WIDTH};
 
 /// Folders below each other: `tile`, a level, seven of three digits for 2^64, and one of partial tiles.
@@ -18,8 +18,23 @@ pub(super) fn refuse_extra(dir: &Path, size: u64) -> Result<(), LedgerError> {
         let kind = entry.file_type().map_err(LedgerError::io("read", entry.path()))?;
         match entry.file_name().to_str() {
             Some(CHECKPOINT | SNAPSHOT | SUCCESSION) if kind.is_file() => {}
+            Some(CHECKPOINTS) if kind.is_dir() => kept(&entry.path(), size)?,
             Some(TILES) if kind.is_dir() => below(dir, &entry.path(), size, 1)?,
             _ => return Err(extra(&entry.path(), "no file of a log")),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is no checkpoint of at most `size` records, under the only name it may have.
+fn kept(folder: &Path, size: u64) -> Result<(), LedgerError> {
+    for entry in fs::read_dir(folder).map_err(LedgerError::io("list", folder))? {
+        let entry = entry.map_err(LedgerError::io("list", folder))?;
+        let kind = entry.file_type().map_err(LedgerError::io("read", entry.path()))?;
+        let name = entry.file_name();
+        let is_size = |name: &str| number(name).is_some_and(|kept| kept <= size);
+        if !kind.is_file() || !name.to_str().is_some_and(is_size) {
+            return Err(extra(&entry.path(), "no checkpoint of a log of this size"));
         }
     }
     Ok(())

@@ -9,12 +9,13 @@ use std::{
 
 use rustix::fs::syncfs;
 
-use super::{CHECKPOINT, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, octets_of};
+use super::{CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, octets_of};
 use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
     disk::{is_full, make_dir, read_whole},
     journal::Stored,
+    kept,
     layout::{Shard, read_policy},
     limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX},
     note::Vkey,
@@ -206,6 +207,7 @@ impl LedgerTreeWriter {
             write_new(&writer.dir.join(SNAPSHOT), &snapshot)?;
             copy(&shard.succession(), &writer.dir.join(SUCCESSION))?;
         }
+        write_kept(&shard, writer.checkpoint.checkpoint().size, &writer.dir)?;
         self.writers.push((shard.vkey, writer));
         Ok(())
     }
@@ -217,6 +219,7 @@ impl LedgerTreeWriter {
         if shard.succession().exists() {
             copy(&shard.succession(), &dir.join(SUCCESSION))?;
         }
+        write_kept(shard, u64::MAX, &dir)?;
         copy(&shard.checkpoint(), &dir.join(CHECKPOINT))
     }
 
@@ -262,6 +265,16 @@ impl RecordCheck for LedgerTreeWriter {
             told
         })
     }
+}
+
+/// Writes what a log signed before and kept, up to the size that is exported.
+fn write_kept(shard: &Shard, most: u64, dir: &Path) -> Result<(), LedgerError> {
+    let kept = kept::read(shard)?;
+    for signed in kept.iter().filter(|signed| signed.checkpoint().size <= most) {
+        let path = dir.join(CHECKPOINTS).join(signed.checkpoint().size.to_string());
+        write_new(&path, signed.to_string().as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Copies a small file of a shard.

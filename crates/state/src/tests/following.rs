@@ -344,7 +344,7 @@ fn a_second_follower_of_the_same_journal_gets_the_same_state_and_root() {
     let shared = || Arc::clone(&journal) as Arc<dyn Journal>;
     let state = |name: &str| State::open(&dir.path().join(name), &domain(), shared()).unwrap();
     let tree = |name: &str| {
-        let trees = Trees::new(&dir.path().join(name), shared());
+        let trees = Trees::new(&dir.path().join(name), shared(), Arc::new(mintage_ledger::LocalDisk));
         let sink = Integrator::new(shared(), Arc::clone(&trees), None, Duration::ZERO).unwrap();
         let follower = Follower::start("tree", shared(), vec![Box::new(sink)], Duration::ZERO).unwrap();
         (trees.growing().1, follower)

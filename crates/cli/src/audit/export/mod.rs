@@ -16,19 +16,21 @@ mod tests;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mintage_ledger::{ShardReport, Vkey};
+use mintage_ledger::{ShardReport, Vkey, signed_records};
+use mintage_proto::v1::{Shard, ShardsRequest};
 use serde::Serialize;
 
 use self::target::Target;
 use super::{
     facts::Placed,
     offline::{ledger_of, read_vkeys, verdict},
-    progress::Progress,
+    progress::{Progress, Watched},
     search::Conditions,
     source::{Live, Offline},
 };
 use crate::{
     cli::Context,
+    client::Ca,
     failure::Failure,
     interrupt::Interrupt,
     limits::EXPORT_WRITE_BYTES,
@@ -137,8 +139,8 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    /// Takes the wanted ones of these records.
-    async fn take(&mut self, batch: &[Placed]) -> Result<Reader, Failure> {
+    /// Takes the wanted ones of these records, when so many were looked at in all.
+    async fn take(&mut self, batch: &[Placed], looked_at: u64) -> Result<Reader, Failure> {
         for placed in batch.iter().filter(|placed| self.conditions.hold(placed)) {
             self.encoder.record(placed, &mut self.buffer)?;
             self.records += 1;
@@ -148,7 +150,7 @@ impl Export<'_> {
                 return Ok(Reader::Left);
             }
         }
-        self.progress.tell(self.records);
+        self.progress.tell(looked_at);
         Ok(Reader::Stays)
     }
 
@@ -156,11 +158,20 @@ impl Export<'_> {
         self.target.write(std::mem::take(&mut self.buffer)).await
     }
 
-    /// Every record of the CA.
+    /// Every record that the CA still holds.
     async fn live(&mut self, context: &Context) -> Result<Reader, Failure> {
-        let mut live = Live::open(context.ca().await?, self.conditions.stream(0, false)).await?;
+        let ca = context.ca().await?;
+        let (first, size) = held(&ca).await?;
+        if first > 0 {
+            let gone = count(first, "record", "records");
+            notice(&format!(
+                "the first {gone} of the ledger were given up with their shards; the export begins with record {first}"
+            ));
+        }
+        self.progress = Progress::start(Some(size.saturating_sub(first)));
+        let mut live = Live::open(ca, self.conditions.stream(first, false)).await?;
         while let Some(batch) = live.next().await? {
-            if self.take(&batch).await? == Reader::Left {
+            if self.take(&batch, live.looked_at().saturating_sub(first)).await? == Reader::Left {
                 return Ok(Reader::Left);
             }
         }
@@ -169,21 +180,26 @@ impl Export<'_> {
 
     /// Every record of a data directory, none of which counts before all of them hold.
     async fn offline(&mut self, ledger: PathBuf, keys: Option<Vec<Vkey>>) -> Result<Reader, Failure> {
+        let total = signed_records(&ledger).ok();
         if !self.target.is_held_back() {
             // What is printed cannot be taken back: everything is verified once before.
             let (ledger, keys) = (ledger.clone(), keys.clone());
-            let verified =
-                tokio::task::spawn_blocking(move || mintage_ledger::verify(&ledger, keys.as_deref(), &mut ()));
+            let verified = tokio::task::spawn_blocking(move || {
+                mintage_ledger::verify(&ledger, keys.as_deref(), &mut Watched::new(&mut (), total))
+            });
             let verified = verified.await.map_err(Failure::local)?;
             verified.map_err(|error| verdict(&error))?;
         }
+        self.progress = Progress::start(total);
+        let mut looked_at = 0;
         let mut offline = Offline::start(move |check| mintage_ledger::verify(&ledger, keys.as_deref(), check));
         while let Some(leaves) = offline.next().await {
             let batch = leaves
                 .iter()
                 .map(super::source::Leaf::placed)
                 .collect::<Result<Vec<_>, _>>()?;
-            if self.take(&batch).await? == Reader::Left {
+            looked_at += batch.len() as u64;
+            if self.take(&batch, looked_at).await? == Reader::Left {
                 return Ok(Reader::Left);
             }
         }
@@ -205,6 +221,14 @@ impl Export<'_> {
             last: self.last,
         })
     }
+}
+
+/// The first record that the CA holds, and the number of all that there ever were.
+async fn held(ca: &Ca) -> Result<(u64, u64), Failure> {
+    let shards = ca.ledger().shards(ShardsRequest {}).await?.into_inner().shards;
+    let end = |shard: &Shard| shard.first.saturating_add(shard.records);
+    let first = shards.iter().find(|shard| shard.state != "released");
+    Ok((first.map_or(0, |shard| shard.first), shards.last().map_or(0, end)))
 }
 
 struct Counted {
@@ -244,7 +268,7 @@ pub(super) async fn run(context: &Context, args: &ExportArgs) -> Result<(), Fail
         conditions: &args.conditions,
         encoder,
         target: Target::open(args.out.as_deref())?,
-        progress: Progress::start(),
+        progress: Progress::hidden(),
         buffer: Vec::new(),
         records: 0,
         first: None,
