@@ -69,16 +69,20 @@ const SBBF_BITS: usize = 16;
 /// Nanoseconds of a look-up of a certificate that is not revoked.
 #[derive(Debug, Serialize)]
 pub struct Peers {
-    webpki_crl: f64,
+    /// In a CRL, by rustls-webpki.
+    pub webpki_crl: f64,
     /// None where there is no C compiler or no OpenSSL to build against.
-    openssl_crl: Option<f64>,
-    hashset: f64,
+    pub openssl_crl: Option<f64>,
+    /// Of serials, with SipHash.
+    pub hashset: f64,
     /// Keyed as the question is, by issuer and serial.
-    hashset_by_issuer: f64,
-    fastbloom: f64,
+    pub hashset_by_issuer: f64,
+    /// A Bloom filter.
+    pub fastbloom: f64,
     /// A split-block Bloom filter as ours, by the safe shell of sbbf-rs.
-    sbbf_rs: f64,
-    xorf: f64,
+    pub sbbf_rs: f64,
+    /// A binary fuse filter.
+    pub xorf: f64,
 }
 
 /// Asks each peer, which holds `revoked`, for `asked`. `folder` is for files of the OpenSSL program.
