@@ -20,6 +20,8 @@ use crate::{
 
 /// When everything happens.
 pub const NOW: UnixTime = UnixTime::from_seconds(1_900_000_000);
+/// When everything has ended, and the grace is over too.
+pub const LATER: UnixTime = UnixTime::from_seconds(1_900_000_000 + 1_320);
 /// Certificates begin half a minute before.
 const NOT_BEFORE: UnixTime = UnixTime::from_seconds(1_900_000_000 - 30);
 /// Every certificate ends in the same minute, so that one partition holds all: the largest there can be.
@@ -153,6 +155,18 @@ impl Publisher {
     /// When it would be too large.
     pub fn snapshot(&self) -> Result<Vec<u8>, Failure> {
         Ok(self.key.sign_snapshot(&self.set, &[], &terms())?)
+    }
+
+    /// The heartbeat of [`LATER`].
+    ///
+    /// # Errors
+    /// Never.
+    pub fn late_heartbeat(&self) -> Result<Vec<u8>, Failure> {
+        let late = Terms {
+            this_update: LATER,
+            ..terms()
+        };
+        Ok(self.key.sign_heartbeat(&self.set, &late)?)
     }
 
     /// Revokes serials `from..to` and signs the delta.

@@ -128,6 +128,7 @@ campaigns! {
     a_revocation_delta: "revocation-delta",
     a_revocation_heartbeat: "revocation-heartbeat",
     a_delegation: "delegation",
+    a_revocation_map: "revocation-map",
     an_escaped_chain: "escaped-chain",
     a_path_of_a_look_up: "lookup-path",
     a_signing_request: "csr",

@@ -9,13 +9,13 @@ use std::{
 
 use clap::Parser;
 use mintage_benches::{
-    filter::{Asked, NOW, Publisher, follower, serial},
+    filter::{Asked, LATER, NOW, Publisher, follower, serial},
     host::rss_mb,
     load::{Failure, percentile},
     peers::{LOT, Peers, floor_ns, peers},
 };
 use mintage_identity::Serial;
-use mintage_revocation::{Verdict, View};
+use mintage_revocation::{Replica, Verdict, View};
 use serde::{Deserialize, Serialize};
 
 /// Serials that were never revoked begin here.
@@ -51,6 +51,11 @@ struct Report {
     batch_m_per_s_100k: f64,
     batch_m_per_s_10m: f64,
     peers_ns_100k: Peers,
+    ratio_webpki: f64,
+    ratio_hashset: f64,
+    ratio_hashset_by_issuer: f64,
+    hashset_to_floor: f64,
+    drop_us: Drops,
     bytes: Bytes,
     add_ns: f64,
     add_one_us: f64,
@@ -61,6 +66,12 @@ struct Report {
 #[derive(Serialize)]
 struct Sizes {
     n1k: f64,
+    n100k: f64,
+    n10m: f64,
+}
+
+#[derive(Serialize)]
+struct Drops {
     n100k: f64,
     n10m: f64,
 }
@@ -81,6 +92,7 @@ struct Answers {
     batch_m_per_s: f64,
     ram: f64,
     load_s: f64,
+    drop_us: f64,
 }
 
 fn main() -> ExitCode {
@@ -112,7 +124,11 @@ fn run(options: &Options) -> Result<Report, Failure> {
     let mut middle = Publisher::new()?;
     middle.revoke(0, 100_000)?;
     let snapshot = middle.snapshot()?.len() as f64 / 100_000.0;
-    let answers = asked(&middle.follower()?.view(), 100_000, questions)?;
+    let mut follower = middle.follower()?;
+    let answers = Answers {
+        drop_us: dropping(&mut follower, &middle.late_heartbeat()?)?,
+        ..asked(&middle.follower()?.view(), 100_000, questions)?
+    };
     let revoked: Vec<Serial> = (0..100_000).map(serial).collect();
     let peers_ns_100k = peers(&revoked, &untouched(questions), folder.path())?;
     let (add_ns, delta) = additions(&mut middle, DELTA)?;
@@ -123,7 +139,16 @@ fn run(options: &Options) -> Result<Report, Failure> {
         n100k: of(&answers),
         n10m: of(&large),
     };
+    let ratio = |peer: f64| peer / answers.miss_ns;
     Ok(Report {
+        ratio_webpki: ratio(peers_ns_100k.webpki_crl),
+        ratio_hashset: ratio(peers_ns_100k.hashset),
+        ratio_hashset_by_issuer: ratio(peers_ns_100k.hashset_by_issuer),
+        hashset_to_floor: peers_ns_100k.hashset / answers.floor_ns,
+        drop_us: Drops {
+            n100k: answers.drop_us,
+            n10m: large.drop_us,
+        },
         lookup_ns: sizes(|answers| answers.miss_ns),
         lookup_hit_ns: sizes(|answers| answers.hit_ns),
         floor_ns: sizes(|answers| answers.floor_ns),
@@ -186,6 +211,7 @@ fn asked(view: &Arc<View>, revoked: u64, count: u64) -> Result<Answers, Failure>
             batch_m_per_s: 1_000.0 / batch_ns,
             ram: 0.0,
             load_s: 0.0,
+            drop_us: 0.0,
         }),
         false => Err("the filter answers wrongly".into()),
     }
@@ -206,6 +232,19 @@ fn additions(publisher: &mut Publisher, each: u64) -> Result<(f64, f64), Failure
     Ok((percentile(&mut took, 0.5), deltas[0].len() as f64 / each as f64))
 }
 
+/// Microseconds of the heartbeat that moves the horizon past the partition which holds everything. Its memory is given back by
+/// whoever held the former view last: a reader, here and in an agent.
+fn dropping(replica: &mut Replica, heartbeat: &[u8]) -> Result<f64, Failure> {
+    let held = replica.view();
+    let started = Instant::now();
+    replica.heartbeat(heartbeat, LATER)?;
+    let took = started.elapsed().as_secs_f64() * 1e6;
+    match (held.serial_count(), replica.view().serial_count()) {
+        (1.., 0) => Ok(took),
+        counts => Err(format!("the partition was not dropped: {counts:?}").into()),
+    }
+}
+
 /// Loads the largest set in a process of its own, so that its memory is that of the set alone.
 fn in_a_process(folder: &Path, options: &Options) -> Result<Answers, Failure> {
     let mut publisher = Publisher::new()?;
@@ -215,6 +254,7 @@ fn in_a_process(folder: &Path, options: &Options) -> Result<Answers, Failure> {
         ("spki", spki),
         ("delegation", delegation),
         ("snapshot", publisher.snapshot()?),
+        ("heartbeat", publisher.late_heartbeat()?),
     ];
     for (name, octets) in files {
         std::fs::write(folder.join(name), octets)?;
@@ -238,9 +278,15 @@ fn load(dir: &Path, options: &Options) -> Result<Answers, Failure> {
     let [spki, delegation, snapshot] = ["spki", "delegation", "snapshot"].map(|name| std::fs::read(dir.join(name)));
     let (spki, delegation, snapshot) = (spki?, delegation?, snapshot?);
     let (before, started) = (rss_mb(std::process::id()), Instant::now());
-    let replica = follower(&spki, &delegation, &snapshot)?;
+    let mut replica = follower(&spki, &delegation, &snapshot)?;
     let load_s = started.elapsed().as_secs_f64();
     let ram = (rss_mb(std::process::id()) - before) * 1e6 / options.largest as f64;
     let answers = asked(&replica.view(), options.largest, questions(options))?;
-    Ok(Answers { ram, load_s, ..answers })
+    let drop_us = dropping(&mut replica, &std::fs::read(dir.join("heartbeat"))?)?;
+    Ok(Answers {
+        ram,
+        load_s,
+        drop_us,
+        ..answers
+    })
 }

@@ -301,7 +301,9 @@ impl AgentHandle {
         first.unwrap_or_else(|| self.shared.events())
     }
 
-    /// What each revocation added, for a registry of live connections in this process.
+    /// What each revocation added, for a registry of live connections in this process. A receiver that falls behind is told
+    /// `Lagged`: what it missed may concern any connection, so it looks at all of them, as for
+    /// [`Added::everything`], and goes on.
     pub fn revocations(&self) -> broadcast::Receiver<Arc<Added>> {
         self.added.subscribe()
     }

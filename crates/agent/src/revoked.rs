@@ -124,7 +124,7 @@ impl Revoked {
         match result {
             Ok(applied) => {
                 self.shared.not_older(Forward::Revocation);
-                self.publish_map();
+                let mapped = self.publish_map();
                 let is_new = !applied.added.is_empty();
                 if is_new {
                     self.announce(applied.sequence, applied.added);
@@ -132,7 +132,7 @@ impl Revoked {
                 if is_new || self.saved.wants_snapshot() {
                     self.save(&wire);
                 }
-                self.acknowledge(applied.sequence, upstream);
+                self.acknowledge(applied.sequence, mapped, upstream);
             }
             Err(error) => self.refused(&error),
         }
@@ -142,10 +142,10 @@ impl Revoked {
         match self.replica.heartbeat(bytes, self.shared.wall()) {
             Ok(Beat::Current) => {
                 self.shared.not_older(Forward::Revocation);
-                self.publish_map();
+                let mapped = self.publish_map();
                 let held = self.replica.position().map_or(0, |position| position.sequence);
                 if self.acknowledged != Some(held) {
-                    self.acknowledge(held, upstream);
+                    self.acknowledge(held, mapped, upstream);
                 }
             }
             Ok(Beat::Behind { have, want }) => {
@@ -185,7 +185,13 @@ impl Revoked {
             .blocking_send(Input::Revocation { sequence, concerns_all });
     }
 
-    fn acknowledge(&mut self, sequence: u64, upstream: &mpsc::Sender<v1::AgentMessage>) {
+    /// Says that this node enforces `sequence`. Not while its map lacks it: whoever reads the map would let pass what the
+    /// operator takes for refused. The next heartbeat tries both again.
+    fn acknowledge(&mut self, sequence: u64, mapped: bool, upstream: &mpsc::Sender<v1::AgentMessage>) {
+        if !mapped {
+            self.acknowledged = None;
+            return;
+        }
         let ack = v1::Ack {
             revocation_sequence: sequence,
             ..v1::Ack::default()
@@ -219,11 +225,16 @@ impl Revoked {
         }
     }
 
-    fn publish_map(&mut self) {
-        let Some(map) = &mut self.map else { return };
-        if let Err(error) = map.publish(&self.replica.view()) {
-            let path = map.path().display().to_string();
-            self.shared.problem("revocation", &path, &error.to_string());
+    /// Brings up the node's map; false when it is wanted and does not hold the set.
+    fn publish_map(&mut self) -> bool {
+        let Some(map) = &mut self.map else { return true };
+        match map.publish(&self.replica.view(), self.shared.wall()) {
+            Ok(holds) => holds,
+            Err(error) => {
+                let path = map.path().display().to_string();
+                self.shared.problem("revocation", &path, &error.to_string());
+                false
+            }
         }
     }
 

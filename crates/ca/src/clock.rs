@@ -66,8 +66,8 @@ pub(crate) struct ClockGuard {
 /// The wall clock left the monotonic clock by more than is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the wall clock stepped by {step_seconds} s since the start; nothing is issued until it is right again (restart the \
-     CA if the new time is the true one)"
+    "the wall clock stepped by {step_seconds} s since the start; until it is right again nothing is issued, and nothing is \
+     recorded or revoked, since its date would be wrong (restart the CA if the new time is the true one)"
 )]
 pub(crate) struct ClockStepped {
     step_seconds: i64,
@@ -98,6 +98,13 @@ impl ClockGuard {
     /// Wall time, right or not: for logs, listings and refusals.
     pub(crate) fn unguarded(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    /// The earlier of wall time and of what it would be had it not stepped: what lives then includes all that really lives,
+    /// unless the clock was ahead at the start already.
+    pub(crate) fn earliest(&self) -> UnixTime {
+        let expected = self.wall.plus(self.clock.monotonic().saturating_sub(self.monotonic));
+        self.clock.now().min(expected)
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -155,5 +162,20 @@ pub(crate) mod tests {
         assert!(guard.now().unwrap_err().to_string().contains("-3660 s"));
         set(UnixTime::from_seconds(0), 60);
         assert!(guard.now().is_err());
+    }
+
+    #[test]
+    fn the_earliest_time_follows_a_step_back_and_no_step_ahead() {
+        let start = UnixTime::from_seconds(1_800_000_000);
+        let hands = Arc::new(Hands(Mutex::new((start, Duration::ZERO))));
+        let guard = ClockGuard::new(hands.clone());
+        let minute = Duration::from_secs(60);
+        for (wall, earliest) in [
+            (start.plus(minute * 600), start.plus(minute)),
+            (start.minus(minute), start.minus(minute)),
+        ] {
+            *hands.0.lock().unwrap() = (wall, minute);
+            assert_eq!(guard.earliest(), earliest);
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What a list of SHA-256 fingerprints names: live certificates, their public keys, and the last keys of agents, by which
-//! they could join again.
+//! What a list of SHA-256 fingerprints names: live certificates, their public keys, the last keys of agents, by which they
+//! could join again, and the CA's own keys.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use mintage_svid::cert_sha256;
 use tonic::Code;
 
 use crate::{
+    ca_status::role_name,
     desk::Desk,
     limits::{FINGERPRINT_RECORDS_MAX, FINGERPRINTS_MAX},
     status::Refusal,
@@ -51,6 +52,12 @@ pub(crate) fn find(desk: &Desk, asked: &[Vec<u8>]) -> Result<Vec<FingerprintMatc
         .agents()
         .flat_map(|agent| agent.current.iter().chain(&agent.earlier));
     last.for_each(|certificate| note(&mut found, certificate.spki.as_bytes(), "", 0));
+    for key in view.ca_keys() {
+        note(&mut found, key.key_id.as_bytes(), "", 0);
+        if let Some(Some(own)) = found.get_mut(key.key_id.as_bytes().as_slice()) {
+            own.ca_role = role_name(key.role).to_owned();
+        }
+    }
     // In the order asked, each once.
     Ok(asked
         .iter()
@@ -66,6 +73,7 @@ fn note(found: &mut BTreeMap<&[u8], Option<FingerprintMatch>>, fingerprint: &[u8
         sha256: fingerprint.to_vec(),
         serial: serial.to_owned(),
         certificates: 0,
+        ca_role: String::new(),
     });
     entry.certificates += certificates;
 }

@@ -37,6 +37,8 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 struct Streams {
     members: HashMap<u64, Member>,
+    /// How many streams each agent has: one, but for a moment after it came back before its last one was known to be dead.
+    names: HashMap<AgentName, u32>,
     /// What every one of them was told of.
     told: Arc<View>,
 }
@@ -53,6 +55,41 @@ struct Member {
     enforced: u64,
     /// Sequence that was published when it connected: of what came before, its acknowledgements say nothing about speed.
     since: u64,
+    /// False for a stream of an agent that has opened another since.
+    is_newest: bool,
+}
+
+impl Streams {
+    fn insert(&mut self, number: u64, member: Member) {
+        let held = self.names.entry(member.name.clone()).or_default();
+        *held += 1;
+        if *held > 1 {
+            let same = self.members.values_mut().filter(|other| other.name == member.name);
+            same.for_each(|older| older.is_newest = false);
+        }
+        self.members.insert(number, member);
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(gone) = self.members.remove(&number) else {
+            return;
+        };
+        let left = self.names.get(&gone.name).map_or(0, |held| held.saturating_sub(1));
+        if left == 0 {
+            self.names.remove(&gone.name);
+            return;
+        }
+        let same = self.members.iter_mut().filter(|(_, other)| other.name == gone.name);
+        if let Some((_, newest)) = same.max_by_key(|(number, _)| **number) {
+            newest.is_newest = true;
+        }
+        self.names.insert(gone.name, left);
+    }
+
+    /// One stream of each agent.
+    fn newest(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| member.is_newest)
+    }
 }
 
 /// A stream's place in the fleet; leaving is dropping it.
@@ -96,6 +133,7 @@ impl Fleet {
         Arc::new(Self {
             streams: Mutex::new(Streams {
                 members: HashMap::new(),
+                names: HashMap::new(),
                 told: view,
             }),
             next: AtomicU64::new(1),
@@ -135,7 +173,7 @@ impl Fleet {
             };
             queue.try_send(Ok(message)).map_err(full)?;
         }
-        streams.members.insert(
+        streams.insert(
             number,
             Member {
                 id,
@@ -146,6 +184,7 @@ impl Fleet {
                 cut,
                 enforced,
                 since,
+                is_newest: true,
             },
         );
         Ok(Some(Place {
@@ -267,21 +306,23 @@ impl Fleet {
     /// How many agents enforce `sequence`.
     pub(crate) fn progress(&self, sequence: u64) -> Progress {
         let streams = self.streams();
-        let current = streams
-            .members
-            .values()
-            .filter(|member| member.enforced >= sequence)
-            .count();
+        let current = streams.newest().filter(|member| member.enforced >= sequence).count();
         Progress {
-            agents: streams.members.len() as u64,
+            agents: streams.names.len() as u64,
             current: current as u64,
         }
+    }
+
+    /// How many of these agents have no stream.
+    pub(crate) fn not_connected<'a>(&self, agents: impl Iterator<Item = &'a AgentName>) -> u64 {
+        let streams = self.streams();
+        agents.filter(|name| !streams.names.contains_key(*name)).count() as u64
     }
 
     /// Names of agents that do not enforce `sequence` yet, in order, so many at most.
     pub(crate) fn missing(&self, sequence: u64, most: usize) -> Vec<String> {
         let streams = self.streams();
-        let missing = streams.members.values().filter(|member| member.enforced < sequence);
+        let missing = streams.newest().filter(|member| member.enforced < sequence);
         let names: BTreeSet<String> = missing.map(|member| member.name.to_string()).collect();
         names.into_iter().take(most).collect()
     }
@@ -326,7 +367,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.fleet.streams().members.remove(&self.number);
+        self.fleet.streams().remove(self.number);
         // Whoever waits for this agent's acknowledgement need not any longer.
         self.fleet.acknowledged.send_modify(|count| *count += 1);
     }
@@ -428,6 +469,30 @@ mod tests {
         assert_eq!(agent.enforce(7), (7, 7), "said twice");
         assert_eq!(agent.enforce(6), (6, 6), "said late");
         assert_eq!(agent.enforce(8), (7, 8));
+    }
+
+    #[test]
+    fn an_agent_counts_once_by_its_newest_stream() {
+        let fleet = nobody();
+        let (older, _r1, _) = joined(&fleet, "one", 1);
+        older.enforce(7);
+        let (newer, _r2, _) = joined(&fleet, "one", 1);
+        let (_two, _r3, _) = joined(&fleet, "two", 1);
+        let names = ["one", "two", "three"].map(|name| AgentName::parse(name).unwrap());
+        assert_eq!(fleet.progress(7), Progress { agents: 2, current: 0 });
+        assert_eq!(fleet.missing(7, 9), ["one", "two"]);
+        newer.enforce(7);
+        assert_eq!(fleet.progress(7), Progress { agents: 2, current: 1 });
+        assert_eq!(fleet.not_connected(names.iter()), 1);
+        drop(newer);
+        assert_eq!(
+            fleet.progress(7),
+            Progress { agents: 2, current: 1 },
+            "the older one is left"
+        );
+        drop(older);
+        assert_eq!(fleet.progress(7), Progress { agents: 1, current: 0 });
+        assert_eq!(fleet.not_connected(names.iter()), 2);
     }
 
     #[tokio::test]

@@ -363,3 +363,8 @@ pub(crate) const JWT_KEY_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) const JWT_KEY_STEPS_MAX: usize = 4;
 /// Names of agents that one answer about the spread of a revocation has: enough to look at, and a line of a terminal or two.
 pub(crate) const MISSING_NAMES_MAX: usize = 16;
+/// Ended serials whose memory a revocation gives back itself: 10,000 take about a millisecond.
+pub(crate) const RELEASED_INLINE_MAX: usize = 10_000;
+/// Names of agents, and of entries, that the answer to a revocation tells: three times 1,000 of at most 128 bytes are far from
+/// what a message may hold.
+pub(crate) const STRUCK_NAMES_MAX: usize = 1_000;

@@ -79,6 +79,11 @@ impl Published {
         self.set.sequence()
     }
 
+    /// Number of revoked serials in it.
+    pub(crate) fn serial_count(&self) -> usize {
+        self.set.serial_count()
+    }
+
     /// Hash of the set, which every object of this sequence carries.
     pub(crate) fn set_hash(&self) -> [u8; 32] {
         *self.set.hash().as_bytes()

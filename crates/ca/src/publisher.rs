@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    limits::{CATCH_UP_HEARTBEAT_AGE_MAX, NEWS_INLINE_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_QUEUE},
+    limits::{CATCH_UP_HEARTBEAT_AGE_MAX, NEWS_INLINE_BYTES_MAX, RELEASED_INLINE_MAX, SNAPSHOT_AGE_MAX, WATCH_QUEUE},
     published::{Published, Signed, Signer},
 };
 
@@ -110,8 +110,15 @@ impl Publisher {
         // A delta that no message holds, or a set that remembers too little for one: followers start over. Only what can be
         // told is published: nobody would be told of the rest later.
         let news = delta_or_snapshot(&next, from, now)?;
+        let gone = latest.serial_count().saturating_sub(next.serial_count());
         self.latest.store(next);
         let _ = self.news.send(news.clone());
+        if gone > RELEASED_INLINE_MAX {
+            // What has ended since is given back by somebody that nobody waits for.
+            let release = std::thread::Builder::new().name("release".to_owned());
+            // Where no thread can be had it is given back here.
+            let _ = release.spawn(move || drop(latest));
+        }
         Ok(Some(news))
     }
 
@@ -150,6 +157,11 @@ impl Publisher {
     /// Ends every subscriber's stream: the CA stops.
     pub(crate) fn dismiss(&self) {
         self.stop.cancel();
+    }
+
+    /// True when the CA stops.
+    pub(crate) fn is_dismissed(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     /// Completes when every subscriber's stream is to end.

@@ -84,11 +84,14 @@ pub(crate) fn count_live(desk: &Desk) {
 }
 
 fn heartbeat(desk: &Desk, prune: bool) {
-    let now = desk.clock.unguarded();
     if prune {
-        desk.state.prune(now);
+        // By a clock that stepped ahead what lives would be forgotten, and nothing would bring it back.
+        if let Ok(now) = desk.clock.now() {
+            desk.state.prune(now);
+        }
         count_live(desk);
     }
+    let now = desk.clock.unguarded();
     desk.measure();
     // Nobody says that nothing is newer while something is.
     if desk.is_unpublished() {
@@ -157,9 +160,10 @@ async fn wait_for_index(desk: &Desk, view: &View) {
 
 /// The news of this view, published; none where somebody has published it.
 fn signed(desk: &Desk, view: &View) -> Result<Option<News>, String> {
-    let now = desk.clock.unguarded();
-    let live = desk.index.live_serials(now).map_err(|error| error.to_string())?;
-    let news = desk.publisher.advance(view.revoked(), live, now);
+    // Too many that live cost a look each; one too few, after a step of the clock, would be struck wrongly.
+    let live = desk.index.live_serials(desk.clock.earliest());
+    let live = live.map_err(|error| error.to_string())?;
+    let news = desk.publisher.advance(view.revoked(), live, desk.clock.unguarded());
     news.map_err(|error| error.to_string())
 }
 
@@ -357,16 +361,81 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Mutex, time::Duration};
+
     use mintage_identity::{RevocationReason, SpkiHash};
     use mintage_proto::v1::{ApplyEntriesRequest, Entry};
+    use mintage_revocation::{Delegation, Query, Replica, Verdict, Why};
     use mintage_state::command::Scope;
+    use mintage_svid::{CertInfo, LeafInfo};
 
     use super::*;
     use crate::{
+        clock::tests::Hands,
         entries,
         revoke::{Order, carry_out},
         trial::{PATIENCE, Trial},
     };
+
+    /// What a follower that begins now is told of a certificate.
+    fn told_anew(desk: &Desk, leaf: &LeafInfo) -> Verdict {
+        let (bundle, now) = (wire_bundle(desk, &desk.state.view()), desk.clock.now().unwrap());
+        let mut replica = Replica::new(&desk.domain);
+        for statement in &bundle.revocation_delegations {
+            let delegation = Delegation::decode(statement).unwrap();
+            for ca in bundle.issuers.iter().chain(&bundle.roots) {
+                let spki = CertInfo::parse_signing(ca).unwrap().spki_der().to_vec();
+                if let Ok(verified) = delegation.verify(&desk.domain, &spki, now) {
+                    replica.trust(verified).unwrap();
+                }
+            }
+        }
+        let snapshot = desk.publisher.snapshot(now).unwrap();
+        replica.apply_snapshot(&snapshot.bytes, now).unwrap();
+        let query = Query {
+            issuer: desk.issuer.key_id(),
+            serial: leaf.serial(),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+            spiffe_id: Some(leaf.id()),
+            spki_sha256: leaf.spki_sha256(),
+        };
+        replica.view().check(&query, now)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clock_that_steps_ahead_and_back_makes_no_live_revocation_forgotten() {
+        let hands = Arc::new(Hands(Mutex::new((
+            UnixTime::from_seconds(1_900_000_000),
+            Duration::from_secs(100),
+        ))));
+        let trial = Trial::open_at(hands.clone()).await;
+        let desk = &trial.desk;
+        trial.entries(["a"]).await;
+        let agent = trial.agent("n1").await;
+        let (_, registry) = trial.callers();
+        let revoke = async |leaf: &LeafInfo| {
+            let order = Order::new(Scope::Serial(*leaf.serial()), RevocationReason::Superseded, "");
+            carry_out(desk, &trial.origin(), &order, false).await.unwrap();
+            publish(desk, &desk.state.view(), &registry).await;
+        };
+        let first = trial.certificate(&agent, "a").await;
+        revoke(&first).await;
+        for step in [3_600, 10 * 365 * 86_400] {
+            let right = hands.0.lock().unwrap().0;
+            hands.0.lock().unwrap().0 = right.plus(Duration::from_secs(step));
+            heartbeat(desk, true);
+            hands.0.lock().unwrap().0 = right;
+            // Issuance goes on, so its issuer is covered; and what comes next carries on all that lives.
+            let next = trial.certificate(&agent, "a").await;
+            assert_eq!(told_anew(desk, &next), Verdict::Good, "{step}");
+            revoke(&next).await;
+            for leaf in [&first, &next] {
+                assert!(trial.is_revoked(leaf), "{step}");
+                assert_eq!(told_anew(desk, leaf), Verdict::Revoked { why: Why::Serial }, "{step}");
+            }
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_revoked_before_anybody_followed_is_published_and_no_heartbeat_denies_it() {

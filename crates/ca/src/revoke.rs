@@ -156,7 +156,7 @@ pub(crate) fn draft_of(
     struck.left_without = match &order.scope {
         Scope::Agent(name) => only_of(desk, view, name, &struck.entries)?,
         Scope::Issuer(_) if last_issuer => struck.entries.clone(),
-        _ => disabled.iter().map(ToString::to_string).collect(),
+        _ => left_by(desk, view, rows, &disabled)?,
     };
     Ok((bodies, struck))
 }
@@ -191,6 +191,37 @@ fn disabled_by(view: &View, order: &Order) -> Result<Vec<EntryName>, Refusal> {
     }
     let names = entries_in(view, &order.scope).map(|standing| standing.entry.name().clone());
     Ok(names.collect())
+}
+
+/// The entries that an order disables, and those that it strikes which were disabled or deleted before, where it leaves them
+/// nothing.
+fn left_by(
+    desk: &Desk,
+    view: &View,
+    rows: &[mintage_ledger::LiveCertificate],
+    disabled: &[EntryName],
+) -> Result<BTreeSet<String>, Refusal> {
+    let mut left: BTreeSet<String> = disabled.iter().map(ToString::to_string).collect();
+    let taken: BTreeSet<_> = rows.iter().map(|row| (row.issuer, row.serial)).collect();
+    for entry in struck(rows).entries {
+        let standing = EntryName::parse(&entry).ok();
+        let standing = standing.and_then(|name| view.entry(&name).map(|found| !found.entry.is_disabled()));
+        if standing == Some(true) || left.contains(&entry) {
+            continue;
+        }
+        let query = LiveQuery {
+            entry: Some(entry.clone()),
+            ..LiveQuery::default()
+        };
+        let live = desk.index.live(&query, desk.clock.unguarded())?;
+        let stays = live.iter().any(|row| {
+            !taken.contains(&(row.issuer, row.serial)) && view.revoked().revoked(&row.issuer, &row.serial).is_none()
+        });
+        if !stays {
+            left.insert(entry);
+        }
+    }
+    Ok(left)
 }
 
 /// Those of the entries by which no other agent holds a certificate.
@@ -278,4 +309,50 @@ async fn take_steps(desk: &Arc<Desk>, origin: &Origin, order: &Order) -> Result<
 /// Everything an agent obtained, and the agent itself.
 pub(crate) fn of_agent(name: &AgentName, reason: RevocationReason, note: &str) -> Order {
     Order::new(Scope::Agent(name.clone()), reason, note)
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::{IdPrefix, SpiffeId};
+    use mintage_proto::v1::{ApplyEntriesRequest, Entry};
+
+    use super::*;
+    use crate::{entries, trial::Trial};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn entries_that_were_disabled_before_are_left_without_identity_too() {
+        let trial = Trial::open().await;
+        trial.entries(["web", "db", "idle"]).await;
+        let agent = trial.agent("n1").await;
+        let web = trial.certificate(&agent, "web").await;
+        trial.certificate(&agent, "web").await;
+        trial.certificate(&agent, "db").await;
+        let off = |name: &str| Entry {
+            name: name.to_owned(),
+            spiffe_id: format!("spiffe://dev.test/{name}"),
+            agents: vec!["spiffe://dev.test/mintage/agent/*".to_owned()],
+            selectors: vec!["unix:uid:1".to_owned()],
+            disabled: true,
+            ..Entry::default()
+        };
+        let request = ApplyEntriesRequest {
+            entries: vec![off("web"), off("idle")],
+            ..ApplyEntriesRequest::default()
+        };
+        entries::apply(&trial.desk, &trial.origin(), request).await.unwrap();
+        let left = async |scope| {
+            let order = Order::new(scope, RevocationReason::Superseded, "");
+            let (struck, _) = carry_out(&trial.desk, &trial.origin(), &order, true).await.unwrap();
+            struck.left_without.into_iter().collect::<Vec<_>>()
+        };
+        let id = SpiffeId::parse("spiffe://dev.test/web").unwrap();
+        assert_eq!(left(Scope::Identity(id)).await, ["web"]);
+        let below = IdPrefix::parse("spiffe://dev.test/*").unwrap();
+        assert_eq!(
+            left(Scope::Prefix(below)).await,
+            ["web"],
+            "the others get new ones, or had none"
+        );
+        assert!(left(Scope::Serial(*web.serial())).await.is_empty(), "one stays");
+    }
 }

@@ -28,7 +28,7 @@ fn of(view: &View) -> impl Iterator<Item = RevokedPart> {
         sequence: set.sequence(),
         ..RevokedPart::default()
     };
-    let mut serials = set.covered_issuers().flat_map(|issuer| {
+    let mut serials = set.known_issuers().flat_map(|issuer| {
         set.serials_of(issuer).map(move |(serial, entry)| RevokedCertificate {
             issuer: issuer.to_string(),
             serial: serial.to_string(),

@@ -224,9 +224,10 @@ impl Ca {
     /// Ends every stream, lets calls under way finish, closes the ledger with a checkpoint.
     pub async fn stop(mut self) {
         self.desk.health.trouble(Trouble::Lifecycle, "stopping");
+        // Before the agents go: whoever waits for them must not take their leaving for the end of the wait.
+        self.desk.publisher.dismiss();
         self.desk.fleet.dismiss();
         self.desk.record_streams.dismiss();
-        self.desk.publisher.dismiss();
         self.desk.crls.dismiss();
         self.desk.receipt_waits.dismiss();
         self.stop.cancel();

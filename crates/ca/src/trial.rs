@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tonic::Request;
 
 use crate::{
-    clock::TlsTime,
+    clock::{Clock, TlsTime},
     config::Config,
     control::{Origin, command},
     desk::Desk,
@@ -43,7 +43,17 @@ pub(crate) struct Trial {
 impl Trial {
     /// Makes an authority and opens it; nothing listens, and nothing follows the state.
     pub(crate) async fn open() -> Self {
-        let opened = tokio::task::spawn_blocking(|| {
+        Self::open_with(Deps::system()).await
+    }
+
+    /// The same by another clock.
+    pub(crate) async fn open_at(clock: Arc<dyn Clock>) -> Self {
+        let deps = Deps::system();
+        Self::open_with(Deps { clock, ..deps }).await
+    }
+
+    async fn open_with(deps: Deps) -> Self {
+        let opened = tokio::task::spawn_blocking(move || {
             let folder = tempfile::tempdir().unwrap();
             let data_dir = folder.path().join("ca");
             let options = InitOptions {
@@ -52,10 +62,10 @@ impl Trial {
                 protection: KeyProtection::ClearForTestDomainOnly,
                 replica: ReplicaName::parse("ca-1").unwrap(),
             };
-            init(&options, &Deps::system()).unwrap();
+            init(&options, &deps).unwrap();
             let metrics = Arc::new(Metrics::new());
             let health = Health::starting(metrics.clone());
-            let (desk, engine) = open(&Config::for_data_dir(data_dir), &Deps::system(), metrics, health).unwrap();
+            let (desk, engine) = open(&Config::for_data_dir(data_dir), &deps, metrics, health).unwrap();
             Self {
                 desk: Arc::new(desk),
                 engine: Some(engine),

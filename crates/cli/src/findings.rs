@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use mintage_svid::{cert_sha256, spki_sha256, spki_sha256_of_pkcs8};
+use mintage_svid::{cert_sha256, spki_sha256, spki_sha256_of_pkcs1, spki_sha256_of_pkcs8, spki_sha256_of_sec1};
 use serde_json::Value;
 
 use crate::limits::{FINDINGS_MAX, FINGERPRINTS_MAX};
@@ -140,6 +140,8 @@ fn block(text: &str) -> Option<Fingerprint> {
         "CERTIFICATE" => Some(*cert_sha256(&der).as_bytes()),
         "PUBLIC KEY" => Some(*spki_sha256(&der).as_bytes()),
         "PRIVATE KEY" => Some(*spki_sha256_of_pkcs8(&der).ok()?.as_bytes()),
+        "EC PRIVATE KEY" => Some(*spki_sha256_of_sec1(&der).ok()?.as_bytes()),
+        "RSA PRIVATE KEY" => Some(*spki_sha256_of_pkcs1(&der).ok()?.as_bytes()),
         _ => None,
     }
 }
@@ -211,6 +213,32 @@ mod tests {
         }
         let broken = "[{\"Secret\": \"-----BEGIN PRIVATE KEY-----\\nAAAA\\n-----END PRIVATE KEY-----\"}]";
         assert_eq!(read(broken).unwrap().others, ["finding 1"]);
+    }
+
+    #[test]
+    fn what_gitleaks_and_trufflehog_write_is_read_with_keys_in_the_forms_of_openssl() {
+        // Keys made for this test alone, and their fingerprints by `openssl pkey -pubout -outform DER | sha256sum`.
+        let places = [
+            (
+                "9f2cc278c0efebdfbd498599e9ef5a9cdd37d676599c6110aa4e5a8e670b4c46",
+                "deploy/web/tls.key:1",
+            ),
+            (
+                "e46be442735bb97f2db7a377ae4c2e1be266bbe9afe22ede439e47bec0d3b811",
+                "legacy/batch.pem:3",
+            ),
+        ];
+        let expected: BTreeMap<String, String> = places.map(|(key, at)| (key.to_owned(), at.to_owned())).into();
+        for (text, others) in [
+            (include_str!("tests/findings/gitleaks.json"), &["config/app.env:12"][..]),
+            (include_str!("tests/findings/trufflehog.jsonl"), &[]),
+        ] {
+            let findings = read(text).unwrap();
+            let found = findings.fingerprints.iter();
+            let found: BTreeMap<String, String> = found.map(|(key, at)| (hex::encode(key), at.clone())).collect();
+            assert_eq!(found, expected);
+            assert_eq!(findings.others, others);
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ struct Status {
     p99_ack_ms: f64,
     slowest_ack_ms: f64,
     missing: Vec<String>,
+    not_connected: u64,
 }
 
 /// Runs the verb.
@@ -135,6 +136,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                 p99_ack_ms: answer.p99_ack_ms,
                 slowest_ack_ms: answer.slowest_ack_ms,
                 missing: answer.missing,
+                not_connected: answer.not_connected,
             };
             context.output.object(&status, || {
                 fields(&[
@@ -146,6 +148,13 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
                         format!("on {} of {} agents", status.agents_current, status.agents),
                     ),
                     ("missing", status.missing.join(", ")),
+                    (
+                        "not connected",
+                        match status.not_connected {
+                            0 => String::new(),
+                            away => away.to_string(),
+                        },
+                    ),
                     (
                         "latest revocation",
                         match status.acks {

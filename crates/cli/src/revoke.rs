@@ -119,6 +119,10 @@ struct Revoked {
     serials: Vec<String>,
     blocked_keys: u64,
     left_without: Vec<String>,
+    /// Of all, also beyond the names above.
+    agent_count: u64,
+    entry_count: u64,
+    left_without_count: u64,
     dry_run: bool,
     #[serde(flatten)]
     followed: Followed,
@@ -141,6 +145,7 @@ pub(crate) struct Enforced {
     p99_ack_ms: f64,
     slowest_ack_ms: f64,
     missing: Vec<String>,
+    not_connected: u64,
 }
 
 impl From<RevocationStatusResponse> for Enforced {
@@ -153,6 +158,7 @@ impl From<RevocationStatusResponse> for Enforced {
             p99_ack_ms: status.p99_ack_ms,
             slowest_ack_ms: status.slowest_ack_ms,
             missing: status.missing,
+            not_connected: status.not_connected,
         }
     }
 }
@@ -174,9 +180,13 @@ impl Enforced {
             (_, 0) => enforced,
             _ => format!("{enforced}, p50/p99 {:.1}/{:.1} ms", self.p50_ack_ms, self.p99_ack_ms),
         };
-        match self.agents.saturating_sub(self.agents_current) {
+        let line = match self.agents.saturating_sub(self.agents_current) {
             0 => line,
             behind => line + &self.missing(behind),
+        };
+        match self.not_connected {
+            0 => line,
+            away => format!("{line}; {away} not connected"),
         }
     }
 
@@ -194,25 +204,26 @@ impl Enforced {
 impl Revoked {
     fn text(&self) -> String {
         let done = if self.dry_run { "would revoke" } else { "revoked" };
-        let names = |names: &[String]| names.join(", ");
+        let names = |names: &[String], of: u64| match of.saturating_sub(names.len() as u64) {
+            0 => names.join(", "),
+            more => format!("{} and {more} more", names.join(", ")),
+        };
         let shown = |number: u64| if number == 0 { String::new() } else { number.to_string() };
         let head = format!(
             "{done} {} of {} through {}\n",
             count(self.certificates, "certificate", "certificates"),
-            count(self.agents.len() as u64, "agent", "agents"),
-            count(self.entries.len() as u64, "entry", "entries"),
+            count(self.agent_count, "agent", "agents"),
+            count(self.entry_count, "entry", "entries"),
         );
-        let more = self.certificates.saturating_sub(self.serials.len() as u64);
-        let serials = match more {
-            0 => names(&self.serials),
-            more => format!("{} and {more} more", names(&self.serials)),
-        };
         head + &fields(&[
-            ("agents", names(&self.agents)),
-            ("entries", names(&self.entries)),
-            ("serials", serials),
+            ("agents", names(&self.agents, self.agent_count)),
+            ("entries", names(&self.entries, self.entry_count)),
+            ("serials", names(&self.serials, self.certificates)),
             ("blocked keys", shown(self.blocked_keys)),
-            ("left without identity", names(&self.left_without)),
+            (
+                "left without identity",
+                names(&self.left_without, self.left_without_count),
+            ),
         ])
     }
 }
@@ -237,9 +248,14 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke) -> Result<(), Failur
         true => (Followed::default(), Ok(())),
         false => settled(&ca, answer.sequence, revoke).await,
     };
+    // A CA of the previous version tells all names and no counts.
+    let of = |told: u64, names: &[String]| told.max(names.len() as u64);
     let revoked = Revoked {
         sequence: answer.sequence,
         certificates: answer.certificates,
+        agent_count: of(answer.agent_count, &answer.agents),
+        entry_count: of(answer.entry_count, &answer.entries),
+        left_without_count: of(answer.left_without_count, &answer.left_without),
         agents: answer.agents,
         entries: answer.entries,
         serials: answer.serials,
@@ -311,6 +327,7 @@ mod tests {
                 .take(2)
                 .map(|number| format!("n{number}"))
                 .collect(),
+            not_connected: 0,
         }
     }
 
@@ -328,6 +345,14 @@ mod tests {
             ..enforced(2, 0)
         };
         assert_eq!(older.line(), "enforced on 0 of 2 agents");
+        let away = Enforced {
+            not_connected: 3,
+            ..enforced(2, 2)
+        };
+        assert_eq!(
+            away.line(),
+            "enforced on 2 of 2 agents, p50/p99 4.0/12.3 ms; 3 not connected"
+        );
         assert!(enforced(0, 0).line().contains("no agent is connected") && enforced(0, 0).everywhere());
         assert!(!enforced(5, 3).everywhere());
     }
@@ -342,6 +367,9 @@ mod tests {
             serials: vec!["4f".into()],
             blocked_keys: 3,
             left_without: vec!["web".into()],
+            agent_count: 2,
+            entry_count: 1,
+            left_without_count: 4,
             dry_run: true,
             followed: Followed::default(),
         };
@@ -351,7 +379,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("4f and 36 more"), "{text}");
-        assert!(text.contains("left without identity  web"), "{text}");
+        assert!(text.contains("left without identity  web and 3 more"), "{text}");
         assert!(serde_json::to_value(&revoked).unwrap().get("enforced").is_none());
         let followed = Followed { enforced: Some(None) };
         let unknown = serde_json::to_value(Revoked { followed, ..revoked }).unwrap();

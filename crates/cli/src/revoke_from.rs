@@ -24,7 +24,7 @@ use crate::{
 struct Found {
     fingerprint: String,
     place: String,
-    /// `certificate` or `key`.
+    /// `certificate`, `key` or `ca-key`.
     #[serde(skip_serializing_if = "str::is_empty")]
     of: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -41,6 +41,8 @@ struct Outcome {
     failed: Vec<Found>,
     /// What was not tried after that.
     not_tried: Vec<Found>,
+    /// Keys of the CA itself, which no list revokes.
+    ca_keys: Vec<Found>,
     /// Places of findings without a certificate or key.
     others: Vec<String>,
     /// Each once, also where itself and its key were found.
@@ -69,6 +71,7 @@ impl Outcome {
         text.extend(self.matched.iter().map(|found| line("matched", found)));
         text.extend(self.failed.iter().map(|found| line("failed", found)));
         text.extend(self.not_tried.iter().map(|found| line("not tried", found)));
+        text.extend(self.ca_keys.iter().map(|found| line("the CA's own", found)));
         text.extend(self.unmatched.iter().map(|found| line("unknown", found)));
         text.extend(
             self.others
@@ -132,6 +135,7 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome
         unmatched: Vec::new(),
         failed: Vec::new(),
         not_tried: Vec::new(),
+        ca_keys: Vec::new(),
         others: findings.others,
         certificates: 0,
         sequence: 0,
@@ -140,7 +144,7 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome
         serials: BTreeSet::new(),
     };
     let mut unmatched = findings.fingerprints;
-    let mut ended = Ok(());
+    let (mut ended, mut own) = (Ok(()), Ok(()));
     for found in matches {
         let Some(place) = <[u8; 32]>::try_from(found.sha256.as_slice())
             .ok()
@@ -151,7 +155,14 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome
             ended = ended.and(Err(Failure::Remote(strange.into())));
             continue;
         };
-        let (row, target) = Found::of(found, place);
+        let role = found.ca_role.clone();
+        let (mut row, target) = Found::of(found, place);
+        if !role.is_empty() {
+            row.of = "ca-key";
+            own = own.and(Err(is_own(&role, &row)));
+            outcome.ca_keys.push(row);
+            continue;
+        }
         if ended.is_err() {
             outcome.not_tried.push(row);
             continue;
@@ -175,7 +186,20 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome
             certificates: 0,
         })
         .collect();
-    Ok((outcome, ended))
+    Ok((outcome, own.and(ended)))
+}
+
+/// What to do about a key of the CA: nobody may lose everything by a line in a file.
+fn is_own(role: &str, found: &Found) -> Failure {
+    let todo = match role {
+        "root" | "intermediate" => format!(
+            "whoever has it can make any identity. Revoke it by itself: `mintage revoke --issuer {} --reason \
+             ca-compromise`, which says what that takes when no other issuing key is active",
+            found.fingerprint
+        ),
+        _ => "it is not revoked by this; `mintage ca status` tells of it, and it has to be replaced".to_owned(),
+    };
+    Failure::Remote(format!("{}: this is the CA's own {role} key: {todo}", found.place))
 }
 
 /// Revokes by one fingerprint.
@@ -242,6 +266,7 @@ mod tests {
             unmatched: Vec::new(),
             failed: Vec::new(),
             not_tried: Vec::new(),
+            ca_keys: Vec::new(),
             others: Vec::new(),
             certificates: 0,
             sequence: 0,

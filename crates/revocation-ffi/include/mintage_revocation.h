@@ -2,7 +2,12 @@
  *
  * Ask for every certificate of a verified path below the root, after its signature was verified. Whatever is not
  * MINTAGE_REVOCATION_GOOD must be refused. A handle may be used by any number of threads at once; looking up takes no
- * lock. Link with libmintage_revocation_ffi. */
+ * lock. Link with libmintage_revocation_ffi.
+ *
+ * What allocates: mintage_revocation_open; a look-up by which the handle moves to a newer file of the agent, or copies the
+ * map; a query's SPIFFE ID, which is parsed for each look-up; and a batch, by 32 queries. A look-up without a SPIFFE ID, in
+ * a map that stays, allocates nothing. System calls: the clock, which is none where the vDSO tells it, and what moving to
+ * another file takes. */
 #ifndef MINTAGE_REVOCATION_H
 #define MINTAGE_REVOCATION_H
 
@@ -31,8 +36,12 @@ enum {
     MINTAGE_REVOCATION_INTERNAL = -3
 };
 
-/* Whose map is believed, besides root's and that of this process's own user. */
+/* Whose map is believed, besides root's and that of this process's own user. A map that is believed is mapped: its owner
+ * must never shorten the file (the agent never does), or whoever reads beyond the new end gets SIGBUS. */
 #define MINTAGE_REVOCATION_NO_OTHER_OWNER ((int64_t)-1)
+/* Anybody's map, copied with read(2) at most every 5 s, for a path that only the agent can write to, or an owner who may
+ * shorten the file: a wrong one can lie, but cannot crash this process. A revocation is then seen up to 5 s later. */
+#define MINTAGE_REVOCATION_ANY_OWNER_BY_COPY ((int64_t)-2)
 
 /* An open map. */
 typedef struct mintage_revocation mintage_revocation;
@@ -57,7 +66,7 @@ typedef struct mintage_revocation_query {
 } mintage_revocation_query;
 
 /* Opens the map at `path` for `trust_domain` (both terminated by a zero octet). `owner_uid` is the agent's user or
- * MINTAGE_REVOCATION_NO_OTHER_OWNER. A map that is not there yet is no error: checks say STALE until the agent made it.
+ * MINTAGE_REVOCATION_NO_OTHER_OWNER or MINTAGE_REVOCATION_ANY_OWNER_BY_COPY. A map that is not there yet is no error: checks say STALE until the agent made it.
  * On GOOD `*out` is the handle, to be closed; else it is null, and `error` (when not null) holds at most `error_len`
  * octets of text, terminated. */
 int mintage_revocation_open(const char *path, const char *trust_domain, int64_t owner_uid, mintage_revocation **out,

@@ -116,10 +116,11 @@ pub(crate) unsafe fn list<'a>(
     Some(unsafe { slice::from_raw_parts(queries, count) })
 }
 
-/// Whose map is believed; `None` for what is neither -1 nor a user id.
+/// Whose map is believed; `None` for what is neither -1, -2 nor a user id.
 pub(crate) fn owner(uid: i64) -> Option<MapOwner> {
     match uid {
         -1 => Some(MapOwner::RootOrSelf),
+        -2 => Some(MapOwner::AnyByCopy),
         uid => u32::try_from(uid).ok().map(MapOwner::Uid),
     }
 }

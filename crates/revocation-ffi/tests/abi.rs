@@ -15,13 +15,17 @@ use mintage_identity::Serial;
 use mintage_revocation_ffi as ffi;
 
 fn open(path: &Path, domain: &str) -> (c_int, *mut ffi::MintageRevocation, String) {
+    open_of(path, domain, -1)
+}
+
+fn open_of(path: &Path, domain: &str, owner: i64) -> (c_int, *mut ffi::MintageRevocation, String) {
     let path = CString::new(path.to_str().unwrap()).unwrap();
     let domain = CString::new(domain).unwrap();
     let mut map = ptr::null_mut();
     let mut error = [0_u8; 300];
     let (to, len) = (error.as_mut_ptr().cast::<c_char>(), error.len());
     // SAFETY: both texts are terminated; `map` and `error` may be written to.
-    let code = unsafe { ffi::mintage_revocation_open(path.as_ptr(), domain.as_ptr(), -1, &raw mut map, to, len) };
+    let code = unsafe { ffi::mintage_revocation_open(path.as_ptr(), domain.as_ptr(), owner, &raw mut map, to, len) };
     let end = error.iter().position(|&o| o == 0).unwrap();
     (code, map, String::from_utf8(error[..end].to_vec()).unwrap())
 }
@@ -155,6 +159,24 @@ fn a_missing_map_is_stale_and_a_foreign_one_refused() {
     );
     let (code, map, error) = open(&fixture.path(), "Not A Domain");
     assert!(code == ffi::INVALID && map.is_null() && !error.is_empty(), "{error}");
+}
+
+#[test]
+fn a_copied_map_is_anybodys_and_may_be_cut() {
+    let fixture = fixture();
+    let (code, map, error) = open_of(&fixture.path(), "dev.test", -2);
+    assert_eq!((code, error.as_str()), (ffi::GOOD, ""));
+    let file = std::fs::File::options().write(true).open(fixture.path()).unwrap();
+    for len in [4_096, 0] {
+        file.set_len(len).unwrap();
+        assert_eq!(check(map, &fixture, &fixture.revoked, 600, |_| {}), ffi::REVOKED);
+        assert_eq!(check(map, &fixture, &fixture.good, 600, |_| {}), ffi::GOOD);
+    }
+    close(map);
+    let (code, map, _) = open_of(&fixture.path(), "dev.test", -2);
+    assert!(code == ffi::REFUSED && map.is_null());
+    let (code, map, error) = open_of(&fixture.path(), "dev.test", -3);
+    assert!(code == ffi::INVALID && map.is_null() && error.contains("-3"), "{error}");
 }
 
 #[test]

@@ -10,8 +10,7 @@ use std::{
     hint::black_box,
 };
 
-use fixture::{Fixture, ISSUER, fixture};
-use mintage_identity::{IssuerKeyId, Serial, SpiffeId, SpkiHash};
+use fixture::{Fixture, Names, SORTS, fixture, questions};
 use mintage_revocation::{Decision, FreshnessPolicy, MapOwner, MapReader, Query, Verdict, View};
 
 /// Counts what this thread takes.
@@ -61,26 +60,14 @@ fn taken(work: impl FnOnce()) -> u64 {
     TAKEN.with(Cell::get) - before
 }
 
-/// Revoked, good, foreign in shape, and of an issuer that nobody knows.
-fn queries<'a>(fixture: &'a Fixture, id: &'a SpiffeId, foreign: &'a Serial) -> Vec<Query<'a>> {
-    let about = |serial| Query {
-        issuer: ISSUER,
-        serial,
-        not_before: fixture.now,
-        not_after: fixture.not_after,
-        spiffe_id: Some(id),
-        spki_sha256: SpkiHash::new([5; 32]),
-    };
-    let stranger = Query {
-        issuer: IssuerKeyId::new([0x77; 32]),
-        ..about(&fixture.good)
-    };
-    let four = [about(&fixture.revoked), about(&fixture.good), about(foreign), stranger];
-    four.into_iter().cycle().take(100).collect()
-}
+/// As many of each sort.
+const QUESTIONS: usize = 12 * SORTS;
 
 fn ask(view: &View, queries: &[Query<'_>], fixture: &Fixture) -> [u64; 3] {
-    let (mut verdicts, mut decisions) = ([Verdict::Stale; 100], [Decision::Refuse(Verdict::Stale); 100]);
+    let (mut verdicts, mut decisions) = (
+        [Verdict::Stale; QUESTIONS],
+        [Decision::Refuse(Verdict::Stale); QUESTIONS],
+    );
     let policy = FreshnessPolicy::default();
     let single = taken(|| {
         for query in queries {
@@ -93,16 +80,19 @@ fn ask(view: &View, queries: &[Query<'_>], fixture: &Fixture) -> [u64; 3] {
     let revoked = verdicts
         .iter()
         .filter(|verdict| matches!(verdict, Verdict::Revoked { .. }));
-    assert_eq!(revoked.count(), 25, "the questions reach the exact lines");
+    assert_eq!(
+        revoked.count(),
+        QUESTIONS / 2,
+        "the questions reach the exact lines and the rules"
+    );
     [single, batch, decided]
 }
 
 #[test]
 fn a_warm_question_takes_no_memory() {
     let fixture = fixture();
-    let id = SpiffeId::parse("spiffe://dev.test/web").unwrap();
-    let foreign = Serial::parse("0123456789").unwrap();
-    let queries = queries(&fixture, &id, &foreign);
+    let names = Names::new();
+    let queries = questions(&fixture, &names, QUESTIONS);
     let reader = MapReader::open(&fixture.path(), &fixture.domain, MapOwner::RootOrSelf).unwrap();
     let mapped = reader.view(fixture.now);
     // The first questions may set up what stays, such as this thread's place in the list of readers.

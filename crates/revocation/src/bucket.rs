@@ -2,7 +2,7 @@
 
 use mintage_identity::UnixTime;
 
-use crate::limits::DROP_GRACE;
+use crate::limits::{DROP_GRACE, FUTURE_SKEW};
 
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -167,6 +167,11 @@ impl Width {
 /// The horizon of a statement made at `at`: what ended before it is no longer covered.
 pub(crate) fn horizon_at(at: UnixTime) -> UnixTime {
     at.minus(DROP_GRACE)
+}
+
+/// True when no clock that is right has stated this horizon by `now`: one that was ahead did, ours with it.
+pub(crate) fn is_overrun(horizon: UnixTime, now: UnixTime) -> bool {
+    horizon > horizon_at(now.plus(FUTURE_SKEW))
 }
 
 #[cfg(test)]

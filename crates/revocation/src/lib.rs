@@ -37,6 +37,7 @@ mod shown;
 mod signer;
 mod view;
 mod view_issuer;
+mod view_news;
 mod words;
 
 pub mod limits;

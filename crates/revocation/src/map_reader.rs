@@ -50,8 +50,10 @@ pub struct MapReader {
 
 struct Opened {
     view: Arc<View>,
-    /// `None`: there was no file yet.
+    /// `None`: there was no file yet, or it was let go.
     map: Option<Arc<ReadMap>>,
+    /// The position of what was let go: nothing older is taken in its place.
+    least: (u64, u64),
 }
 
 impl MapReader {
@@ -63,10 +65,7 @@ impl MapReader {
     pub fn open(path: &Path, domain: &TrustDomain, owner: MapOwner) -> Result<Self, RevocationError> {
         let domain = TrustDomainHash::of(domain);
         let opened = match open(path, domain, owner) {
-            Err(RevocationError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Opened {
-                view: Arc::new(View::none()),
-                map: None,
-            },
+            Err(RevocationError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Opened::none(),
             opened => opened?,
         };
         Ok(Self {
@@ -96,9 +95,33 @@ impl MapReader {
         Arc::clone(&self.opened.load().view)
     }
 
+    /// The view that was last moved to.
+    pub(crate) fn held(&self) -> Arc<View> {
+        Arc::clone(&self.opened.load().view)
+    }
+
     /// Time of the last heartbeat; `None` when there is no filter yet.
     pub fn last_update(&self, now: UnixTime) -> Option<UnixTime> {
         self.view(now).last_heartbeat()
+    }
+
+    /// Looks whether somebody shortened the mapped file, which its owner must never do: then it is let go before anybody here
+    /// reads beyond its end, and answers are `Stale` until a whole one stands there. One call of fstat(2), for whoever looks
+    /// at the map in steady intervals anyway. Between two looks such a read still raises SIGBUS: who cannot rely on the
+    /// owner copies the map ([`MapOwner::AnyByCopy`]).
+    pub fn let_go_if_cut(&self) -> bool {
+        let opened = self.opened.load();
+        let is_cut = opened.map.as_ref().is_some_and(|map| map.is_cut());
+        if is_cut {
+            let none = Opened {
+                // The header may be gone; what was read at the opening is not.
+                least: (opened.view.epoch(), opened.view.sequence()),
+                ..Opened::none()
+            };
+            self.opened.compare_and_swap(&opened, Arc::new(none));
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        is_cut
     }
 
     /// Ledger index of the last revocation in the map; 0 when there is none.
@@ -153,12 +176,20 @@ impl MapReader {
 }
 
 impl Opened {
+    fn none() -> Self {
+        Self {
+            view: Arc::new(View::none()),
+            map: None,
+            least: (0, 0),
+        }
+    }
+
     fn number(&self, at: usize) -> u64 {
         self.map.as_ref().map_or(0, |map| layout::number(map, at))
     }
 
     fn position(&self) -> (u64, u64) {
-        (self.number(layout::EPOCH), self.number(layout::SEQUENCE))
+        (self.number(layout::EPOCH), self.number(layout::SEQUENCE)).max(self.least)
     }
 
     /// True while there is no reason to look for another file.
@@ -191,7 +222,8 @@ fn open(path: &Path, domain: TrustDomainHash, owner: MapOwner) -> Result<Opened,
     }
     let map = Arc::new(map);
     let view = Arc::new(layout::read(&map, domain)?);
-    Ok(Opened { view, map: Some(map) })
+    let (map, least) = (Some(map), (0, 0));
+    Ok(Opened { view, map, least })
 }
 
 impl std::fmt::Debug for MapReader {

@@ -18,7 +18,7 @@ use crate::{
     RevocationError, TrustDomainHash, View,
     bucket::Bucket,
     header::sha256,
-    limits::MAP_BYTES_MAX,
+    limits::{FRESH_FOR, FUTURE_SKEW, MAP_BYTES_MAX},
     map_layout::{self as layout, Plan},
     segment::Segment,
 };
@@ -87,30 +87,31 @@ impl MapWriter {
         &self.path
     }
 
-    /// Makes the map say what `view` says; cheap when only the heartbeat moved. A view without a filter is not written:
-    /// readers keep what they have and see it grow old. Nor is one that is older than what a writer before this one left,
-    /// as after a restart without the CA: what was revoked stays revoked.
+    /// Makes the map say what `view` says at `now`, and tells whether it does; cheap when only the heartbeat moved. A view
+    /// without a filter is not written: readers keep what they have and see it grow old. Nor is one that is older than what
+    /// a writer before this one left, as after a restart without the CA: what was revoked stays revoked.
     ///
     /// # Errors
     /// When a new file cannot be made: `StorageFull` for a full disk. The file in place stays as it is.
-    pub fn publish(&mut self, view: &Arc<View>) -> Result<(), RevocationError> {
+    pub fn publish(&mut self, view: &Arc<View>, now: UnixTime) -> Result<bool, RevocationError> {
         let Some(heartbeat) = view.last_heartbeat() else {
-            return Ok(());
+            return Ok(false);
         };
         let heartbeat = match &self.former {
-            Some(former) if former.is_ahead_of(view, heartbeat) => return Ok(()),
-            Some(former) => former.vouches_until(view).max(heartbeat),
+            Some(former) if former.is_ahead_of(view, heartbeat, now) => return Ok(false),
+            Some(former) => former.vouches_until(view, now).max(heartbeat),
             None => heartbeat,
         };
+        let pulse = (heartbeat, now);
         match &mut self.live {
-            Some(live) if Arc::ptr_eq(&live.view, view) => live.pulse(heartbeat, view.horizon()),
-            Some(live) if live.takes(view) => live.extend(view, heartbeat),
-            _ => self.replace(view, heartbeat)?,
+            Some(live) if Arc::ptr_eq(&live.view, view) => live.pulse(pulse, view.horizon()),
+            Some(live) if live.takes(view) => live.extend(view, pulse),
+            _ => self.replace(view, pulse)?,
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn replace(&mut self, view: &Arc<View>, heartbeat: UnixTime) -> Result<(), RevocationError> {
+    fn replace(&mut self, view: &Arc<View>, pulse: (UnixTime, UnixTime)) -> Result<(), RevocationError> {
         let plan = Plan::of(view)?;
         let fresh = format!(".{}.new", self.name);
         match self.dir.remove_file(&fresh) {
@@ -136,7 +137,7 @@ impl MapWriter {
             .map_or(0, |former| former.number(layout::GENERATION));
         let generation = self.live.as_ref().map_or(former, Live::generation) + 1;
         let live = Live::fill(map, view, &plan, self.domain, generation);
-        live.pulse(heartbeat, view.horizon());
+        live.pulse(pulse, view.horizon());
         live.map.publish(&self.dir, &fresh, &self.name).map_err(in_place)?;
         if let Some(former) = self.live.replace(live) {
             former.store(layout::STATE, layout::SUPERSEDED);
@@ -163,23 +164,26 @@ impl Former {
         head == [layout::MAGIC_VALUE, layout::VERSION_VALUE, words.len() as u64] && found == domain.0
     }
 
-    fn heartbeat(&self) -> UnixTime {
-        UnixTime::from_millis(self.number(layout::HEARTBEAT) as i64)
+    /// `None` for one of the future: it was taken while the clock was ahead, and says nothing.
+    fn heartbeat(&self, now: UnixTime) -> Option<UnixTime> {
+        let heartbeat = UnixTime::from_millis(self.number(layout::HEARTBEAT) as i64);
+        Some(heartbeat).filter(|heartbeat| !is_of_the_future(*heartbeat, now))
     }
 
     /// True when it knows more than `view`, which was last vouched for at `heartbeat`. A later word of the CA is believed
-    /// whatever it says, because a CA may have been made anew.
-    fn is_ahead_of(&self, view: &View, heartbeat: UnixTime) -> bool {
+    /// whatever it says, because a CA may have been made anew; a fresh one where it cannot be known which is later.
+    fn is_ahead_of(&self, view: &View, heartbeat: UnixTime, now: UnixTime) -> bool {
         let position = (self.number(layout::EPOCH), self.number(layout::SEQUENCE));
-        position > (view.epoch(), view.sequence()) && self.heartbeat() > heartbeat
+        let vouched = self.heartbeat(now).unwrap_or(now.minus(FRESH_FOR));
+        position > (view.epoch(), view.sequence()) && vouched > heartbeat
     }
 
     /// When the CA last vouched for the set that `view` is, as far as this file knows.
-    fn vouches_until(&self, view: &View) -> UnixTime {
-        match (self.number(layout::EPOCH), self.number(layout::SEQUENCE)) == (view.epoch(), view.sequence()) {
-            true => self.heartbeat(),
-            false => UnixTime::from_millis(i64::MIN),
-        }
+    fn vouches_until(&self, view: &View, now: UnixTime) -> UnixTime {
+        let is_the_same =
+            (self.number(layout::EPOCH), self.number(layout::SEQUENCE)) == (view.epoch(), view.sequence());
+        let vouched = self.heartbeat(now).filter(|_| is_the_same);
+        vouched.unwrap_or(UnixTime::from_millis(i64::MIN))
     }
 
     /// Tells its readers that a newer file stands under the name.
@@ -234,7 +238,7 @@ impl Live {
         view.same_tables(&self.view) && issuers.all(|issuer| issuer.segments().iter().all(continued(issuer.id)))
     }
 
-    fn extend(&mut self, view: &Arc<View>, heartbeat: UnixTime) {
+    fn extend(&mut self, view: &Arc<View>, pulse: (UnixTime, UnixTime)) {
         for issuer in view.issuers() {
             for (bucket, segment) in issuer.segments() {
                 let first = self.slots.get(&(issuer.id, *bucket));
@@ -246,7 +250,7 @@ impl Live {
         self.view = Arc::clone(view);
         self.store(layout::SEQUENCE, view.sequence());
         self.store(layout::GENERATION, self.generation() + 1);
-        self.pulse(heartbeat, view.horizon());
+        self.pulse(pulse, view.horizon());
     }
 
     fn generation(&self) -> u64 {
@@ -256,18 +260,22 @@ impl Live {
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// Stores the heartbeat last: who sees it sees all that it vouches for. It never goes back: what the file before this one
-    /// said of the same set stands.
-    fn pulse(&self, heartbeat: UnixTime, horizon: UnixTime) {
+    /// Stores the heartbeat last: who sees it sees all that it vouches for. It never goes back, for what the file before this one
+    /// said of the same set stands: but one that lies in the future at `now` gives way.
+    fn pulse(&self, (heartbeat, now): (UnixTime, UnixTime), horizon: UnixTime) {
         let word = |at: usize| {
             self.map
                 .as_words()
                 .get(at)
                 .map_or(0, |word| word.load(Ordering::Relaxed))
         };
-        let heartbeat = heartbeat.millis().max(word(layout::HEARTBEAT) as i64);
+        let held = UnixTime::from_millis(word(layout::HEARTBEAT) as i64);
+        let heartbeat = match is_of_the_future(held, now) {
+            true => heartbeat,
+            false => heartbeat.max(held),
+        };
         self.store(layout::HORIZON, horizon.millis() as u64);
-        self.store(layout::HEARTBEAT, heartbeat as u64);
+        self.store(layout::HEARTBEAT, heartbeat.millis() as u64);
     }
 
     fn store(&self, at: usize, value: u64) {
@@ -287,6 +295,11 @@ impl Live {
     fn words_from(&self, first: usize, len: usize) -> &[AtomicU64] {
         self.map.as_words().get(first..first + len).unwrap_or_default()
     }
+}
+
+/// True when clocks that are right cannot differ by so much.
+fn is_of_the_future(heartbeat: UnixTime, now: UnixTime) -> bool {
+    heartbeat > now.plus(FUTURE_SKEW)
 }
 
 /// The segment of `issuer` and `bucket` in `view`.

@@ -51,16 +51,20 @@ impl Pulse {
         Words::of_map(map, map_layout::HEARTBEAT, PULSE_WORDS).map(Self)
     }
 
-    /// Raises both, which never go back. A mapped pulse is not ours to move.
-    pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime) {
-        let raise = |word: &AtomicU64, time: UnixTime| {
-            let later = |held: u64| (time.millis() > held as i64).then_some(time.millis() as u64);
+    /// Raises both, which never go back: except that a heartbeat which lies in the future at `now`, because the clock was
+    /// ahead when it came, gives way. A mapped pulse is not ours to move.
+    pub(crate) fn raise(&self, heartbeat: UnixTime, horizon: UnixTime, now: UnixTime) {
+        let raise = |word: &AtomicU64, time: UnixTime, most: UnixTime| {
+            let later = |held: u64| {
+                let held = held as i64;
+                (time.millis() > held || held > most.millis()).then_some(time.millis() as u64)
+            };
             // An error says that what is held is as late already.
             let _ = word.fetch_update(Ordering::Release, Ordering::Relaxed, later);
         };
         if let Some([held_heartbeat, held_horizon]) = self.0.own() {
-            raise(held_heartbeat, heartbeat);
-            raise(held_horizon, horizon);
+            raise(held_heartbeat, heartbeat, now.plus(FUTURE_SKEW));
+            raise(held_horizon, horizon, UnixTime::from_millis(i64::MAX));
         }
     }
 
@@ -123,10 +127,20 @@ mod tests {
     fn a_pulse_never_goes_back() {
         let time = UnixTime::from_millis;
         let pulse = Pulse::new(time(-5), time(i64::MIN));
-        pulse.raise(time(-6), time(-7));
+        pulse.raise(time(-6), time(-7), time(0));
         assert_eq!((pulse.heartbeat(), pulse.horizon()), (time(-5), time(-7)));
-        pulse.raise(time(3), time(-8));
+        pulse.raise(time(3), time(-8), time(3));
         assert_eq!((pulse.heartbeat(), pulse.horizon()), (time(3), time(-7)));
+    }
+
+    #[test]
+    fn a_heartbeat_of_the_future_gives_way_and_one_within_the_skew_stays() {
+        let time = UnixTime::from_millis;
+        let pulse = Pulse::new(time(100_000), time(0));
+        pulse.raise(time(39_000), time(0), time(40_000));
+        assert_eq!(pulse.heartbeat(), time(100_000), "clocks may differ by so much");
+        pulse.raise(time(39_000), time(0), time(39_999));
+        assert_eq!(pulse.heartbeat(), time(39_000));
     }
 
     #[test]

@@ -11,8 +11,9 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use crate::{
     EntryKey, RevocationError, Rule, SetHash, TrustDomainHash, VerifiedDelegation, View,
     body::Body,
+    bucket::is_overrun,
     header::{Framed, Header, Kind},
-    limits::{DELEGATED_KEYS_MAX, FUTURE_SKEW},
+    limits::{DELEGATED_KEYS_MAX, FUTURE_SKEW, RULES_MAX},
     pulse::Pulse,
 };
 
@@ -210,7 +211,8 @@ impl Replica {
     ///
     /// # Errors
     /// As [`Self::apply_snapshot`]; [`RevocationError::BrokenChain`] when the publisher's set at this sequence is not
-    /// the held one, or is of a new epoch.
+    /// the held one, or is of a new epoch, and when the held one was cut short by a horizon that lies ahead of its time:
+    /// take the snapshot.
     pub fn heartbeat(&mut self, bytes: &[u8], now: UnixTime) -> Result<Beat, RevocationError> {
         let framed = self.verified(bytes, Kind::Heartbeat, now)?;
         let header = &framed.header;
@@ -235,7 +237,11 @@ impl Replica {
             }
             std::cmp::Ordering::Equal => {
                 self.raise(header, now);
-                Ok(Beat::Current)
+                // What ended before that horizon is not covered, and may be gone: only a snapshot brings it back.
+                match is_overrun(self.view.load().horizon(), now) {
+                    true => Err(broken(held.sequence, "it was cut short when the clock was ahead")),
+                    false => Ok(Beat::Current),
+                }
             }
         }
     }
@@ -294,9 +300,12 @@ impl Replica {
 
     fn install(&mut self, framed: &Framed<'_>, now: UnixTime) -> Result<Applied, RevocationError> {
         let header = &framed.header;
+        let former = self.view.load_full();
+        let overrun = is_overrun(former.horizon(), now);
         if let Some(held) = self.position.filter(|held| held.epoch >= header.epoch) {
             self.check_not_older(header, held)?;
-            if header.sequence == held.sequence {
+            // One that was cut short is made anew, of a snapshot that was not.
+            if header.sequence == held.sequence && !overrun {
                 self.raise(header, now);
                 return Ok(Applied {
                     sequence: held.sequence,
@@ -305,12 +314,12 @@ impl Replica {
             }
         }
         let pulse = Pulse::new(header.this_update.min(now), header.horizon);
-        if let Some(held) = self.view.load().pulse() {
+        if let Some(held) = former.pulse().filter(|_| !overrun) {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
-            pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon());
+            pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon(), now);
         }
         let view = View::of_snapshot(header.epoch, header.sequence, framed.body, pulse)?;
-        self.publish(header, view.counting_on(&self.view.load()));
+        self.publish(header, view.counting_on(&former));
         let added = Added {
             everything: true,
             ..Added::default()
@@ -350,6 +359,13 @@ impl Replica {
         let added = added_by(&body);
         let mut view = View::clone(&self.view.load());
         view.extend(header.sequence, &body);
+        if view.rule_count() > RULES_MAX {
+            // Some of them are over by now; what the publisher still holds is within the limit.
+            return Err(broken(
+                held.sequence,
+                "with this delta it has more rules than a set may",
+            ));
+        }
         self.publish(header, view);
         // Only now: the former view must not look fresh as of a delta it does not hold.
         self.raise(header, now);
@@ -379,7 +395,7 @@ impl Replica {
     fn raise(&self, header: &Header, now: UnixTime) {
         let view = self.view.load();
         let Some(pulse) = view.pulse() else { return };
-        pulse.raise(header.this_update.min(now), header.horizon);
+        pulse.raise(header.this_update.min(now), header.horizon, now);
         if let Some(without) = view.without_dead() {
             self.view.store(Arc::new(without));
         }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A rule on an identity is dead this long after its cut: no leaf lives longer, and an hour covers back-dating and skew.
-const IDENTITY_RULE_LIFE: Duration = Duration::from_secs(TTL_SECONDS_MAX as u64 + 3_600);
+pub(crate) const IDENTITY_RULE_LIFE: Duration = Duration::from_secs(TTL_SECONDS_MAX as u64 + 3_600);
 
 /// What a rule looks at: only what a certificate shows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashSet};
 
 use imbl::OrdMap;
-use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX};
+use mintage_identity::{
+    IdPrefix, IssuerKeyId, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime, limits::SERIAL_OCTETS_MAX,
+};
 
 use crate::{
     Exception, IssuerCoverage, LiveSerial, Query, Revocation, RevocationError, RevokedEntry, RevokedSerial, Rule,
@@ -19,7 +21,7 @@ use crate::{
         EXCEPTIONS_MAX, ISSUERS_MAX, RULES_MAX, RULES_PER_REVOCATION_MAX, SERIALS_MAX, SERIALS_PER_REVOCATION_MAX,
     },
     pulse::Pulse,
-    rules::RuleTable,
+    rules::{IDENTITY_RULE_LIFE, RuleTable},
     set_log::{IssuerChange, SetLog, Step},
 };
 
@@ -39,6 +41,8 @@ pub struct RevokedSet {
     pub(crate) issuers: OrdMap<IssuerKeyId, BodyIssuer>,
     pub(crate) segments: OrdMap<(IssuerKeyId, Bucket), SegmentMap>,
     pub(crate) rules: OrdMap<RuleTarget, Rule>,
+    /// When a record last named each key that a rule is on.
+    keys_named: OrdMap<SpkiHash, UnixTime>,
     serials: usize,
     pub(crate) log: SetLog,
 }
@@ -55,6 +59,7 @@ impl RevokedSet {
             issuers: OrdMap::new(),
             segments: OrdMap::new(),
             rules: OrdMap::new(),
+            keys_named: OrdMap::new(),
             serials: 0,
             log: SetLog::starting_at(0, hash),
         }
@@ -77,10 +82,9 @@ impl RevokedSet {
             revocation.rules.len(),
             RULES_PER_REVOCATION_MAX,
         )?;
-        limit("serials", self.serials + revocation.serials.len(), SERIALS_MAX)?;
-        limit("rules", self.rules.len() + revocation.rules.len(), RULES_MAX)?;
         let serials: BTreeSet<&RevokedSerial> = revocation.serials.iter().collect();
         let rules: BTreeSet<&Rule> = revocation.rules.iter().collect();
+        self.check_room(&serials, &rules)?;
         let issuers: BTreeSet<IssuerKeyId> = serials.iter().map(|serial| serial.issuer).collect();
         let unknown: Vec<_> = issuers
             .iter()
@@ -110,8 +114,27 @@ impl RevokedSet {
         }
         for rule in rules {
             step.rules.extend(self.strengthen(rule));
+            if let RuleTarget::Key(key) = rule.target {
+                let before = self.keys_named.get(&key).copied();
+                self.keys_named
+                    .insert(key, before.unwrap_or(revocation.at).max(revocation.at));
+            }
         }
         self.commit(sequence, step);
+        Ok(())
+    }
+
+    /// What is held already takes no room again; it is looked up only where it matters.
+    fn check_room(&self, serials: &BTreeSet<&RevokedSerial>, rules: &BTreeSet<&Rule>) -> Result<(), RevocationError> {
+        if self.serials + serials.len() > SERIALS_MAX {
+            let new = serials.iter().filter(|s| self.revoked(&s.issuer, &s.serial).is_none());
+            limit("serials", self.serials + new.count(), SERIALS_MAX)?;
+        }
+        if self.rules.len() + rules.len() > RULES_MAX {
+            let targets: BTreeSet<&RuleTarget> = rules.iter().map(|rule| &rule.target).collect();
+            let new = targets.iter().filter(|target| !self.rules.contains_key(**target));
+            limit("rules", self.rules.len() + new.count(), RULES_MAX)?;
+        }
         Ok(())
     }
 
@@ -167,7 +190,8 @@ impl RevokedSet {
     }
 
     /// Drops what is dead at `now`: buckets past their end and grace, issuers and rules that can matter no more. The
-    /// sequence, the hash and every answer about living certificates stay as they are.
+    /// sequence, the hash and every answer about living certificates stay as they are: for a public key, as long as none is
+    /// issued on it after a record has named it, which is the issuer's to see to.
     pub fn prune(&mut self, now: UnixTime) {
         let horizon = horizon_at(now);
         let gone: Vec<_> = self
@@ -182,14 +206,31 @@ impl RevokedSet {
         for key in dead {
             self.serials -= self.segments.remove(&key).map_or(0, |segment| segment.len());
         }
-        let spent = |rule: &&Rule| rule.is_spent(horizon);
-        let spent: Vec<_> = self
+        let over = |rule: &&Rule| self.is_over(rule, horizon);
+        let over: Vec<_> = self
             .rules
             .values()
-            .filter(spent)
+            .filter(over)
             .map(|rule| rule.target.clone())
             .collect();
-        spent.iter().for_each(|target| _ = self.rules.remove(target));
+        for target in over {
+            self.rules.remove(&target);
+            if let RuleTarget::Key(key) = target {
+                self.keys_named.remove(&key);
+            }
+        }
+    }
+
+    /// True when no certificate that the rule strikes is covered at `horizon`. Of a key that a record has named nothing is
+    /// issued any more, so what lived then has ended a leaf's life later; a key that signs certificates may be certified for
+    /// longer.
+    pub(crate) fn is_over(&self, rule: &Rule, horizon: UnixTime) -> bool {
+        let RuleTarget::Key(key) = &rule.target else {
+            return rule.is_spent(horizon);
+        };
+        let named = self.keys_named.get(key);
+        let has_ended = named.is_some_and(|named| named.plus(IDENTITY_RULE_LIFE) < horizon);
+        has_ended && !self.issuers.contains_key(&IssuerKeyId::new(*key.as_bytes()))
     }
 
     /// Goes on where a longer row of records led, of which what was folded in so far is all that still matters: `hash` is the
@@ -227,6 +268,16 @@ impl RevokedSet {
         self.serials
     }
 
+    /// Number of rules held.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// The rule held on this target.
+    pub fn rule(&self, target: &RuleTarget) -> Option<&Rule> {
+        self.rules.get(target)
+    }
+
     /// The rules held, by target.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.values()
@@ -238,6 +289,11 @@ impl RevokedSet {
             .values()
             .filter(|issuer| issuer.covered)
             .map(|issuer| issuer.id)
+    }
+
+    /// The issuing keys of which anything is held: also those that are not covered, but have revoked serials.
+    pub fn known_issuers(&self) -> impl Iterator<Item = IssuerKeyId> + '_ {
+        self.issuers.keys().copied()
     }
 
     /// The revoked serials of `issuer`, for its CRL.

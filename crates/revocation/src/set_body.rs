@@ -27,7 +27,7 @@ impl RevokedSet {
                 });
             }
         }
-        let lives = |rule: &&Rule| !rule.is_spent(horizon);
+        let lives = |rule: &&Rule| !self.is_over(rule, horizon);
         let rules = self.rules.values().filter(lives).cloned().collect();
         Body {
             exceptions: known_only(exceptions, &issuers),

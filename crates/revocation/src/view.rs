@@ -494,6 +494,13 @@ impl View {
             .is_some_and(|issuer| issuer.lists(serial, not_after, &self.refuted))
     }
 
+    /// True when some segment of its issuer holds the key, exceptions apart. Slow: it looks at every segment.
+    pub(crate) fn lists_key(&self, key: &EntryKey) -> bool {
+        let segments = self.issuer(&key.issuer).into_iter().flat_map(ViewIssuer::segments);
+        let mut segments = segments.map(|(_, segment)| segment);
+        segments.any(|segment| segment.contains_counted(key.fingerprint, &self.refuted))
+    }
+
     #[cold]
     fn is_exception(&self, query: &Query<'_>) -> bool {
         let excepted = !self.exceptions.is_empty() && self.exceptions.contains(&(query.issuer, *query.serial));

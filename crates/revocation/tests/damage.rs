@@ -50,7 +50,7 @@ fn map_in(dir: &Path) -> (Vec<u8>, Vec<Cert>) {
     let path = dir.join("whole.map");
     MapWriter::create(&path, &domain())
         .unwrap()
-        .publish(&publisher.current_follower().view())
+        .publish(&publisher.current_follower().view(), publisher.now)
         .unwrap();
     (fs::read(path).unwrap(), certs)
 }

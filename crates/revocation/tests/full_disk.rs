@@ -56,7 +56,7 @@ fn a_full_disk_leaves_the_old_map_whole_and_says_how_much_to_free() {
     publisher.revoke(first.iter().map(Cert::revoked).collect(), Vec::new());
     let mut follower = publisher.current_follower();
     let mut writer = MapWriter::create(&path, &domain()).unwrap();
-    writer.publish(&follower.view()).unwrap();
+    writer.publish(&follower.view(), publisher.now).unwrap();
     let reader = MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap();
     let whole = fs::read(&path).unwrap();
 
@@ -64,7 +64,7 @@ fn a_full_disk_leaves_the_old_map_whole_and_says_how_much_to_free() {
     publisher.revoke(later.iter().map(Cert::revoked).collect(), Vec::new());
     publisher.bring_up(&mut follower);
     for _ in 0..2 {
-        let error = writer.publish(&follower.view()).unwrap_err();
+        let error = writer.publish(&follower.view(), publisher.now).unwrap_err();
         let RevocationError::Io { source, .. } = &error else {
             panic!("{error}")
         };
@@ -100,7 +100,7 @@ fn a_full_disk_leaves_the_old_map_whole_and_says_how_much_to_free() {
     }
 
     disk.make_room();
-    writer.publish(&follower.view()).unwrap();
+    writer.publish(&follower.view(), publisher.now).unwrap();
     for reader in [&reader, &again] {
         assert!(
             certs

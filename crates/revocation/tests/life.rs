@@ -378,3 +378,20 @@ fn a_key_survives_its_pkcs8_form_and_its_debug_form_tells_nothing() {
     assert!(RevocationKey::from_pkcs8(&pkcs8[..pkcs8.len() - 1]).is_err());
     assert_eq!(format!("{key:?}"), format!("RevocationKey({}, ..)", key.id()));
 }
+
+#[test]
+fn serials_of_an_issuer_that_is_not_covered_are_found_by_who_lists_all() {
+    let mut publisher = Publisher::new();
+    let stranger = Cert {
+        issuer: publisher::STRANGER,
+        ..Cert::new(1)
+    };
+    publisher.revoke_serial(&stranger);
+    let covered: Vec<_> = publisher.set.covered_issuers().collect();
+    assert!(!covered.contains(&stranger.issuer));
+    let listed = publisher
+        .set
+        .known_issuers()
+        .flat_map(|issuer| publisher.set.serials_of(issuer));
+    assert_eq!(listed.map(|(serial, _)| serial).collect::<Vec<_>>(), [stranger.serial]);
+}

@@ -30,7 +30,7 @@ impl Node {
         let publisher = Publisher::new();
         let replica = publisher.current_follower();
         let mut writer = MapWriter::create(&path, &domain()).unwrap();
-        writer.publish(&replica.view()).unwrap();
+        writer.publish(&replica.view(), START).unwrap();
         Self {
             publisher,
             replica,
@@ -54,7 +54,8 @@ impl Node {
     }
 
     fn write(&mut self) {
-        self.writer.as_mut().unwrap().publish(&self.replica.view()).unwrap();
+        let writer = self.writer.as_mut().unwrap();
+        writer.publish(&self.replica.view(), self.publisher.now).unwrap();
     }
 
     /// The agent is killed and started again: nobody marks its file.
@@ -212,7 +213,7 @@ fn a_map_that_went_back_is_not_followed() {
     // An agent that has forgotten even where the map stood.
     fs::remove_file(&node.path).unwrap();
     node.restart();
-    node.writer.as_mut().unwrap().publish(&old).unwrap();
+    node.writer.as_mut().unwrap().publish(&old, START).unwrap();
     for later in [0, 11, 30, 70] {
         node.publisher.now = START.plus(seconds(later));
         assert_eq!(ask(&reader, &cert, &node), BY_SERIAL, "{later}");
@@ -229,9 +230,9 @@ fn without_a_file_the_answer_is_stale_until_there_is_one() {
     assert_eq!(reader.last_update(START), None);
     let mut writer = MapWriter::create(&path, &domain()).unwrap();
     // A follower that holds nothing writes nothing.
-    writer.publish(&publisher.follower().view()).unwrap();
+    assert!(!writer.publish(&publisher.follower().view(), START).unwrap());
     assert!(!path.exists());
-    writer.publish(&publisher.current_follower().view()).unwrap();
+    assert!(writer.publish(&publisher.current_follower().view(), START).unwrap());
     assert_eq!(reader.check(&cert.query(), START.plus(seconds(1))), Verdict::Good);
     fs::remove_file(&path).unwrap();
     assert_eq!(
@@ -285,6 +286,38 @@ fn a_shortened_file_crashes_no_copying_reader_and_is_refused() {
             "{len}"
         );
     }
+}
+
+/// Names the map to the process that [`a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read`] starts.
+const CUT: &str = "MAP_TO_BE_CUT";
+
+#[test]
+fn a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read() {
+    if let Some(path) = std::env::var_os(CUT) {
+        let path = PathBuf::from(path);
+        let reader = MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap();
+        let (cert, later) = (Cert::new(1), START.plus(seconds(5)));
+        assert_eq!(reader.check(&cert.query(), START), Verdict::Good);
+        let whole = fs::read(&path).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        assert!(reader.let_go_if_cut());
+        assert_eq!(reader.check(&cert.query(), later), Verdict::Stale);
+        assert!(!reader.let_go_if_cut());
+        // A whole one in its place is taken.
+        let new = path.with_extension("new");
+        fs::write(&new, whole).unwrap();
+        fs::rename(new, &path).unwrap();
+        assert_eq!(reader.check(&cert.query(), START.plus(seconds(9))), Verdict::Good);
+        return;
+    }
+    let node = Node::new();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args([
+        "--exact",
+        "a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read",
+    ]);
+    let ended = child.env(CUT, &node.path).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
 }
 
 #[test]

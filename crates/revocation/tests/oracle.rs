@@ -77,7 +77,7 @@ impl World {
             counter: 0,
             _dir: dir,
         };
-        world.writer.publish(&world.follower.view()).unwrap();
+        world.writer.publish(&world.follower.view(), START).unwrap();
         world
     }
 
@@ -180,7 +180,7 @@ impl World {
             None => _ = self.follower.apply_snapshot(&self.publisher.snapshot(), now).unwrap(),
         }
         self.follower.heartbeat(&self.publisher.heartbeat(), now).unwrap();
-        self.writer.publish(&self.follower.view()).unwrap();
+        self.writer.publish(&self.follower.view(), now).unwrap();
         self.compare();
     }
 

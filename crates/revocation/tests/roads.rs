@@ -190,7 +190,7 @@ proptest! {
             model.rules.extend(rules);
             model.revoked.extend(revoked);
             publisher.bring_up(&mut follower);
-            writer.publish(&follower.view()).unwrap();
+            writer.publish(&follower.view(), START).unwrap();
         }
         let by_snapshot = publisher.current_follower().view();
         let mapped = reader.view(START);

@@ -1,9 +1,9 @@
 //! What revocation rules mean for new certificates: the floor under their notBefore, and keys that may not come back.
 
 use imbl::OrdMap;
-use mintage_identity::{IssuerKeyId, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{IdPrefix, IssuerKeyId, SpiffeId, SpkiHash, UnixTime};
 use mintage_policy::Floor;
-use mintage_revocation::{Rule, RuleTarget};
+use mintage_revocation::{RevokedSet, Rule, RuleTarget};
 
 /// The floors by target. A floor only rises, but for a lift: the order of [`Floor`] is that of its strictness.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +65,23 @@ impl Floors {
         }
     }
 
+    /// Forgets the floors of identities and prefixes whose rule the set holds no longer: it was dead, so they lie more than a
+    /// day below any new certificate. Keys stay blocked, and issuers too.
+    pub(crate) fn prune(&mut self, set: &RevokedSet) {
+        let forget = |floors: &mut OrdMap<SpiffeId, Floor>, target: &dyn Fn(&SpiffeId) -> Option<RuleTarget>| {
+            let gone = |(id, floor): &(&SpiffeId, &Floor)| {
+                let held = target(id).is_none_or(|target| set.rule(&target).is_some());
+                **floor != Floor::Blocked && !held
+            };
+            let gone: Vec<SpiffeId> = floors.iter().filter(gone).map(|(id, _)| id.clone()).collect();
+            gone.iter().for_each(|id| _ = floors.remove(id));
+        };
+        forget(&mut self.identities, &|id| Some(RuleTarget::Identity(id.clone())));
+        forget(&mut self.prefixes, &|stem| {
+            IdPrefix::parse(&format!("{stem}/*")).ok().map(RuleTarget::Prefix)
+        });
+    }
+
     /// True when a rule names the key. Even one with a cut: who revokes by key does not want the key back.
     pub(crate) fn key_blocked(&self, key: &SpkiHash) -> bool {
         self.keys.contains_key(key)
@@ -82,8 +99,6 @@ impl Floors {
 
 #[cfg(test)]
 mod tests {
-    use mintage_identity::IdPrefix;
-
     use super::*;
 
     fn id(text: &str) -> SpiffeId {

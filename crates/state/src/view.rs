@@ -272,6 +272,7 @@ impl View {
     pub(crate) fn prune(&mut self, now: UnixTime) {
         self.revoked.prune(now);
         self.marks.prune(&self.revoked);
+        self.floors.prune(&self.revoked);
     }
 }
 

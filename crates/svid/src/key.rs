@@ -8,7 +8,7 @@ use ring::{
 
 use crate::{
     LeafInfo, SvidError,
-    der::{self, Reader, TAG_BIT_STRING, TAG_INTEGER, TAG_SEQUENCE},
+    der::{self, Reader, TAG_BIT_STRING, TAG_INTEGER, TAG_OCTET_STRING, TAG_SEQUENCE},
     limits::{CERTIFICATE_BYTES_MAX, PRIVATE_KEY_BYTES_MAX},
 };
 
@@ -251,22 +251,67 @@ pub fn key_matches_spki(spki_der: &[u8], pkcs8_der: &[u8]) -> Result<bool, SvidE
 /// The fingerprint of the public key that belongs to a PKCS#8 private key: SHA-256 of its SubjectPublicKeyInfo.
 ///
 /// # Errors
-/// Refuses a malformed private key and kinds without one DER form of a public key here: P-256, P-384 and Ed25519 have one.
+/// Refuses a malformed private key and kinds not used here: P-256, P-384, Ed25519 and RSA from 2,048 bits are.
 pub fn spki_sha256_of_pkcs8(pkcs8_der: &[u8]) -> Result<SpkiHash, SvidError> {
     SvidError::check_size("private key", pkcs8_der.len(), PRIVATE_KEY_BYTES_MAX, "bytes")?;
-    let bare = public_of_pkcs8(pkcs8_der)?;
+    Ok(spki_sha256_of_bare(&public_of_pkcs8(pkcs8_der)?))
+}
+
+/// The same of a private key in the form of RFC 5915, which PEM calls `EC PRIVATE KEY`.
+///
+/// # Errors
+/// Refuses a malformed private key, one that does not name its public key (OpenSSL's do), and curves other than P-256 and P-384.
+pub fn spki_sha256_of_sec1(sec1_der: &[u8]) -> Result<SpkiHash, SvidError> {
+    SvidError::check_size("private key", sec1_der.len(), PRIVATE_KEY_BYTES_MAX, "bytes")?;
+    let refused = |why| SvidError::Key {
+        what: "private key",
+        why,
+    };
+    let parts = || -> Result<(&[u8], &[u8]), der::DerError> {
+        let mut fields = Reader::new(Reader::new(sec1_der).expect(TAG_SEQUENCE)?.value);
+        fields.expect(TAG_INTEGER)?;
+        let private = fields.expect(TAG_OCTET_STRING)?.value;
+        // The curve's name, which the length of the point tells as well.
+        if fields.peek() == Some(0xa0) {
+            fields.any()?;
+        }
+        let point = Reader::new(fields.expect(0xa1)?.value).expect(TAG_BIT_STRING)?.value;
+        Ok((private, point))
+    };
+    let (private, point) = parts().map_err(|_| refused("not an RFC 5915 key with its public key"))?;
+    let point = point.strip_prefix(&[0]).unwrap_or_default();
+    let algorithm = match point.len() {
+        65 => &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+        97 => &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+        _ => return Err(refused("not of P-256 or P-384")),
+    };
+    EcdsaKeyPair::from_private_key_and_public_key(algorithm, private, point, &SystemRandom::new())
+        .map_err(|_| refused("not the private key of the public key that it names"))?;
+    Ok(spki_sha256_of_bare(point))
+}
+
+/// The same of an RSA private key in the form of RFC 8017, which PEM calls `RSA PRIVATE KEY`.
+///
+/// # Errors
+/// Refuses a malformed private key and sizes not used here.
+pub fn spki_sha256_of_pkcs1(pkcs1_der: &[u8]) -> Result<SpkiHash, SvidError> {
+    SvidError::check_size("private key", pkcs1_der.len(), PRIVATE_KEY_BYTES_MAX, "bytes")?;
+    let pair = RsaKeyPair::from_der(pkcs1_der).map_err(|_| SvidError::Key {
+        what: "private key",
+        why: "not an RSA key of a size used here",
+    })?;
+    Ok(spki_sha256_of_bare(pair.public_key().as_ref()))
+}
+
+/// The fingerprint of a bare public key, whose length tells its kind; an RSA key is longer than any other.
+fn spki_sha256_of_bare(bare: &[u8]) -> SpkiHash {
     let prefix = match bare.len() {
         65 => P256_PREFIX,
         97 => P384_PREFIX,
         32 => ED25519_PREFIX,
-        _ => {
-            return Err(SvidError::Key {
-                what: "private key",
-                why: "not of P-256, P-384 or Ed25519",
-            });
-        }
+        _ => return spki_sha256(&crate::jwk::rsa_spki(bare)),
     };
-    Ok(spki_sha256(&[prefix, &bare].concat()))
+    spki_sha256(&[prefix, bare].concat())
 }
 
 /// The bare public key that belongs to a PKCS#8 private key of any kind used here.

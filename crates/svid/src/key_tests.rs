@@ -74,6 +74,26 @@ fn a_private_key_tells_the_fingerprint_of_its_public_key() {
 }
 
 #[test]
+fn a_private_key_in_the_older_forms_tells_it_too() {
+    let key = Rcgen::generate().unwrap();
+    let pkcs8 = key.serialize_der();
+    // The older form lies inside: SEQUENCE, version, algorithm, OCTET STRING.
+    let mut outer = der::Reader::new(der::Reader::new(&pkcs8).any().unwrap().value);
+    outer.any().unwrap();
+    outer.any().unwrap();
+    let sec1 = outer.any().unwrap().value;
+    assert_eq!(spki_sha256_of_sec1(sec1).unwrap(), spki_sha256(&spki_of(&key)));
+    let other = Rcgen::generate().unwrap().serialize_der();
+    let mut mixed = sec1.to_vec();
+    let end = mixed.len();
+    mixed[end - 64..].copy_from_slice(&other[other.len() - 64..]);
+    for bad in [&mixed[..], &sec1[..end - 1], b"no key", &pkcs8] {
+        assert!(spki_sha256_of_sec1(bad).is_err());
+        assert!(spki_sha256_of_pkcs1(bad).is_err());
+    }
+}
+
+#[test]
 fn points_in_other_forms_are_refused() {
     let spki = spki_of(&Rcgen::generate().unwrap());
     assert_eq!(PublicKey::from_spki(&spki).unwrap().kind(), KeyKind::P256);

@@ -33,7 +33,7 @@ pub use jwt::{JwtAlgorithm, JwtHeader, JwtSvid};
 pub use jwt_write::{JwtClaims, compact, jwt_rule_date};
 pub use key::{
     KeyKind, PublicKey, RSA_BITS_MAX, RSA_BITS_MIN, SignatureAlgorithm, key_matches, key_matches_spki, spki_sha256,
-    spki_sha256_of_pkcs8,
+    spki_sha256_of_pkcs1, spki_sha256_of_pkcs8, spki_sha256_of_sec1,
 };
 pub use leaf::LeafInfo;
 pub use signing::{CertInfo, cert_sha256, verify_issued};

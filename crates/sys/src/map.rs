@@ -73,7 +73,8 @@ pub struct ReadMap {
 }
 
 enum Backing {
-    Mapped(Mapping),
+    /// With the file, to see whether it is still as long.
+    Mapped(Mapping, File),
     Copied(Box<[AtomicU64]>),
 }
 
@@ -116,7 +117,8 @@ impl ReadMap {
         };
         let words = if may_be_mapped(file, &meta, trusted) {
             let mapping = Mapping::new(file, len, ProtFlags::READ).map_err(|error| SysError::io(path, "map", error))?;
-            Backing::Mapped(mapping)
+            let kept = file.try_clone().map_err(|error| SysError::io(path, "keep", error))?;
+            Backing::Mapped(mapping, kept)
         } else {
             Backing::Copied(copy(file, len).map_err(|error| SysError::io(path, "read", error))?)
         };
@@ -130,7 +132,7 @@ impl ReadMap {
     #[inline]
     pub fn as_words(&self) -> &[ReadWord] {
         let words = match &self.words {
-            Backing::Mapped(mapping) => mapping.words(),
+            Backing::Mapped(mapping, _) => mapping.words(),
             Backing::Copied(words) => words,
         };
         // SAFETY: `ReadWord` is a transparent wrapper of `AtomicU64`, so layout, length and lifetime are the same.
@@ -150,7 +152,17 @@ impl ReadMap {
 
     /// Whether the writer's later stores are seen here. A copy shows the past and must be made anew to follow.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.words, Backing::Mapped(_))
+        matches!(self.words, Backing::Mapped(..))
+    }
+
+    /// True when the mapped file is shorter now: to read beyond its end would raise SIGBUS. One call of fstat(2); never true
+    /// of a copy.
+    pub fn is_cut(&self) -> bool {
+        match &self.words {
+            Backing::Mapped(mapping, file) => rustix::fs::fstat(file)
+                .is_ok_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) < mapping.len.get() as u64),
+            Backing::Copied(_) => false,
+        }
     }
 
     /// Whether `path` still names the file that was opened; false after the writer put a new one in its place.
@@ -388,6 +400,22 @@ mod tests {
                 seen = second & 0xffff_ffff;
             }
         });
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_noticed_by_who_mapped_it() {
+        let (_temp, dir, path) = place();
+        WriteMap::create(&dir, "map", 1024, 0o644).unwrap();
+        let (mapped, copied) = (open(&path, TrustedOwner::RootOrSelf), open(&path, TrustedOwner::Nobody));
+        let (mapped, copied) = (mapped.unwrap(), copied.unwrap());
+        assert!(!mapped.is_cut());
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(8_184)
+            .unwrap();
+        assert!(mapped.is_cut() && !copied.is_cut());
     }
 
     #[test]

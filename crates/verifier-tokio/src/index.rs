@@ -152,6 +152,11 @@ impl Index {
         found
     }
 
+    /// The keys under which news may name connections.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = EntryKey> + '_ {
+        self.by_key.0.keys().copied()
+    }
+
     /// The trust domains that connections are of.
     pub(crate) fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.by_domain.0.keys()

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mintage_identity::{SpiffeId, UnixTime};
-use mintage_revocation::Added;
+use mintage_revocation::{Added, EntryKey};
 use mintage_verifier::{TrustStore, VerifiedPeer, VerifyError, from_rustls};
 use rustls::time_provider::TimeProvider;
 use tokio::{sync::Notify, task::AbortHandle};
@@ -206,6 +206,11 @@ impl Registry {
             table.all()
         };
         self.inner.recheck(everyone)
+    }
+
+    /// The keys under which news may name live connections.
+    pub(crate) fn keys(&self) -> Vec<EntryKey> {
+        lock(&self.inner.table).keys()
     }
 
     /// Ends every connection of this SPIFFE ID, whatever the snapshot says: for an agent that was banned or evicted.

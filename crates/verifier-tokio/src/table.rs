@@ -7,7 +7,7 @@ use std::{
 };
 
 use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
-use mintage_revocation::Added;
+use mintage_revocation::{Added, EntryKey};
 use mintage_verifier::{NewsKeys, VerifiedPeer};
 
 use crate::{guard::Closing, index::Index};
@@ -76,6 +76,11 @@ impl Table {
         self.numbered(self.index.of_domain(domain))
     }
 
+    /// The keys under which news may name connections.
+    pub(crate) fn keys(&self) -> Vec<EntryKey> {
+        self.index.keys().collect()
+    }
+
     /// The trust domains that connections are of; few.
     pub(crate) fn domains(&self) -> Vec<TrustDomain> {
         self.index.domains().cloned().collect()
@@ -113,7 +118,6 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use mintage_identity::IssuerKeyId;
-    use mintage_revocation::EntryKey;
     use mintage_verifier::{RevocationCheck, TrustStore, Usage};
 
     use super::*;

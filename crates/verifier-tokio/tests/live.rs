@@ -502,7 +502,7 @@ async fn a_signed_delta_and_the_nodes_map_end_connections() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("revocation.map");
     let mut writer = MapWriter::create(&path, &domain("a.test")).unwrap();
-    writer.publish(&publisher.follower.view()).unwrap();
+    writer.publish(&publisher.follower.view(), now()).unwrap();
     let map = Arc::new(MapReader::open(&path, &domain("a.test"), MapOwner::RootOrSelf).unwrap());
     let with_map = TrustStore::new(trust("a.test", &world.root, RevocationCheck::required(map.clone())));
     let other = Registry::start(with_map, world.clock.clone(), RegistrySettings::default());
@@ -523,7 +523,7 @@ async fn a_signed_delta_and_the_nodes_map_end_connections() {
     let added = publisher.revoke(&world.issuing, &[&leaf], Vec::new());
     assert!(!added.concerns_all());
     assert_eq!(world.registry.apply(&added), 1);
-    writer.publish(&publisher.follower.view()).unwrap();
+    writer.publish(&publisher.follower.view(), now()).unwrap();
     assert!(matches!(
         timeout(PATIENCE, there.closed()).await.unwrap(),
         CloseReason::Refused(_)

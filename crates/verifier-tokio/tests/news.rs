@@ -8,10 +8,12 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use mintage_revocation::{FreshnessPolicy, Rule, RuleTarget};
+use mintage_revocation::{FreshnessPolicy, MapOwner, MapReader, MapWriter, Rule, RuleTarget};
 use mintage_verifier::{RevocationCheck, TrustStore, Usage, VerifiedPeer};
-use mintage_verifier_tokio::{CloseReason, Guard, RegisterError, Registry, RegistrySettings, UnknownStatus};
-use support::{Ca, Clock, Leaf, now, provider, publisher::Publisher, trust};
+use mintage_verifier_tokio::{
+    CloseReason, Guard, RegisterError, Registry, RegistrySettings, UnknownStatus, follow_map,
+};
+use support::{Ca, Clock, Leaf, domain, id, now, provider, publisher::Publisher, trust};
 use tokio::time::timeout;
 
 /// Longer than anything here should take, shorter than a person's patience.
@@ -172,4 +174,51 @@ async fn a_sign_of_life_keeps_connections_open_past_the_age() {
     tokio::time::sleep(Duration::from_millis(1300)).await;
     assert!(!guard.is_closed(), "{:?}", guard.reason());
     assert_eq!(registry.counts().rechecked, 0);
+}
+
+#[tokio::test]
+async fn who_follows_the_map_looks_at_what_it_lists_and_at_no_other() {
+    const OTHERS: u64 = 50;
+    const DB: &str = "spiffe://a.test/db";
+    let mut world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("revocation.map");
+    let mut writer = MapWriter::create(&path, &domain("a.test")).unwrap();
+    writer.publish(&world.publisher.follower.view(), now()).unwrap();
+    let map = Arc::new(MapReader::open(&path, &domain("a.test"), MapOwner::RootOrSelf).unwrap());
+    let check = RevocationCheck::required(map.clone());
+    let store = TrustStore::new(trust("a.test", &world.root, check));
+    let registry = Registry::start(store, world.clock.clone(), RegistrySettings::default());
+    let connect = |leaf: &Leaf| registry.register(world.peer(leaf)).unwrap();
+
+    let leaf = world.issuing.good_leaf("spiffe://a.test/web");
+    let one = connect(&leaf);
+    let others: Vec<Guard> = (0..OTHERS).map(|_| connect(&world.issuing.good_leaf(DB))).collect();
+    let following = tokio::spawn(follow_map(registry.clone(), map, Duration::from_millis(10)));
+    let looked_at = async |count| {
+        let looked = async {
+            while registry.counts().rechecked < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, looked).await.unwrap();
+        assert_eq!(registry.counts().rechecked, count);
+    };
+    looked_at(OTHERS + 1).await;
+    world.publisher.revoke(&world.issuing, &[&leaf], Vec::new());
+    writer.publish(&world.publisher.follower.view(), now()).unwrap();
+    timeout(PATIENCE, one.closed()).await.unwrap();
+    looked_at(OTHERS + 2).await;
+    drop(one);
+    // A rule finds those of its identity.
+    let target = RuleTarget::Identity(id(DB));
+    world
+        .publisher
+        .revoke(&world.issuing, &[], vec![Rule { target, cut: None }]);
+    writer.publish(&world.publisher.follower.view(), now()).unwrap();
+    for other in &others {
+        timeout(PATIENCE, other.closed()).await.unwrap();
+    }
+    looked_at(2 * OTHERS + 2).await;
+    following.abort();
 }

@@ -56,9 +56,9 @@ impl RevocationView for MapReader {
         self.view(now).decide(query, now, policy)
     }
 
-    /// None: a map tells that something was added, not what, so live connections are looked at as a whole.
-    fn entry_key(&self, _: &IssuerKeyId, _: &Serial) -> Option<EntryKey> {
-        None
+    /// A map tells that something was added, not what: whoever follows it asks it for the keys of its live connections.
+    fn entry_key(&self, issuer: &IssuerKeyId, serial: &Serial) -> Option<EntryKey> {
+        self.key_of(issuer, serial)
     }
 
     fn age(&self, now: UnixTime) -> Option<Duration> {

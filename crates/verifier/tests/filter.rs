@@ -172,7 +172,7 @@ fn another_process_refuses_through_the_nodes_map() {
     assert!(verify(&early, &leaf, now()).unwrap_err().is_unknown_status());
 
     let mut writer = MapWriter::create(&path, &domain("a.test")).unwrap();
-    writer.publish(&world.publisher.follower.view()).unwrap();
+    writer.publish(&world.publisher.follower.view(), now()).unwrap();
     let other = trust(
         "a.test",
         &world.root,
@@ -180,6 +180,6 @@ fn another_process_refuses_through_the_nodes_map() {
     );
     assert!(verify(&other, &leaf, now()).is_ok());
     world.publisher.revoke(&world.issuing, &[&leaf], Vec::new());
-    writer.publish(&world.publisher.follower.view()).unwrap();
+    writer.publish(&world.publisher.follower.view(), now()).unwrap();
     assert_eq!(verify(&other, &leaf, now()).unwrap_err().code(), "revoked");
 }

@@ -224,7 +224,7 @@ class Follower:
             named = self.verified(latest, now)
             require(named.kind == HEARTBEAT, "latest is no heartbeat")
             epoch, sequence = self.position[:2] if self.position else (0, 0)
-            if (epoch, sequence) == (named.epoch, named.sequence):
+            if (epoch, sequence) == (named.epoch, named.sequence) and not self.is_cut(now):
                 self.take(latest, now)
                 return read
             found = None
@@ -256,8 +256,11 @@ class Follower:
             require(at >= self.position[:2], "older than what is held")
             if at == self.position[:2]:
                 require(header.set_hash == self.position[2], "another set of this sequence")
-                return self.vouched(header, now)
+                if not self.is_cut(now):
+                    return self.vouched(header, now)
         body = Body(header.body)
+        if self.is_cut(now):
+            self.horizon = -(1 << 63)
         self.issuers, self.segments, self.rules, self.exceptions = {}, {}, {}, set()
         self.heartbeat = None
         self.add(header, body, now)
@@ -275,6 +278,10 @@ class Follower:
         if header.sequence == self.position[1]:
             require((header.epoch, header.sequence, header.set_hash) == self.position, "another set of this sequence")
             self.vouched(header, now)
+            require(not self.is_cut(now), "it was cut short while the clock was ahead: take the snapshot")
+
+    def is_cut(self, now):
+        return self.horizon > now + SKEW - GRACE
 
     def add(self, header, body, now):
         for key, covered, foreign, until in body.issuers:
@@ -290,6 +297,8 @@ class Follower:
 
     def vouched(self, header, now):
         until = min(header.this_update, now)
+        if self.heartbeat is not None and self.heartbeat > now + SKEW:
+            self.heartbeat = None
         self.heartbeat = until if self.heartbeat is None else max(self.heartbeat, until)
         self.horizon = max(self.horizon, header.horizon)
 

@@ -49,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     target("revocation-delta", revocation::delta, revocation::deltas),
     target("revocation-heartbeat", revocation::heartbeat, revocation::heartbeats),
     target("delegation", revocation::delegation, revocation::delegations),
+    target("revocation-map", revocation::map, revocation::maps),
     target("escaped-chain", lookups::escaped_chain, lookups::escaped_chains),
     target("lookup-path", lookups::path, lookups::paths),
     target("csr", names::csr, names::csrs),

@@ -1,12 +1,13 @@
 //! Signed revocation data. Mutated bytes are read as they are, which no signature survives, and signed anew by the very key,
 //! so that everything behind the signature is reached too.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{cell::RefCell, fs, sync::LazyLock, time::Duration};
 
-use mintage_identity::{IssuerKeyId, RevocationReason, Serial, TrustDomain, UnixTime};
+use mintage_identity::{IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 use mintage_revocation::{
-    Delegation, DelegationStatement, IssuerCoverage, Replica, Revocation, RevocationKey, RevokedSerial, RevokedSet,
-    SerialKind, Terms, VerifiedDelegation,
+    Delegation, DelegationStatement, Exception, IssuerCoverage, MapOwner, MapReader, MapWriter, Query, Replica,
+    Revocation, RevocationKey, RevokedSerial, RevokedSet, Rule, RuleTarget, SerialKind, Terms, Verdict,
+    VerifiedDelegation,
 };
 use ring::{
     digest::{SHA256, digest},
@@ -43,16 +44,39 @@ fn domain() -> TrustDomain {
     TrustDomain::parse("dev.test").expect("a trust domain")
 }
 
+const NATIVE: IssuerKeyId = IssuerKeyId::new([0x11; 32]);
+const FOREIGN: IssuerKeyId = IssuerKeyId::new([0x22; 32]);
+
+/// Two serials, of two issuers and in buckets of two spans, and a rule, of another kind each time.
 fn revocation(number: u8) -> Revocation {
+    let serial = |issuer, seconds| RevokedSerial {
+        issuer,
+        serial: Serial::from_be_octets(&[0x40 | (number & 0x3f); 16]).expect("a serial"),
+        not_after: START.plus(Duration::from_secs(seconds)),
+    };
+    let id = |name: &str| format!("spiffe://dev.test/{name}{number}");
+    let target = match number % 4 {
+        0 => RuleTarget::Identity(SpiffeId::parse(&id("web")).expect("an ID")),
+        1 => RuleTarget::Prefix(IdPrefix::parse(&(id("below") + "/*")).expect("a prefix")),
+        2 => RuleTarget::Key(SpkiHash::new([number; 32])),
+        _ => RuleTarget::Issuer(IssuerKeyId::new([number; 32])),
+    };
     Revocation {
         at: START,
-        serials: vec![RevokedSerial {
-            issuer: IssuerKeyId::new([0x11; 32]),
-            serial: Serial::from_be_octets(&[0x40 | (number & 0x3f); 16]).expect("a serial"),
-            not_after: START.plus(Duration::from_secs(600)),
+        serials: vec![serial(NATIVE, 600), serial(FOREIGN, 40_000)],
+        rules: vec![Rule {
+            target,
+            cut: (number % 2 == 0).then_some(START),
         }],
-        rules: Vec::new(),
         reason: RevocationReason::KeyCompromise,
+    }
+}
+
+/// A certificate that is issued and not revoked, as far as the list of exceptions goes.
+fn exception() -> Exception {
+    Exception {
+        issuer: NATIVE,
+        serial: Serial::from_be_octets(&[0x7f; 16]).expect("a serial"),
     }
 }
 
@@ -72,19 +96,21 @@ impl World {
         let delegated = delegation.encode();
 
         let mut set = RevokedSet::new(&domain());
-        let native = IssuerCoverage {
-            id: IssuerKeyId::new([0x11; 32]),
-            serials: SerialKind::Native,
-            until: None,
-        };
-        set.cover_issuer(1, &native).expect("an issuer");
+        for (sequence, id, serials) in [(1, NATIVE, SerialKind::Native), (2, FOREIGN, SerialKind::Foreign)] {
+            let coverage = IssuerCoverage {
+                id,
+                serials,
+                until: None,
+            };
+            set.cover_issuer(sequence, &coverage).expect("an issuer");
+        }
         set.apply_revocation(10, &revocation(1)).expect("a revocation");
         let terms = Terms {
             epoch: 1,
             this_update: START,
             next_update: START.plus(Duration::from_secs(3600)),
         };
-        let snapshot = key.sign_snapshot(&set, &[], &terms).expect("a snapshot");
+        let snapshot = key.sign_snapshot(&set, &[exception()], &terms).expect("a snapshot");
         let heartbeat = key.sign_heartbeat(&set, &terms).expect("a heartbeat");
         (2..9).for_each(|number| {
             set.apply_revocation(10 * u64::from(number), &revocation(number))
@@ -94,7 +120,9 @@ impl World {
             pair: Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).expect("the same key"),
             delegation: delegation.verify(&domain(), &spki, START).expect("our own"),
             delegated,
-            delta: key.sign_delta(&set, 10, set.sequence(), &[], &terms).expect("a delta"),
+            delta: key
+                .sign_delta(&set, 10, set.sequence(), &[exception()], &terms)
+                .expect("a delta"),
             snapshot,
             heartbeat,
         }
@@ -208,4 +236,74 @@ pub(super) fn delegation(bytes: &[u8]) -> bool {
     };
     assert_eq!(found.encode(), bytes, "a delegation has one encoding");
     true
+}
+
+/// The node's map, as the agent writes it (FORMAT.md, section 7): words in this machine's order.
+pub(super) fn maps() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("map");
+    let mut follower = WORLD.follower();
+    follower.apply_snapshot(&WORLD.snapshot, START).expect("our own");
+    let mut writer = MapWriter::create(&path, &domain()).expect("a writer");
+    writer.publish(&follower.view(), START).expect("a map");
+    vec![fs::read(&path).expect("the map")]
+}
+
+thread_local! {
+    /// Where this thread's maps lie.
+    static FOLDER: RefCell<Option<tempfile::TempDir>> = const { RefCell::new(None) };
+}
+
+/// The map that these bytes are, if a reader takes them; never with a revoked certificate made good by what nobody damaged.
+fn opened(bytes: &[u8]) -> Option<MapReader> {
+    FOLDER.with_borrow_mut(|folder| {
+        let folder = folder.get_or_insert_with(|| tempfile::tempdir().expect("a folder"));
+        let path = folder.path().join("map");
+        fs::write(&path, bytes).expect("room for a map");
+        MapReader::open(&path, &domain(), MapOwner::AnyByCopy).ok()
+    })
+}
+
+/// The bytes with the length and the hash of what they are now (words 2 and 5 to 8).
+fn mended(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let words = (bytes.len() / 8) as u64;
+    let number = |bytes: &[u8], word: usize| {
+        let octets = bytes.get(8 * word..8 * word + 8)?.try_into().ok()?;
+        usize::try_from(u64::from_ne_bytes(octets)).ok()
+    };
+    let place = number(&bytes, 3).zip(number(&bytes, 4));
+    let place = place.and_then(|(at, len)| Some((at.checked_mul(8)?, at.checked_mul(8)?.checked_add(len)?)));
+    let directory = place.and_then(|(from, to)| bytes.get(from..to));
+    let hash = directory.map(|directory| digest(&SHA256, directory));
+    if let Some(length) = bytes.get_mut(16..24) {
+        length.copy_from_slice(&words.to_ne_bytes());
+    }
+    if let Some((hash, to)) = hash.zip(bytes.get_mut(40..72)) {
+        to.copy_from_slice(hash.as_ref());
+    }
+    bytes
+}
+
+pub(super) fn map(bytes: &[u8]) -> bool {
+    let taken = opened(bytes);
+    let mended = opened(&mended(bytes));
+    for reader in taken.iter().chain(&mended) {
+        for revoked in revocation(1).serials {
+            let query = Query {
+                issuer: revoked.issuer,
+                serial: &revoked.serial,
+                not_before: START,
+                not_after: revoked.not_after,
+                spiffe_id: None,
+                spki_sha256: SpkiHash::new([1; 32]),
+            };
+            let mut verdicts = [Verdict::Good; 2];
+            let view = reader.view(START);
+            view.check_batch(&[query, query], START, &mut verdicts);
+            // What is in the words is the agent's to answer for; how it is asked makes no difference.
+            assert_eq!(verdicts, [reader.check(&query, START); 2]);
+        }
+    }
+    taken.is_some() || mended.is_some()
 }

@@ -69,6 +69,25 @@ impl Proxy {
         Some(Self::launch(command, scratch, vec![port]))
     }
 
+    /// nginx as a cache before a server on this port of loopback; none where it is not installed. `folder` is its own.
+    ///
+    /// # Panics
+    /// As [`Proxy::nginx`].
+    pub fn nginx_cache(folder: &Path, origin: u16) -> Option<Self> {
+        let nginx = peer("nginx")?;
+        let port = free_port();
+        let file = configured(
+            "nginx",
+            "cache.conf",
+            folder,
+            folder,
+            &[("ORIGIN", origin), ("PORT", port)],
+        );
+        let mut command = Command::new(nginx);
+        command.arg("-p").arg(folder).arg("-c").arg(file).args(["-e", "stderr"]);
+        Some(Self::launch(command, folder, vec![port]))
+    }
+
     /// NATS on a delivered folder of the layout `split`; none where it is not installed.
     ///
     /// # Panics

@@ -19,6 +19,7 @@ use mintage_tests::kit::{
     client::{admin, join, key_and_csr, provider},
     face::metric,
     follower::{Follower, now},
+    proxies::Proxy,
     stream::{Stream, ask_with},
     verifiers::Interpreter,
 };
@@ -147,6 +148,16 @@ async fn the_set_is_read_in_clear_and_under_tls_and_caches_are_told_how_long() {
     assert_eq!(head.header("content-length"), snapshot.body.len().to_string());
     assert!(head.body.is_empty());
     let pointer = get(clear, LATEST).await;
+    // The same heartbeat again, unless another was signed meanwhile.
+    let mut met = false;
+    for _ in 0..3 {
+        let pointer = get(clear, LATEST).await;
+        let same = format!("if-none-match: {}\r\n", pointer.header("etag"));
+        let same = request(clear, "GET", LATEST, &same).await;
+        met |= (same.status, same.body.len()) == (304, 0);
+        assert!(met || same.status == 200, "{}", same.status);
+    }
+    assert!(met, "whoever has the newest is told so");
     assert_eq!(
         (pointer.body.len(), pointer.header("cache-control")),
         (320, "public, max-age=5")
@@ -305,6 +316,75 @@ async fn certificates(ca: &TestCa, names: &[&str]) -> Vec<Shown> {
     shown
 }
 
+/// What the reader in another language says after these steps and what it then finds under `base`.
+fn followed(
+    python: &Interpreter,
+    bundle: &TrustBundle,
+    before: Vec<Value>,
+    base: SocketAddr,
+    shown: &[Shown],
+) -> Value {
+    let delegation = Delegation::decode(&bundle.revocation_delegations[0]).unwrap();
+    let roots = bundle.roots.iter().map(|der| CertInfo::parse_signing(der).unwrap());
+    let mut signers = roots.filter(|root| root.key_id() == delegation.statement().ca_key());
+    let mut steps = vec![json!({ "what": "delegation", "octets": hex::encode(&bundle.revocation_delegations[0]) })];
+    steps.extend(before);
+    steps.push(json!({ "what": "fetch", "base": format!("http://{base}") }));
+    let told = json!({
+        "domain": domain().to_string(),
+        "ca": hex::encode(signers.next().unwrap().spki_der()),
+        "questions": shown.iter().map(Shown::question).collect::<Vec<_>>(),
+        "steps": steps,
+    });
+    let input = told.to_string();
+    // It waits for this process, which has to go on serving meanwhile.
+    let answer = tokio::task::block_in_place(|| python.run("revocation.py", input.as_bytes()));
+    serde_json::from_slice(&answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_between_answers_for_the_ca_and_holds_a_revocation_up_no_longer_than_it_may() {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
+    fs::create_dir_all(&scratch).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = TestCa::start_with(with_public).await;
+    let (socket, clear) = (ca.ca.admin_socket().to_owned(), ca.ca.public_http_address().unwrap());
+    let python = Interpreter::python(&scratch);
+    let (Some(python), Some(nginx)) = (python, Proxy::nginx_cache(folder.path(), clear.port())) else {
+        return;
+    };
+    let cache = SocketAddr::from((clear.ip(), nginx.ports[0]));
+    let shown = certificates(&ca, &["web"]).await;
+    let first = revoke(&socket, Target::Key("01".repeat(32))).await;
+    latest(clear, first).await;
+    let bundle = bundle(&socket).await;
+    // What the cache holds already is not asked of the CA again.
+    let hit = async {
+        while get(cache, LATEST).await.header("x-cache-status") != "HIT" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, hit).await.expect("the cache answers by itself");
+    let says = || {
+        let answer = followed(&python, &bundle, Vec::new(), cache, &shown);
+        assert!(
+            answer["outcomes"].as_array().unwrap().iter().all(Value::is_null),
+            "{answer}"
+        );
+        answer["answers"][0].as_str().unwrap().to_owned()
+    };
+    assert_eq!(says(), "good", "{}", nginx.log());
+    revoke(&socket, Target::Serial(shown[0].leaf.serial().to_string())).await;
+    let told = std::time::Instant::now();
+    while says() != "revoked" {
+        assert!(told.elapsed() < SOON, "{}", nginx.log());
+    }
+    // `latest` may be kept for 5 s, and names another sequence at most once a second.
+    let late = told.elapsed().as_secs_f64();
+    println!("through nginx with proxy_cache: revoked {late:.1} s after the reply to the revocation");
+    ca.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_in_another_language_follows_the_files_and_answers_as_ours_does() {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
@@ -322,31 +402,13 @@ async fn a_reader_in_another_language_follows_the_files_and_answers_as_ours_does
     latest(clear, last).await;
 
     let bundle = bundle(&socket).await;
-    let delegation = Delegation::decode(&bundle.revocation_delegations[0]).unwrap();
-    let roots = bundle.roots.iter().map(|der| CertInfo::parse_signing(der).unwrap());
-    let mut signers = roots.filter(|root| root.key_id() == delegation.statement().ca_key());
-    let follow = |before: Vec<Value>| {
-        let mut steps = vec![json!({ "what": "delegation", "octets": hex::encode(&bundle.revocation_delegations[0]) })];
-        steps.extend(before);
-        steps.push(json!({ "what": "fetch", "base": format!("http://{clear}") }));
-        steps
-    };
     let held = json!({ "what": "object", "octets": hex::encode(&early.body), "now": now().millis() });
-    let mut told = json!({
-        "domain": domain().to_string(),
-        "ca": hex::encode(signers.next().unwrap().spki_der()),
-        "questions": shown.iter().map(Shown::question).collect::<Vec<_>>(),
-    });
     let mut ours = Follower::default();
     ours.follow(&socket).await.unwrap();
     let wanted: Vec<_> = shown.iter().map(|shown| shown.verdict(&mut ours)).collect();
     assert_eq!(wanted, ["revoked", "revoked", "good"]);
     for (before, kind) in [(vec![], "snapshot"), (vec![held], "delta")] {
-        told["steps"] = Value::Array(follow(before));
-        let input = told.to_string();
-        // It waits for this process, which has to go on serving meanwhile.
-        let answer = tokio::task::block_in_place(|| python.run("revocation.py", input.as_bytes()));
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let answer = followed(&python, &bundle, before, clear, &shown);
         assert!(
             answer["outcomes"].as_array().unwrap().iter().all(Value::is_null),
             "{answer}"

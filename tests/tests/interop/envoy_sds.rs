@@ -301,6 +301,10 @@ async fn through(program: &Path, api: &str, validator: &str) -> bool {
         );
         accepted = accepts(folder, &old).await;
     }
+    if !accepted {
+        let late = began.elapsed().as_secs_f64() * 1e3;
+        println!("Envoy with lists over SDS: refused {late:.0} ms after the reply to the revocation");
+    }
     assert!(accepts(folder, &after).await, "the replacement");
     called(&client).unwrap();
     drop((server, client));

@@ -219,3 +219,43 @@ fn a_reader_in_another_language_refuses_what_ours_refuses() {
     }
     assert_eq!(after, before, "what is refused changes nothing");
 }
+
+#[test]
+fn a_reader_in_another_language_mends_what_it_took_while_the_clock_was_ahead() {
+    let Some(python) = python() else { return };
+    let (mut publisher, certs) = (Publisher::new(), certificates());
+    let chosen = certs.iter().step_by(4).map(Cert::revoked);
+    publisher.revoke(chosen.collect(), Vec::new());
+    let mut ours = publisher.follower();
+    let mut steps = vec![step("delegation", &delegation(&publisher), START)];
+    let mut refused = vec![false];
+    let (ahead, back) = (START.plus(seconds(3_600)), START.plus(seconds(10)));
+    for (now, is_snapshot) in [
+        (START, true),
+        (ahead, false),
+        (back, false),
+        (back, true),
+        (back, false),
+    ] {
+        publisher.now = now;
+        let (octets, outcome) = if is_snapshot {
+            let octets = publisher.snapshot();
+            let outcome = ours.apply_snapshot(&octets, now).map(drop);
+            (octets, outcome)
+        } else {
+            let octets = publisher.heartbeat();
+            let outcome = ours.heartbeat(&octets, now).map(drop);
+            (octets, outcome)
+        };
+        steps.push(step("object", &octets, now));
+        refused.push(outcome.is_err());
+    }
+    assert_eq!(refused, [false, false, false, true, false, false]);
+    let questions: Vec<Value> = certs.iter().map(|cert| question(cert, back)).collect();
+    let (outcomes, theirs) = ask(python, &publisher, &steps, &questions);
+    assert_eq!(outcomes.iter().map(Option::is_some).collect::<Vec<_>>(), refused);
+    for (cert, theirs) in certs.iter().zip(&theirs) {
+        assert_eq!(theirs, word(ours.view().check(&cert.query(), back)), "{cert:?}");
+    }
+    assert!(theirs.iter().any(|answer| answer == "revoked") && theirs.iter().any(|answer| answer == "good"));
+}

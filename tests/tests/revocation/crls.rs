@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mintage_ca::Ca;
@@ -126,11 +126,14 @@ async fn openssl_accepts_what_is_good_and_refuses_what_a_serial_or_a_rule_revoke
     let leaf = decode_certificates(&fs::read_to_string(old("web")).unwrap()).unwrap();
     let serial = LeafInfo::parse(&leaf[0]).unwrap().serial().to_string();
     revoke(&socket, Target::Serial(serial)).await;
+    let told = Instant::now();
     agent.wait_for("a list with the serial", || {
         verdict(&openssl, &old("web"), &web)
             .contains("certificate revoked")
             .then_some(())
     });
+    let late = told.elapsed().as_secs_f64() * 1e3;
+    println!("openssl verify -crl_check_all: refused {late:.0} ms after the reply to the revocation");
     let said = verdict(&openssl, &old("db"), &db);
     assert!(said.contains(": OK"), "the other one is good: {said}");
 

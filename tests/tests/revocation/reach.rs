@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mintage_proto::v1::{RevokeRequest, revocation_client::RevocationClient, revoke_request::Target};
 use mintage_tests::kit::{
     agent::{AgentProcess, config},
     bins::binary,
     ca::{CaProcess, entry, make, token},
+    client::admin,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -112,6 +114,46 @@ async fn the_operator_is_told_how_fast_agents_follow_and_which_one_does_not() {
         (status(&socket)["agents_current"] == AGENTS).then_some(())
     });
     assert_eq!(status(&socket)["missing"], serde_json::json!([]));
+
+    // One that reads nothing until its queue is full is cut off, and is current again soon after it comes back.
+    kill_process(id(&agents[1]), Signal::STOP).unwrap();
+    let mut revocation = RevocationClient::new(admin(&socket).await.unwrap());
+    let began = Instant::now();
+    for number in 0_u64.. {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        let request = RevokeRequest {
+            target: Some(Target::Key(hex::encode(key))),
+            ..RevokeRequest::default()
+        };
+        revocation.revoke(request).await.unwrap();
+        if number % 50 == 49 && status(&socket)["agents"] == AGENTS - 1 {
+            println!("cut off after {} revocations", number + 1);
+            break;
+        }
+        assert!(
+            began.elapsed() < 3 * BOUND,
+            "{number} revocations, and its queue is not full"
+        );
+    }
+    kill_process(id(&agents[1]), Signal::CONT).unwrap();
+    agents[1].wait_for("its coming back", || {
+        (status(&socket)["agents_current"] == AGENTS).then_some(())
+    });
+
+    // One that is away is told of, and nobody waits for it.
+    assert_eq!(agents.pop().unwrap().stop(), Some(0));
+    agents[0].wait_for("its leaving", || {
+        (status(&socket)["agents"] == AGENTS - 1).then_some(())
+    });
+    let output = mintage(&socket, &["revoke", "--key", &"cd".repeat(32), "--wait", "30s"]);
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("enforced on 3 of 3 agents") && told.contains("; 1 not connected"),
+        "{told}"
+    );
+    assert_eq!(status(&socket)["not_connected"], 1);
     for agent in agents {
         assert_eq!(agent.stop(), Some(0));
     }

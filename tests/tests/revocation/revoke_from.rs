@@ -9,11 +9,12 @@ use std::{
     process::{Command, Stdio},
 };
 
+use mintage_proto::v1::CaStatusRequest;
 use mintage_svid::{LeafInfo, cert_sha256, pem};
 use mintage_tests::kit::{
     bins::binary,
     ca::TestCa,
-    client::{join, key_and_csr},
+    client::{join, key_and_csr, registry},
     inventory::issued,
     stream::{Stream, ask, ask_with, code},
 };
@@ -123,4 +124,47 @@ async fn exported(ca: &TestCa, revoked: &[&Vec<u8>]) {
         );
         assert_eq!(told, expected, "{lines:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaked_key_of_the_ca_is_told_as_such_and_the_rest_is_revoked() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let agent = join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    let web = stream.ask_one(ask("web")).await.unwrap();
+    let mut registry = registry(ca.ca.admin_socket()).await;
+    let keys = registry
+        .ca_status(CaStatusRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .keys;
+    let issuer = &keys.iter().find(|key| key.role == "intermediate").unwrap().key_id;
+    let list = ca.beside("list");
+    let leaf = hex::encode(cert_sha256(&web.leaf).as_bytes());
+    fs::write(&list, format!("{issuer}  # ci/ca.pem\n{leaf}\n")).unwrap();
+    let mut command = Command::new(binary("mintage"));
+    command
+        .args(["revoke", "--from", text(&list), "-o", "json"])
+        .stdin(Stdio::null());
+    command.env("MINTAGE_ADMIN_SOCKET", ca.ca.admin_socket());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("the CA's own intermediate key") && told.contains(&format!("--issuer {issuer}")),
+        "{told}"
+    );
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&done["certificates"], &done["unmatched"]),
+        (&json!(1), &json!([])),
+        "{done}"
+    );
+    assert_eq!(done["ca_keys"][0]["fingerprint"], json!(issuer));
+    assert_eq!(issued(ca.ca.admin_socket(), "web").await[0].state, "revoked");
+    ca.stop().await;
 }

@@ -3,18 +3,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use mintage_proto::v1::{
-    CaStatusRequest, Entry, ListRevocationsRequest, RevocationStatusRequest, RevokeRequest, RevokeResponse,
-    revocation_client::RevocationClient, revoke_request::Target,
+    CaStatusRequest, Entry, ListAgentsRequest, ListRevocationsRequest, RevocationStatusRequest, RevokeRequest,
+    RevokeResponse, revocation_client::RevocationClient, revoke_request::Target,
 };
 use mintage_svid::LeafInfo;
 use mintage_tests::kit::{
+    bins::binary,
     ca::{TestCa, apply, domain},
     client::{admin, join, key_and_csr, registry},
+    inventory::records,
     stream::{Stream, ask, ask_with, code},
 };
+use serde_json::Value;
 use tonic::{Code, Status};
 
 fn entry(name: &str, uid: u32, disabled: bool) -> Entry {
@@ -229,5 +232,113 @@ async fn the_last_issuer_is_revoked_only_when_it_is_meant() {
     assert!(stream.ask_one(ask("web")).await.unwrap().refusal.is_none());
     revoke(socket, meant(false)).await.unwrap();
     assert_eq!(rules(socket).await, [format!("issuer {}, every one", issuer.key_id)]);
+    ca.stop().await;
+}
+
+/// What the real `mintage` prints of an order.
+async fn printed(ca: &TestCa, words: &[&str]) -> Value {
+    let mut command = Command::new(binary("mintage"));
+    command
+        .arg("revoke")
+        .args(words)
+        .args(["--no-renew", "--wait", "0s", "-o", "json"]);
+    command.env("MINTAGE_ADMIN_SOCKET", ca.ca.admin_socket());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    let notices = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {notices}"))
+}
+
+/// What a rehearsal must not change: how many revocations there are, and who is banned.
+async fn standing(socket: &Path) -> (usize, Vec<(String, String)>) {
+    let mut registry = registry(socket).await;
+    let agents = registry
+        .list_agents(ListAgentsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .agents;
+    let agents = agents.into_iter().map(|agent| (agent.name, agent.status)).collect();
+    (records(socket, "revoke", "").await.len(), agents)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_tells_what_each_target_strikes_and_changes_nothing() {
+    let (ca, mut stream) = serving().await;
+    let socket = ca.ca.admin_socket();
+    let api = Entry {
+        spiffe_id: "spiffe://dev.test/shop/api".to_owned(),
+        ..entry("api", 3, false)
+    };
+    apply(socket, vec![api]).await.unwrap();
+    let second = join(&ca.token("n2").await).await.unwrap();
+    let mut other = Stream::open(&second, &ca.ca.address().to_string()).await.unwrap();
+    let status = registry(socket).await.ca_status(CaStatusRequest::default()).await;
+    let keys = status.unwrap().into_inner().keys;
+    let issuer = &keys.iter().find(|key| key.role == "intermediate").unwrap().key_id;
+    // Each comes with certificates of its own; the agent and the issuer last, since nothing comes after them.
+    let targets = [
+        ("--serial", "", 1, 1),
+        ("--key", "", 1, 1),
+        ("--spiffe-id", "spiffe://dev.test/web", 2, 1),
+        ("--id-prefix", "spiffe://dev.test/shop/*", 1, 1),
+        ("--entry", "web", 2, 1),
+        ("--selector", "unix:uid:2", 1, 1),
+        ("--agent", "n2", 2, 1),
+        ("--issuer", issuer, 4, 3),
+    ];
+    for (option, given, certificates, entries) in targets {
+        let leaf = stream.ask_one(ask("web")).await.unwrap().leaf;
+        let leaf = LeafInfo::parse(&leaf).unwrap();
+        let rest = [
+            stream.ask_one(ask("db")).await,
+            stream.ask_one(ask("api")).await,
+            other.ask_one(ask("web")).await,
+        ];
+        assert!(
+            rest.iter().all(|one| one.as_ref().unwrap().refusal.is_none()),
+            "{option}"
+        );
+        let value = match option {
+            "--serial" => leaf.serial().to_string(),
+            "--key" => leaf.spki_sha256().to_string(),
+            _ => given.to_owned(),
+        };
+        let mut words = vec![option, &value];
+        if option == "--issuer" {
+            words.push("--force-last");
+        }
+        let before = standing(socket).await;
+        let rehearsed = printed(&ca, &[&words[..], &["--dry-run"]].concat()).await;
+        assert_eq!(standing(socket).await, before, "{option}");
+        let done = printed(&ca, &words).await;
+        for field in [
+            "certificates",
+            "agents",
+            "entries",
+            "serials",
+            "agent_count",
+            "entry_count",
+            "left_without",
+        ] {
+            assert_eq!(rehearsed[field], done[field], "{option}: {field}");
+        }
+        assert_eq!(
+            (&rehearsed["dry_run"], &rehearsed["sequence"]),
+            (&true.into(), &0.into()),
+            "{option}"
+        );
+        assert!(done["certificates"].as_u64() >= Some(certificates), "{option}: {done}");
+        assert_eq!(done["entry_count"], entries, "{option}: {done}");
+        let (revocations, agents) = standing(socket).await;
+        assert!(revocations > before.0, "{option}");
+        assert_eq!(agents == before.1, option != "--agent", "{option}: {agents:?}");
+        if option == "--agent" {
+            // For the last target somebody has to speak.
+            let third = join(&ca.token("n3").await).await.unwrap();
+            other = Stream::open(&third, &ca.ca.address().to_string()).await.unwrap();
+        }
+    }
     ca.stop().await;
 }

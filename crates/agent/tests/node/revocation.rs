@@ -191,3 +191,75 @@ async fn what_is_revoked_after_many_deltas_stays_revoked_across_a_restart_with_t
     assert!(!accepted(&agent, &pair), "the delta after the limit was saved too");
     agent.stop().await;
 }
+
+/// A small disk, unmounted when this ends.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    /// `None`, with the reason told, where this process may not mount.
+    fn mount(at: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs"];
+        let mounted = std::process::Command::new("mount").args(options).arg(&at).output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(at));
+        }
+        println!("skipped: no disk can be mounted here: {mounted:?}");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_map_has_no_room_for_is_not_acknowledged_until_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(folder.path().join("run")) else {
+        return;
+    };
+    let ca = FakeCa::start(vec![entry("web", "/web")]).await;
+    let node = Node::new();
+    let map = disk.0.join("revocation.map");
+    let config = node.config(&["web"]).with_revocation_map(map.clone()).unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+    agent.delivered("web").await;
+    let acknowledged = |wanted| ca.seen().acks.iter().any(|ack| ack.revocation_sequence == wanted);
+    until("the filter", || acknowledged(2)).await;
+    let filler = disk.0.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    drop(file);
+
+    let pair = node.read("web");
+    let sequence = ca.revoke(pair.serial(), pair.leaf().not_after());
+    let full = async |agent: &mut Running| loop {
+        // The CA's own heartbeats may find it full as well.
+        if agent.problem("revocation").await.contains("free ") {
+            return;
+        }
+    };
+    full(&mut agent).await;
+    applied(&mut agent, sequence).await;
+    assert!(!accepted(&agent, &pair), "here it is refused all the same");
+    let beat = || {
+        ca.push(Message::Revoked(Revoked {
+            news: Some(News::Heartbeat(ca.state.heartbeat().into())),
+        }))
+    };
+    for _ in 0..2 {
+        beat();
+        full(&mut agent).await;
+    }
+    assert!(!acknowledged(sequence), "readers of the map do not refuse it");
+
+    std::fs::remove_file(&filler).unwrap();
+    beat();
+    until("the acknowledgement", || acknowledged(sequence)).await;
+    let reader = MapReader::open(&map, &support::domain(), MapOwner::default()).unwrap();
+    assert_eq!(reader.sequence(), sequence);
+    agent.stop().await;
+}

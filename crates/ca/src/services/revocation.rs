@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use mintage_identity::{AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, SpiffeId, SpkiHash};
 use mintage_ledger::{Body, Cursor, Kind, Query};
+use mintage_policy::AgentStatus;
 use mintage_proto::{
     limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, SNAPSHOT_CHUNK_BYTES},
     serial,
@@ -26,7 +27,7 @@ use crate::{
     control::Origin,
     desk::Desk,
     fingerprints,
-    limits::{MISSING_NAMES_MAX, SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE},
+    limits::{MISSING_NAMES_MAX, SLOW_READER_WAIT, SNAPSHOT_CHUNKS_QUEUE, STRUCK_NAMES_MAX},
     peer::Peer,
     pusher::ENTRIES_BYTES_MAX,
     revoke::{Order, carry_out},
@@ -174,14 +175,21 @@ impl Revocation for RevocationService {
         if !request.dry_run && !request.no_renew && !request.and_disable {
             self.renew(&order.scope, &struck.entries);
         }
+        let first = |names: BTreeSet<String>| (names.len() as u64, names.into_iter().take(STRUCK_NAMES_MAX).collect());
+        let (agent_count, agents) = first(struck.agents);
+        let (entry_count, entries) = first(struck.entries);
+        let (left_without_count, left_without) = first(struck.left_without);
         Ok(Response::new(RevokeResponse {
             sequence,
             certificates: struck.certificates,
-            agents: struck.agents.into_iter().collect(),
-            entries: struck.entries.into_iter().collect(),
+            agents,
+            entries,
             serials: struck.serials,
             blocked_keys: struck.keys,
-            left_without: struck.left_without.into_iter().collect(),
+            left_without,
+            agent_count,
+            entry_count,
+            left_without_count,
         }))
     }
 
@@ -219,6 +227,10 @@ impl Revocation for RevocationService {
         if request.wait_for > 0 && request.wait_ms > 0 {
             let wait = Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX);
             desk.fleet.wait_enforced(request.wait_for, wait).await;
+            if desk.publisher.is_dismissed() {
+                let text = "the CA is stopping and its agents are gone; who enforces what is told when they are back";
+                return Err(Refusal::unavailable("stopping", text).into());
+            }
         }
         let view = desk.state.view();
         let sequence = desk.publisher.sequence();
@@ -228,12 +240,18 @@ impl Revocation for RevocationService {
             sequence
         };
         let progress = desk.fleet.progress(asked);
+        let now = desk.clock.unguarded();
+        let active = view.agents().filter(|agent| {
+            let speaks = agent.current.iter().any(|certificate| certificate.not_after > now);
+            agent.status == AgentStatus::Active && speaks
+        });
+        let not_connected = desk.fleet.not_connected(active.map(|agent| &agent.name));
         let spread = desk.propagation.of(asked);
         Ok(Response::new(RevocationStatusResponse {
             epoch: desk.publisher.epoch(),
             sequence,
             serials: view.revoked().serial_count() as u64,
-            rules: view.revoked().rules().count() as u64,
+            rules: view.revoked().rule_count() as u64,
             agents: progress.agents,
             agents_current: progress.current,
             slowest_ack_ms: spread.slowest_ms,
@@ -241,6 +259,7 @@ impl Revocation for RevocationService {
             p50_ack_ms: spread.p50_ms,
             p99_ack_ms: spread.p99_ms,
             missing: desk.fleet.missing(asked, MISSING_NAMES_MAX),
+            not_connected,
         }))
     }
 
@@ -334,6 +353,22 @@ mod tests {
 
     use super::*;
     use crate::{entries, trial::Trial};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_is_told_that_all_enforce_it_by_a_ca_whose_agents_leave() {
+        let trial = Trial::open().await;
+        let service = RevocationService(trial.desk.clone());
+        let asked = || {
+            Request::new(RevocationStatusRequest {
+                wait_for: 1,
+                wait_ms: 1_000,
+            })
+        };
+        assert!(service.revocation_status(asked()).await.is_ok());
+        trial.desk.publisher.dismiss();
+        let refused = service.revocation_status(asked()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_agent_is_asked_for_its_own_in_messages_of_bounded_size() {

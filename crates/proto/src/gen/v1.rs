@@ -4142,6 +4142,7 @@ pub struct RevokeResponse {
     pub sequence: u64,
     #[prost(uint64, tag = "2")]
     pub certificates: u64,
+    /// The first 1,000 of their names, in order; agent_count and entry_count tell of all.
     #[prost(string, repeated, tag = "3")]
     pub agents: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "4")]
@@ -4152,9 +4153,16 @@ pub struct RevokeResponse {
     /// Public keys that are blocked with it: those of what is struck for key-compromise.
     #[prost(uint64, tag = "6")]
     pub blocked_keys: u64,
-    /// Entries that hold no certificate after this and get none: disabled, of a banned agent, or of the last issuer.
+    /// Entries that hold no certificate after this and get none: disabled now or before, deleted, of a banned agent, or of the last
+    /// issuer. The first 1,000 of their names, in order; left_without_count tells of all.
     #[prost(string, repeated, tag = "7")]
     pub left_without: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "8")]
+    pub agent_count: u64,
+    #[prost(uint64, tag = "9")]
+    pub entry_count: u64,
+    #[prost(uint64, tag = "10")]
+    pub left_without_count: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRevocationsRequest {
@@ -4204,9 +4212,10 @@ pub struct RevocationStatusResponse {
     pub serials: u64,
     #[prost(uint64, tag = "4")]
     pub rules: u64,
+    /// Agents with a stream, each once.
     #[prost(uint64, tag = "5")]
     pub agents: u64,
-    /// Agents that acknowledged `sequence` (or `wait_for`).
+    /// Those of them that acknowledged `sequence` (or `wait_for`).
     #[prost(uint64, tag = "6")]
     pub agents_current: u64,
     /// Slowest acknowledgement of the latest revocation in milliseconds.
@@ -4223,6 +4232,9 @@ pub struct RevocationStatusResponse {
     /// Connected agents that have not acknowledged it: the first 16 of their names, in order.
     #[prost(string, repeated, tag = "11")]
     pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Active agents whose certificate has not ended, without a stream: they take it when they come back.
+    #[prost(uint64, tag = "12")]
+    pub not_connected: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotRequest {}
@@ -4326,6 +4338,9 @@ pub struct FingerprintMatch {
     /// Live certificates with this fingerprint or key.
     #[prost(uint64, tag = "3")]
     pub certificates: u64,
+    /// What the CA itself uses this key for ("root", "intermediate" and on); empty for a key that is not its own.
+    #[prost(string, tag = "4")]
+    pub ca_role: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod revocation_client {

@@ -184,11 +184,8 @@ pub fn revoke(view: &View, request: &RevokeRequest<'_>) -> Result<Vec<Body>, Ref
         .filter(|s| view.revoked().revoked(&s.issuer, &s.serial).is_none());
     let serials: Vec<wire::RevokedSerial> = new.map(serial_to_wire).collect();
     let unique: BTreeSet<&Rule> = request.rules.iter().collect();
-    let rules: Vec<wire::RevocationRule> = unique
-        .into_iter()
-        .filter(|rule| !stands(view, rule))
-        .map(rule_to_wire)
-        .collect();
+    let new_rules: Vec<&Rule> = unique.into_iter().filter(|rule| !stands(view, rule)).collect();
+    let rules: Vec<wire::RevocationRule> = new_rules.iter().copied().map(rule_to_wire).collect();
     let held = view.revoked().serial_count() + serials.len();
     within(
         "revoked certificates",
@@ -196,12 +193,14 @@ pub fn revoke(view: &View, request: &RevokeRequest<'_>) -> Result<Vec<Body>, Ref
         revocation_limits::SERIALS_MAX,
         "revoke by identity or prefix",
     )?;
-    let held = view.revoked().rules().count() + rules.len();
+    let targets: BTreeSet<&RuleTarget> = new_rules.iter().map(|rule| &rule.target).collect();
+    let more = targets.iter().filter(|target| view.revoked().rule(target).is_none());
     within(
         "revocation rules",
-        held,
+        view.revoked().rule_count() + more.count(),
         revocation_limits::RULES_MAX,
-        "revoke by serial or by prefix",
+        "revoke by serial, entry, agent or selector, which need none, and for another reason than key-compromise, which \
+         blocks each key by one",
     )?;
     let issuers: BTreeSet<&[u8]> = serials.iter().map(|serial| serial.issuer_key_id.as_slice()).collect();
     within(

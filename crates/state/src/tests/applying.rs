@@ -457,3 +457,33 @@ fn rules_that_were_dead_when_one_was_recorded_take_no_room_from_it() {
     view.refold(full as u64 + 1, &revocation(later, last)).unwrap();
     assert_eq!(view.revoked().rules().count(), 1);
 }
+
+#[test]
+fn floors_that_lie_below_every_new_certificate_are_forgotten_and_keys_stay_blocked() {
+    let identity = |name: &str| SpiffeId::parse(&format!("spiffe://dev.test/{name}")).unwrap();
+    let prefix = mintage_identity::IdPrefix::parse("spiffe://dev.test/below/*").unwrap();
+    let rules = [
+        (RuleTarget::Identity(identity("web")), Some(NOW)),
+        (RuleTarget::Identity(identity("off")), None),
+        (RuleTarget::Prefix(prefix), Some(NOW)),
+        (RuleTarget::Key(SpkiHash::new([5; 32])), None),
+    ];
+    let revocation = Revocation {
+        at: NOW,
+        serials: Vec::new(),
+        rules: rules.map(|(target, cut)| Rule { target, cut }).to_vec(),
+        reason: RevocationReason::KeyCompromise,
+    };
+    let mut view = View::new(&domain());
+    view.refold(1, &Fold::Revoke(wire::Revoke::default(), revocation))
+        .unwrap();
+    let floors = |view: &View| ["web", "off", "below/a"].map(|name| view.floor(&identity(name)));
+    let held = [Floor::Above(NOW), Floor::Blocked, Floor::Above(NOW)];
+    let day = Duration::from_secs(86_400);
+    view.prune(NOW.plus(day));
+    assert_eq!(floors(&view), held);
+    view.prune(NOW.plus(day * 2));
+    assert_eq!(floors(&view), [Floor::Open, Floor::Blocked, Floor::Open]);
+    assert_eq!(view.revoked().rule_count(), 1, "nothing lives on that key");
+    assert!(view.key_blocked(&SpkiHash::new([5; 32])));
+}

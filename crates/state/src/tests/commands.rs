@@ -533,3 +533,41 @@ fn the_largest_parts_fit_a_record() {
     assert_eq!(bodies.len(), 1);
     bodies.into_iter().for_each(|body| assert_eq!(ca.append(body), None));
 }
+
+#[test]
+fn a_full_set_of_rules_says_what_needs_none_and_counts_nothing_twice() {
+    let mut view = View::new(&domain());
+    let rule = |number: usize, cut: Option<UnixTime>| mintage_revocation::Rule {
+        target: RuleTarget::Identity(SpiffeId::parse(&format!("spiffe://dev.test/w{number}")).unwrap()),
+        cut,
+    };
+    const PART: usize = 4_000;
+    let full = mintage_revocation::limits::RULES_MAX;
+    for part in 0..full / PART {
+        let revocation = mintage_revocation::Revocation {
+            at: NOW,
+            serials: Vec::new(),
+            rules: (part * PART..(part + 1) * PART).map(|n| rule(n, Some(NOW))).collect(),
+            reason: RevocationReason::Unspecified,
+        };
+        let fold = crate::stored::Fold::Revoke(wire::Revoke::default(), revocation);
+        view.refold(part as u64 + 1, &fold).unwrap();
+    }
+    let scope = Scope::Identity(SpiffeId::parse("spiffe://dev.test/w0").unwrap());
+    let draft = |rules: &[mintage_revocation::Rule]| {
+        let request = RevokeRequest {
+            serials: &[],
+            rules,
+            reason: RevocationReason::Unspecified,
+            note: "",
+            scope: &scope,
+        };
+        revoke(&view, &request)
+    };
+    let stronger = draft(&[rule(0, None)]).unwrap();
+    assert_eq!(stronger.len(), 1, "it takes the place of one that is held");
+    let refused = draft(&[rule(full, None)]).unwrap_err();
+    assert_eq!(refused.kind(), RefusalKind::Exhausted);
+    let text = refused.to_string();
+    assert!(text.contains("revoke by serial, entry, agent or selector"), "{text}");
+}
