@@ -94,79 +94,83 @@ struct Status {
 pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Export(args) => revocation_export::run(context, &args).await,
-        Verb::List(paging) => {
-            let revocation = context.ca().await?.revocation();
-            let (rows, next) = paging
-                .collect(SEARCH_ROWS_DEFAULT, async |page| {
-                    let before = match page.token.as_str() {
-                        "" => 0,
-                        token => token
-                            .parse()
-                            .map_err(|_| tonic::Status::invalid_argument("page token: not one of ours"))?,
-                    };
-                    let limit = page.limit.min(PAGE_ROWS_MAX);
-                    let request = ListRevocationsRequest { limit, before };
-                    let items = revocation.clone().list_revocations(request).await?.into_inner().items;
-                    // The oldest index of a full page is where the next one begins; nothing lies before record 0.
-                    let full = items.len() >= limit as usize;
-                    let next = items.last().filter(|last| full && last.index > 0);
-                    let next = next.map(|last| last.index.to_string()).unwrap_or_default();
-                    Ok((items, next))
-                })
-                .await?;
-            let rows: Vec<RevocationRow> = rows.into_iter().map(Into::into).collect();
-            context.output.list("revocations", &rows, next.as_deref())
-        }
+        Verb::List(paging) => list(context, &paging).await,
         Verb::Crl(wanted) => crl::run(context, wanted).await,
-        Verb::Status => {
-            let mut revocation = context.ca().await?.revocation();
-            let answer = revocation
-                .revocation_status(RevocationStatusRequest::default())
-                .await?
-                .into_inner();
-            let status = Status {
-                epoch: answer.epoch,
-                sequence: answer.sequence,
-                serials: answer.serials,
-                rules: answer.rules,
-                agents: answer.agents,
-                agents_current: answer.agents_current,
-                acks: answer.acks,
-                p50_ack_ms: answer.p50_ack_ms,
-                p99_ack_ms: answer.p99_ack_ms,
-                slowest_ack_ms: answer.slowest_ack_ms,
-                missing: answer.missing,
-                not_connected: answer.not_connected,
-            };
-            context.output.object(&status, || {
-                fields(&[
-                    ("epoch", status.epoch.to_string()),
-                    ("sequence", status.sequence.to_string()),
-                    ("revoked", format!("{} serials, {} rules", status.serials, status.rules)),
-                    (
-                        "enforced",
-                        format!("on {} of {} agents", status.agents_current, status.agents),
-                    ),
-                    ("missing", status.missing.join(", ")),
-                    (
-                        "not connected",
-                        match status.not_connected {
-                            0 => String::new(),
-                            away => away.to_string(),
-                        },
-                    ),
-                    (
-                        "latest revocation",
-                        match status.acks {
-                            0 => String::new(),
-                            _ => format!(
-                                "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms",
-                                status.p50_ack_ms, status.p99_ack_ms, status.slowest_ack_ms
-                            ),
-                        },
-                    ),
-                ])
-            })
-        }
+        Verb::Status => status(context).await,
     }
+}
+
+async fn list(context: &Context, paging: &Paging) -> Result<(), Failure> {
+    let revocation = context.ca().await?.revocation();
+    let (rows, next) = paging
+        .collect(SEARCH_ROWS_DEFAULT, async |page| {
+            let before = match page.token.as_str() {
+                "" => 0,
+                token => token
+                    .parse()
+                    .map_err(|_| tonic::Status::invalid_argument("page token: not one of ours"))?,
+            };
+            let limit = page.limit.min(PAGE_ROWS_MAX);
+            let request = ListRevocationsRequest { limit, before };
+            let items = revocation.clone().list_revocations(request).await?.into_inner().items;
+            // The oldest index of a full page is where the next one begins; nothing lies before record 0.
+            let full = items.len() >= limit as usize;
+            let next = items.last().filter(|last| full && last.index > 0);
+            let next = next.map(|last| last.index.to_string()).unwrap_or_default();
+            Ok((items, next))
+        })
+        .await?;
+    let rows: Vec<RevocationRow> = rows.into_iter().map(Into::into).collect();
+    context.output.list("revocations", &rows, next.as_deref())
+}
+
+async fn status(context: &Context) -> Result<(), Failure> {
+    let mut revocation = context.ca().await?.revocation();
+    let answer = revocation
+        .revocation_status(RevocationStatusRequest::default())
+        .await?
+        .into_inner();
+    let status = Status {
+        epoch: answer.epoch,
+        sequence: answer.sequence,
+        serials: answer.serials,
+        rules: answer.rules,
+        agents: answer.agents,
+        agents_current: answer.agents_current,
+        acks: answer.acks,
+        p50_ack_ms: answer.p50_ack_ms,
+        p99_ack_ms: answer.p99_ack_ms,
+        slowest_ack_ms: answer.slowest_ack_ms,
+        missing: answer.missing,
+        not_connected: answer.not_connected,
+    };
+    context.output.object(&status, || {
+        fields(&[
+            ("epoch", status.epoch.to_string()),
+            ("sequence", status.sequence.to_string()),
+            ("revoked", format!("{} serials, {} rules", status.serials, status.rules)),
+            (
+                "enforced",
+                format!("on {} of {} agents", status.agents_current, status.agents),
+            ),
+            ("missing", status.missing.join(", ")),
+            (
+                "not connected",
+                match status.not_connected {
+                    0 => String::new(),
+                    away => away.to_string(),
+                },
+            ),
+            (
+                "latest revocation",
+                match status.acks {
+                    0 => String::new(),
+                    _ => format!(
+                        "p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms",
+                        status.p50_ack_ms, status.p99_ack_ms, status.slowest_ack_ms
+                    ),
+                },
+            ),
+        ])
+    })
 }

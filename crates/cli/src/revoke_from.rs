@@ -112,23 +112,23 @@ pub(crate) async fn run(context: &Context, revoke: &Revoke, file: &Path) -> Resu
     ended
 }
 
-/// What was done, and the first failure; after that one nothing more was tried.
-async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome, Result<(), Failure>), Failure> {
+/// What the CA knows of the fingerprints.
+async fn matches_of(ca: &Ca, findings: &Findings) -> Result<Vec<FingerprintMatch>, Failure> {
     let sha256: Vec<Vec<u8>> = findings
         .fingerprints
         .keys()
         .map(|fingerprint| fingerprint.to_vec())
         .collect();
-    let matches = match sha256.is_empty() {
-        true => Vec::new(),
-        false => {
-            ca.revocation()
-                .find_fingerprints(FindFingerprintsRequest { sha256 })
-                .await?
-                .into_inner()
-                .matches
-        }
-    };
+    if sha256.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = FindFingerprintsRequest { sha256 };
+    Ok(ca.revocation().find_fingerprints(request).await?.into_inner().matches)
+}
+
+/// What was done, and the first failure; after that one nothing more was tried.
+async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome, Result<(), Failure>), Failure> {
+    let matches = matches_of(ca, &findings).await?;
     let mut outcome = Outcome {
         findings: findings.count,
         matched: Vec::new(),
@@ -176,16 +176,14 @@ async fn strike(ca: &Ca, revoke: &Revoke, findings: Findings) -> Result<(Outcome
             }
         }
     }
-    outcome.unmatched = unmatched
-        .into_iter()
-        .map(|(fingerprint, place)| Found {
-            fingerprint: hex::encode(fingerprint),
-            place,
-            of: "",
-            serial: String::new(),
-            certificates: 0,
-        })
-        .collect();
+    let unknown = |(fingerprint, place): ([u8; 32], String)| Found {
+        fingerprint: hex::encode(fingerprint),
+        place,
+        of: "",
+        serial: String::new(),
+        certificates: 0,
+    };
+    outcome.unmatched = unmatched.into_iter().map(unknown).collect();
     Ok((outcome, own.and(ended)))
 }
 

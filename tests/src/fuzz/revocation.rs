@@ -66,7 +66,7 @@ fn revocation(number: u8) -> Revocation {
         serials: vec![serial(NATIVE, 600), serial(FOREIGN, 40_000)],
         rules: vec![Rule {
             target,
-            cut: (number % 2 == 0).then_some(START),
+            cut: number.is_multiple_of(2).then_some(START),
         }],
         reason: RevocationReason::KeyCompromise,
     }

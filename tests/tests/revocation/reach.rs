@@ -55,6 +55,52 @@ fn last_line(output: &Output) -> (String, [f64; 2]) {
     (line.to_owned(), figures.try_into().unwrap_or_else(|_| panic!("{told}")))
 }
 
+fn id(agent: &AgentProcess) -> Pid {
+    Pid::from_raw(i32::try_from(agent.id()).unwrap()).unwrap()
+}
+
+/// An agent that reads nothing until its queue is full is cut off, and is current again soon after it comes back.
+async fn cut_off_and_back(socket: &Path, agent: &mut AgentProcess) {
+    kill_process(id(agent), Signal::STOP).unwrap();
+    let mut revocation = RevocationClient::new(admin(socket).await.unwrap());
+    let began = Instant::now();
+    for number in 0_u64.. {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        let request = RevokeRequest {
+            target: Some(Target::Key(hex::encode(key))),
+            ..RevokeRequest::default()
+        };
+        revocation.revoke(request).await.unwrap();
+        if number % 50 == 49 && status(socket)["agents"] == AGENTS - 1 {
+            println!("cut off after {} revocations", number + 1);
+            break;
+        }
+        assert!(
+            began.elapsed() < 3 * BOUND,
+            "{number} revocations, and its queue is not full"
+        );
+    }
+    kill_process(id(agent), Signal::CONT).unwrap();
+    agent.wait_for("its coming back", || {
+        (status(socket)["agents_current"] == AGENTS).then_some(())
+    });
+}
+
+/// An agent that is away is told of, and nobody waits for it.
+fn is_away(socket: &Path, away: AgentProcess, other: &mut AgentProcess) {
+    assert_eq!(away.stop(), Some(0));
+    other.wait_for("its leaving", || (status(socket)["agents"] == AGENTS - 1).then_some(()));
+    let output = mintage(socket, &["revoke", "--key", &"cd".repeat(32), "--wait", "30s"]);
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("enforced on 3 of 3 agents") && told.contains("; 1 not connected"),
+        "{told}"
+    );
+    assert_eq!(status(socket)["not_connected"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_is_told_how_fast_agents_follow_and_which_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -76,8 +122,6 @@ async fn the_operator_is_told_how_fast_agents_follow_and_which_one_does_not() {
     agents[0].wait_for("every agent", || {
         (status(&socket)["agents_current"] == AGENTS).then_some(())
     });
-    let id = |agent: &AgentProcess| Pid::from_raw(i32::try_from(agent.id()).unwrap()).unwrap();
-
     let output = mintage(
         &socket,
         &["revoke", "--spiffe-id", "spiffe://dev.test/db", "--wait", "30s"],
@@ -115,45 +159,9 @@ async fn the_operator_is_told_how_fast_agents_follow_and_which_one_does_not() {
     });
     assert_eq!(status(&socket)["missing"], serde_json::json!([]));
 
-    // One that reads nothing until its queue is full is cut off, and is current again soon after it comes back.
-    kill_process(id(&agents[1]), Signal::STOP).unwrap();
-    let mut revocation = RevocationClient::new(admin(&socket).await.unwrap());
-    let began = Instant::now();
-    for number in 0_u64.. {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&number.to_le_bytes());
-        let request = RevokeRequest {
-            target: Some(Target::Key(hex::encode(key))),
-            ..RevokeRequest::default()
-        };
-        revocation.revoke(request).await.unwrap();
-        if number % 50 == 49 && status(&socket)["agents"] == AGENTS - 1 {
-            println!("cut off after {} revocations", number + 1);
-            break;
-        }
-        assert!(
-            began.elapsed() < 3 * BOUND,
-            "{number} revocations, and its queue is not full"
-        );
-    }
-    kill_process(id(&agents[1]), Signal::CONT).unwrap();
-    agents[1].wait_for("its coming back", || {
-        (status(&socket)["agents_current"] == AGENTS).then_some(())
-    });
+    cut_off_and_back(&socket, &mut agents[1]).await;
 
-    // One that is away is told of, and nobody waits for it.
-    assert_eq!(agents.pop().unwrap().stop(), Some(0));
-    agents[0].wait_for("its leaving", || {
-        (status(&socket)["agents"] == AGENTS - 1).then_some(())
-    });
-    let output = mintage(&socket, &["revoke", "--key", &"cd".repeat(32), "--wait", "30s"]);
-    assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        told.contains("enforced on 3 of 3 agents") && told.contains("; 1 not connected"),
-        "{told}"
-    );
-    assert_eq!(status(&socket)["not_connected"], 1);
+    is_away(&socket, agents.pop().unwrap(), &mut agents[0]);
     for agent in agents {
         assert_eq!(agent.stop(), Some(0));
     }

@@ -263,6 +263,27 @@ async fn standing(socket: &Path) -> (usize, Vec<(String, String)>) {
     (records(socket, "revoke", "").await.len(), agents)
 }
 
+/// A rehearsal says what the deed does.
+fn told_alike(option: &str, rehearsed: &Value, done: &Value) {
+    let fields = [
+        "certificates",
+        "agents",
+        "entries",
+        "serials",
+        "agent_count",
+        "entry_count",
+        "left_without",
+    ];
+    for field in fields {
+        assert_eq!(rehearsed[field], done[field], "{option}: {field}");
+    }
+    assert_eq!(
+        (&rehearsed["dry_run"], &rehearsed["sequence"]),
+        (&true.into(), &0.into()),
+        "{option}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_tells_what_each_target_strikes_and_changes_nothing() {
     let (ca, mut stream) = serving().await;
@@ -313,22 +334,7 @@ async fn a_rehearsal_tells_what_each_target_strikes_and_changes_nothing() {
         let rehearsed = printed(&ca, &[&words[..], &["--dry-run"]].concat()).await;
         assert_eq!(standing(socket).await, before, "{option}");
         let done = printed(&ca, &words).await;
-        for field in [
-            "certificates",
-            "agents",
-            "entries",
-            "serials",
-            "agent_count",
-            "entry_count",
-            "left_without",
-        ] {
-            assert_eq!(rehearsed[field], done[field], "{option}: {field}");
-        }
-        assert_eq!(
-            (&rehearsed["dry_run"], &rehearsed["sequence"]),
-            (&true.into(), &0.into()),
-            "{option}"
-        );
+        told_alike(option, &rehearsed, &done);
         assert!(done["certificates"].as_u64() >= Some(certificates), "{option}: {done}");
         assert_eq!(done["entry_count"], entries, "{option}: {done}");
         let (revocations, agents) = standing(socket).await;
