@@ -7,12 +7,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
 use mintage_attest::AgentSession;
+use mintage_proto::check_metadata;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::warn;
@@ -25,12 +22,6 @@ use crate::{
     roles::{allowed, role_of},
     status::{Refusal, over_limit},
 };
-
-/// Binary metadata comes with padding or without it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Puts a [`Gate`] in front of a service.
 #[derive(Clone)]
@@ -78,12 +69,10 @@ impl<S> Gate<S> {
             }
             return Err(refusal.into());
         }
-        if let Some(name) = garbled(request.headers()) {
+        if let Err(garbled) = check_metadata(request.headers()) {
             self.desk.metrics.refused_call("metadata");
-            warn!(?role, path, %name, "call with garbled metadata");
-            let text =
-                format!("metadata {name}: base64 is taken under names ending in -bin, printable ASCII elsewhere");
-            return Err(Status::invalid_argument(text));
+            warn!(?role, path, name = %garbled.name(), "call with garbled metadata");
+            return Err(Status::invalid_argument(garbled.to_string()));
         }
         Ok(())
     }
@@ -95,26 +84,6 @@ fn agent_session(peer: &Peer) -> Option<AgentSession> {
     match peer {
         Peer::Tls(tls) => tls.agent_session(),
         Peer::Admin(_) => None,
-    }
-}
-
-/// The first header with a value that no gRPC client sends. Nothing here reads such metadata; it is refused so that nothing
-/// behind this gate ever has to.
-fn garbled(headers: &HeaderMap) -> Option<&HeaderName> {
-    headers
-        .iter()
-        .find(|(name, value)| !is_sound(name, value))
-        .map(|(name, _)| name)
-}
-
-fn is_sound(name: &HeaderName, value: &HeaderValue) -> bool {
-    match name.as_str().ends_with("-bin") {
-        // Several values of one name may travel in one line.
-        true => value
-            .as_bytes()
-            .split(|octet| *octet == b',')
-            .all(|one| BASE64.decode(one.trim_ascii()).is_ok()),
-        false => value.to_str().is_ok(),
     }
 }
 
@@ -148,25 +117,5 @@ where
             }
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binary_metadata_is_base64_and_the_rest_is_printable() {
-        let sound = |name: &str, value: &[u8]| {
-            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            is_sound(&name, &HeaderValue::from_bytes(value).unwrap())
-        };
-        for good in ["", "AA", "AA==", "AAAA, AA ,AAA="] {
-            assert!(sound("x-bin", good.as_bytes()), "{good:?}");
-        }
-        for bad in [b"A".as_slice(), b"!!!!", b"AA=A", b"\xff\xfe", b"AA;AA", b"A A"] {
-            assert!(!sound("x-bin", bad), "{bad:?}");
-        }
-        assert!(sound("x-text", b"any ~ text\t") && !sound("x-text", b"caf\xe9"));
     }
 }
