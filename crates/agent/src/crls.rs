@@ -10,13 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use mintage_identity::{IssuerKeyId, UnixTime};
-use mintage_proto::{
-    v1::CrlChunk,
-    workload::{X509BundlesResponse, X509svidResponse},
-};
+use mintage_proto::workload::{X509BundlesResponse, X509svidResponse};
 use mintage_svid::{
     Crl,
-    limits::CRL_BYTES_MAX,
     pem::{Label, encode},
 };
 use prost::Message as _;
@@ -124,77 +120,16 @@ impl Crls {
     }
 }
 
-/// Puts the chunks of a list together again.
-#[derive(Default)]
-pub(crate) struct Assembly {
-    issuer: Vec<u8>,
-    number: u64,
-    total: u64,
-    bytes: Vec<u8>,
-}
-
-impl Assembly {
-    /// Takes the next chunk; the whole list after its last.
-    ///
-    /// # Errors
-    /// Refuses chunks that do not follow one another, and lists above the limit; the field that is wrong is named. Nothing
-    /// is taken after that until a chunk begins a list.
-    pub(crate) fn add(&mut self, chunk: CrlChunk) -> Result<Option<Vec<u8>>, String> {
-        if chunk.offset == 0 {
-            *self = Self {
-                issuer: chunk.issuer_key_id.clone(),
-                number: chunk.number,
-                total: chunk.total,
-                bytes: Vec::new(),
-            };
-        }
-        if let Err(problem) = self.check(&chunk) {
-            *self = Self::default();
-            return Err(problem);
-        }
-        self.bytes.extend_from_slice(&chunk.data);
-        Ok((self.bytes.len() as u64 == self.total).then(|| std::mem::take(self).bytes))
-    }
-
-    fn check(&self, chunk: &CrlChunk) -> Result<(), String> {
-        let have = self.bytes.len() as u64;
-        if chunk.total > CRL_BYTES_MAX as u64 {
-            return Err(format!("total is {}, the limit is {CRL_BYTES_MAX} bytes", chunk.total));
-        }
-        if chunk.offset != have {
-            return Err(format!("offset is {}, its chunks so far end at {have}", chunk.offset));
-        }
-        if chunk.issuer_key_id != self.issuer {
-            return Err("issuer_key_id changes within a list".to_owned());
-        }
-        if chunk.number != self.number {
-            return Err(format!(
-                "number goes from {} to {} within a list",
-                self.number, chunk.number
-            ));
-        }
-        if chunk.total != self.total {
-            return Err(format!(
-                "total goes from {} to {} within a list",
-                self.total, chunk.total
-            ));
-        }
-        if chunk.data.is_empty() {
-            return Err("data is empty".to_owned());
-        }
-        match have.saturating_add(chunk.data.len() as u64) {
-            end if end > self.total => Err(format!("data goes to byte {end}, its total is {}", self.total)),
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use mintage_identity::TrustDomain;
-    use mintage_proto::v1::TrustBundle;
+    use mintage_proto::{
+        CrlAssembly,
+        v1::{CrlChunk, TrustBundle},
+    };
+    use mintage_svid::limits::CRL_BYTES_MAX;
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
         KeyPair, KeyUsagePurpose, SerialNumber,
@@ -328,7 +263,7 @@ mod tests {
         let whole = chunks(&next);
         assert!(whole.len() > 2);
         for cut in 1..whole.len() {
-            let mut parts = Assembly::default();
+            let mut parts = CrlAssembly::new(CRL_BYTES_MAX);
             for chunk in &whole[..cut] {
                 assert_eq!(parts.add(chunk.clone()), Ok(None));
             }
@@ -343,52 +278,5 @@ mod tests {
             assert_eq!(newer.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [8]);
         }
         assert_eq!(held.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [7]);
-    }
-
-    #[test]
-    fn chunks_make_the_list_again_and_nothing_else() {
-        let chunk = |offset: u64, data: &[u8]| CrlChunk {
-            issuer_key_id: vec![1; 32],
-            number: 5,
-            offset,
-            total: 6,
-            data: data.to_vec(),
-            is_last: false,
-        };
-        let mut parts = Assembly::default();
-        assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));
-        assert_eq!(parts.add(chunk(3, b"def")), Ok(Some(b"abcdef".to_vec())));
-        let bent = |bend: fn(&mut CrlChunk)| {
-            let mut bent = chunk(3, b"def");
-            bend(&mut bent);
-            bent
-        };
-        // What follows the first half, and the field that is told.
-        let cases = [
-            (bent(|chunk| chunk.offset = 2), "offset"),
-            (bent(|chunk| chunk.offset = 4), "offset"),
-            (bent(|chunk| chunk.offset = u64::MAX), "offset"),
-            (bent(|chunk| chunk.number = 6), "number"),
-            (bent(|chunk| chunk.issuer_key_id[0] = 2), "issuer_key_id"),
-            (bent(|chunk| chunk.total = 7), "total"),
-            (bent(|chunk| chunk.total = CRL_BYTES_MAX as u64 + 1), "total"),
-            (bent(|chunk| chunk.data.clear()), "data"),
-            (bent(|chunk| chunk.data.push(0)), "data"),
-        ];
-        for (wrong, field) in cases {
-            assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));
-            let told = parts.add(wrong).unwrap_err();
-            assert!(told.starts_with(field), "{field}: {told}");
-            // The rest of that list is none, and the next one begins anew.
-            assert!(parts.add(chunk(3, b"def")).unwrap_err().starts_with("offset"));
-            assert_eq!(parts.add(chunk(0, b"abc")), Ok(None));
-            assert_eq!(parts.add(chunk(3, b"def")), Ok(Some(b"abcdef".to_vec())));
-        }
-        // Once more what was whole, and no beginning of one.
-        assert!(parts.add(chunk(3, b"def")).unwrap_err().starts_with("offset"));
-        let mut long = chunk(0, b"abc");
-        long.total = CRL_BYTES_MAX as u64 + 1;
-        assert!(parts.add(long).unwrap_err().contains("limit"));
-        assert!(parts.add(chunk(0, b"")).unwrap_err().starts_with("data"));
     }
 }

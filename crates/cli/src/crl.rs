@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mintage_identity::IssuerKeyId;
-use mintage_proto::{issuer_key_id, v1::WatchCrlsRequest};
+use mintage_proto::{CrlAssembly, issuer_key_id, v1::WatchCrlsRequest};
 use mintage_svid::{
     Crl,
     limits::CRL_BYTES_MAX,
@@ -91,26 +91,22 @@ async fn fetch(context: &Context) -> Result<Vec<(IssuerKeyId, Crl)>, Failure> {
     let mut chunks = client.watch(WatchCrlsRequest { once: true }).await?.into_inner();
     let bad = |why: String| Failure::Remote(format!("the CA sent a bad list of revoked certificates: {why}"));
     let mut lists = Vec::new();
-    let mut bytes: Vec<u8> = Vec::new();
+    let mut parts = CrlAssembly::new(CRL_BYTES_MAX);
     let mut is_whole = false;
     while let Some(chunk) = chunks.message().await? {
-        let length = (bytes.len() + chunk.data.len()) as u64;
-        if chunk.offset != bytes.len() as u64 || length > chunk.total || chunk.total > CRL_BYTES_MAX as u64 {
-            return Err(bad("its chunks do not follow one another, or it is too long".to_owned()));
-        }
-        bytes.extend_from_slice(&chunk.data);
-        if length == chunk.total {
-            let issuer =
-                issuer_key_id("issuer_key_id", &chunk.issuer_key_id).map_err(|error| bad(error.to_string()))?;
-            let list = Crl::parse(&std::mem::take(&mut bytes)).map_err(|error| bad(error.to_string()))?;
+        let issuer = issuer_key_id("issuer_key_id", &chunk.issuer_key_id).map_err(|error| bad(error.to_string()))?;
+        let is_last = chunk.is_last;
+        let list = parts.add(chunk).map_err(bad)?;
+        is_whole = list.is_some() && is_last;
+        if let Some(der) = list {
+            let list = Crl::parse(&der).map_err(|error| bad(error.to_string()))?;
             if lists.len() == CRLS_MAX {
                 return Err(bad(format!("there are more than {CRLS_MAX}")));
             }
             lists.push((issuer, list));
-            is_whole = chunk.is_last;
         }
     }
-    match is_whole && bytes.is_empty() {
+    match is_whole {
         true => Ok(lists),
         false => Err(bad("it ended early".to_owned())),
     }

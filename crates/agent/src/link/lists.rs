@@ -3,7 +3,11 @@
 
 use std::{future::pending, sync::Arc};
 
-use mintage_proto::v1::{WatchCrlsRequest, crls_client::CrlsClient};
+use mintage_proto::{
+    CrlAssembly,
+    v1::{WatchCrlsRequest, crls_client::CrlsClient},
+};
+use mintage_svid::limits::CRL_BYTES_MAX;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -13,7 +17,7 @@ use tonic::{Code, Status, transport::Channel};
 use super::connect::chain_of;
 use crate::{
     core::Input,
-    crls::{Assembly, Taken},
+    crls::Taken,
     limits::{CRLS_AGAIN_AFTER, MESSAGE_DOWN_BYTES_MAX},
     shared::Shared,
 };
@@ -37,7 +41,7 @@ pub(super) async fn follow(shared: Arc<Shared>, inbox: mpsc::Sender<Input>, chan
 async fn round(shared: &Arc<Shared>, inbox: &mpsc::Sender<Input>, channel: Channel) -> Result<(), Status> {
     let mut client = CrlsClient::new(channel).max_decoding_message_size(MESSAGE_DOWN_BYTES_MAX);
     let mut stream = client.watch(WatchCrlsRequest { once: false }).await?.into_inner();
-    let mut parts = Assembly::default();
+    let mut parts = CrlAssembly::new(CRL_BYTES_MAX);
     let mut again: Option<Instant> = None;
     loop {
         let wanted = async {
