@@ -7,7 +7,7 @@ use std::{
 };
 
 use mintage_agent::{AgentEvent, Delivery, Layout};
-use mintage_proto::v1::{Refusal, Renew, Trust, ca_message::Message};
+use mintage_proto::v1::{Refusal, Trust, ca_message::Message};
 
 use crate::support::{
     self, FakeCa,
@@ -21,15 +21,6 @@ async fn delivered_once() -> (FakeCa, Node, Running) {
     let mut agent = node.start(node.config(&["web"]), Some(ca.token()));
     agent.delivered("web").await;
     (ca, node, agent)
-}
-
-fn renew(ca: &FakeCa) {
-    let renew = Renew {
-        entries: vec!["web".to_owned()],
-        agent: false,
-        why: "test".to_owned(),
-    };
-    assert_eq!(ca.push(Message::Renew(renew)), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +57,7 @@ async fn output_dir_removed_or_replaced_by_a_symlink_keeps_writing_out_of_the_ne
     let moved = node.temp.path().join("moved");
     fs::rename(node.folder("web"), &moved).unwrap();
     symlink(&moved, node.folder("web")).unwrap();
-    renew(&ca);
+    ca.renew(&["web"]);
     let said = agent.problem("deliver").await;
     assert!(said.contains("symbolic link"), "{said}");
     assert!(
@@ -97,7 +88,7 @@ async fn a_removed_folder_is_made_again_where_it_was_and_nowhere_else() {
     let mut agent = node.start(config, Some(ca.token()));
     agent.delivered("web").await;
     fs::remove_dir_all(&folder).unwrap();
-    renew(&ca);
+    ca.renew(&["web"]);
     let (serial, _) = agent.delivered("web").await;
     let pair = read_generation(&folder).unwrap();
     assert!(pair.matches() && pair.serial() == serial);
@@ -106,7 +97,7 @@ async fn a_removed_folder_is_made_again_where_it_was_and_nowhere_else() {
     // Somebody else's directory in its place is not taken: that is for whoever runs the agent to say.
     fs::rename(&place, &other).unwrap();
     fs::create_dir(&place).unwrap();
-    renew(&ca);
+    ca.renew(&["web"]);
     let said = agent.problem("deliver").await;
     assert!(said.contains("is gone") && said.contains("SIGHUP the agent"), "{said}");
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
@@ -133,7 +124,7 @@ async fn certificates_that_do_not_verify_never_reach_the_folder() {
     ];
     for (what, bend) in cases {
         bend(&mut ca.script());
-        renew(&ca);
+        ca.renew(&["web"]);
         let said = agent.problem("verify").await;
         assert!(!said.is_empty(), "{what}");
         assert_eq!(node.read("web"), before, "{what}");
@@ -155,7 +146,7 @@ async fn a_refusal_is_told_with_its_code_and_the_old_pair_stays() {
         retry: true,
         ..Refusal::default()
     });
-    renew(&ca);
+    ca.renew(&["web"]);
     let said = agent.problem("mint").await;
     assert!(
         said.contains("ttl_too_long") && said.contains("too long a lifetime"),
@@ -197,7 +188,7 @@ async fn a_changed_entry_gets_a_new_certificate_and_a_removed_one_no_more_renewa
     let said = agent.problem("entry").await;
     assert!(said.contains("offers no such entry"), "{said}");
     let asked = ca.asks_for("web").len();
-    renew(&ca);
+    ca.renew(&["web"]);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(ca.asks_for("web").len(), asked);
     assert!(
@@ -256,7 +247,7 @@ async fn a_folder_on_a_disk_that_refuses_is_tried_again_with_the_same_certificat
     let before = node.read("web");
     let folder = node.folder("web");
     refuse_writes(&folder, true);
-    renew(&ca);
+    ca.renew(&["web"]);
     let said = agent.problem("deliver").await;
     assert!(!said.is_empty());
     assert_eq!(node.read("web"), before);

@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener, time::Duration};
 
 use mintage_agent::{AgentEvent, Delivery, Effect, Hook, HookAction, Window};
 use mintage_identity::Serial;
-use mintage_proto::v1::{Entry, Renew, ca_message::Message};
+use mintage_proto::v1::Entry;
 
 use crate::support::{
     FakeCa,
@@ -27,15 +27,6 @@ async fn slow_ca() -> FakeCa {
     let ca = FakeCa::start(vec![web]).await;
     (ca.script().svid_ttl, ca.script().agent_ttl) = (LIFE, 7 * LIFE);
     ca
-}
-
-fn renew(ca: &FakeCa) {
-    let renew = Renew {
-        entries: vec!["web".to_owned()],
-        agent: false,
-        why: "test".to_owned(),
-    };
-    assert_eq!(ca.push(Message::Renew(renew)), 1);
 }
 
 /// A hook that runs this line of shell.
@@ -119,7 +110,7 @@ async fn hooks_wait_for_their_window_unless_what_is_served_ends_or_was_revoked()
     agent.delivered("web").await;
     nothing_runs(&node, 1, "a start is no change").await;
     online(&agent).await;
-    renew(&ca);
+    ca.renew(&["web"]);
     let (second, end) = agent.delivered("web").await;
     nothing_runs(&node, 1, "outside of the window").await;
     agent.stop().await;
@@ -134,7 +125,7 @@ async fn hooks_wait_for_their_window_unless_what_is_served_ends_or_was_revoked()
     ca.revoke(second, end);
     let third = acted(&mut agent).await;
     assert_ne!(third, second);
-    renew(&ca);
+    ca.renew(&["web"]);
     let fourth = loop {
         let (serial, _) = agent.delivered("web").await;
         if serial != third {
@@ -146,7 +137,7 @@ async fn hooks_wait_for_their_window_unless_what_is_served_ends_or_was_revoked()
     node.clock.shift(6 * HOUR + 120);
     assert_eq!(acted(&mut agent).await, fourth, "in the window");
     node.clock.shift(8 * HOUR);
-    renew(&ca);
+    ca.renew(&["web"]);
     agent.delivered("web").await;
     nothing_runs(&node, 4, "after the window").await;
     // The next window comes after the end.

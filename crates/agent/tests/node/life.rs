@@ -8,7 +8,7 @@ use std::{
 
 use mintage_agent::{AgentError, AgentEvent};
 use mintage_identity::CertHash;
-use mintage_proto::v1::{Renew, Retire, ca_message::Message};
+use mintage_proto::v1::{Retire, ca_message::Message};
 
 use crate::support::{
     self, FakeCa,
@@ -119,11 +119,7 @@ async fn a_lost_mint_answer_is_asked_again_with_the_same_id_and_key_and_the_next
     let asks = ca.asks_for("web");
     assert_eq!(asks.len(), 2, "{asks:?}");
     assert_eq!(asks[0], asks[1]);
-    ca.push(Message::Renew(Renew {
-        entries: vec!["web".to_owned()],
-        agent: false,
-        why: "test".to_owned(),
-    }));
+    ca.renew(&["web"]);
     let (second, _) = agent.delivered("web").await;
     let asks = ca.asks_for("web");
     assert_ne!(first, second);

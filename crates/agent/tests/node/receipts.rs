@@ -4,7 +4,6 @@
 use std::{fs, path::Path};
 
 use mintage_agent::Config;
-use mintage_proto::v1::{Renew, ca_message::Message};
 use tonic::Status;
 
 use crate::support::{
@@ -46,12 +45,7 @@ async fn proven(node: &Node) -> Vec<u8> {
 }
 
 async fn renewed(ca: &FakeCa, agent: &mut Running, before: mintage_identity::Serial) {
-    let renew = Renew {
-        entries: vec!["web".to_owned()],
-        agent: false,
-        why: "test".to_owned(),
-    };
-    assert_eq!(ca.push(Message::Renew(renew)), 1);
+    ca.renew(&["web"]);
     while agent.delivered("web").await.0 == before {}
 }
 

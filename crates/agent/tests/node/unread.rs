@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use mintage_agent::{SocketLimit, SocketLimits};
 use mintage_proto::{
     sds::{DiscoveryRequest, DiscoveryResponse, secret_discovery_service_client::SecretDiscoveryServiceClient},
-    v1::{self, ca_message::Message},
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
 use tokio::{
@@ -107,11 +106,7 @@ async fn a_client_that_never_reads_loses_its_connection_and_others_are_told_all(
         }
         // One message is half sent, one waits behind it, and the next one finds no room.
         for _ in 0..3 {
-            ca.push(Message::Renew(v1::Renew {
-                entries: vec!["web".to_owned()],
-                agent: false,
-                why: String::new(),
-            }));
+            ca.renew(&["web"]);
             let now = next(&mut reader).await;
             assert_ne!(now, last, "each is sent to whoever reads");
             last = now;

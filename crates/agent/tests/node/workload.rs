@@ -59,11 +59,7 @@ async fn w8_w10_full_set_at_once_and_again_at_every_change() {
     assert_eq!(next(&mut second).await, first);
     assert_eq!(ca.seen().asks.len(), asked);
     // A renewal reaches both; then an entry goes.
-    ca.push(Message::Renew(v1::Renew {
-        entries: vec!["a".to_owned()],
-        agent: false,
-        why: String::new(),
-    }));
+    ca.renew(&["a"]);
     for stream in [&mut stream, &mut second] {
         let renewed = next(stream).await;
         assert_ne!(renewed.svids[0].x509_svid_key, first.svids[0].x509_svid_key);
@@ -302,11 +298,7 @@ async fn one_user_cannot_open_streams_without_end_and_a_client_that_never_reads_
     );
     // None of them was read so far; each still gets the newest set.
     for _ in 0..3 {
-        ca.push(Message::Renew(v1::Renew {
-            entries: vec![],
-            agent: false,
-            why: String::new(),
-        }));
+        ca.renew(&[]);
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     let asks = ca.asks_for("web").len();

@@ -233,6 +233,16 @@ impl FakeCa {
             .count()
     }
 
+    /// Asks the agent to renew the identities of these entries, or of all when none is named; it has one stream, which takes it.
+    pub fn renew(&self, entries: &[&str]) {
+        let renew = v1::Renew {
+            entries: entries.iter().map(|entry| (*entry).to_owned()).collect(),
+            agent: false,
+            why: "test".to_owned(),
+        };
+        assert_eq!(self.push(Message::Renew(renew)), 1);
+    }
+
     /// Changes the entries and pushes the difference.
     pub fn set_entries(&self, entries: Vec<v1::Entry>) {
         let old = std::mem::replace(&mut self.script().entries, entries.clone());
