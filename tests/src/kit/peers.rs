@@ -40,6 +40,15 @@ pub fn missing<T>(what: &str, why: &str) -> Option<T> {
     None
 }
 
+/// Whether this is root. Where it is not, the part of the test that needs it ends, and is named as what is missing.
+///
+/// # Panics
+///
+/// As [`missing`].
+pub fn root(why: &str) -> bool {
+    rustix::process::geteuid().is_root() || missing::<()>("root", why).is_some()
+}
+
 fn listed(command: &str) -> bool {
     let table: toml::Table = TABLE.parse().expect("peers.toml reads");
     let rows = table

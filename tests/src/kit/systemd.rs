@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     agent::WAIT_MAX,
-    peers::{missing, peer},
+    peers::{missing, peer, root},
 };
 
 /// Where Debian's package has it.
@@ -49,8 +49,8 @@ impl Systemd {
         let unshare = peer("unshare")?;
         peer("systemctl")?;
         peer("nsenter")?;
-        if !rustix::process::geteuid().is_root() {
-            return missing("systemd", "namespaces for it are made by root alone");
+        if !root("namespaces for systemd are made by nobody else") {
+            return None;
         }
         let Some(mount) = cgroup2() else {
             return missing("systemd", "no cgroup2 is mounted");
