@@ -3,7 +3,7 @@
 
 use std::{fs, net::TcpListener, time::Duration};
 
-use mintage_agent::{AgentEvent, Delivery, Effect, Hook, HookAction, Window};
+use mintage_agent::{AgentEvent, Delivery, Effect, Hook, HookAction, Window, limits::HOOKS_AT_ONCE_MAX};
 use mintage_identity::Serial;
 use mintage_proto::v1::Entry;
 
@@ -204,5 +204,36 @@ async fn hooks_that_succeeded_do_not_run_again_when_a_later_one_or_the_effect_fa
     agent.handle.reload(vec![mended]).await.unwrap();
     acted(&mut agent).await;
     assert_eq!(noted(&node, "runs").len(), 3);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_that_hang_hold_up_the_hooks_of_no_other_delivery() {
+    let node = Node::new();
+    let stuck: Vec<String> = (0..2 * HOOKS_AT_ONCE_MAX).map(|n| format!("stuck-{n}")).collect();
+    let names = stuck.iter().map(String::as_str).chain(["web"]);
+    let ca = FakeCa::start(names.map(|name| entry(name, &format!("/{name}"))).collect()).await;
+    let file = |name: &str| node.temp.path().join(name).display().to_string();
+    let hangs = shell(&format!(
+        "echo begun >> {0}; while ! test -e {1}; do sleep 0.1; done; echo ended >> {0}",
+        file("stuck"),
+        file("end")
+    ));
+    let hooked = |name: &str, hook: Hook| node.delivery(name).with_hooks(vec![hook]).unwrap();
+    let mut deliveries: Vec<Delivery> = stuck.iter().map(|name| hooked(name, hangs.clone())).collect();
+    deliveries.push(hooked("web", noting(&node, "runs")));
+    let config = node.config(&[]).with_deliveries(deliveries).unwrap();
+    let mut agent = node.start(config, Some(ca.token()));
+
+    // More hang than may run at once, and each change of the healthy one is told all the same.
+    let first = acted(&mut agent).await;
+    until("all of them begin", || noted(&node, "stuck").len() == stuck.len()).await;
+    ca.renew(&["web"]);
+    let second = acted(&mut agent).await;
+    assert_ne!(first, second);
+    assert_eq!(noted(&node, "runs"), [first.to_string(), second.to_string()]);
+    assert!(noted(&node, "stuck").iter().all(|line| line == "begun"));
+    fs::write(file("end"), "").unwrap();
+    until("they end", || noted(&node, "stuck").len() == 2 * stuck.len()).await;
     agent.stop().await;
 }
