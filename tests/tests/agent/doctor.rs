@@ -9,8 +9,17 @@ use std::{
     process::{Command, Output},
 };
 
-use mintage_tests::kit::{bins::binary, ca::domain, node::Node};
+use mintage_tests::kit::{
+    agent::AgentProcess,
+    bins::binary,
+    ca::{domain, entry_for},
+    node::Node,
+    peers::{peer, root},
+};
 use serde_json::Value;
+
+/// A user that has nothing to do with the agent (nobody).
+const OTHER_UID: u32 = 65_534;
 
 fn doctor(config: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(binary("mintage-agent"));
@@ -160,6 +169,96 @@ async fn a_bundle_map_is_read_as_its_readers_do_and_capabilities_are_those_of_th
     fs::remove_file(&map).unwrap();
     let (_, said, value) = found(&config);
     assert!(has(&said, "warn bundle_map"), "{value:#}");
+}
+
+/// What the doctor says of its capabilities, as `level: what`.
+fn capabilities(value: &Value) -> Vec<String> {
+    let findings = value["findings"].as_array().unwrap().iter();
+    let about = findings.filter(|finding| finding["check"] == "capabilities");
+    let said = about.map(|finding| {
+        let word = |name: &str| finding[name].as_str().unwrap();
+        format!("{}: {}", word("level"), word("told"))
+    });
+    said.collect()
+}
+
+/// `mintage svid fetch` as another user: its exit code and what it said.
+fn fetched_as_other(node: &Node) -> (Option<i32>, String) {
+    let other = OTHER_UID.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &other, "--regid", &other, "--clear-groups"]);
+    command
+        .arg(binary("mintage"))
+        .args(["svid", "fetch", "--socket"])
+        .arg(node.socket());
+    let output = command.output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_without_capabilities_cannot_do_is_told_and_is_so() {
+    if peer("setpriv").is_none() || !root("nobody else has capabilities to lose") {
+        return;
+    }
+    let mut node = Node::start(&["web"], "").await;
+    entry_for(&node.ca.admin_socket(), "other", "/other", OTHER_UID).await;
+    let config = node.place.join("agent.toml");
+    let other = node.place.join("other");
+    let more = format!(
+        "[[delivery]]\nentry = \"other\"\ndirectory = {other:?}\nowner = \"{OTHER_UID}\"\ngroup = \"{OTHER_UID}\"\n"
+    );
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &more).unwrap();
+
+    let place = node.place.clone();
+    let restarted = |agent: AgentProcess, without: bool| {
+        agent.kill();
+        let mut command = Command::new("setpriv");
+        if without {
+            command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+        }
+        command
+            .arg(binary("mintage-agent"))
+            .arg("run")
+            .arg("--config")
+            .arg(&config);
+        fs::remove_file(place.join("agent.log")).unwrap();
+        let mut agent = AgentProcess::launch(&place, command, None);
+        agent.wait_for_log("its connection", |log| log.contains("connected to the CA"));
+        agent
+    };
+    node.agent = restarted(node.agent, false);
+    node.agent
+        .wait_for("a delivery", || other.join("svid.pem").exists().then_some(()));
+    assert_eq!(fetched_as_other(&node).0, Some(0));
+    let (_, _, value) = found(&config);
+    assert!(
+        capabilities(&value).iter().all(|said| said.starts_with("ok: ")),
+        "{value:#}"
+    );
+
+    fs::remove_dir_all(&other).unwrap();
+    node.agent = restarted(node.agent, true);
+    let (code, _, value) = found(&config);
+    let said = capabilities(&value);
+    let lacks = |level: &str, names: &str| {
+        let wanted = format!("{level}: the running agent lacks {names} for ");
+        said.iter().any(|said| said.starts_with(&wanted))
+    };
+    assert_eq!((code, said.len()), (Some(3), 2), "{value:#}");
+    assert!(lacks("warn", "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"), "{value:#}");
+    assert!(lacks("fail", "CAP_CHOWN and CAP_DAC_OVERRIDE"), "{value:#}");
+    // It is as the doctor says: no identity for processes of others, none in their folders, and each says why.
+    let (code, told) = fetched_as_other(&node);
+    assert!(
+        code == Some(3) && told.contains("cannot read its executable"),
+        "{code:?} {told}"
+    );
+    let log = node.agent.wait_for_log("the refusal", |log| log.contains("CAP_CHOWN"));
+    assert!(!other.join("svid.pem").exists(), "{log}");
+    node.agent.runs();
 }
 
 #[test]
