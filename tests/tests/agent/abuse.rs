@@ -17,7 +17,6 @@ use mintage_tests::kit::{
     blank,
     ca::{CaProcess, entry, make, token},
     client::admin,
-    dice::full,
     face::get,
     http2::{HEADERS, PREFACE, SETTINGS, WHOLE, ends, floods, frame, head_of, literal},
     node::ask,
@@ -239,13 +238,9 @@ async fn d47_a_caller_that_does_not_say_what_it_speaks_is_closed_at_the_deadline
     scene.stop();
 }
 
-/// A request's head has longer than the first octets: an idle connection of a proxy is one, too. With `MINTAGE_FULL=1` alone,
-/// since that is more than a minute.
+/// A request's head has longer than the first octets, more than a minute: an idle connection of a proxy is one, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn d47_half_of_an_http_1_head_is_closed_at_its_own_deadline() {
-    if !full() {
-        return;
-    }
     let scene = Scene::new("").await;
     let began = Instant::now();
     let mut waiting = Vec::new();
