@@ -67,7 +67,7 @@ impl Index {
 
     /// How many live certificates match.
     pub(crate) fn live_count(&self, query: &LiveQuery, now: UnixTime) -> Result<u64, LedgerError> {
-        Ok(self.live(query, now)?.len() as u64)
+        self.search.live_count(query, now)
     }
 
     /// The same for a listing, which is shown without the number when the index cannot be read.
@@ -80,7 +80,7 @@ impl Index {
 
     /// The serials of every live certificate, to be run through a new revocation filter.
     pub(crate) fn live_serials(&self, now: UnixTime) -> Result<impl Iterator<Item = LiveSerial>, LedgerError> {
-        let live = self.live(&LiveQuery::default(), now)?.into_iter();
+        let live = self.search.live_serials(now)?;
         Ok(live.map(|row| LiveSerial {
             issuer: row.issuer,
             serial: row.serial,

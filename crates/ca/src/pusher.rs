@@ -75,7 +75,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Takes the count of live certificates, which walks through all of them: at the start and once a minute.
+/// Takes the count of live certificates, which walks through all of them: at the start and once a minute. It blocks.
 pub(crate) fn count_live(desk: &Desk) {
     let live = desk
         .index
@@ -83,13 +83,15 @@ pub(crate) fn count_live(desk: &Desk) {
     desk.metrics.live(live);
 }
 
-fn heartbeat(desk: &Desk, prune: bool) {
+fn heartbeat(desk: &Arc<Desk>, prune: bool) {
     if prune {
         // By a clock that stepped ahead what lives would be forgotten, and nothing would bring it back.
         if let Ok(now) = desk.clock.now() {
             desk.state.prune(now);
         }
-        count_live(desk);
+        // Nobody waits for it, and a revocation must not.
+        let worker = Arc::clone(desk);
+        tokio::task::spawn_blocking(move || count_live(&worker));
     }
     let now = desk.clock.unguarded();
     desk.measure();

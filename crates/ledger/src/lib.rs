@@ -160,7 +160,7 @@ pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
 pub use retain::Releasable;
 pub use roll::Roll;
-pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, Page, Query, Search};
+pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, LiveSerial, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};
 pub use succession::{Succession, SuccessionClaim, follow};
 pub use tile_dir::{LedgerTreeWriter, TreeFile, TreePath, TreeReport, TreeWriter, verify_ledger_tree, verify_tree};

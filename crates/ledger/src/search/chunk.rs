@@ -4,7 +4,7 @@ use mintage_identity::{AgentInstance, Serial, UnixTime};
 
 use super::{
     names::Names,
-    query::{Hit, LiveCertificate},
+    query::{Hit, LiveCertificate, LiveSerial},
     wanted::{Rows, Wanted},
 };
 use crate::{
@@ -289,10 +289,31 @@ impl Rows for Chunk {
         Ok((places, looked))
     }
 
-    fn hit(&self, at: u16) -> Result<Hit, LedgerError> {
-        let at = usize::from(at);
+    fn hits(&self, places: &[u16]) -> Result<Vec<Hit>, LedgerError> {
+        Ok(places.iter().map(|at| self.hit(usize::from(*at))).collect())
+    }
+
+    fn certificates(&self, places: &[u16]) -> Result<Vec<LiveCertificate>, LedgerError> {
+        let certificates = places.iter().filter_map(|at| self.certificate(usize::from(*at)));
+        Ok(certificates.collect())
+    }
+
+    fn serials(&self, places: &[u16]) -> Result<Vec<LiveSerial>, LedgerError> {
+        let serial = |at: usize| {
+            Some(LiveSerial {
+                issuer: self.names.issuer(self.issuers[at])?,
+                serial: self.serial(at)?,
+                not_after: UnixTime::from_seconds(self.not_after_s[at].into()),
+            })
+        };
+        Ok(places.iter().filter_map(|at| serial(usize::from(*at))).collect())
+    }
+}
+
+impl Chunk {
+    fn hit(&self, at: usize) -> Hit {
         let serial = self.serial(at);
-        Ok(Hit {
+        Hit {
             index: self.first + at as u64,
             kind: Kind::from_tag(self.kinds[at].into()),
             time: UnixTime::from_millis(self.times[at]),
@@ -301,24 +322,20 @@ impl Rows for Chunk {
             entry: self.names.name(self.entries.get(at)),
             not_after: serial.map(|_| UnixTime::from_seconds(self.not_after_s[at].into())),
             serial,
-        })
+        }
     }
 
-    fn live(&self, at: u16) -> Result<Option<LiveCertificate>, LedgerError> {
-        let at = usize::from(at);
-        let certificate = || {
-            Some(LiveCertificate {
-                index: self.first + at as u64,
-                issuer: self.names.issuer(self.issuers[at])?,
-                serial: self.serial(at)?,
-                not_before: UnixTime::from_seconds(self.not_before_s[at].into()),
-                not_after: UnixTime::from_seconds(self.not_after_s[at].into()),
-                spiffe_id: self.names.name(self.identities.get(at))?,
-                agent: self.names.name(self.agents.get(at)),
-                instance: AgentInstance(self.instances[at]),
-                entry: self.names.name(self.entries.get(at)),
-            })
-        };
-        Ok(certificate())
+    fn certificate(&self, at: usize) -> Option<LiveCertificate> {
+        Some(LiveCertificate {
+            index: self.first + at as u64,
+            issuer: self.names.issuer(self.issuers[at])?,
+            serial: self.serial(at)?,
+            not_before: UnixTime::from_seconds(self.not_before_s[at].into()),
+            not_after: UnixTime::from_seconds(self.not_after_s[at].into()),
+            spiffe_id: self.names.name(self.identities.get(at))?,
+            agent: self.names.name(self.agents.get(at)),
+            instance: AgentInstance(self.instances[at]),
+            entry: self.names.name(self.entries.get(at)),
+        })
     }
 }

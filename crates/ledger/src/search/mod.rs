@@ -37,7 +37,7 @@ use chunk::Chunk;
 use hot::{Hot, Of, serial_tag};
 use wanted::{Rows, Wanted};
 
-pub use query::{Cursor, Hit, LiveCertificate, LiveQuery, Page, Query};
+pub use query::{Cursor, Hit, LiveCertificate, LiveQuery, LiveSerial, Page, Query};
 
 /// The index, shared by its writer (a sink) and any number of readers.
 pub struct Search {

@@ -1,23 +1,22 @@
 //! Questions to a sealed segment, answered by reading its index in place.
 
-use std::{cell::RefCell, sync::Arc};
-
 use mintage_identity::{AgentInstance, UnixTime};
 
 use super::{
-    query::{Hit, LiveCertificate},
+    query::{Hit, LiveCertificate, LiveSerial},
     wanted::{Rows, Wanted},
 };
 use crate::{
     LedgerError,
     kind::Kind,
-    seg::index::{Part, SealedIndex, Span},
+    seg::{
+        columns::Columns,
+        index::{Part, SealedIndex, Span},
+    },
 };
 
 /// Records whose kinds alone are read through in the time in which one is looked at.
 const KINDS_AT_ONCE: usize = 16;
-/// From so many places on a column is read whole: one read of up to half a megabyte instead of one for each.
-const WHOLE_FROM: usize = 64;
 
 impl Rows for SealedIndex {
     fn first(&self) -> u64 {
@@ -38,10 +37,7 @@ impl Rows for SealedIndex {
         };
         let (mut places, read_through) = candidates(self, wanted, &names)?;
         let looked = places.len() + read_through / KINDS_AT_ONCE;
-        let columns = Columns {
-            index: self,
-            whole: (places.len() >= WHOLE_FROM).then(RefCell::default),
-        };
+        let columns = Columns::for_rows(self, places.len());
         let mut kept = Vec::new();
         for at in places.drain(..) {
             if matches(&columns, wanted, &names, at)? {
@@ -51,43 +47,69 @@ impl Rows for SealedIndex {
         Ok((kept, looked))
     }
 
-    fn hit(&self, at: u16) -> Result<Hit, LedgerError> {
-        let serial = self.serial(at)?;
-        let name = |part| Ok::<_, LedgerError>(self.name(part, self.number(part, at)? as u32)?.map(Arc::from));
-        Ok(Hit {
-            index: self.first() + u64::from(at),
-            kind: Kind::from_tag(self.number(Part::Kinds, at)? as u32),
-            time: UnixTime::from_millis(self.value(Part::Times, at)?),
-            spiffe_id: name(Part::Identities)?,
-            agent: name(Part::Agents)?,
-            entry: name(Part::Entries)?,
-            not_after: match serial {
-                Some(_) => Some(UnixTime::from_seconds(self.value(Part::NotAfter, at)?)),
-                None => None,
-            },
-            serial,
-        })
+    fn hits(&self, places: &[u16]) -> Result<Vec<Hit>, LedgerError> {
+        let columns = Columns::for_rows(self, places.len());
+        places.iter().map(|at| hit(self.first(), &columns, *at)).collect()
     }
 
-    fn live(&self, at: u16) -> Result<Option<LiveCertificate>, LedgerError> {
-        let name = |part| Ok::<_, LedgerError>(self.name(part, self.number(part, at)? as u32)?.map(Arc::from));
-        let (Some(serial), Some(issuer), Some(spiffe_id)) =
-            (self.serial(at)?, self.issuer(at)?, name(Part::Identities)?)
-        else {
-            return Ok(None);
-        };
-        Ok(Some(LiveCertificate {
-            index: self.first() + u64::from(at),
-            issuer,
-            serial,
-            not_before: UnixTime::from_seconds(self.value(Part::NotBefore, at)?),
-            not_after: UnixTime::from_seconds(self.value(Part::NotAfter, at)?),
-            spiffe_id,
-            agent: name(Part::Agents)?,
-            instance: AgentInstance(self.instance(at)?),
-            entry: name(Part::Entries)?,
-        }))
+    fn certificates(&self, places: &[u16]) -> Result<Vec<LiveCertificate>, LedgerError> {
+        let columns = Columns::for_rows(self, places.len());
+        let certificates = places.iter().map(|at| certificate(self.first(), &columns, *at));
+        certificates.filter_map(Result::transpose).collect()
     }
+
+    fn serials(&self, places: &[u16]) -> Result<Vec<LiveSerial>, LedgerError> {
+        let columns = Columns::for_rows(self, places.len());
+        let serial = |at: &u16| {
+            let (Some(serial), Some(issuer)) = (columns.serial(*at)?, columns.issuer(*at)?) else {
+                return Ok(None);
+            };
+            Ok(Some(LiveSerial {
+                issuer,
+                serial,
+                not_after: UnixTime::from_seconds(columns.value(Part::NotAfter, *at)?),
+            }))
+        };
+        places.iter().map(serial).filter_map(Result::transpose).collect()
+    }
+}
+
+fn hit(first: u64, columns: &Columns<'_>, at: u16) -> Result<Hit, LedgerError> {
+    let serial = columns.serial(at)?;
+    Ok(Hit {
+        index: first + u64::from(at),
+        kind: Kind::from_tag(columns.number(Part::Kinds, at)? as u32),
+        time: UnixTime::from_millis(columns.value(Part::Times, at)?),
+        spiffe_id: columns.name(Part::Identities, at)?,
+        agent: columns.name(Part::Agents, at)?,
+        entry: columns.name(Part::Entries, at)?,
+        not_after: match serial {
+            Some(_) => Some(UnixTime::from_seconds(columns.value(Part::NotAfter, at)?)),
+            None => None,
+        },
+        serial,
+    })
+}
+
+fn certificate(first: u64, columns: &Columns<'_>, at: u16) -> Result<Option<LiveCertificate>, LedgerError> {
+    let (Some(serial), Some(issuer), Some(spiffe_id)) = (
+        columns.serial(at)?,
+        columns.issuer(at)?,
+        columns.name(Part::Identities, at)?,
+    ) else {
+        return Ok(None);
+    };
+    Ok(Some(LiveCertificate {
+        index: first + u64::from(at),
+        issuer,
+        serial,
+        not_before: UnixTime::from_seconds(columns.value(Part::NotBefore, at)?),
+        not_after: UnixTime::from_seconds(columns.value(Part::NotAfter, at)?),
+        spiffe_id,
+        agent: columns.name(Part::Agents, at)?,
+        instance: AgentInstance(columns.instance(at)?),
+        entry: columns.name(Part::Entries, at)?,
+    }))
 }
 
 /// The names of a question as the segment's numbers.
@@ -172,40 +194,8 @@ fn tabled(index: &SealedIndex, wanted: &Wanted<'_>) -> Result<Option<Vec<u16>>, 
     wanted.request.map(|tag| index.places_of_request(tag)).transpose()
 }
 
-/// Columns that were read whole.
-type Whole = Vec<(Part, Vec<u64>)>;
-
-/// Numbers of columns, read one by one, or each column at once.
-struct Columns<'a> {
-    index: &'a SealedIndex,
-    whole: Option<RefCell<Whole>>,
-}
-
-impl Columns<'_> {
-    fn number(&self, part: Part, at: u16) -> Result<u64, LedgerError> {
-        let Some(whole) = &self.whole else {
-            return self.index.number(part, at);
-        };
-        let mut whole = whole.borrow_mut();
-        let known = whole.iter().position(|(known, _)| *known == part);
-        let known = match known {
-            Some(known) => known,
-            None => {
-                whole.push((part, self.index.numbers(part)?));
-                whole.len() - 1
-            }
-        };
-        Ok(whole[known].1.get(usize::from(at)).copied().unwrap_or(0))
-    }
-
-    fn value(&self, part: Part, at: u16) -> Result<i64, LedgerError> {
-        Ok(self.index.above(part, self.number(part, at)?))
-    }
-}
-
 /// The conditions that the candidates do not hold already; cheap and telling ones first.
 fn matches(columns: &Columns<'_>, wanted: &Wanted<'_>, names: &Names, at: u16) -> Result<bool, LedgerError> {
-    let index = columns.index;
     for (part, number) in [
         (Part::Identities, names.identity),
         (Part::Agents, names.agent),
@@ -230,17 +220,17 @@ fn matches(columns: &Columns<'_>, wanted: &Wanted<'_>, names: &Names, at: u16) -
         return Ok(false);
     }
     if let Some(now) = wanted.live_at
-        && (columns.value(Part::NotAfter, at)? < now || index.serial(at)?.is_none())
+        && (columns.value(Part::NotAfter, at)? < now || columns.serial(at)?.is_none())
     {
         return Ok(false);
     }
     if let Some(instance) = wanted.instance
-        && index.instance(at)? != instance
+        && columns.instance(at)? != instance
     {
         return Ok(false);
     }
     match wanted.issuer {
-        Some(issuer) => Ok(index.issuer(at)?.as_ref() == Some(issuer)),
+        Some(issuer) => Ok(columns.issuer(at)?.as_ref() == Some(issuer)),
         None => Ok(true),
     }
 }

@@ -2,7 +2,7 @@
 
 use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, SpkiHash};
 
-use super::query::{Hit, LiveCertificate};
+use super::query::{Hit, LiveCertificate, LiveSerial};
 use crate::{LedgerError, seg::index::Span};
 
 /// Conditions that must all hold.
@@ -80,8 +80,12 @@ pub(super) trait Rows {
     /// The places that match, ascending, and how many were looked at.
     fn select(&self, wanted: &Wanted<'_>) -> Result<(Vec<u16>, usize), LedgerError>;
 
-    fn hit(&self, at: u16) -> Result<Hit, LedgerError>;
+    /// The records at these places.
+    fn hits(&self, places: &[u16]) -> Result<Vec<Hit>, LedgerError>;
 
-    /// The certificate of a record that holds one.
-    fn live(&self, at: u16) -> Result<Option<LiveCertificate>, LedgerError>;
+    /// The certificates of those of these records that hold one.
+    fn certificates(&self, places: &[u16]) -> Result<Vec<LiveCertificate>, LedgerError>;
+
+    /// What names these certificates in a filter.
+    fn serials(&self, places: &[u16]) -> Result<Vec<LiveSerial>, LedgerError>;
 }

@@ -13,9 +13,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use mintage_identity::{IssuerKeyId, Serial, SpkiHash};
+use mintage_identity::{Serial, SpkiHash};
 
-use super::{Bytes, LABEL_BYTES, Label, Role, Sealed, Segment, column, entries::Entries, names, table};
+use super::{
+    Bytes, LABEL_BYTES, Label, Role, Sealed, Segment, column, columns::Columns, entries::Entries, names, table,
+};
 use crate::{LedgerError, layout::Shard};
 
 const MAGIC: [u8; 16] = *b"mintage index 01";
@@ -264,21 +266,34 @@ impl SealedIndex {
         self.sections[part as usize]
     }
 
-    fn read(&self, part: Part, from: u64, len: u64) -> Result<Vec<u8>, LedgerError> {
+    /// Octets of a section.
+    pub(super) fn read(&self, part: Part, from: u64, len: u64) -> Result<Vec<u8>, LedgerError> {
         self.prove(part)?;
         let section = self.section(part);
         match from.checked_add(len).is_some_and(|end| end <= section.len) {
             true => self.sealed.read(section.offset + from, len),
-            false => Err(self.corrupt(section, "a section of the index is shorter than it says")),
+            false => Err(self.cut_short(part)),
         }
     }
 
-    /// The number that a column holds at a place.
-    pub(crate) fn number(&self, part: Part, at: u16) -> Result<u64, LedgerError> {
-        let section = self.section(part);
-        let width = u64::from(section.width);
-        let bytes = self.read(part, u64::from(at) * width, width)?;
-        Ok(column::get(&bytes))
+    /// The refusal of a section that ends before what was to be read.
+    pub(super) fn cut_short(&self, part: Part) -> LedgerError {
+        self.corrupt(self.section(part), "a section of the index is shorter than it says")
+    }
+
+    /// Octets of a section.
+    pub(super) fn section_len(&self, part: Part) -> u64 {
+        self.section(part).len
+    }
+
+    /// Octets of one row of a column.
+    pub(super) fn width(&self, part: Part) -> u64 {
+        u64::from(self.section(part).width)
+    }
+
+    /// Octets of all rows of a column; its dictionary, where it has one, lies behind them.
+    pub(super) fn data_len(&self, part: Part) -> u64 {
+        u64::from(self.count()) * self.width(part)
     }
 
     /// All numbers of a column, in order.
@@ -294,39 +309,6 @@ impl SealedIndex {
     /// A number above the least of a packed column.
     pub(crate) fn above(&self, part: Part, number: u64) -> i64 {
         self.section(part).base.wrapping_add(number.cast_signed())
-    }
-
-    /// The value of a packed column at a place.
-    pub(crate) fn value(&self, part: Part, at: u16) -> Result<i64, LedgerError> {
-        Ok(self.above(part, self.number(part, at)?))
-    }
-
-    /// A value of a dictionary of values of `N` octets.
-    fn entry<const N: usize>(&self, part: Part, number: u64) -> Result<[u8; N], LedgerError> {
-        let section = self.section(part);
-        let data = u64::from(self.count()) * u64::from(section.width);
-        let bytes = self.read(part, data.saturating_add(number.saturating_mul(N as u64)), N as u64)?;
-        <[u8; N]>::try_from(bytes).map_err(|_| self.corrupt(section, "a dictionary is cut short"))
-    }
-
-    pub(crate) fn instance(&self, at: u16) -> Result<u64, LedgerError> {
-        self.entry(Part::Instances, self.number(Part::Instances, at)?)
-            .map(u64::from_le_bytes)
-    }
-
-    /// The issuer; `None` for a record without a certificate.
-    pub(crate) fn issuer(&self, at: u16) -> Result<Option<IssuerKeyId>, LedgerError> {
-        let id: [u8; 32] = self.entry(Part::Issuers, self.number(Part::Issuers, at)?)?;
-        Ok((id != [0; 32]).then(|| IssuerKeyId::new(id)))
-    }
-
-    /// The serial; `None` for a record without a certificate.
-    pub(crate) fn serial(&self, at: u16) -> Result<Option<Serial>, LedgerError> {
-        let section = self.section(Part::Serials);
-        let width = u64::from(section.width);
-        let octets = self.read(Part::Serials, u64::from(at) * width, width)?;
-        let begin = octets.iter().position(|octet| *octet != 0);
-        Ok(begin.and_then(|begin| Serial::from_be_octets(&octets[begin..]).ok()))
     }
 
     /// Every serial with its place.
@@ -355,8 +337,9 @@ impl SealedIndex {
     pub(crate) fn places_of_serial(&self, serial: &Serial) -> Result<Vec<u16>, LedgerError> {
         let places = self.lookup(Part::SerialTable, &serial_key(serial))?;
         let mut found = Vec::new();
+        let columns = Columns::for_rows(self, places.len());
         for place in places {
-            if self.serial(place)?.as_ref() == Some(serial) {
+            if columns.serial(place)?.as_ref() == Some(serial) {
                 found.push(place);
             }
         }

@@ -10,6 +10,7 @@
 //! [`Label`] that says what it is, of which log and of which records.
 
 pub(crate) mod column;
+pub(crate) mod columns;
 pub(crate) mod entries;
 pub(crate) mod index;
 pub(crate) mod index_writer;

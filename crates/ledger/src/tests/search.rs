@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::kit::{Place, few_cases, options};
 use crate::{
-    Body, Cursor, Follower, Hit, Journal, Kind, LiveQuery, Query, Record, Search, Stored,
+    Body, Cursor, Follower, Hit, Journal, Kind, LiveQuery, LiveSerial, Query, Record, Search, Stored,
     facts::agent_of,
     limits::SEGMENT_RECORDS,
     samples,
@@ -224,7 +224,8 @@ fn expected_live(records: &[Record], now: UnixTime, fits: impl Fn(&Record, &crat
 
 #[test]
 fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
-    let records = records(600);
+    // More than are read one by one.
+    let records = records(2_600);
     for ((_dir, search), now) in forms(&records)
         .iter()
         .flat_map(|form| [1_000_000, 1_000_500, 1_001_999, 1_002_001].map(|now| (form, now)))
@@ -235,9 +236,30 @@ fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
             listed
                 .iter()
                 .for_each(|certificate| assert!(certificate.not_after >= now));
+            assert_eq!(search.live_count(query, now).unwrap(), listed.len() as u64);
+            let mut paged = Vec::new();
+            let mut from = None;
+            loop {
+                let page = search.live(query, now, from, 70).unwrap();
+                assert!(page.rows.len() <= 70);
+                paged.extend(page.rows);
+                match page.next {
+                    None => break,
+                    next => from = next,
+                }
+            }
+            assert_eq!(paged, listed, "pages have the same rows, each once");
             listed.into_iter().map(|certificate| certificate.index).collect()
         };
         assert_eq!(live(&LiveQuery::default()), expected_live(&records, now, |_, _| true));
+        let named: Vec<_> = search.live_serials(now).unwrap().collect();
+        let listed = search.live_all(&LiveQuery::default(), now).unwrap();
+        let listed = listed.iter().map(|row| LiveSerial {
+            issuer: row.issuer,
+            serial: row.serial,
+            not_after: row.not_after,
+        });
+        assert_eq!(named, listed.collect::<Vec<_>>());
         let identity = "spiffe://dev.test/team-1/app-4";
         let query = LiveQuery {
             spiffe_id: Some(id(identity)),
