@@ -1,5 +1,5 @@
 //! From the command to revoke to the refusal: on one host with a real agent, its map and a real rustls peer; to a fleet of
-//! streams; and ten thousand revocations in one command.
+//! streams, with few other certificates and with many that live; and ten thousand revocations in one command.
 
 use std::{
     path::{Path, PathBuf},
@@ -49,12 +49,24 @@ const ASKS: usize = 64;
 const WAIT: Duration = Duration::from_secs(20);
 /// The entry whose certificates are revoked.
 const ENTRY: &str = "load";
+/// The entry of certificates that live meanwhile.
+const OTHERS: &str = "others";
+/// Certificates that live meanwhile with `--full`.
+const LIVE_WHOLE: usize = 300_000;
+/// Messages of asks under way at once.
+const UNDER_WAY: usize = 4;
 
 #[derive(Parser)]
 struct Options {
     /// Streams of agents that are open while revocations are pushed.
     #[arg(long, default_value_t = 1_000)]
     agents: usize,
+    /// Other certificates that live while revocations are pushed a second time.
+    #[arg(long, default_value_t = 50_000)]
+    live: usize,
+    /// 300,000 of them.
+    #[arg(long)]
+    full: bool,
     /// Output format; only json.
     #[arg(short, default_value = "json")]
     output: String,
@@ -70,6 +82,9 @@ struct Report {
     fleet_agents: usize,
     fleet_p50_ms: f64,
     fleet_p99_ms: f64,
+    live: usize,
+    live_p50_ms: f64,
+    live_p99_ms: f64,
     ten_thousand_s: f64,
 }
 
@@ -77,21 +92,27 @@ fn main() -> ExitCode {
     let options = Options::parse();
     host::main(options.host.as_deref(), |runtime| {
         runtime
-            .block_on(run(options.agents))
+            .block_on(run(
+                options.agents,
+                if options.full { LIVE_WHOLE } else { options.live },
+            ))
             .map_err(|error| error.to_string().into())
     })
 }
 
-async fn run(agents: usize) -> Result<(), Failure> {
+async fn run(agents: usize, live: usize) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let host = Host::start(&folder.path().join("ca")).map_err(|error| error.to_string())?;
     let socket = host.admin_socket();
     ca::entry(&socket, ENTRY, "/load").await;
+    ca::entry(&socket, OTHERS, "/others").await;
     let maker = join(&ca::token(&socket, "maker").await).await?;
     let revocation = RevocationClient::new(admin(&socket).await?);
     let mut one_host = one_host(&host, &maker, folder.path(), revocation.clone()).await?;
     let fleet = Fleet::open(&host, agents).await?;
     let mut all = fleet.one_by_one(&host, &maker, revocation.clone()).await?;
+    issue(&host, &maker, OTHERS, live).await?;
+    let mut among = fleet.one_by_one(&host, &maker, revocation.clone()).await?;
     let ten_thousand_s = fleet.ten_thousand(&host, &maker, revocation).await?;
     let report = Report {
         one_host_p50_ms: percentile(&mut one_host, 0.5),
@@ -100,6 +121,9 @@ async fn run(agents: usize) -> Result<(), Failure> {
         fleet_agents: agents,
         fleet_p50_ms: percentile(&mut all, 0.5),
         fleet_p99_ms: percentile(&mut all, 0.99),
+        live,
+        live_p50_ms: percentile(&mut among, 0.5),
+        live_p99_ms: percentile(&mut among, 0.99),
         ten_thousand_s,
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
@@ -126,6 +150,22 @@ async fn made(host: &Host, maker: &Joined, count: usize) -> Result<Vec<Made>, Fa
         all.push(Made { serial, chain, key });
     }
     Ok(all)
+}
+
+/// Has so many certificates issued, or a few more.
+async fn issue(host: &Host, maker: &Joined, entry: &str, count: usize) -> Result<(), Failure> {
+    let mut stream = Stream::open(maker, &host.address).await?;
+    let messages = count.div_ceil(ASKS);
+    for at in 0..messages + UNDER_WAY {
+        if at < messages {
+            stream.ask((0..ASKS).map(|_| ask(entry)).collect()).await?;
+        }
+        let answered = at >= UNDER_WAY && at - UNDER_WAY < messages;
+        if answered && stream.minted().await?.iter().any(|result| result.refusal.is_some()) {
+            return Err("the CA refuses a certificate".into());
+        }
+    }
+    Ok(())
 }
 
 fn by_serial(serial: &str) -> RevokeRequest {
@@ -288,13 +328,7 @@ impl Fleet {
         maker: &Joined,
         mut revocation: RevocationClient<Channel>,
     ) -> Result<f64, Failure> {
-        let mut stream = Stream::open(maker, &host.address).await?;
-        for _ in 0..MANY.div_ceil(ASKS) {
-            stream.ask((0..ASKS).map(|_| ask(ENTRY)).collect()).await?;
-            if stream.minted().await?.iter().any(|result| result.refusal.is_some()) {
-                return Err("the CA refuses a certificate".into());
-            }
-        }
+        issue(host, maker, ENTRY, MANY).await?;
         let request = RevokeRequest {
             target: Some(Target::Entry(ENTRY.to_owned())),
             reason: "superseded".to_owned(),
