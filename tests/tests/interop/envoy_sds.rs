@@ -22,7 +22,6 @@ use mintage_svid::{Crl, pem};
 use mintage_tests::kit::{
     ca::TestCa,
     client::{admin, provider, registry, settings},
-    dice::full,
     envoy::{Envoy, Peers, Side, envoy},
     face::metric,
     handshakes::Load,
@@ -39,9 +38,7 @@ use tokio_rustls::TlsConnector;
 const SERVER: &str = "spiffe://dev.test/server";
 const CLIENT: &str = "spiffe://dev.test/client";
 /// Rotations of both sides under load.
-const ROUNDS: u64 = 20;
-/// And with the long campaigns.
-const ROUNDS_WHOLE: u64 = 100;
+const ROUNDS: u64 = 100;
 /// Calls with each certificate, so that the load meets every change.
 const WITH_EACH: u64 = 20;
 /// Longest wait for one of them: what is refused in passing is asked for again within a tenth of the lifetime, which is a minute.
@@ -136,29 +133,24 @@ fn called(client: &Envoy) -> Result<String, String> {
     }
 }
 
-fn rounds() -> u64 {
-    if full() { ROUNDS_WHOLE } else { ROUNDS }
-}
-
 /// Rotations under a steady load of 200 calls a second, each with a handshake: not one fails.
 async fn rotations_under_load(scene: &Scene, client: &Envoy, validator: &str) {
     let began = Instant::now();
     let load = Load::through(client, CLIENT);
     let mut shown = load.other_than("").await;
-    for _ in 0..rounds() {
+    for _ in 0..ROUNDS {
         scene.renew().await;
         shown = load.other_than(&shown).await;
         load.goes_on(WITH_EACH).await;
     }
     let (calls, failed) = load.counts();
     println!(
-        "{validator}: {calls} calls, each with a handshake, over {} rotations in {:.1} s, {:.0} a second, {failed} failed",
-        rounds(),
+        "{validator}: {calls} calls, each with a handshake, over {ROUNDS} rotations in {:.1} s, {:.0} a second, {failed} failed",
         began.elapsed().as_secs_f64(),
         load.per_second()
     );
     assert_eq!(failed, 0, "of {calls}: {:?}, {}", load.first_failure(), client.log());
-    assert!(calls >= rounds() * WITH_EACH, "{calls} calls are no load");
+    assert!(calls >= ROUNDS * WITH_EACH, "{calls} calls are no load");
     load.was_steady();
 }
 
@@ -265,7 +257,7 @@ async fn through(program: &Path, api: &str, validator: &str) -> bool {
             "{name}"
         );
         // The first certificate and its rotations.
-        assert!(envoy.count("update_success") > rounds(), "{name}");
+        assert!(envoy.count("update_success") > ROUNDS, "{name}");
     }
     assert_eq!(scene.messages("nack").await, 0);
 
