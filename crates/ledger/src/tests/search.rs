@@ -222,6 +222,37 @@ fn expected_live(records: &[Record], now: UnixTime, fits: impl Fn(&Record, &crat
     found
 }
 
+/// The places of the live certificates that match: listed at once, in pages and counted.
+fn live_indices(search: &Search, query: &LiveQuery, now: UnixTime) -> Vec<u64> {
+    let listed = search.live_all(query, now).unwrap();
+    assert!(listed.iter().all(|certificate| certificate.not_after >= now));
+    assert_eq!(search.live_count(query, now).unwrap(), listed.len() as u64);
+    let (mut paged, mut from) = (Vec::new(), None);
+    loop {
+        let page = search.live(query, now, from, 70).unwrap();
+        assert!(page.rows.len() <= 70);
+        paged.extend(page.rows);
+        match page.next {
+            None => break,
+            next => from = next,
+        }
+    }
+    assert_eq!(paged, listed, "pages have the same rows, each once");
+    listed.into_iter().map(|certificate| certificate.index).collect()
+}
+
+/// What a filter is held against names the certificates that are listed.
+fn named_as_listed(search: &Search, now: UnixTime) {
+    let listed = search.live_all(&LiveQuery::default(), now).unwrap();
+    let listed = listed.iter().map(|row| LiveSerial {
+        issuer: row.issuer,
+        serial: row.serial,
+        not_after: row.not_after,
+    });
+    let named: Vec<_> = search.live_serials(now).unwrap().collect();
+    assert_eq!(named, listed.collect::<Vec<_>>());
+}
+
 #[test]
 fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
     // More than are read one by one.
@@ -231,35 +262,9 @@ fn live_certificates_are_listed_by_identity_agent_entry_and_key() {
         .flat_map(|form| [1_000_000, 1_000_500, 1_001_999, 1_002_001].map(|now| (form, now)))
     {
         let now = UnixTime::from_seconds(now);
-        let live = |query: &LiveQuery| -> Vec<u64> {
-            let listed = search.live_all(query, now).unwrap();
-            listed
-                .iter()
-                .for_each(|certificate| assert!(certificate.not_after >= now));
-            assert_eq!(search.live_count(query, now).unwrap(), listed.len() as u64);
-            let mut paged = Vec::new();
-            let mut from = None;
-            loop {
-                let page = search.live(query, now, from, 70).unwrap();
-                assert!(page.rows.len() <= 70);
-                paged.extend(page.rows);
-                match page.next {
-                    None => break,
-                    next => from = next,
-                }
-            }
-            assert_eq!(paged, listed, "pages have the same rows, each once");
-            listed.into_iter().map(|certificate| certificate.index).collect()
-        };
+        let live = |query: &LiveQuery| live_indices(search, query, now);
         assert_eq!(live(&LiveQuery::default()), expected_live(&records, now, |_, _| true));
-        let named: Vec<_> = search.live_serials(now).unwrap().collect();
-        let listed = search.live_all(&LiveQuery::default(), now).unwrap();
-        let listed = listed.iter().map(|row| LiveSerial {
-            issuer: row.issuer,
-            serial: row.serial,
-            not_after: row.not_after,
-        });
-        assert_eq!(named, listed.collect::<Vec<_>>());
+        named_as_listed(search, now);
         let identity = "spiffe://dev.test/team-1/app-4";
         let query = LiveQuery {
             spiffe_id: Some(id(identity)),
