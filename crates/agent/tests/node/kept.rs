@@ -164,11 +164,13 @@ async fn damaged_files_are_set_aside_and_never_keep_an_agent_from_starting() {
     let (ca, node, before) = given(Duration::from_secs(600)).await;
     let whole = std::fs::read(kept(&node, "b.pem")).unwrap();
     std::fs::write(kept(&node, "b.pem"), &whole[..whole.len() / 2]).unwrap();
-    let agent = node.start(socket_config(&node), None);
+    let mut agent = node.start(socket_config(&node), None);
     let refused = svids(&node).await.unwrap_err();
     assert!(refused.message().contains("entry b"), "{refused}");
     assert!(kept(&node, "b.damaged").exists() && !kept(&node, "b.pem").exists());
     ca.up().await;
+    // The agent tries again in its own time, and a caller is not kept waiting for that.
+    agent.connected().await;
     let mut stream = svids(&node).await.unwrap();
     let after = next(&mut stream).await;
     assert_eq!((ids(&after), &after.svids[0]), (vec![A, B], &before.svids[0]));
@@ -187,7 +189,8 @@ async fn damaged_files_are_set_aside_and_never_keep_an_agent_from_starting() {
     std::fs::remove_dir_all(node.data().join("workloads")).unwrap();
     std::fs::write(node.data().join("workloads"), "a file").unwrap();
     ca.up().await;
-    let agent = node.start(socket_config(&node), None);
+    let mut agent = node.start(socket_config(&node), None);
+    agent.connected().await;
     assert_eq!(ids(&next(&mut svids(&node).await.unwrap()).await), [A, B]);
     agent.stop().await;
 }
@@ -196,11 +199,12 @@ async fn damaged_files_are_set_aside_and_never_keep_an_agent_from_starting() {
 async fn nothing_is_kept_where_the_configuration_says_so_or_the_ca_does_not_take_the_agent() {
     let without = |node: &Node| -> Config { socket_config(node).with_kept_workloads(false) };
     let (ca, node, _) = given(Duration::from_secs(600)).await;
-    let agent = node.start(without(&node), None);
+    let mut agent = node.start(without(&node), None);
     assert_eq!(svids(&node).await.unwrap_err().code(), Code::Unavailable);
     let empty = || std::fs::read_dir(node.data().join("workloads")).unwrap().count() == 0;
     assert!(empty(), "what was kept before is removed");
     ca.up().await;
+    agent.connected().await;
     next(&mut svids(&node).await.unwrap()).await;
     agent.stop().await;
     assert!(empty());
