@@ -314,9 +314,9 @@ impl Replica {
             }
         }
         let pulse = Pulse::new(header.this_update.min(now), header.horizon);
-        if let Some(held) = former.pulse().filter(|_| !overrun) {
+        if !overrun {
             // A horizon never goes back; a heartbeat of another epoch says nothing about this set.
-            pulse.raise(UnixTime::from_millis(i64::MIN), held.horizon(), now);
+            pulse.raise(UnixTime::from_millis(i64::MIN), former.horizon(), now);
         }
         let view = View::of_snapshot(header.epoch, header.sequence, framed.body, pulse)?;
         self.publish(header, view.counting_on(&former));
@@ -394,8 +394,7 @@ impl Replica {
 
     fn raise(&self, header: &Header, now: UnixTime) {
         let view = self.view.load();
-        let Some(pulse) = view.pulse() else { return };
-        pulse.raise(header.this_update.min(now), header.horizon, now);
+        view.pulse().raise(header.this_update.min(now), header.horizon, now);
         if let Some(without) = view.without_dead() {
             self.view.store(Arc::new(without));
         }

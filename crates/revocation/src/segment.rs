@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use mintage_sys::map::{ReadWord, Words};
+use mintage_sys::map::{Groups, ReadWord, Words};
 
 use crate::{
     RevocationError,
@@ -103,7 +103,7 @@ impl Shape {
     }
 
     fn block<W>(self, words: &[W], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
-        block_in(words, u64::from(self.blocks), fingerprint)
+        block_in(words.as_chunks().0.get(..self.blocks as usize)?, fingerprint)
     }
 
     /// The fingerprints held by `words`, in no order.
@@ -113,12 +113,12 @@ impl Shape {
     }
 }
 
-/// The block that `fingerprint` is looked for in, of so many that `words` begin with.
+/// The one of `blocks`, of which there are less than 2^32, that `fingerprint` is looked for in.
 #[inline(always)]
-fn block_in<W>(words: &[W], blocks: u64, fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
+fn block_in<W>(blocks: &[[W; BLOCK_WORDS]], fingerprint: u64) -> Option<&[W; BLOCK_WORDS]> {
     // Its upper 32 bits, and another factor of as many at most.
-    let at = (u64::from((fingerprint >> 16) as u32) * blocks) >> 32;
-    words.as_chunks().0.get(at as usize)
+    let at = (u64::from((fingerprint >> 16) as u32) * blocks.len() as u64) >> 32;
+    blocks.get(at as usize)
 }
 
 /// The Bloom filter's answer by its block for `fingerprint`: false is certain, true is not.
@@ -163,24 +163,18 @@ struct Tip {
 
 /// What the look-up of a certificate needs of a segment, or of a bucket that has none: there it has no bit.
 #[derive(Clone)]
-pub(crate) struct Filter {
-    words: Words,
-    blocks: u64,
-}
+pub(crate) struct Filter(Groups<BLOCK_WORDS>);
 
 impl Filter {
     /// The filter of what has no segment.
     pub(crate) fn empty() -> Self {
-        Self {
-            words: Words::zeroed(BLOCK_WORDS),
-            blocks: 1,
-        }
+        Self(Groups::of(&Words::zeroed(BLOCK_WORDS), 1))
     }
 
     /// The block that `fingerprint` is looked for in; there always is one.
     #[inline(always)]
     pub(crate) fn block(&self, fingerprint: u64) -> Option<&[ReadWord; BLOCK_WORDS]> {
-        block_in(self.words.get(), self.blocks, fingerprint)
+        block_in(self.0.get(), fingerprint)
     }
 }
 
@@ -284,10 +278,7 @@ impl Segment {
 
     /// What look-ups go by.
     pub(crate) fn filter(&self) -> Filter {
-        Filter {
-            words: self.words.clone(),
-            blocks: u64::from(self.shape.blocks),
-        }
+        Filter(Groups::of(&self.words, self.shape.blocks as usize))
     }
 
     pub(crate) fn fingerprints(&self) -> Vec<u64> {

@@ -46,8 +46,8 @@ pub struct View {
     rules: Arc<RuleTable>,
     rule_list: Arc<BTreeMap<RuleTarget, Rule>>,
     exceptions: Arc<HashSet<(IssuerKeyId, Serial)>>,
-    /// `None`: there is no filter yet.
-    pulse: Option<Pulse>,
+    /// None while there is no filter yet.
+    pulse: Pulse,
     /// Hits of the filter that were none; shared by all clones and by what follows this view.
     refuted: Arc<AtomicU64>,
 }
@@ -65,7 +65,7 @@ impl View {
             rules: Arc::default(),
             rule_list: Arc::default(),
             exceptions: Arc::default(),
-            pulse: None,
+            pulse: Pulse::none(),
             refuted: Arc::default(),
         }
     }
@@ -78,10 +78,7 @@ impl View {
 
     /// The view of a body that is at hand.
     pub(crate) fn of_body(sequence: u64, body: &Body, pulse: Pulse) -> Self {
-        let mut view = Self {
-            pulse: Some(pulse),
-            ..Self::none()
-        };
+        let mut view = Self { pulse, ..Self::none() };
         view.extend(sequence, body);
         view
     }
@@ -102,7 +99,7 @@ impl View {
             epoch,
             sequence,
             issuers,
-            pulse: Some(pulse),
+            pulse,
             ..Self::none()
         };
         view.put_rules(&body.rules);
@@ -123,7 +120,7 @@ impl View {
             epoch,
             sequence,
             issuers,
-            pulse: Some(pulse),
+            pulse,
             ..Self::none()
         };
         view.put_rules(rules);
@@ -211,8 +208,8 @@ impl View {
     #[inline(always)]
     pub fn check(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
         // The pulse before the filter: who sees a heartbeat sees all that it vouches for.
-        if let Some(pulse) = &self.pulse
-            && pulse.lets_pass(query.not_after, now)
+        if let Some(horizon) = self.pulse.fresh_horizon(now)
+            && query.not_after >= horizon
             && let Some(road) = self.roads.find(&query.issuer)
             && self.may_pass(query)
             && !road.may_list(plain(query.serial), query.not_after)
@@ -226,8 +223,8 @@ impl View {
     #[cold]
     #[inline(never)]
     fn check_again(&self, query: &Query<'_>, now: UnixTime) -> Verdict {
-        match &self.pulse {
-            Some(pulse) => self.check_thoroughly(query, pulse.at(now)),
+        match self.pulse.at(now) {
+            Some(moment) => self.check_thoroughly(query, moment),
             None => Verdict::Stale,
         }
     }
@@ -236,11 +233,10 @@ impl View {
     /// questions, most of all when the filter is larger than the processor's caches. Answers beyond the shorter slice are
     /// not given.
     pub fn check_batch(&self, queries: &[Query<'_>], now: UnixTime, verdicts: &mut [Verdict]) {
-        let Some(pulse) = &self.pulse else {
+        let Some(moment) = self.pulse.at(now) else {
             let answered = queries.len().min(verdicts.len());
             return verdicts[..answered].fill(Verdict::Stale);
         };
-        let moment = pulse.at(now);
         if self.is_large {
             return self.check_together(queries, moment, verdicts);
         }
@@ -339,7 +335,7 @@ impl View {
     /// # Errors
     /// A rule may strike the certificate, and whether it does cannot be told.
     pub fn check_shown(&self, shown: &Shown<'_>, now: UnixTime) -> Result<Verdict, Missing> {
-        let Some(moment) = self.pulse.as_ref().map(|pulse| pulse.at(now)) else {
+        let Some(moment) = self.pulse.at(now) else {
             return Ok(Verdict::Stale);
         };
         let missing = match self.rules.strike_shown(shown) {
@@ -415,14 +411,12 @@ impl View {
 
     /// Time of the last heartbeat, or of the filter itself when none came since.
     pub fn last_heartbeat(&self) -> Option<UnixTime> {
-        self.pulse.as_ref().map(|pulse| pulse.heartbeat())
+        self.pulse.heartbeat()
     }
 
     /// Certificates that ended before this are not covered.
     pub fn horizon(&self) -> UnixTime {
-        self.pulse
-            .as_ref()
-            .map_or(UnixTime::from_millis(i64::MIN), |pulse| pulse.horizon())
+        self.pulse.horizon().unwrap_or(UnixTime::from_millis(i64::MIN))
     }
 
     /// The epoch; 0 when there is no filter.
@@ -537,8 +531,8 @@ impl View {
             && rows(self) == rows(other)
     }
 
-    pub(crate) fn pulse(&self) -> Option<&Pulse> {
-        self.pulse.as_ref()
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 
 mod words;
 
-pub use words::Words;
+pub use words::{Groups, Words};
 
 const WORD_BYTES: usize = size_of::<u64>();
 

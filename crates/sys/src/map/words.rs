@@ -71,6 +71,39 @@ impl Words {
     }
 }
 
+/// The first words of a run in whole groups of `N`: what looks at a group at once need not ask whether it ends too early.
+#[derive(Clone)]
+pub struct Groups<const N: usize> {
+    start: NonNull<[AtomicU64; N]>,
+    len: usize,
+    #[expect(dead_code, reason = "held for its drop")]
+    home: Home,
+}
+
+// SAFETY: as for `Words`.
+unsafe impl<const N: usize> Send for Groups<N> {}
+// SAFETY: as for `Words`.
+unsafe impl<const N: usize> Sync for Groups<N> {}
+
+impl<const N: usize> Groups<N> {
+    /// The first `len` groups of `words`; none at all when there are not as many.
+    pub fn of(words: &Words, len: usize) -> Self {
+        let there_are = words.get().as_chunks::<N>().0.len() >= len;
+        Self {
+            start: words.start.cast(),
+            len: if there_are { len } else { 0 },
+            home: words.home.clone(),
+        }
+    }
+
+    /// The groups, for whoever looks.
+    #[inline(always)]
+    pub fn get(&self) -> &[[ReadWord; N]] {
+        // SAFETY: as in `Words::get`, of which these are the first `len * N` words; an array has the alignment of its words.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.len) }
+    }
+}
+
 impl std::fmt::Debug for Words {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let own = matches!(self.home, Home::Own(_));
@@ -136,6 +169,17 @@ mod tests {
         words.own().unwrap()[2].store(7, Ordering::Release);
         drop(words);
         assert_eq!(other.get()[2].load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    fn groups_are_all_there_or_none_is_and_outlive_the_words() {
+        let words = Words::zeroed(11);
+        let of = |len| Groups::<4>::of(&words, len).get().len();
+        assert_eq!([of(0), of(1), of(2), of(3), of(usize::MAX)], [0, 1, 2, 0, 0]);
+        let groups = Groups::<4>::of(&words, 2);
+        words.own().unwrap()[7].store(9, Ordering::Release);
+        drop(words);
+        assert_eq!(groups.get()[1][3].load(Ordering::Acquire), 9);
     }
 
     #[test]
