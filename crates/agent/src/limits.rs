@@ -155,8 +155,25 @@ pub const SEEN_TOLD_MAX: usize = 16_384;
 /// File descriptors that callers of the socket leave to the agent itself, or a quarter of a small limit: 64 that were just
 /// accepted and will take three more each, and as many for the CA, deliveries, hooks and pages.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
-/// Attestations under way at once: each may hash one executable.
-pub const ATTESTATIONS_MAX: usize = 8;
+/// Looks at processes under way at once, executables not hashed: a look takes some hundred microseconds, unless a file system
+/// does not answer.
+pub const LOOKS_MAX: usize = 8;
+/// Of these, of one user.
+pub const LOOKS_PER_UID_MAX: usize = 4;
+/// A look begins and ends within this time each; then the connection is closed, or the stream ended.
+pub const LOOK_WAIT: Duration = Duration::from_secs(5);
+/// Looks that did not end in time and whose threads still wait, beside those under way. What goes beyond keeps its place among
+/// those under way, so that threads have a limit.
+pub const LOOKS_OVERDUE_MAX: usize = 8;
+/// Of these, of one user.
+pub const LOOKS_OVERDUE_PER_UID_MAX: usize = 4;
+/// Executables hashed at once: each keeps a core busy.
+pub const HASHES_MAX: usize = 4;
+/// Of these, of one user.
+pub const HASHES_PER_UID_MAX: usize = 1;
+/// A hash begins and ends within this time each: the longest executable from a disk of 10 MB/s. What is hashed afterwards is
+/// remembered for the next connection.
+pub const HASH_WAIT: Duration = Duration::from_secs(30);
 
 /// Whoever connects to the socket says which protocol it speaks within this time; that of HTTP/2 is begun within as long
 /// again.
@@ -278,5 +295,5 @@ pub const KEPT_NAMES_MAX: usize = 3 * WORKLOADS_MAX as usize + 16;
 pub const KEPT_AT_ONCE_MAX: usize = 64;
 /// The kept entries are written at most so often, unless a pair is written too: a burst of changes is one write.
 pub const ENTRIES_KEPT_EVERY: Duration = Duration::from_secs(1);
-/// Users of whom a refused caller is logged within one second: a line has a few KiB at most.
-pub const DENIED_USERS_MAX: usize = 64;
+/// Lines about callers of the socket logged within one second: a line has a few KiB at most.
+pub const CALLER_LINES_MAX: usize = 64;

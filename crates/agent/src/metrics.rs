@@ -15,6 +15,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use tonic::Code;
 
 /// Where an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,6 +29,12 @@ struct Outcome {
     result: &'static str,
 }
 
+/// The gRPC code of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    code: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Everything this agent counts.
@@ -37,6 +44,7 @@ pub(crate) struct Metrics {
     renewals: Family<Outcome, Counter>,
     connections: Counter,
     workload: Family<Outcome, Counter>,
+    refusals: Family<Refusal, Counter>,
     seen: Family<Outcome, Counter>,
     lookups: Family<Outcome, Counter>,
     sds: Family<Outcome, Counter>,
@@ -74,6 +82,7 @@ impl Metrics {
             renewals: Family::default(),
             connections: Counter::default(),
             workload: Family::default(),
+            refusals: Family::default(),
             seen: Family::default(),
             lookups: Family::default(),
             sds: Family::default(),
@@ -106,6 +115,8 @@ impl Metrics {
             self.connections.clone(),
         );
         r.register("workload_requests", "Socket calls by result", self.workload.clone());
+        let help = "Calls on the socket that were refused, by gRPC code";
+        r.register("socket_refusals", help, self.refusals.clone());
         let help = "Certificates that were reported as seen in use, by result";
         r.register("seen_certificates", help, self.seen.clone());
         let help = "Certificates that local programs asked for, by answer";
@@ -183,6 +194,12 @@ impl Metrics {
     /// A call on the socket was answered.
     pub(crate) fn workload_request(&self, result: &'static str) {
         self.workload.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// A call on the socket was refused, whoever refused it.
+    pub(crate) fn refused(&self, code: Code) {
+        let code = format!("{code:?}");
+        self.refusals.get_or_create(&Refusal { code }).inc();
     }
 
     /// A certificate was reported as seen in use.

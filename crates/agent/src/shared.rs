@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::{
     AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, federation::Federation, held::Unverified,
-    limits::DENIED_USERS_MAX, link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
+    limits::CALLER_LINES_MAX, link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -75,8 +75,8 @@ pub(crate) struct Shared {
     pub(crate) serving: AtomicUsize,
     /// The shortest lifetime held or wanted, in milliseconds.
     shortest_life: AtomicU64,
-    /// Users of which a refused caller was logged, and the second of that.
-    denied_logged: Mutex<Denied>,
+    /// What was logged of callers, and the second of that.
+    callers_logged: Mutex<CallersLogged>,
     /// What the CA offers that is older than what is held: refused, and told until it offers something newer.
     refused_older: [ArcSwapOption<String>; 2],
     /// Why no caller of the socket can be taken now.
@@ -85,21 +85,34 @@ pub(crate) struct Shared {
     revocation: mpsc::Sender<News>,
 }
 
-/// Of which users a refused caller was logged in this second.
-#[derive(Debug, Default)]
-struct Denied {
-    second: i64,
-    users: HashSet<u32>,
+/// What a caller of the socket can bring about as often as it likes, and the log tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Noted {
+    /// It has no identity.
+    Denied,
+    /// Its user has too many connections.
+    TooManyConnections,
+    /// It sends a flood of frames.
+    Flood,
+    /// It could not be looked at in time.
+    Late,
 }
 
-impl Denied {
-    /// Whether nothing was logged of this user in this second yet, and there is room for a line.
-    fn is_first(&mut self, uid: u32, second: i64) -> bool {
+/// What was logged of which users in this second.
+#[derive(Debug, Default)]
+struct CallersLogged {
+    second: i64,
+    lines: HashSet<(Noted, u32)>,
+}
+
+impl CallersLogged {
+    /// Whether this was not logged of this user in this second yet, and there is room for a line.
+    fn is_first(&mut self, what: Noted, uid: u32, second: i64) -> bool {
         if self.second != second {
-            self.users.clear();
+            self.lines.clear();
             self.second = second;
         }
-        self.users.len() < DENIED_USERS_MAX && self.users.insert(uid)
+        self.lines.len() < CALLER_LINES_MAX && self.lines.insert((what, uid))
     }
 }
 
@@ -136,7 +149,7 @@ impl Shared {
             seen: Mutex::default(),
             serving: AtomicUsize::new(0),
             shortest_life: AtomicU64::new(u64::MAX),
-            denied_logged: Mutex::default(),
+            callers_logged: Mutex::default(),
             no_descriptors: ArcSwapOption::empty(),
             refused_older: [const { ArcSwapOption::const_empty() }; 2],
             deps,
@@ -210,12 +223,16 @@ impl Shared {
         self.no_descriptors.load().as_deref().cloned()
     }
 
-    /// Logs that a caller has no identity: at most one line a second of each user, so that a caller can neither fill the disk
-    /// nor keep another's line out. Each is counted, and told to the caller itself.
+    /// Whether a line about this may be logged: at most one a second of each user, so that a caller can neither fill the disk
+    /// nor keep another's line out. Each is counted, whether it is logged or not.
+    pub(crate) fn may_log(&self, what: Noted, uid: u32) -> bool {
+        let mut logged = self.callers_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.is_first(what, uid, self.wall().seconds())
+    }
+
+    /// Logs that a caller has no identity; the caller itself is told too.
     pub(crate) fn log_denied(&self, uid: u32, why: &str) {
-        let mut logged = self.denied_logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.is_first(uid, self.wall().seconds()) {
-            drop(logged);
+        if self.may_log(Noted::Denied, uid) {
             tracing::info!(uid, why, "a caller has no identity");
         }
     }
@@ -316,14 +333,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_caller_is_logged_once_a_second_for_each_user_and_there_is_a_limit() {
-        let mut denied = Denied::default();
-        assert!(denied.is_first(1, 5) && !denied.is_first(1, 5));
-        assert!(denied.is_first(2, 5), "one user keeps no other's line out");
-        assert!(denied.is_first(1, 6));
-        let many = u32::try_from(DENIED_USERS_MAX).unwrap();
-        let logged = (10..10 + 2 * many).filter(|uid| denied.is_first(*uid, 7)).count();
-        assert_eq!(logged, DENIED_USERS_MAX);
-        assert!(denied.is_first(1, 8));
+    fn what_callers_do_is_logged_once_a_second_for_each_user_and_there_is_a_limit() {
+        let mut logged = CallersLogged::default();
+        let mut first = |what, uid, second| logged.is_first(what, uid, second);
+        assert!(first(Noted::Denied, 1, 5) && !first(Noted::Denied, 1, 5));
+        assert!(first(Noted::Denied, 2, 5), "one user keeps no other's line out");
+        assert!(first(Noted::Flood, 1, 5), "nor one thing another");
+        assert!(first(Noted::Denied, 1, 6));
+        let many = u32::try_from(CALLER_LINES_MAX).unwrap();
+        let lines = (10..10 + 2 * many).filter(|uid| first(Noted::Denied, *uid, 7)).count();
+        assert_eq!(lines, CALLER_LINES_MAX);
+        assert!(first(Noted::Denied, 1, 8));
     }
 }

@@ -24,6 +24,9 @@ pub enum AttestError {
     /// The process at the other end cannot be told apart with certainty; it gets nothing.
     #[error("workload is not attested: {0}")]
     PeerRefused(String),
+    /// The process's executable must be hashed before it is known, and the caller did not want that now.
+    #[error("workload is not attested yet: its executable must be hashed")]
+    HashNeeded,
     /// The operating system failed while the process was looked at.
     #[error("workload is not attested: cannot {doing}: {source}")]
     PeerUnreadable {
@@ -77,6 +80,7 @@ impl AttestError {
             Self::TokenRefused(detail) | Self::SessionRefused(detail) | Self::RejoinRefused(detail) => detail.code,
             Self::Key(_) => "key_unusable",
             Self::PeerRefused(_) => "peer_refused",
+            Self::HashNeeded => "hash_needed",
             Self::PeerUnreadable { .. } => "peer_unreadable",
         }
     }

@@ -47,6 +47,15 @@ pub enum UserNamespacePolicy {
     Accept,
 }
 
+/// Whether an executable whose digest is not remembered is hashed, which may take a core for half a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashing {
+    /// It is.
+    Now,
+    /// It is not: [`AttestError::HashNeeded`] says so.
+    Later,
+}
+
 /// Attests the peers of Unix sockets, and remembers the digests of executables.
 #[derive(Debug, Default)]
 pub struct UnixAttestor {
@@ -65,14 +74,16 @@ impl UnixAttestor {
         }
     }
 
-    /// Looks at the peer of a connected socket. It may hash up to 256 MB, so call it where blocking is allowed.
+    /// Looks at the peer of a connected socket. It asks the file system of the executable, which may be a server that does not
+    /// answer, and may hash up to 256 MB: call it where blocking is allowed.
     ///
     /// # Errors
-    /// `PeerRefused` with the reason, `PeerUnreadable` when the system does not answer. Either way the peer gets nothing.
-    pub fn attest_peer(&self, socket: BorrowedFd<'_>) -> Result<WorkloadPeer, AttestError> {
+    /// `PeerRefused` with the reason, `PeerUnreadable` when the system does not answer, `HashNeeded`. Whichever it is, the peer
+    /// gets nothing.
+    pub fn attest_peer(&self, socket: BorrowedFd<'_>, hashing: Hashing) -> Result<WorkloadPeer, AttestError> {
         let credentials = peer_credentials(socket).map_err(|e| AttestError::unreadable("read the peer's ids", e))?;
         let groups = peer_groups(socket).map_err(|e| AttestError::unreadable("read the peer's groups", e))?;
-        self.attest(credentials, groups, peer_pidfd(socket))
+        self.attest(credentials, groups, peer_pidfd(socket), hashing)
     }
 
     /// Looks at the process that has this number now, as if it connected now, for explaining alone: who is meant by a
@@ -80,14 +91,15 @@ impl UnixAttestor {
     ///
     /// # Errors
     /// As [`UnixAttestor::attest_peer`]; `PeerRefused` also for another user's process, and when there is none.
-    pub fn look_at(&self, pid: i32, only_of: Option<u32>) -> Result<WorkloadPeer, AttestError> {
+    pub fn look_at(&self, pid: i32, only_of: Option<u32>, hashing: Hashing) -> Result<WorkloadPeer, AttestError> {
         let (credentials, groups) = process::ids_by_number(pid)?;
         if only_of.is_some_and(|uid| uid != credentials.uid) {
             return Err(AttestError::PeerRefused(format!(
                 "process {pid} is another user's; ask as root"
             )));
         }
-        self.attest(credentials, groups, Err(io::ErrorKind::Unsupported.into()))
+        let pidfd = Err(io::ErrorKind::Unsupported.into());
+        self.attest(credentials, groups, pidfd, hashing)
     }
 
     fn attest(
@@ -95,6 +107,7 @@ impl UnixAttestor {
         credentials: PeerCredentials,
         groups: Vec<u32>,
         pidfd: io::Result<mintage_sys::peer::PidFd>,
+        hashing: Hashing,
     ) -> Result<WorkloadPeer, AttestError> {
         if groups.len() > GROUPS_MAX {
             return Err(AttestError::PeerRefused(format!(
@@ -104,8 +117,9 @@ impl UnixAttestor {
         }
         let process = Process::hold(&credentials, pidfd)?;
         process.check_user_ids(&credentials, self.user_namespace)?;
-        let executable = match self.executables.look_at(&process, credentials.uid) {
+        let executable = match self.executables.look_at(&process, credentials.uid, hashing) {
             Ok(executable) => Some(executable),
+            Err(AttestError::HashNeeded) => return Err(AttestError::HashNeeded),
             Err(_) if self.executable == ExecutablePolicy::Omit && process.is_same() => None,
             Err(error) => return Err(error),
         };
@@ -135,7 +149,7 @@ impl UnixAttestor {
 /// # Errors
 /// As [`UnixAttestor::attest_peer`].
 pub fn attest_peer(socket: BorrowedFd<'_>) -> Result<WorkloadPeer, AttestError> {
-    UnixAttestor::default().attest_peer(socket)
+    UnixAttestor::default().attest_peer(socket, Hashing::Now)
 }
 
 /// What the owner of a delivery folder proves: user and group id, and nothing about any process.

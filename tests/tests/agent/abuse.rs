@@ -17,7 +17,7 @@ use mintage_tests::kit::{
     blank,
     ca::{CaProcess, entry, make, token},
     client::admin,
-    face::get,
+    face::{get, metric},
     http2::{HEADERS, PREFACE, SETTINGS, WHOLE, ends, floods, frame, head_of, literal},
     node::ask,
     proxies::free_port,
@@ -95,6 +95,21 @@ impl Scene {
         stream
     }
 
+    /// How many calls of the socket ended so.
+    async fn counted(&self, result: &str) -> u64 {
+        let line = format!("mintage_agent_workload_requests_total{{result=\"{result}\"}}");
+        metric(self.page, &line).await
+    }
+
+    /// How many calls were refused with this code.
+    async fn refused(&self, code: &str) -> u64 {
+        metric(
+            self.page,
+            &format!("mintage_agent_socket_refusals_total{{code=\"{code}\"}}"),
+        )
+        .await
+    }
+
     fn stop(mut self) {
         self.agent.runs();
         assert_eq!(self.agent.stop(), Some(0));
@@ -159,6 +174,14 @@ async fn d45_a_message_over_its_limit_and_a_compressed_one_are_refused_and_the_n
     let answer = raw.call(bomb).await.unwrap();
     assert_eq!(answer.headers().get("grpc-status").unwrap(), "12", "{answer:?}");
     first(channel).await.unwrap();
+    assert_eq!(scene.counted("message_size").await, 3);
+    assert_eq!(
+        (
+            scene.refused("ResourceExhausted").await,
+            scene.refused("Unimplemented").await
+        ),
+        (3, 1)
+    );
     scene.stop();
 }
 
@@ -206,6 +229,7 @@ async fn d46_too_much_metadata_and_garbage_in_it_are_refused() {
         assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status}");
         assert!(status.message().contains(name), "{status}");
     }
+    assert_eq!(scene.counted("metadata").await, 3);
     // As a header that is no Base64 at all, and one that is no header.
     for garbage in [literal(b"x-garbage-bin", b"\xff\x00"), literal(b"X Y", b"v")] {
         let mut stream = scene.raw().await;
@@ -235,6 +259,7 @@ async fn d47_a_caller_that_does_not_say_what_it_speaks_is_closed_at_the_deadline
         assert!(waits.await.unwrap(), "it may stay for ever");
     }
     assert!(began.elapsed() >= FIRST_OCTETS_WAIT / 2, "nobody was given time");
+    assert!(scene.counted("silent").await >= 1);
     scene.stop();
 }
 
@@ -289,6 +314,7 @@ async fn w2_a_header_that_is_missing_another_or_there_twice_is_refused_by_all_fi
             assert!(status.message().contains("workload.spiffe.io: true, once"), "{status}");
         }
     }
+    assert_eq!(scene.refused("InvalidArgument").await, 30);
     scene.stop();
 }
 
@@ -313,6 +339,10 @@ async fn d48_d51_what_is_no_grpc_is_refused() {
         let answer = ask(&scene.socket, &request).await.unwrap();
         assert_eq!(answer.split_whitespace().nth(1), Some(code), "{request}: {answer}");
     }
+    assert_eq!(
+        metric(scene.page, "mintage_agent_lookups_total{result=\"wrong_path\"}").await,
+        2
+    );
     scene.serves().await;
     scene.stop();
 }
@@ -338,6 +368,9 @@ async fn d49_a_flood_of_frames_ends_its_own_connection_and_nobody_else_waits() {
             assert!(flood.await.unwrap(), "{what}: the connection lives on");
         }
     }
+    assert!(scene.counted("flood").await >= 1);
+    let told = scene.agent.log().matches("sends a flood of frames").count() as u64;
+    assert!((1..=scene.counted("flood").await).contains(&told), "{told}");
     scene.stop();
 }
 

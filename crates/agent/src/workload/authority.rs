@@ -39,6 +39,8 @@ pub(super) struct Authorities<S> {
     held: Vec<u8>,
     given: usize,
     meter: Meter,
+    /// Told once when the caller sends a flood.
+    flooded: Box<dyn Fn() + Send + Sync>,
 }
 
 enum State {
@@ -51,14 +53,24 @@ enum State {
 }
 
 impl<S> Authorities<S> {
-    /// Looks at nothing unless the caller speaks HTTP/2.
-    pub(super) fn of(stream: S, http2: bool) -> Self {
+    /// Of a caller that speaks HTTP/2; `flooded` is told when it sends a flood of frames.
+    pub(super) fn of(stream: S, flooded: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::from(stream, Some(PREFACE), Box::new(flooded))
+    }
+
+    /// Of a caller that does not: nothing is looked at.
+    pub(super) fn of_another_protocol(stream: S) -> Self {
+        Self::from(stream, None, Box::new(|| ()))
+    }
+
+    fn from(stream: S, pass: Option<usize>, flooded: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             stream,
-            state: State::Pass(http2.then_some(PREFACE)),
+            state: State::Pass(pass),
             held: Vec::new(),
             given: 0,
             meter: Meter::new(Instant::now()),
+            flooded,
         }
     }
 }
@@ -125,7 +137,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Authorities<S> {
                 }
                 State::Head => match ready!(this.poll_gather(cx, HEAD))? {
                     true if !this.meter.affords(this.held[3], Instant::now()) => {
-                        tracing::warn!("a caller of the socket sends a flood of frames; its connection is closed");
+                        (this.flooded)();
                         return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                     }
                     true => this.state = this.after_head(),

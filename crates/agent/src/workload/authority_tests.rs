@@ -123,7 +123,7 @@ async fn through(sent: Vec<u8>, piece: usize) -> Vec<u8> {
         tokio::io::AsyncWriteExt::write_all(&mut caller, &sent).await.unwrap();
     });
     let (mut mended, mut part) = (Vec::new(), vec![0; piece + 1]);
-    let mut stream = Authorities::of(stream, true);
+    let mut stream = Authorities::of(stream, || ());
     loop {
         let got = stream.read(&mut part).await.unwrap();
         if got == 0 {

@@ -11,23 +11,26 @@ use std::{
     time::Duration,
 };
 
-use mintage_attest::unix::{UnixAttestor, WorkloadPeer};
+use mintage_attest::unix::WorkloadPeer;
 use mintage_identity::Selector;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
     sync::mpsc::{self, error::TrySendError},
-    task::spawn_blocking,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
 
-use super::look::Looks;
+use super::{
+    attesting::{Attesting, Looked, NotAttested},
+    look::Looks,
+};
 use crate::{config::SocketLimit, shared::Shared};
 
 /// One connection's process.
 pub(crate) struct Caller {
-    uid: u32,
+    looked: Looked,
+    attesting: Arc<Attesting>,
     peer: Result<WorkloadPeer, String>,
     proven: Arc<BTreeSet<Selector>>,
     ended: CancellationToken,
@@ -39,26 +42,31 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Attests the process that connected. An attestation that failed is kept: each call is then refused with its reason.
-    /// `cut` closes the connection.
+    /// Attests the process that connected. A refusal is kept: each call is then answered with its reason. `cut` closes the
+    /// connection.
+    ///
+    /// # Errors
+    /// What kept it from being looked at in time. The next connection may fare better.
     pub(super) async fn attest(
         stream: &UnixStream,
-        uid: u32,
-        attestor: Arc<UnixAttestor>,
+        looked: Looked,
+        attesting: Arc<Attesting>,
         cut: CancellationToken,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, String> {
         let peer = match stream.as_fd().try_clone_to_owned() {
-            Ok(socket) => {
-                spawn_blocking(move || attestor.attest_peer(socket.as_fd()).map_err(|error| error.to_string()))
-                    .await
-                    .unwrap_or_else(|error| Err(error.to_string()))
-            }
-            Err(error) => Err(error.to_string()),
+            Ok(socket) => attesting.attest(socket, looked).await,
+            Err(error) => Err(NotAttested::Refused(error.to_string())),
+        };
+        let peer = match peer {
+            Ok(peer) => Ok(peer),
+            Err(NotAttested::Refused(why)) => Err(why),
+            Err(NotAttested::Late(why)) => return Err(why),
         };
         let proven = peer.as_ref().map(|peer| peer.selectors().clone()).unwrap_or_default();
         let gone = CancellationToken::new();
         let caller = Arc::new(Self {
-            uid,
+            looked,
+            attesting,
             proven: Arc::new(proven),
             ended: CancellationToken::new(),
             looks: Looks::default(),
@@ -67,7 +75,7 @@ impl Caller {
             peer,
         });
         caller.watch_process(gone);
-        caller
+        Ok(caller)
     }
 
     /// Ends the token when the process dies. The task ends with the process or the connection.
@@ -100,7 +108,7 @@ impl Caller {
     }
 
     pub(super) fn uid(&self) -> u32 {
-        self.uid
+        self.looked.uid
     }
 
     /// What the process proves.
@@ -129,17 +137,18 @@ impl Caller {
         let look = async || {
             let at_once = self.peer.as_ref().ok().and_then(WorkloadPeer::still_same_at_once);
             if let Some(same) = at_once {
-                return same;
+                return Ok(same);
             }
             let caller = self.clone();
-            let same = spawn_blocking(move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same));
-            same.await.unwrap_or(false)
+            let same = move || caller.peer.as_ref().is_ok_and(WorkloadPeer::still_same);
+            self.attesting.again(self.looked, same).await
         };
         match self.looks.look(look).await {
-            true => Ok(()),
-            false => Err(Status::permission_denied(
+            Ok(true) => Ok(()),
+            Ok(false) | Err(NotAttested::Refused(_)) => Err(Status::permission_denied(
                 "the process that connected has ended, moved to another control group or runs another program now; connect again",
             )),
+            Err(NotAttested::Late(why)) => Err(Status::unavailable(why)),
         }
     }
 
@@ -162,7 +171,7 @@ impl Caller {
             () = self.ended() => false,
             () = tokio::time::sleep(Duration::from_secs(seconds)) => {
                 shared.metrics.workload_request("unread");
-                tracing::warn!(uid = self.uid, seconds, "a client reads nothing; its connection is closed");
+                tracing::warn!(uid = self.uid(), seconds, "a client reads nothing; its connection is closed");
                 self.cut.cancel();
                 false
             }

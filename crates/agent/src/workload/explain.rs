@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mintage_attest::unix::{UnixAttestor, WorkloadPeer};
+use mintage_attest::unix::WorkloadPeer;
 use mintage_identity::Selector;
 use mintage_proto::v1::{ExplainResponse, explain_request::Subject};
-use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::Status;
 
-use super::caller::Caller;
+use super::{
+    attesting::{Attesting, Looked, NotAttested},
+    caller::Caller,
+};
 use crate::roles::{Role, role_of};
 
 /// What is true of every look by number.
@@ -19,11 +21,8 @@ const BY_NUMBER: [&str; 2] = [
 /// What is true of a user.
 const BY_USER: &str = "only the user's number is taken as shown; groups, path and digest are a process's: give --pid";
 
-/// Looks at processes, few at a time: each look may hash an executable.
-pub(super) struct Looker {
-    pub(super) attestor: Arc<UnixAttestor>,
-    pub(super) attesting: Arc<Semaphore>,
-}
+/// Looks at processes that are named by number.
+pub(super) struct Looker(pub(super) Arc<Attesting>);
 
 impl Looker {
     /// What the subject shows, and an answer without its entries.
@@ -41,7 +40,8 @@ impl Looker {
                 Ok((caller.proven(), told(peer, &[])))
             }
             Some(Subject::Pid(pid)) => {
-                let peer = self.at(pid, only_of).await?;
+                let uid = caller.uid();
+                let peer = self.at(Looked { uid, pid }, only_of).await?;
                 Ok((Arc::new(peer.selectors().clone()), told(&peer, &BY_NUMBER)))
             }
             Some(Subject::Uid(uid)) => match only_of.is_some_and(|own| own != uid) {
@@ -53,18 +53,11 @@ impl Looker {
         }
     }
 
-    async fn at(&self, pid: i32, only_of: Option<u32>) -> Result<WorkloadPeer, Status> {
-        let stopping = || Status::unavailable("the agent is stopping");
-        let permit = self.attesting.clone().acquire_owned().await.map_err(|_| stopping())?;
-        let attestor = self.attestor.clone();
-        // The thread keeps the permit though the caller hangs up.
-        let looked = spawn_blocking(move || {
-            let looked = attestor.look_at(pid, only_of);
-            drop(permit);
-            looked
-        });
-        let looked = looked.await.map_err(|_| stopping())?;
-        looked.map_err(|error| Status::failed_precondition(format!("process {pid}: {error}")))
+    async fn at(&self, looked: Looked, only_of: Option<u32>) -> Result<WorkloadPeer, Status> {
+        self.0.look_at(looked, only_of).await.map_err(|not| match not {
+            NotAttested::Refused(why) => Status::failed_precondition(format!("process {}: {why}", looked.pid)),
+            NotAttested::Late(why) => Status::unavailable(why),
+        })
     }
 }
 

@@ -97,10 +97,19 @@ fn spoken(answer: Response<Body>, metrics: &Metrics) -> Response<Body> {
     match Status::from_header_map(answer.headers()) {
         Some(status) if status.code() == Code::OutOfRange => {
             metrics.workload_request("message_size");
-            Status::resource_exhausted(status.message()).into_http()
+            refuse(&Status::resource_exhausted(status.message()), metrics)
+        }
+        Some(status) if status.code() != Code::Ok => {
+            metrics.refused(status.code());
+            answer
         }
         _ => answer,
     }
+}
+
+fn refuse(status: &Status, metrics: &Metrics) -> Response<Body> {
+    metrics.refused(status.code());
+    status.clone().into_http()
 }
 
 impl<S> Service<Request<Body>> for Gate<S>
@@ -123,7 +132,7 @@ where
                 let (answer, metrics) = (self.inner.call(request), self.metrics.clone());
                 Box::pin(async move { answer.await.map(|answer| holding(spoken(answer, &metrics), place)) })
             }
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            Err(status) => Box::pin(std::future::ready(Ok(refuse(&status, &self.metrics)))),
         }
     }
 }

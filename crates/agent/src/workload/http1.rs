@@ -66,16 +66,26 @@ fn answer<B>(shared: &Shared, request: Request<B>) -> Page {
         Ok(Route::Auth) => auth(shared, &request),
         Ok(Route::Ask(asked)) if request.method() == Method::GET => ask(shared, &asked),
         Ok(Route::Ask(_)) => {
+            shared.metrics.lookup("wrong_method");
             let mut page = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
             page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             page
         }
-        Err(RouteProblem::NotFound) => plain(
+        Err(problem) => {
+            shared.metrics.lookup("wrong_path");
+            no_route(problem)
+        }
+    }
+}
+
+fn no_route(problem: RouteProblem) -> Page {
+    match problem {
+        RouteProblem::NotFound => plain(
             StatusCode::NOT_FOUND,
             "there are /v1/revocation/{issuer}/{serial} and /v1/revocation/auth\n",
         ),
-        Err(RouteProblem::TooLong) => plain(StatusCode::URI_TOO_LONG, "path: is too long\n"),
-        Err(RouteProblem::Wrong(problem)) => plain(StatusCode::BAD_REQUEST, &format!("{problem}\n")),
+        RouteProblem::TooLong => plain(StatusCode::URI_TOO_LONG, "path: is too long\n"),
+        RouteProblem::Wrong(problem) => plain(StatusCode::BAD_REQUEST, &format!("{problem}\n")),
     }
 }
 

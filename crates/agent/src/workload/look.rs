@@ -5,6 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::{sync::Mutex, task::yield_now};
 
+use super::attesting::NotAttested;
+
+/// Whether the process is the same; or why that is not known.
+type Seen = Result<bool, NotAttested>;
+
 /// What was asked and what was seen.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
@@ -13,26 +18,35 @@ pub(super) struct Looks {
     last: Mutex<Last>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Last {
     /// How often had been asked when it began: it answers all of those.
     answers: u64,
-    good: bool,
+    seen: Seen,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self {
+            answers: 0,
+            seen: Ok(false),
+        }
+    }
 }
 
 impl Looks {
     /// What a look found that began after this call did.
-    pub(super) async fn look<F: Future<Output = bool>>(&self, look: impl FnOnce() -> F) -> bool {
+    pub(super) async fn look<F: Future<Output = Seen>>(&self, look: impl FnOnce() -> F) -> Seen {
         let own = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut last = self.last.lock().await;
         if last.answers < own {
             // A look may come back at once: whoever was woken by the same news asks first.
             yield_now().await;
             let answers = self.asked.load(Ordering::SeqCst);
-            let good = look().await;
-            *last = Last { answers, good };
+            let seen = look().await;
+            *last = Last { answers, seen };
         }
-        last.good
+        last.seen.clone()
     }
 }
 
@@ -57,9 +71,9 @@ mod tests {
                 let look = async || {
                     made.fetch_add(1, Ordering::SeqCst);
                     may.acquire().await.unwrap().forget();
-                    good
+                    Ok(good)
                 };
-                looks.look(look).await
+                looks.look(look).await.unwrap()
             })
         };
         let first = ask(true);

@@ -2,6 +2,7 @@
 //! own, Envoy's, and over HTTP/1.1), and the standard services for health and reflection.
 
 mod api;
+mod attesting;
 mod authority;
 mod bind;
 mod caller;

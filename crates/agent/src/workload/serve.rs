@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use mintage_attest::unix::UnixAttestor;
 use mintage_proto::{
     envoy_auth::authorization_server::AuthorizationServer,
     sds::secret_discovery_service_server::SecretDiscoveryServiceServer,
@@ -22,7 +21,7 @@ use std::os::fd::AsFd;
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::{Sleep, sleep, timeout},
 };
@@ -32,6 +31,7 @@ use tonic::transport::{Server, server::Connected};
 
 use super::{
     api::{Api, require_header},
+    attesting::{Attesting, Looked},
     authority::{Authorities, PREFACE},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
@@ -52,10 +52,10 @@ use crate::{
     core::Input,
     descriptors,
     limits::{
-        ATTESTATIONS_MAX, EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT, LOCAL_REQUEST_BYTES_MAX,
-        LOOKUP_REQUEST_BYTES_MAX, SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, SOCKET_LAST_WAIT,
+        EXT_AUTHZ_REQUEST_BYTES_MAX, FIRST_OCTETS_WAIT, LOCAL_REQUEST_BYTES_MAX, LOOKUP_REQUEST_BYTES_MAX,
+        SDS_REQUEST_BYTES_MAX, SEEN_REQUEST_BYTES_MAX, SOCKET_LAST_WAIT,
     },
-    shared::Shared,
+    shared::{Noted, Shared},
 };
 
 /// Connections that were attested and wait for the server to take them.
@@ -85,14 +85,10 @@ pub(crate) fn serve(
     let limits = shared.limits;
     let cut = CancellationToken::new();
     let of_user = limits.count(SocketLimit::ConnectionsPerUser);
-    let (attestor, attesting) = (Arc::default(), Arc::new(Semaphore::new(ATTESTATIONS_MAX)));
-    let looker = Looker {
-        attestor: Arc::clone(&attestor),
-        attesting: Arc::clone(&attesting),
-    };
+    let attesting = Arc::<Attesting>::default();
+    let looker = Looker(attesting.clone());
     let acceptor = Acceptor {
         shared: shared.clone(),
-        attestor,
         connections: PerUid::new(of_user, limits.count(SocketLimit::Connections)),
         attesting,
         ready,
@@ -164,9 +160,8 @@ async fn to_its_end<T>(serving: impl Future<Output = T>, stop: &CancellationToke
 
 struct Acceptor {
     shared: Arc<Shared>,
-    attestor: Arc<UnixAttestor>,
     connections: PerUid,
-    attesting: Arc<Semaphore>,
+    attesting: Arc<Attesting>,
     ready: mpsc::Sender<LocalStream>,
     stop: CancellationToken,
     /// Closes every connection.
@@ -204,29 +199,38 @@ impl Acceptor {
         };
         let Some(place) = self.connections.take(credentials.uid) else {
             self.shared.metrics.workload_request("too_many_connections");
-            tracing::warn!(
-                uid = credentials.uid,
-                "too many connections to the socket; one was closed"
-            );
+            if self.shared.may_log(Noted::TooManyConnections, credentials.uid) {
+                tracing::warn!(
+                    uid = credentials.uid,
+                    "too many connections to the socket; one was closed"
+                );
+            }
             return;
         };
-        let (attestor, attesting, ready) = (self.attestor.clone(), self.attesting.clone(), self.ready.clone());
+        let looked = Looked {
+            uid: credentials.uid,
+            pid: credentials.pid,
+        };
+        let (attesting, ready) = (self.attesting.clone(), self.ready.clone());
         let (shared, stop, cut) = (self.shared.clone(), self.stop.clone(), self.cut.child_token());
         tokio::spawn(async move {
-            let caller = {
-                let Ok(_permit) = attesting.acquire_owned().await else {
-                    return;
-                };
-                Caller::attest(&stream, credentials.uid, attestor, cut).await
+            let caller = match Caller::attest(&stream, looked, attesting, cut).await {
+                Ok(caller) => caller,
+                Err(why) => return give_up(&stream, &shared, (looked.uid, &why)),
             };
             // A caller who says nothing holds a place of its user's, and not for long.
             let heard = tokio::select! {
                 heard = timeout(FIRST_OCTETS_WAIT, hear(BufReader::with_capacity(READ_AHEAD_BYTES, stream))) => heard,
                 () = stop.cancelled() => return,
             };
-            let Ok(Ok((spoken, stream))) = heard else { return };
+            let Ok(Ok((spoken, stream))) = heard else {
+                return shared.metrics.workload_request("silent");
+            };
             let connection = LocalStream {
-                stream: Authorities::of(stream, spoken == Spoken::Http2),
+                stream: match spoken {
+                    Spoken::Http2 => Authorities::of(stream, flooded(&shared, looked.uid)),
+                    Spoken::Http1 => Authorities::of_another_protocol(stream),
+                },
                 cut_off: Box::pin(caller.cut_off()),
                 caller,
                 preface: (spoken == Spoken::Http2).then(|| Box::pin(sleep(FIRST_OCTETS_WAIT))),
@@ -238,6 +242,31 @@ impl Acceptor {
                 Spoken::Http1 => http1::serve(connection, shared, stop).await,
             }
         });
+    }
+}
+
+/// Ends the connection of a process that could not be looked at. The thread that still looks holds the socket too.
+fn give_up(stream: &UnixStream, shared: &Shared, (uid, why): (u32, &str)) {
+    shared.metrics.workload_request("attested_late");
+    if shared.may_log(Noted::Late, uid) {
+        tracing::warn!(uid, why, "a caller could not be attested; its connection is closed");
+    }
+    if let Err(error) = rustix::net::shutdown(stream, rustix::net::Shutdown::Both) {
+        tracing::debug!(%error, "it had ended already");
+    }
+}
+
+/// What is done once a connection of this user turns out to be a flood.
+fn flooded(shared: &Arc<Shared>, uid: u32) -> impl Fn() + Send + Sync + use<> {
+    let shared = shared.clone();
+    move || {
+        shared.metrics.workload_request("flood");
+        if shared.may_log(Noted::Flood, uid) {
+            tracing::warn!(
+                uid,
+                "a caller of the socket sends a flood of frames; its connection is closed"
+            );
+        }
     }
 }
 

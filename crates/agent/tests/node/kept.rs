@@ -39,7 +39,7 @@ async fn given(ttl: Duration) -> (FakeCa, Node, X509svidResponse) {
     ca.script().svid_ttl = ttl;
     let mut agent = agent;
     ca.set_entries(vec![entry("a", "/a"), entry("b", "/b")]);
-    applied(&mut agent).await;
+    applied(&mut agent, 2).await;
     let first = next(&mut svids(&node).await.unwrap()).await;
     assert_eq!(ids(&first), [A, B]);
     written(&node, &["a", "b"]).await;
@@ -48,8 +48,9 @@ async fn given(ttl: Duration) -> (FakeCa, Node, X509svidResponse) {
     (ca, node, first)
 }
 
-async fn applied(agent: &mut Running) {
-    let entries = |event| matches!(event, AgentEvent::EntriesApplied { .. }).then_some(());
+/// Waits until the CA has named so many entries; what it named at the beginning of its stream are as many as there were then.
+async fn applied(agent: &mut Running, entries: usize) {
+    let entries = |event| matches!(event, AgentEvent::EntriesApplied { count, .. } if count == entries).then_some(());
     agent.event("entries", entries).await;
 }
 
@@ -74,7 +75,7 @@ async fn a_restart_without_the_ca_serves_the_same_and_the_ca_corrects_it() {
     ca.up().await;
     let status = end(&mut stream).await;
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
-    applied(&mut agent).await;
+    applied(&mut agent, 1).await;
     until("the end of what is kept of it", || !kept(&node, "a.pem").exists()).await;
     ca.down();
     agent.stop().await;

@@ -2,19 +2,21 @@
 //! to the same file.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     path::Path,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Mutex, PoisonError},
 };
 
 use mintage_sys::dir::{Kind, Meta};
 use ring::digest;
 use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat};
 
-use super::process::{Process, gone};
+use super::{
+    Hashing,
+    process::{Process, gone},
+};
 use crate::{
     AttestError,
     limits::{EXECUTABLE_BYTES_MAX, EXECUTABLES_CACHED_MAX},
@@ -34,8 +36,6 @@ const LOCAL_MAGICS: [i128; 7] = [
     0xe0f5_e1e2,
     0xf2f5_2010,
 ];
-/// How long a peer waits while another executable of its own user is being hashed.
-const HASH_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What identifies a file's content: any write moves the change time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,26 +94,30 @@ impl Executable {
     }
 }
 
-/// Digests by file state, and which users' files are being hashed now.
-#[derive(Debug, Default)]
-pub struct Executables {
-    known: Mutex<HashMap<FileState, [u8; 32]>>,
-    hashing: Mutex<HashSet<u32>>,
-    hashed: Condvar,
+/// A digest, and the user for whose process it was made.
+#[derive(Debug)]
+struct Digest {
+    sha256: [u8; 32],
+    uid: u32,
 }
 
+/// Digests by file state.
+#[derive(Debug, Default)]
+pub struct Executables(Mutex<HashMap<FileState, Digest>>);
+
 impl Executables {
-    /// Opens, checks and hashes the executable of a process of user `uid`.
-    pub(super) fn look_at(&self, process: &Process, uid: u32) -> Result<Executable, AttestError> {
-        // First by O_PATH, which reads nothing: a file on FUSE could keep us waiting for ever.
+    /// Opens and checks the executable of a process of user `uid`, and hashes it if it is not known and `hashing` allows it.
+    /// Whoever's file system it is may keep us waiting, FUSE and a server's at the first question about it.
+    pub(super) fn look_at(&self, process: &Process, uid: u32, hashing: Hashing) -> Result<Executable, AttestError> {
+        // First by O_PATH, which reads nothing.
         let located = open_executable(process, OFlags::PATH).map_err(unreadable)?;
-        let meta = Meta::of(&located).map_err(unreadable)?;
-        refuse_by_meta(&meta)?;
         let file_system = fstatfs(&located).map_err(|error| unreadable(error.into()))?;
         let magic = file_system.f_type as i128;
         if magic == FUSE_MAGIC {
             return refuse("its executable is on a FUSE file system, whose content its owner can change at will");
         }
+        let meta = Meta::of(&located).map_err(unreadable)?;
+        refuse_by_meta(&meta)?;
         let path = readlinkat(process.proc_dir(), "exe", Vec::new()).map_err(|error| unreadable(error.into()))?;
         let path = path.into_string().ok().filter(|path| leads_to(path, &meta));
         let state = FileState::of(&meta);
@@ -123,55 +127,38 @@ impl Executables {
             sha256,
             local: LOCAL_MAGICS.contains(&magic),
         };
-        let known = lock(&self.known).get(&state).copied();
-        if let Some(sha256) = known {
+        if let Some(sha256) = self.known(&state) {
             return Ok(of(sha256));
         }
-        let file = open_executable(process, OFlags::RDONLY | OFlags::NONBLOCK).map_err(unreadable)?;
-        let sha256 = {
-            let _turn = self.take_turn(uid)?;
-            // Who waited may find that the one before hashed the same file.
-            let known = lock(&self.known).get(&state).copied();
-            known.map_or_else(|| hash(&file, &state), Ok)?
-        };
-        let mut known = lock(&self.known);
-        if known.len() >= EXECUTABLES_CACHED_MAX {
-            // Rarely reached; what is still running is hashed again when it is asked for.
-            known.clear();
+        if hashing == Hashing::Later {
+            return Err(AttestError::HashNeeded);
         }
-        known.insert(state, sha256);
+        let file = open_executable(process, OFlags::RDONLY | OFlags::NONBLOCK).map_err(unreadable)?;
+        let sha256 = hash(&file, &state)?;
+        self.remember(state, Digest { sha256, uid });
         Ok(of(sha256))
     }
 
-    /// One hash at a time for each user, so that no user can keep more than one core busy.
-    fn take_turn(&self, uid: u32) -> Result<Turn<'_>, AttestError> {
-        let (mut hashing, waited) = self
-            .hashed
-            .wait_timeout_while(lock(&self.hashing), HASH_WAIT_MAX, |hashing| hashing.contains(&uid))
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return refuse("other executables of its user are being hashed; try again");
+    fn known(&self, state: &FileState) -> Option<[u8; 32]> {
+        // A panic elsewhere leaves the map whole: each change is one call.
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(state).map(|digest| digest.sha256)
+    }
+
+    /// Where there is no room, those of the user who has most are forgotten: what is still running is hashed again when it is
+    /// asked for, and nobody can have the others' forgotten.
+    fn remember(&self, state: FileState, digest: Digest) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= EXECUTABLES_CACHED_MAX {
+            let mut counts = HashMap::<u32, usize>::new();
+            known
+                .values()
+                .for_each(|digest| *counts.entry(digest.uid).or_default() += 1);
+            let most = counts.iter().max_by_key(|(_, count)| **count).map(|(uid, _)| *uid);
+            known.retain(|_, digest| Some(digest.uid) != most);
         }
-        hashing.insert(uid);
-        Ok(Turn { of: self, uid })
+        known.insert(state, digest);
     }
-}
-
-struct Turn<'a> {
-    of: &'a Executables,
-    uid: u32,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        lock(&self.of.hashing).remove(&self.uid);
-        self.of.hashed.notify_all();
-    }
-}
-
-/// A panic elsewhere leaves these maps whole: each change is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refuse<T>(problem: &str) -> Result<T, AttestError> {
@@ -250,4 +237,28 @@ fn hash(mut file: &File, state: &FileState) -> Result<[u8; 32], AttestError> {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(context.finish().as_ref());
     Ok(sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_with_many_executables_loses_its_own_digests_and_nobody_elses() {
+        let executables = Executables::default();
+        let state = |inode| FileState {
+            identity: (1, inode),
+            changed: (0, 0),
+            len: 1,
+        };
+        let sha256 = [7; 32];
+        executables.remember(state(0), Digest { sha256, uid: 1 });
+        for inode in 1..=2 * EXECUTABLES_CACHED_MAX as u64 {
+            executables.remember(state(inode), Digest { sha256, uid: 2 });
+        }
+        let last = state(2 * EXECUTABLES_CACHED_MAX as u64);
+        assert!(executables.known(&state(0)).is_some() && executables.known(&last).is_some());
+        assert!(executables.known(&state(1)).is_none());
+        assert!(executables.0.lock().unwrap().len() <= EXECUTABLES_CACHED_MAX);
+    }
 }

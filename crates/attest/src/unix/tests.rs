@@ -47,7 +47,7 @@ fn child_process() {
             let stdin = std::io::stdin();
             let observed = |policy| {
                 let attestor = UnixAttestor::new(policy, UserNamespacePolicy::Refuse);
-                match attestor.attest_peer(stdin.as_fd()) {
+                match attestor.attest_peer(stdin.as_fd(), Hashing::Now) {
                     Ok(peer) => format!("selectors {:?}", peer.selectors()),
                     Err(error) => format!("refused {error}"),
                 }
@@ -311,7 +311,7 @@ fn deleted_executable_gets_nothing_by_default_and_no_hints_otherwise() {
     fs::write(copy.with_file_name("workload (deleted)"), "another").unwrap();
     assert!(peer.refusal().contains("deleted or replaced"));
     let attestor = UnixAttestor::new(ExecutablePolicy::Omit, UserNamespacePolicy::Refuse);
-    let seen = attestor.attest_peer(peer.stream.as_fd()).unwrap();
+    let seen = attestor.attest_peer(peer.stream.as_fd(), Hashing::Now).unwrap();
     assert!(
         texts(&seen)
             .iter()
@@ -406,7 +406,7 @@ fn a_peer_in_its_own_user_namespace_gets_nothing_unless_that_is_accepted() {
     let peer = peer_of(command, "wait");
     assert!(peer.refusal().contains("user namespace of its own"));
     let attestor = UnixAttestor::new(ExecutablePolicy::Refuse, UserNamespacePolicy::Accept);
-    let seen = attestor.attest_peer(peer.stream.as_fd()).unwrap();
+    let seen = attestor.attest_peer(peer.stream.as_fd(), Hashing::Now).unwrap();
     // Root in there is who he always was out here.
     assert_eq!(seen.uid(), rustix::process::geteuid().as_raw());
 }
@@ -443,7 +443,7 @@ fn a_digest_is_remembered_until_the_file_changes() {
     let copy = copy_of_exe(temp.path(), "workload");
     let attestor = UnixAttestor::default();
     let digest = |peer: &Peer| {
-        let seen = attestor.attest_peer(peer.stream.as_fd()).unwrap();
+        let seen = attestor.attest_peer(peer.stream.as_fd(), Hashing::Now).unwrap();
         *seen.executable().unwrap().sha256()
     };
     let before = {
@@ -468,7 +468,7 @@ fn peers_are_attested_from_many_threads_at_once() {
     std::thread::scope(|scope| {
         for peer in &peers {
             for _ in 0..4 {
-                scope.spawn(|| attestor.attest_peer(peer.stream.as_fd()).unwrap());
+                scope.spawn(|| attestor.attest_peer(peer.stream.as_fd(), Hashing::Now).unwrap());
             }
         }
     });
@@ -496,6 +496,19 @@ fn a_process_in_more_groups_than_the_limit_is_refused_and_not_half_described() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let credentials = mintage_sys::peer::peer_credentials(ours.as_fd()).unwrap();
     let groups = vec![1; GROUPS_MAX + 1];
-    let error = UnixAttestor::default().attest(credentials, groups, peer_pidfd(ours.as_fd()));
+    let error = UnixAttestor::default().attest(credentials, groups, peer_pidfd(ours.as_fd()), Hashing::Later);
     assert!(error.unwrap_err().to_string().contains("1025 groups"));
+}
+
+#[test]
+fn what_is_not_remembered_is_hashed_only_when_that_is_allowed() {
+    let attestor = UnixAttestor::new(ExecutablePolicy::Omit, UserNamespacePolicy::Refuse);
+    let peer = peer("wait");
+    let attest = |hashing| attestor.attest_peer(peer.stream.as_fd(), hashing);
+    assert!(
+        matches!(attest(Hashing::Later), Err(AttestError::HashNeeded)),
+        "nor is it left out, as what cannot be hashed would be"
+    );
+    let hashed = attest(Hashing::Now).unwrap();
+    assert_eq!(attest(Hashing::Later).unwrap().executable(), hashed.executable());
 }

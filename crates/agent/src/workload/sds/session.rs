@@ -164,9 +164,15 @@ impl<P: Protocol> Session<P> {
     }
 
     fn hear(&mut self, request: &P::Request) -> Result<(), Status> {
-        self.protocol.check(request)?;
+        let invalid = |status| {
+            self.sds.shared.metrics.sds("invalid");
+            status
+        };
+        self.protocol.check(request).map_err(invalid)?;
         if let Some(node) = P::node(request) {
-            self.validator = validator_of(node)?.unwrap_or(self.sds.settings.validator());
+            self.validator = validator_of(node)
+                .map_err(invalid)?
+                .unwrap_or(self.sds.settings.validator());
         }
         match self.protocol.hear(request) {
             Heard::Taken => {}
