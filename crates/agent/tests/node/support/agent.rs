@@ -13,6 +13,7 @@ use mintage_agent::{Agent, AgentError, AgentEvent, AgentHandle, Config, Delivery
 use mintage_attest::join_token::JoinToken;
 use mintage_identity::{EntryName, Serial, UnixTime};
 use mintage_svid::{LeafInfo, X509Svid, key_matches, pem};
+use mintage_sys::{dir::Dir, lock::Lock};
 use rustls::time_provider::TimeProvider;
 use tokio::{sync::broadcast, time::timeout};
 
@@ -47,6 +48,8 @@ pub struct Node {
 pub struct Running {
     pub handle: AgentHandle,
     pub events: broadcast::Receiver<AgentEvent>,
+    /// Its data directory.
+    data: PathBuf,
 }
 
 pub fn name(text: &str) -> EntryName {
@@ -97,7 +100,8 @@ impl Node {
         };
         let handle = Agent::start(config, token, deps)?;
         let events = handle.events();
-        Ok(Running { handle, events })
+        let data = self.data();
+        Ok(Running { handle, events, data })
     }
 
     pub fn start(&self, config: Config, token: Option<JoinToken>) -> Running {
@@ -204,6 +208,10 @@ impl Running {
 
     pub async fn stop(self) {
         assert!(self.handle.shutdown(PATIENCE).await, "did not stop in time");
+        drop(self.handle);
+        // The lock goes with the last of its tasks.
+        let free = || Dir::open(&self.data).map_or(true, |dir| Lock::exclusive(&dir, "lock").is_ok());
+        until("the data directory to be free", free).await;
     }
 }
 
