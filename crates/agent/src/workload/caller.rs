@@ -138,7 +138,7 @@ impl Caller {
         match self.looks.look(look).await {
             true => Ok(()),
             false => Err(Status::permission_denied(
-                "the process that connected has ended, moved to another control group or runs another program now; connect again",
+                "the process that connected has ended, changed its user, groups or control group, or runs another program now; connect again",
             )),
         }
     }
