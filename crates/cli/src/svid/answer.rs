@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Whose a folder of `--write` is; one that an agent delivers into is refused, and so is anybody else's.
-const TAG: &str = "mintage svid --write";
+pub(super) const TAG: &str = "mintage svid --write";
 
 /// One X509-SVID, without its key.
 #[derive(Serialize)]
@@ -66,6 +66,13 @@ pub(crate) struct Fetched {
     pub(crate) key: zeroize::Zeroizing<Vec<u8>>,
 }
 
+impl Fetched {
+    /// Writes it into a folder of `--write`.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Failure> {
+        files::write(folder, TAG, &self.row.chain_pem, &self.key, &self.row.bundle_pem)
+    }
+}
+
 impl Answer {
     /// Reads a message strictly: an empty mandatory field or a broken certificate makes it void.
     pub(crate) fn read(message: X509svidResponse) -> Result<Self, Failure> {
@@ -109,14 +116,11 @@ impl Answer {
         Ok(Self { svids })
     }
 
-    /// Writes the first identity, which is the default one, where that is wanted.
-    pub(super) fn keep(&self, folder: Option<&Path>) -> Result<(), Failure> {
-        match (folder, self.svids.first()) {
-            (Some(folder), Some(first)) => {
-                files::write(folder, TAG, &first.row.chain_pem, &first.key, &first.row.bundle_pem)
-            }
-            _ => Ok(()),
-        }
+    /// The identity wanted, or the first, which is the default one.
+    pub(super) fn chosen(&self, wanted: Option<&str>) -> Option<&Fetched> {
+        self.svids
+            .iter()
+            .find(|svid| wanted.is_none_or(|id| svid.row.spiffe_id == id))
     }
 
     pub(super) fn into_rows(self) -> Vec<SvidRow> {
