@@ -331,17 +331,7 @@ async fn reload(run: &Run, running: &Config, handle: &AgentHandle) {
         Ok(config) => config,
         Err(error) => return tracing::error!(%error, "not reloaded; the configuration in force stays"),
     };
-    let fixed = [
-        ("data_dir", config.data_dir() != running.data_dir()),
-        ("socket", config.socket() != running.socket()),
-        ("metrics", config.metrics() != running.metrics()),
-        ("ca_addresses", config.ca_addresses() != running.ca_addresses()),
-        ("revocation_map", config.revocation_map() != running.revocation_map()),
-        ("bundle_map", config.bundle_map() != running.bundle_map()),
-        ("sds", config.sds() != running.sds()),
-        ("limits", config.limits() != running.limits()),
-    ];
-    for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+    for key in config.fixed_changes(running) {
         tracing::warn!(key, "this key changed but is only read at the start; restart the agent");
     }
     if let Some(done) = handle.reload(config.deliveries().to_vec()).await {

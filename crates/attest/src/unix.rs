@@ -116,7 +116,7 @@ impl UnixAttestor {
             )));
         }
         let process = Process::hold(&credentials, pidfd)?;
-        process.check_user_ids(&credentials, self.user_namespace)?;
+        process.check_ids(&credentials, &groups, self.user_namespace)?;
         let executable = match self.executables.look_at(&process, credentials.uid, hashing) {
             Ok(executable) => Some(executable),
             Err(AttestError::HashNeeded) => return Err(AttestError::HashNeeded),
@@ -172,8 +172,8 @@ pub struct WorkloadPeer {
 }
 
 impl WorkloadPeer {
-    /// Whether it is the same living process, with the same user ids and the same executable, and in the same control group,
-    /// as when it was attested. To be asked before each thing that is sent to it.
+    /// Whether it is the same living process, with the same user, groups and executable, and in the same control group, as
+    /// when it was attested. To be asked before each thing that is sent to it.
     pub fn still_same(&self) -> bool {
         let executable_same = match &self.executable {
             Some(executable) => executable.is_still_of(&self.process),
@@ -182,7 +182,7 @@ impl WorkloadPeer {
         // The process last: whatever was read above was read of it.
         executable_same
             && self.cgroup.is_still_of(&self.process)
-            && self.process.has_user_id(self.credentials.uid)
+            && self.process.has_ids(&self.credentials, &self.groups)
             && self.process.is_same()
     }
 

@@ -15,7 +15,8 @@ pub(crate) const VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Where Mintage's agent listens unless told otherwise.
 const USUAL: &str = "/run/mintage/agent.sock";
 
-/// A Unix socket. TCP is allowed by the standard and refused here: no process can be attested over it.
+/// A Unix socket. TCP is allowed by the standard and refused here: the kernel names no process at its other end, so that none
+/// can be attested, and an agent that answers all the same gives a key to whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint(PathBuf);
 
@@ -49,7 +50,9 @@ impl Endpoint {
             return refuse("has no scheme");
         };
         if scheme == "tcp" {
-            return refuse("is TCP, over which no process can be attested");
+            return refuse(
+                "is TCP, over which no agent can attest the process that asks: the kernel names none; use its Unix socket",
+            );
         }
         if scheme != "unix" {
             return refuse("is no Unix socket");
@@ -166,7 +169,12 @@ mod tests {
         assert_eq!(of(None, variable()), Path::new("/env"));
         assert_eq!(of(None, Some(String::new())), Path::new(USUAL));
         let wrong = Endpoint::chosen(None, Some("tcp://127.0.0.1:1".to_owned())).unwrap_err();
-        assert!(wrong.to_string().contains(VARIABLE) && wrong.code() == 1, "{wrong}");
+        let said = wrong.to_string();
+        assert!(said.contains(VARIABLE) && wrong.code() == 1, "{said}");
+        assert!(
+            said.contains("no agent can attest") && said.contains("Unix socket"),
+            "{said}"
+        );
     }
 
     #[test]

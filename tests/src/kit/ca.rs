@@ -11,7 +11,9 @@ use std::{
 use mintage_attest::JoinToken;
 use mintage_ca::{Ca, Config, Deps, InitOptions, KeyProtection, init};
 use mintage_identity::{ReplicaName, TrustDomain};
-use mintage_proto::v1::{ApplyEntriesRequest, ApplyEntriesResponse, CreateTokenRequest, Entry, ListEntriesRequest};
+use mintage_proto::v1::{
+    ApplyEntriesRequest, ApplyEntriesResponse, CreateTokenRequest, DeleteEntryRequest, Entry, ListEntriesRequest,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -175,6 +177,16 @@ pub async fn apply(socket: &Path, entries: Vec<Entry>) -> Result<ApplyEntriesRes
     };
     let applied = client::registry(socket).await.apply_entries(request).await;
     applied.map(Response::into_inner)
+}
+
+/// Deletes one entry.
+pub async fn delete(socket: &Path, name: &str) {
+    let request = DeleteEntryRequest {
+        name: name.to_owned(),
+        dry_run: false,
+    };
+    let mut registry = client::registry(socket).await;
+    registry.delete_entry(request).await.expect("the entry is deleted");
 }
 
 /// Applies one entry for one agent alone, for a workload that nobody here is.

@@ -148,6 +148,9 @@ async fn closed_within(mut stream: impl AsyncReadExt + Unpin, limit: Duration) -
     timeout(limit, read).await.is_ok()
 }
 
+/// A message over the limit is ResourceExhausted. A compressed one is not, but Unimplemented: nothing here unpacks anything,
+/// which is what keeps memory constant, and that is the code that gRPC has for an encoding a server does not know (its
+/// document on compression); a client that is told so sends the message plain.
 #[tokio::test(flavor = "multi_thread")]
 async fn d45_a_message_over_its_limit_and_a_compressed_one_are_refused_and_the_next_is_served() {
     let scene = Scene::new("").await;
@@ -440,7 +443,10 @@ async fn ten_thousand_streams_of_one_user_are_refused_beyond_the_limits_and_harm
         for outcome in futures_util::future::join_all(opening).await {
             match outcome {
                 Ok(stream) => open.push(stream),
-                Err(status) if status.code() == Code::ResourceExhausted => refused += 1,
+                Err(status) if status.message().contains("watches too often") => {
+                    assert_eq!(status.code(), Code::Unavailable, "{status}");
+                    refused += 1;
+                }
                 Err(status) => {
                     assert!(
                         matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled),

@@ -22,4 +22,5 @@ mod sds;
 mod socket;
 mod svid_verbs;
 mod two_agents;
+mod withdrawn;
 mod workload_rows;

@@ -211,6 +211,22 @@ impl Effect {
             within: EFFECT_WITHIN,
         })
     }
+
+    /// What is proven, part by part, for the same use as [`HookAction::parts`]. How long that may take is no part of it, as a
+    /// hook's time is none: what was proven stays so.
+    pub(crate) fn parts(&self) -> [&str; 3] {
+        let Self {
+            address,
+            protocol,
+            server_name,
+            within: _,
+        } = self;
+        let protocol = match protocol {
+            EffectProtocol::Tls => "tls",
+            EffectProtocol::Postgres => "postgres",
+        };
+        [address, protocol, server_name.as_deref().unwrap_or_default()]
+    }
 }
 
 /// The hours of a day, in UTC, in which hooks run. They run outside of it only when what is served would otherwise end.

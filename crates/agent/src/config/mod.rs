@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod accounts;
+mod fixed;
 pub(crate) mod hook;
 mod lookup;
 mod problem;

@@ -12,7 +12,7 @@ use crate::{config::Delivery, held::Held, layout::LayoutFile};
 /// Hashes of what was put into a folder and of what was to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Content {
-    /// Of all files, whose they are, and the hooks.
+    /// Of all files, whose they are, the hooks, and what is proven after them.
     pub(crate) all: [u8; 32],
     /// Of the lists of revoked certificates alone.
     pub(crate) lists: [u8; 32],
@@ -32,8 +32,8 @@ impl Content {
         for part in delivery.hooks().iter().flat_map(|hook| hook.action.parts()) {
             add(&mut all, part.as_bytes());
         }
-        if let Some(effect) = delivery.effect() {
-            add(&mut all, effect.address.as_bytes());
+        for part in delivery.effect().iter().flat_map(|effect| effect.parts()) {
+            add(&mut all, part.as_bytes());
         }
         let mut of_lists = Context::new(&SHA256);
         add(&mut of_lists, lists.unwrap_or_default().as_bytes());
@@ -99,5 +99,44 @@ impl Served {
         };
         let algorithms = &provider.signature_verification_algorithms;
         trust.verify(&presented, Usage::Both, &only, algorithms, now).is_err()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mintage_identity::EntryName;
+
+    use super::*;
+    use crate::config::{Effect, EffectProtocol};
+
+    fn all(effect: Option<Effect>) -> [u8; 32] {
+        let delivery = Delivery::new(EntryName::parse("web").unwrap(), "/run/web").unwrap();
+        Content::of(&delivery.with_effect(effect), &[], None).all
+    }
+
+    #[test]
+    fn another_effect_is_proven_anew_and_more_time_for_the_same_one_is_not() {
+        let effect = Effect::new("127.0.0.1:443").unwrap();
+        let known = all(Some(effect.clone()));
+        let others = [
+            None,
+            Some(Effect::new("127.0.0.1:444").unwrap()),
+            Some(Effect {
+                protocol: EffectProtocol::Postgres,
+                ..effect.clone()
+            }),
+            Some(Effect {
+                server_name: Some("web.test".to_owned()),
+                ..effect.clone()
+            }),
+        ];
+        for other in others {
+            assert_ne!(all(other.clone()), known, "{other:?}");
+        }
+        let patient = Effect {
+            within: effect.within * 2,
+            ..effect
+        };
+        assert_eq!(all(Some(patient)), known);
     }
 }

@@ -48,6 +48,12 @@ pub(super) fn require_header(request: Request<()>) -> Result<Request<()>, Status
     }
 }
 
+/// Too much is asked. The standard has one code for a service that starts and for one that sheds load (SPIFFE Workload
+/// Endpoint, section 6), and clients know no other to try again at.
+pub(super) fn shed(why: impl Into<String>) -> Status {
+    Status::unavailable(why)
+}
+
 /// The process behind a request.
 pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     let caller = request.extensions().get::<Arc<Caller>>();
@@ -75,9 +81,7 @@ impl Api {
         }
         let Some(place) = self.watches.take(caller.uid()) else {
             self.shared.metrics.workload_request("too_many_watches");
-            return Err(Status::resource_exhausted(
-                "this user watches too often already; close some streams",
-            ));
+            return Err(shed("this user watches too often already; close some streams"));
         };
         let (reply, receive) = oneshot::channel();
         let proven = caller.proven();
@@ -86,10 +90,7 @@ impl Api {
             .send(Input::Watch { proven, want, reply })
             .await
             .map_err(|_| stopping())?;
-        let view = receive
-            .await
-            .map_err(|_| stopping())?
-            .map_err(Status::resource_exhausted)?;
+        let view = receive.await.map_err(|_| stopping())?.map_err(shed)?;
         let mut watch = Watch {
             caller,
             view,

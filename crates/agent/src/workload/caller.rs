@@ -146,7 +146,7 @@ impl Caller {
         match self.looks.look(look).await {
             Ok(true) => Ok(()),
             Ok(false) | Err(NotAttested::Refused(_)) => Err(Status::permission_denied(
-                "the process that connected has ended, moved to another control group or runs another program now; connect again",
+                "the process that connected has ended, changed its user, groups or control group, or runs another program now; connect again",
             )),
             Err(NotAttested::Late(why)) => Err(Status::unavailable(why)),
         }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use super::{
+    api::shed,
     caller::{Caller, PerUid},
     view::{Want, WorkloadView},
 };
@@ -43,7 +44,7 @@ impl Jwt {
     fn place(&self, caller: &Caller) -> Result<super::caller::Place, Status> {
         let busy = || {
             self.shared.metrics.workload_request("too_many_calls");
-            Status::resource_exhausted("this user asks for too many JWT-SVIDs at once; try again")
+            shed("this user asks for too many JWT-SVIDs at once; try again")
         };
         self.calls.take(caller.uid()).ok_or_else(busy)
     }
@@ -102,7 +103,7 @@ impl Jwt {
             }
             NoJwt::Exhausted(why) => {
                 self.shared.metrics.workload_request("too_many_calls");
-                Status::resource_exhausted(why)
+                shed(why)
             }
         }
     }
@@ -154,7 +155,7 @@ impl Jwt {
         let watch = Input::Watch { proven, want, reply };
         self.core.send(watch).await.map_err(|_| stopping(()))?;
         let view = receive.await.map_err(|_| stopping(()))?;
-        let mut view = view.map_err(Status::resource_exhausted)?;
+        let mut view = view.map_err(shed)?;
         let settled = view.wait_for(|view| !matches!(view, WorkloadView::Pending)).await;
         let settled = settled.map_err(|_| stopping(()))?.clone();
         match settled {

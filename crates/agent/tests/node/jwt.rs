@@ -127,7 +127,7 @@ async fn audiences_that_a_workload_makes_up_do_not_flood_the_ca() {
     for number in 1..JWT_ASKS_PER_ENTRY_MAX {
         scene.fetch(&number.to_string()).await.unwrap();
     }
-    scene.refused("more", Code::ResourceExhausted, "fewer audiences").await;
+    scene.refused("more", Code::Unavailable, "fewer audiences").await;
     assert_eq!(
         scene.minter(|minter| minter.asked.len()),
         JWT_ASKS_PER_ENTRY_MAX as usize

@@ -176,15 +176,15 @@ async fn sighup_reloads_deliveries_and_names_what_it_cannot_and_sigterm_ends_in_
     until("the first pair", || read_generation(&node.folder("web")).is_some()).await;
     let config = write_config(&node, &["web", "db"]);
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, format!("metrics = \"127.0.0.1:1\"\n{text}")).unwrap();
+    let fixed = "[lookup]\nfreshness = \"strict\"\n[workload]\nkeep = false\n";
+    std::fs::write(&config, format!("metrics = \"127.0.0.1:1\"\n{text}{fixed}")).unwrap();
     signal(&child, "-HUP");
     until("the second pair", || read_generation(&node.folder("db")).is_some()).await;
     let log = || std::fs::read_to_string(node.temp.path().join("log")).unwrap();
-    assert!(
-        log().contains("metrics") && log().contains("restart the agent"),
-        "{}",
-        log()
-    );
+    for key in ["metrics", "lookup", "workload"] {
+        let told = |line: &str| line.contains(&format!("\"{key}\"")) && line.contains("restart the agent");
+        assert!(log().lines().any(told), "{key}: {}", log());
+    }
     for line in log().lines() {
         let event: serde_json::Value = serde_json::from_str(line).expect("not a terminal: JSON lines");
         assert!(event["level"].is_string());

@@ -98,9 +98,10 @@ impl Process {
     }
 
     /// Refuses a process that runs under other ids than it connected with, or whose ids mean something else than ours.
-    pub(super) fn check_user_ids(
+    pub(super) fn check_ids(
         &self,
         credentials: &PeerCredentials,
+        groups: &[u32],
         policy: UserNamespacePolicy,
     ) -> Result<(), AttestError> {
         let ours = own_uid_map()?;
@@ -121,18 +122,27 @@ impl Process {
                 ));
             }
         }
-        match effective_uid(&self.proc_dir)? {
-            uid if uid == credentials.uid => Ok(()),
-            uid => Err(AttestError::PeerRefused(format!(
-                "it connected as user {} and runs as user {uid} now",
-                credentials.uid
-            ))),
+        let now = Ids::of(&self.proc_dir)?;
+        let refused = |why: String| Err(AttestError::PeerRefused(why));
+        if now.uid != credentials.uid {
+            let (then, now) = (credentials.uid, now.uid);
+            return refused(format!("it connected as user {then} and runs as user {now} now"));
+        }
+        if now.gid != credentials.gid {
+            let (then, now) = (credentials.gid, now.gid);
+            return refused(format!("it connected as group {then} and runs as group {now} now"));
+        }
+        match now.groups == groups {
+            true => Ok(()),
+            false => refused("it is in other supplementary groups than when it connected".to_owned()),
         }
     }
 
-    /// Whether it runs under this effective user id now.
-    pub(super) fn has_user_id(&self, uid: u32) -> bool {
-        effective_uid(&self.proc_dir).is_ok_and(|now| now == uid)
+    /// Whether it runs under these effective ids and in these groups now. All of them are selectors, so that none may go
+    /// unseen; the kernel keeps the groups in order, whoever sets them.
+    pub(super) fn has_ids(&self, credentials: &PeerCredentials, groups: &[u32]) -> bool {
+        Ids::of(&self.proc_dir)
+            .is_ok_and(|now| (now.uid, now.gid) == (credentials.uid, credentials.gid) && now.groups == groups)
     }
 
     /// Whether the process lives and is the one that was taken hold of.
@@ -223,16 +233,32 @@ fn parse_stat(stat: &str) -> Option<(&str, u64, Layout)> {
     Some((state, start, [next()?, next()?, next()?]))
 }
 
-fn effective_uid(proc_dir: &Dir) -> Result<u32, AttestError> {
-    let status = read_proc(proc_dir, "status")?;
-    parse_effective_uid(&status)
-        .ok_or_else(|| AttestError::PeerRefused("/proc/<pid>/status has an unknown form".into()))
+/// What a process runs under now.
+#[derive(Debug, PartialEq, Eq)]
+struct Ids {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
 }
 
-/// Second number of the line `Uid:` (proc_pid_status(5)). The line `Name:` is escaped by the kernel and cannot forge it.
-fn parse_effective_uid(status: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
+impl Ids {
+    fn of(proc_dir: &Dir) -> Result<Self, AttestError> {
+        let status = read_proc(proc_dir, "status")?;
+        Self::parse(&status).ok_or_else(|| AttestError::PeerRefused("/proc/<pid>/status has an unknown form".into()))
+    }
+
+    /// Effective user and group id, and the groups, of the lines `Uid:`, `Gid:` and `Groups:` (proc_pid_status(5)). The line
+    /// `Name:` is escaped by the kernel and cannot forge them.
+    fn parse(status: &str) -> Option<Self> {
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let effective = |name: &str| line(name)?.split_ascii_whitespace().nth(1)?.parse().ok();
+        let groups = line("Groups:")?.split_ascii_whitespace().map(str::parse);
+        Some(Self {
+            uid: effective("Uid:")?,
+            gid: effective("Gid:")?,
+            groups: groups.collect::<Result<_, _>>().ok()?,
+        })
+    }
 }
 
 /// Effective ids and supplementary groups of the process that has this number now, as if it connected now.
@@ -242,23 +268,8 @@ pub(super) fn ids_by_number(pid: i32) -> Result<(PeerCredentials, Vec<u32>), Att
             "{pid} is no number of a process; numbers begin at 1"
         )));
     }
-    let status = read_proc(&open_proc(pid)?, "status")?;
-    let ids = parse_ids(&status);
-    let (uid, gid, groups) =
-        ids.ok_or_else(|| AttestError::PeerRefused("/proc/<pid>/status has an unknown form".into()))?;
+    let Ids { uid, gid, groups } = Ids::of(&open_proc(pid)?)?;
     Ok((PeerCredentials { pid, uid, gid }, groups))
-}
-
-/// Effective user and group id, and the groups, of the lines `Uid:`, `Gid:` and `Groups:` (proc_pid_status(5)).
-fn parse_ids(status: &str) -> Option<(u32, u32, Vec<u32>)> {
-    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let gid = line("Gid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let groups = line("Groups:")?.split_ascii_whitespace().map(str::parse);
-    Some((
-        parse_effective_uid(status)?,
-        gid,
-        groups.collect::<Result<_, _>>().ok()?,
-    ))
 }
 
 fn own_uid_map() -> Result<String, AttestError> {
@@ -280,7 +291,7 @@ fn overflow_uid() -> u32 {
 mod tests {
     use std::{os::fd::AsFd, os::unix::net::UnixStream};
 
-    use mintage_sys::peer::{peer_credentials, peer_pidfd};
+    use mintage_sys::peer::{peer_credentials, peer_groups, peer_pidfd};
 
     use super::*;
 
@@ -346,17 +357,31 @@ mod tests {
     }
 
     #[test]
-    fn other_user_ids_than_at_connecting_are_refused() {
-        let (_a, _b, credentials) = ourselves();
+    fn other_ids_than_at_connecting_are_refused_by_name() {
+        let (ours, _b, credentials) = ourselves();
+        let groups = peer_groups(ours.as_fd()).unwrap();
         let held = Process::hold(&credentials, unsupported()).unwrap();
-        held.check_user_ids(&credentials, UserNamespacePolicy::Refuse).unwrap();
-        let other = PeerCredentials {
+        held.check_ids(&credentials, &groups, UserNamespacePolicy::Refuse)
+            .unwrap();
+        assert!(held.has_ids(&credentials, &groups));
+        let user = PeerCredentials {
             uid: credentials.uid + 1,
             ..credentials
         };
-        let error = held.check_user_ids(&other, UserNamespacePolicy::Refuse).unwrap_err();
-        assert!(error.to_string().contains("connected as user"));
-        assert!(held.has_user_id(credentials.uid) && !held.has_user_id(other.uid));
+        let group = PeerCredentials {
+            gid: credentials.gid + 1,
+            ..credentials
+        };
+        let more = [groups.clone(), vec![4321]].concat();
+        for (other, groups, told) in [
+            (user, &groups, "connected as user"),
+            (group, &groups, "connected as group"),
+            (credentials, &more, "other supplementary groups"),
+        ] {
+            let error = held.check_ids(&other, groups, UserNamespacePolicy::Refuse).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+            assert!(!held.has_ids(&other, groups), "{told}");
+        }
     }
 
     #[test]
@@ -378,16 +403,23 @@ mod tests {
     }
 
     #[test]
-    fn the_second_user_id_of_status_is_the_effective_one() {
+    fn the_second_ids_of_status_are_the_effective_ones() {
         let status = "Name:\tweb\nUmask:\t0022\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
-        assert_eq!(parse_effective_uid(status), Some(2));
-        for bad in ["", "Uid:\t1", "Uid:\tx\ty", "Name:\tUid:\t0\t0"] {
-            assert_eq!(parse_effective_uid(bad), None, "{bad:?}");
+        let grouped = |status: &str, groups: &str| Ids::parse(&format!("{status}FDSize:\t64\nGroups:\t{groups}\n"));
+        let ids = |groups| Some(Ids { uid: 2, gid: 6, groups });
+        assert_eq!(grouped(status, "7 9 "), ids(vec![7, 9]));
+        assert_eq!(grouped(status, ""), ids(vec![]));
+        assert_eq!(grouped(status, "7 x"), None);
+        assert_eq!(Ids::parse(status), None, "groups that cannot be read are not none");
+        for bad in [
+            "",
+            "Uid:\t1",
+            "Uid:\tx\ty",
+            "Name:\tUid:\t0\t0",
+            "Uid:\t1\t2\n",
+            "Gid:\t1\t2\n",
+        ] {
+            assert_eq!(grouped(bad, "7"), None, "{bad:?}");
         }
-        let grouped = |groups: &str| format!("{status}FDSize:\t64\nGroups:\t{groups}\n");
-        assert_eq!(parse_ids(&grouped("7 9 ")), Some((2, 6, vec![7, 9])));
-        assert_eq!(parse_ids(&grouped("")), Some((2, 6, vec![])));
-        assert_eq!(parse_ids(&grouped("7 x")), None);
-        assert_eq!(parse_ids(status), None, "groups that cannot be read are not none");
     }
 }

@@ -20,6 +20,10 @@ use super::*;
 
 const ROLE: &str = "MINTAGE_ATTEST_TEST_ROLE";
 const SOCKET: &str = "MINTAGE_ATTEST_TEST_SOCKET";
+/// What a child in the role `again` changes while it executes its own program once more.
+const NOTHING: [u8; 1] = *b"n";
+const GROUP: [u8; 1] = *b"g";
+const GROUPS: [u8; 1] = *b"s";
 const CHILD_TEST: [&str; 2] = ["--exact", "unix::tests::child_process"];
 
 /// Run again as a child process by the tests below; does nothing in its own right.
@@ -41,6 +45,25 @@ fn child_process() {
             stream.read_exact(&mut [0]).unwrap();
             // A new program under another user, with the same process number and start time.
             panic!("{}", Command::new("sleep").arg("60").uid(4321).exec());
+        }
+        "again" => {
+            let mut stream = connect();
+            let mut told = [0];
+            stream.read_exact(&mut told).unwrap();
+            let mut next = Command::new(own_exe());
+            next.args(CHILD_TEST).env(ROLE, "held").stdin(OwnedFd::from(stream));
+            match told {
+                GROUP => next.gid(4321),
+                // Setting a user as root empties the supplementary groups.
+                GROUPS => next.uid(0),
+                _ => &mut next,
+            };
+            panic!("{}", next.exec());
+        }
+        "held" => {
+            let mut stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+            stream.write_all(b"x").unwrap();
+            let _ = stream.read(&mut [0]);
         }
         "reuse" => eprintln!("told: {}", reused()),
         "observe" => {
@@ -294,6 +317,36 @@ fn a_process_that_changed_its_user_since_it_connected_gets_nothing() {
     peer.stream.write_all(b"x").unwrap();
     assert!(eventually(|| !seen.still_same()));
     assert!(eventually(|| peer.refusal().contains("runs as user 4321 now")));
+}
+
+#[test]
+fn a_process_that_left_a_group_since_it_connected_gets_nothing() {
+    if !is_root() {
+        return;
+    }
+    let grouped = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--groups", "7,9"]).arg(own_exe());
+        command
+    };
+    // The same program, process number and start time each time: only the ids tell.
+    for (changed, told) in [
+        (NOTHING, None),
+        (GROUP, Some("runs as group 4321 now")),
+        (GROUPS, Some("other supplementary groups")),
+    ] {
+        let mut peer = peer_of(grouped(), "again");
+        let seen = peer.attest().unwrap();
+        assert_eq!(seen.groups(), [7, 9]);
+        assert!(seen.still_same());
+        peer.stream.write_all(&changed).unwrap();
+        peer.stream.read_exact(&mut [0]).unwrap();
+        assert_eq!(seen.still_same(), told.is_none(), "{told:?}");
+        match told {
+            Some(told) => assert!(peer.refusal().contains(told), "{}", peer.refusal()),
+            None => assert_eq!(peer.attest().unwrap().selectors(), seen.selectors()),
+        }
+    }
 }
 
 #[test]

@@ -46,6 +46,11 @@ impl PrivateFolder {
         files::write(&self.0, TAG, &identity.chain, &identity.key, &identity.bundle)
     }
 
+    /// Removes them; the folder stays, for an identity that comes back.
+    pub(super) fn empty(&self) -> Result<(), Failure> {
+        files::remove(&self.0, TAG)
+    }
+
     /// Where the files are, for the program.
     pub(super) fn variables(&self) -> Vec<(&'static str, OsString)> {
         let file = |name: &str| self.0.join(name).into_os_string();
@@ -95,6 +100,9 @@ mod tests {
         two.write(&identity()).unwrap();
         assert_ne!(one.0, two.0);
         assert_eq!(fs::metadata(&one.0).unwrap().mode() & 0o777, 0o700);
+        one.empty().unwrap();
+        assert!(!one.0.join(KEY).exists() && two.0.join(KEY).exists());
+        one.write(&identity()).unwrap();
         for (name, path) in one.variables().into_iter().skip(1) {
             assert!(fs::metadata(&path).unwrap().is_file(), "{name}");
         }

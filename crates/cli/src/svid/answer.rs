@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Whose a folder of `--write` is; one that an agent delivers into is refused, and so is anybody else's.
-const TAG: &str = "mintage svid --write";
+pub(super) const TAG: &str = "mintage svid --write";
 
 /// One X509-SVID, without its key.
 #[derive(Serialize)]
@@ -55,6 +55,15 @@ pub(crate) fn refused(status: &Status) -> Failure {
     }
 }
 
+/// What an agent says, this one and SPIRE's, when no entry gives a process anything.
+const NO_IDENTITY: &str = "no identity issued";
+
+/// True when nothing is given to this process any more. One that cannot be attested, for example because an update replaced its
+/// program, is refused with the same code, and nothing is withdrawn by that.
+pub(crate) fn is_withdrawal(status: &Status) -> bool {
+    status.code() == Code::PermissionDenied && status.message().contains(NO_IDENTITY)
+}
+
 /// A whole message: everything that is not in it is withdrawn.
 pub(crate) struct Answer {
     pub(crate) svids: Vec<Fetched>,
@@ -64,6 +73,13 @@ pub(crate) struct Answer {
 pub(crate) struct Fetched {
     pub(crate) row: SvidRow,
     pub(crate) key: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl Fetched {
+    /// Writes it into a folder of `--write`.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Failure> {
+        files::write(folder, TAG, &self.row.chain_pem, &self.key, &self.row.bundle_pem)
+    }
 }
 
 impl Answer {
@@ -109,14 +125,11 @@ impl Answer {
         Ok(Self { svids })
     }
 
-    /// Writes the first identity, which is the default one, where that is wanted.
-    pub(super) fn keep(&self, folder: Option<&Path>) -> Result<(), Failure> {
-        match (folder, self.svids.first()) {
-            (Some(folder), Some(first)) => {
-                files::write(folder, TAG, &first.row.chain_pem, &first.key, &first.row.bundle_pem)
-            }
-            _ => Ok(()),
-        }
+    /// The identity wanted, or the first, which is the default one.
+    pub(super) fn chosen(&self, wanted: Option<&str>) -> Option<&Fetched> {
+        self.svids
+            .iter()
+            .find(|svid| wanted.is_none_or(|id| svid.row.spiffe_id == id))
     }
 
     pub(super) fn into_rows(self) -> Vec<SvidRow> {

@@ -1,28 +1,28 @@
 //! `mintage svid`: a workload's own view. What the node's agent gives to this very process, once or as it changes, and
 //! what stands in a certificate.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use mintage_proto::workload::{JwtsvidRequest, X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
 use serde::Serialize;
-use tonic::{Code, Status, transport::Channel};
+use tonic::transport::Channel;
 
 use crate::{
     cli::Context,
     endpoint::{Endpoint, spiffe},
     failure::Failure,
-    interrupt::Interrupt,
-    limits::{WORKLOAD_AGAIN_FIRST, WORKLOAD_AGAIN_MAX, WORKLOAD_BYTES_MAX, WORKLOAD_FIRST_WAIT},
-    output::{Row, notice, write},
+    limits::{WORKLOAD_BYTES_MAX, WORKLOAD_FIRST_WAIT},
+    output::{Row, write},
 };
 
 pub(crate) mod answer;
 pub(crate) mod files;
 mod inspect;
 mod report;
+mod watch;
 
-use answer::{Answer, refused};
+use answer::{Answer, TAG, refused};
 
 /// What to do with SVIDs. `--socket` is the agent's here.
 #[derive(Subcommand, Debug)]
@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     /// Fetches this process's SVIDs from the agent, once.
     Fetch(Fetch),
     /// Shows this process's X509-SVIDs, and again at each change, until Ctrl-C.
-    Watch(Watch),
+    Watch(watch::Watch),
     /// Shows what stands in a certificate or key-first file, offline.
     Inspect(inspect::Inspect),
     /// Reports certificates that peers were seen with; one that the ledger does not hold becomes an alarm.
@@ -46,15 +46,8 @@ pub(crate) struct Fetch {
     /// Only this identity.
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<String>,
-    /// Writes svid.pem, svid_key.pem and svid_bundle.pem of the first identity into this folder, as one generation.
-    #[arg(long, value_name = "DIR")]
-    write: Option<PathBuf>,
-}
-
-/// `svid watch`.
-#[derive(Args, Debug)]
-pub(crate) struct Watch {
-    /// Writes svid.pem, svid_key.pem and svid_bundle.pem of the first identity into this folder at each change.
+    /// Writes svid.pem, svid_key.pem and svid_bundle.pem into this folder, as one generation: of --spiffe-id, else of the
+    /// identity whose files lie there, else of the first one. Files of an identity that is not given any more stay.
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
 }
@@ -80,7 +73,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Report(report) => report::run(context, &report).await,
         Verb::Fetch(fetch) if !fetch.audience.is_empty() => fetch_jwt(context, fetch).await,
         Verb::Fetch(fetch) => fetch_x509(context, fetch).await,
-        Verb::Watch(watch) => follow(context, watch).await,
+        Verb::Watch(watch) => watch::run(context, watch).await,
     }
 }
 
@@ -110,7 +103,17 @@ async fn fetch_x509(context: &Context, fetch: Fetch) -> Result<(), Failure> {
             )));
         }
     }
-    answer.keep(fetch.write.as_deref())?;
+    if let Some(folder) = &fetch.write {
+        let pinned = files::pinned(fetch.spiffe_id.as_deref(), Some(folder), TAG)?;
+        let none = || {
+            Failure::No(format!(
+                "{} holds {}, which the agent does not give to this process; its files stay, and --spiffe-id ID writes another",
+                folder.display(),
+                pinned.as_deref().unwrap_or_default()
+            ))
+        };
+        answer.chosen(pinned.as_deref()).ok_or_else(none)?.write(folder)?;
+    }
     context.output.list("svids", &answer.into_rows(), None)
 }
 
@@ -148,90 +151,5 @@ async fn fetch_jwt(context: &Context, fetch: Fetch) -> Result<(), Failure> {
         // For `TOKEN=$(mintage svid fetch --audience A)`.
         true => write(&rows.iter().map(|row| format!("{}\n", row.token)).collect::<String>()),
         false => context.output.list("svids", &rows, None),
-    }
-}
-
-/// The stream stays open and is opened again; only a refusal of the call itself ends it (SPIFFE Workload API, section 4).
-async fn follow(context: &Context, watch: Watch) -> Result<(), Failure> {
-    let mut interrupt = Interrupt::listen()?;
-    let mut following = Following {
-        again: WORKLOAD_AGAIN_FIRST,
-        written: false,
-    };
-    loop {
-        let ended = tokio::select! {
-            ended = follow_once(context, &watch, &mut following) => ended,
-            () = interrupt.came() => return Ok(()),
-        };
-        match ended {
-            Ended::For(failure) => return Err(failure),
-            Ended::Because(why) => notice(&format!("{why}; asking again in {} ms", following.again.as_millis())),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(following.again) => {}
-            () = interrupt.came() => return Ok(()),
-        }
-        following.again = (following.again * 2).min(WORKLOAD_AGAIN_MAX);
-    }
-}
-
-/// What outlives one stream.
-struct Following {
-    /// The wait before the next one.
-    again: Duration,
-    /// The files were written once: a folder that is refused from the beginning is a mistake, later on it is a fault that may end.
-    written: bool,
-}
-
-/// How one stream ended.
-enum Ended {
-    /// Another one may do better.
-    Because(String),
-    /// No other one will.
-    For(Failure),
-}
-
-async fn follow_once(context: &Context, watch: &Watch, following: &mut Following) -> Ended {
-    let opened = async { client(Endpoint::of(context)?).await };
-    let mut client = match opened.await {
-        Ok(client) => client,
-        Err(failure @ Failure::Remote(_)) => return Ended::Because(failure.to_string()),
-        Err(failure) => return Ended::For(failure),
-    };
-    let opened = client.fetch_x509svid(spiffe(X509svidRequest {})).await;
-    let mut stream = match opened {
-        Ok(opened) => opened.into_inner(),
-        Err(status) => return ended(&status),
-    };
-    loop {
-        let message = match stream.message().await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Ended::Because("the agent ended the stream".to_owned()),
-            Err(status) => return ended(&status),
-        };
-        let answer = match Answer::read(message) {
-            Ok(answer) => answer,
-            Err(failure) => return Ended::Because(failure.to_string()),
-        };
-        // The next stream begins with everything, so that what is not written now is written then.
-        match answer.keep(watch.write.as_deref()) {
-            Ok(()) => following.written = true,
-            Err(failure) if following.written => {
-                return Ended::Because(format!("the files stay as they were: {failure}"));
-            }
-            Err(failure) => return Ended::For(failure),
-        }
-        following.again = WORKLOAD_AGAIN_FIRST;
-        if let Err(failure) = context.output.list("svids", &answer.into_rows(), None) {
-            return Ended::For(failure);
-        }
-    }
-}
-
-fn ended(status: &Status) -> Ended {
-    match status.code() {
-        Code::InvalidArgument | Code::Unimplemented => Ended::For(refused(status)),
-        // An identity may come yet, and the agent too.
-        _ => Ended::Because(refused(status).to_string()),
     }
 }
