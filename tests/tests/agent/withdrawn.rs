@@ -197,7 +197,8 @@ async fn a_program_that_an_update_replaced_is_refused_and_keeps_its_files() {
     let node = Node::start(&["alpha", "web"], "").await;
     let (admin, out) = (node.ca.admin_socket(), node.beside("out"));
     fs::remove_dir(&out).unwrap();
-    let (installed, update) = (node.beside("bin").join("mintage"), node.beside("bin").join("next"));
+    let bin = node.beside("bin");
+    let (installed, update) = (bin.join("mintage"), bin.join("next"));
     fs::copy(binary("mintage"), &installed).unwrap();
     let mut watch = Command::new(&installed);
     watch.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", node.socket().display()));
