@@ -292,6 +292,7 @@ fn load_lists(shared: &Shared) {
     let held: Vec<_> = lists.iter().map(|(key, _)| *key).collect();
     shared.store.forget_other_crls(&held);
     shared.crls.store(Arc::new(lists));
+    shared.note_lists();
 }
 
 impl AgentHandle {

@@ -4,6 +4,7 @@
 //! A list that does not verify changes nothing, and none gives way to an older one while it holds.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use mintage_identity::{IssuerKeyId, UnixTime};
 use mintage_proto::workload::{X509BundlesResponse, X509svidResponse};
 use mintage_svid::{
-    Crl,
+    CertInfo, Crl,
     pem::{Label, encode},
 };
 use prost::Message as _;
@@ -26,6 +27,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Crls {
     lists: BTreeMap<IssuerKeyId, Arc<Crl>>,
+    /// Whose list goes first where not all fit.
+    order: Vec<IssuerKeyId>,
+    pem: OnceLock<String>,
     in_x509_svids: OnceLock<Bytes>,
     in_x509_bundles: OnceLock<Bytes>,
 }
@@ -67,26 +71,53 @@ impl Crls {
         lists.insert(signer, Arc::new(list));
         let lists = Self {
             lists,
+            order: in_order(signers),
             ..Self::default()
         };
-        match lists.total_bytes() <= CRLS_BYTES_MAX {
-            true => Ok(Taken::New(signer, lists)),
-            false => Err(format!("with it all lists have more than {CRLS_BYTES_MAX} bytes")),
+        match lists.total_bytes() {
+            ..=CRLS_BYTES_MAX => Ok(Taken::New(signer, lists)),
+            bytes => Err(format!(
+                "with that of key {signer} all lists have {bytes} bytes, the limit is {CRLS_BYTES_MAX}; those held stay. Lists \
+                 become shorter as what was revoked ends: shorter lifetimes end it sooner (ca.max_ttl)"
+            )),
         }
     }
 
-    /// Every list as PEM, one block after the other; none when there is no list.
-    pub(crate) fn to_pem(&self) -> Option<String> {
-        let blocks = self.lists.values().map(|list| encode(Label::Crl, list.der()));
-        (!self.lists.is_empty()).then(|| blocks.map(|block| block.as_str().to_owned()).collect())
+    /// Every list as PEM, one block after the other; none when there is no list. Made once, and for nobody who does not ask.
+    pub(crate) fn pem(&self) -> Option<&str> {
+        let make = || {
+            let blocks = self.lists.values().map(|list| encode(Label::Crl, list.der()));
+            let mut text = String::with_capacity(self.total_bytes() / 2 * 3);
+            blocks.for_each(|block| text.push_str(&block));
+            text
+        };
+        (!self.lists.is_empty()).then(|| self.pem.get_or_init(make).as_str())
     }
 
-    /// Every list as the SPIFFE Workload API has them; none when together they are too long for one answer.
+    /// The lists that fit into so many bytes, those that go first before others, and the keys of those that do not.
+    fn within(&self, bytes_max: usize) -> (Vec<&Crl>, Vec<IssuerKeyId>) {
+        let (mut room, mut fit, mut left_out) = (bytes_max, Vec::new(), Vec::new());
+        for (key, list) in self.order.iter().filter_map(|key| self.lists.get_key_value(key)) {
+            match room.checked_sub(list.der().len()) {
+                Some(rest) => {
+                    room = rest;
+                    fit.push(&**list);
+                }
+                None => left_out.push(*key),
+            }
+        }
+        (fit, left_out)
+    }
+
+    /// The lists as the SPIFFE Workload API has them, as far as they fit into one answer.
     fn for_socket(&self) -> Vec<Vec<u8>> {
-        match self.total_bytes() <= CRLS_ON_SOCKET_BYTES_MAX {
-            true => self.lists.values().map(|list| list.der().to_vec()).collect(),
-            false => Vec::new(),
-        }
+        let (fit, _) = self.within(CRLS_ON_SOCKET_BYTES_MAX);
+        fit.into_iter().map(|list| list.der().to_vec()).collect()
+    }
+
+    /// The keys whose lists callers of the Workload API do not get.
+    pub(crate) fn left_out_on_socket(&self) -> Vec<IssuerKeyId> {
+        self.within(CRLS_ON_SOCKET_BYTES_MAX).1
     }
 
     /// The same as a part of the answer with identities, encoded once for all callers.
@@ -120,8 +151,14 @@ impl Crls {
     }
 }
 
+/// Issuing keys before roots, and the newest first: that is the one that issues now.
+fn in_order(mut signers: Vec<CertInfo>) -> Vec<IssuerKeyId> {
+    signers.sort_by_key(|signer| (signer.is_self_issued(), Reverse(signer.not_before()), signer.key_id()));
+    signers.iter().map(CertInfo::key_id).collect()
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use mintage_identity::TrustDomain;
@@ -132,17 +169,23 @@ mod tests {
     use mintage_svid::limits::CRL_BYTES_MAX;
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
-        KeyPair, KeyUsagePurpose, SerialNumber,
+        KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
     };
 
     use super::*;
 
-    struct Ca {
+    pub(crate) struct Ca {
         der: Vec<u8>,
         issuer: Issuer<'static, KeyPair>,
     }
 
-    fn ca(name: &str) -> Ca {
+    impl Ca {
+        pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+            &self.issuer
+        }
+    }
+
+    pub(crate) fn ca(name: &str) -> Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -154,19 +197,30 @@ mod tests {
         Ca { der, issuer }
     }
 
-    fn list(ca: &Ca, number: u64) -> Vec<u8> {
+    pub(crate) fn list(ca: &Ca, number: u64) -> Vec<u8> {
+        list_of(ca, number, 0)
+    }
+
+    /// A list of so many entries.
+    pub(crate) fn list_of(ca: &Ca, number: u64, entries: u64) -> Vec<u8> {
+        let revoked = |serial: u64| RevokedCertParams {
+            serial_number: SerialNumber::from(u64::MAX / 2 - serial),
+            revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
         let params = CertificateRevocationListParams {
             this_update: rcgen::date_time_ymd(2026, 1, 1),
             next_update: rcgen::date_time_ymd(2026, 1, 2),
             crl_number: number.into(),
             issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
+            revoked_certs: (0..entries).map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(&ca.issuer).unwrap().der().to_vec()
     }
 
-    fn bundle(cas: &[&Ca]) -> Bundle {
+    pub(crate) fn bundle(cas: &[&Ca]) -> Bundle {
         let wire = TrustBundle {
             trust_domain: TrustDomain::parse("dev.test").unwrap().to_string(),
             sequence: 1,
@@ -176,9 +230,9 @@ mod tests {
         Bundle::from_wire(&wire).unwrap()
     }
 
-    const NOW: UnixTime = UnixTime::from_seconds(1_767_225_700);
+    pub(crate) const NOW: UnixTime = UnixTime::from_seconds(1_767_225_700);
 
-    fn new(taken: Result<Taken, String>) -> Crls {
+    pub(crate) fn new(taken: Result<Taken, String>) -> Crls {
         match taken {
             Ok(Taken::New(_, crls)) => crls,
             Ok(Taken::Known) => panic!("it is known"),
@@ -205,13 +259,12 @@ mod tests {
         let late = NOW.plus(Duration::from_secs(2 * 86_400));
         assert!(told(&list(&one, 8), late).contains("over"));
         assert_eq!(held.iter().map(|(_, list)| list.number()).collect::<Vec<_>>(), [7]);
+        let newer = new(held.with(&list(&one, 8), &ours, NOW));
+        assert_eq!(newer.pem().unwrap().matches("BEGIN").count(), 1);
         assert_eq!(
-            new(held.with(&list(&one, 8), &ours, NOW))
-                .to_pem()
-                .unwrap()
-                .matches("BEGIN")
-                .count(),
-            1
+            newer.pem().map(str::as_ptr),
+            newer.pem().map(str::as_ptr),
+            "encoded once"
         );
     }
 
@@ -237,7 +290,60 @@ mod tests {
                 .len(),
             1
         );
-        assert_eq!(Crls::default().to_pem(), None);
+        assert_eq!(Crls::default().pem(), None);
+    }
+
+    /// What an issuing certificate below `root` certifies, valid from the year `from` on.
+    fn issuing(root: &Ca, name: &str, from: i32) -> Ca {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(SerialNumber::from(2u64));
+        let key = KeyPair::generate().unwrap();
+        let der = params.signed_by(&key, &root.issuer).unwrap().der().to_vec();
+        let issuer = Issuer::new(params, key);
+        Ca { der, issuer }
+    }
+
+    #[test]
+    fn lists_that_do_not_fit_into_an_answer_are_left_out_alone_and_those_of_the_newest_issuing_key_go_first() {
+        let root = ca("root");
+        let (old, newest) = (issuing(&root, "old", 2020), issuing(&root, "newest", 2025));
+        let mut wire = bundle(&[&root]).to_wire();
+        wire.issuers = vec![old.der.clone(), newest.der.clone()];
+        let bundle = Bundle::from_wire(&wire).unwrap();
+        let with = |held: Crls, ca, entries| new(held.with(&list_of(ca, 1, entries), &bundle, NOW));
+        let all = with(with(with(Crls::default(), &root, 0), &old, 2), &newest, 1);
+        let keys = |crls: &Crls| -> Vec<IssuerKeyId> { crls.order.clone() };
+        let bytes: Vec<usize> = keys(&all).iter().map(|key| all.lists[key].der().len()).collect();
+        let entries = |within: &(Vec<&Crl>, Vec<IssuerKeyId>)| -> Vec<usize> {
+            within.0.iter().map(|list| list.entries()).collect()
+        };
+        let whole = all.within(bytes.iter().sum());
+        assert_eq!((entries(&whole), whole.1.len()), (vec![1, 2, 0], 0));
+        let one_less = all.within(bytes.iter().sum::<usize>() - 1);
+        assert_eq!(
+            (entries(&one_less), &one_less.1),
+            (vec![1, 2], &keys(&all)[2..].to_vec())
+        );
+        let middle_too_long = all.within(bytes[0] + bytes[2]);
+        assert_eq!(entries(&middle_too_long), [1, 0], "a shorter one after it still fits");
+        assert_eq!(all.within(bytes[0].min(bytes[2]) - 1).1, keys(&all));
+
+        assert_eq!((all.for_socket().len(), all.left_out_on_socket().len()), (3, 0));
+        let long = with(Crls::default(), &newest, 50_000);
+        let long = new(long.with(&list(&root, 1), &bundle, NOW));
+        assert!(long.total_bytes() > CRLS_ON_SOCKET_BYTES_MAX);
+        assert_eq!(long.left_out_on_socket(), keys(&long)[..1]);
+        let told = X509BundlesResponse::decode(long.in_x509_bundles()).unwrap();
+        assert_eq!(told.crl, [list_in(&long, 2)]);
+    }
+
+    /// The list that stands at this place of the order.
+    fn list_in(crls: &Crls, at: usize) -> Vec<u8> {
+        crls.lists[&crls.order[at]].der().to_vec()
     }
 
     #[test]

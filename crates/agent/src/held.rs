@@ -124,3 +124,34 @@ impl fmt::Debug for Held {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber};
+
+    use super::*;
+    use crate::crls::tests::{Ca, NOW, bundle};
+
+    /// A pair for `/web` with these DNS names, certified by this CA's root.
+    pub(crate) fn held_by(ca: &Ca, serial: u64, dns_names: &[&str]) -> Arc<Held> {
+        let id = SpiffeId::parse("spiffe://dev.test/web").unwrap();
+        let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.use_authority_key_identifier_extension = true;
+        params
+            .subject_alt_names
+            .push(SanType::URI(id.to_string().try_into().unwrap()));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let pair = Unverified {
+            chain: vec![params.signed_by(&key, ca.issuer()).unwrap().der().to_vec()],
+            key: key.serialize_der().into(),
+        };
+        let trust = bundle(&[ca]).roots_trust().unwrap();
+        Held::verify(pair, &id, &trust, &rustls::crypto::ring::default_provider(), NOW).unwrap()
+    }
+}

@@ -64,8 +64,6 @@ pub struct Material<'a> {
     /// The proof that the leaf is in the CA's ledger (C2SP tlog-proof), where one is wanted and there: `svid.tlog-proof` in
     /// every layout.
     pub proof: Option<&'a [u8]>,
-    /// The lists of revoked certificates in PEM, where they are wanted and there.
-    pub crls: Option<&'a str>,
     /// What a store is opened with; a layout of stores has none without.
     pub password: Option<&'a StorePassword>,
 }
@@ -114,7 +112,8 @@ impl Layout {
             })
     }
 
-    /// The file of the lists of revoked certificates.
+    /// The file of the lists of revoked certificates, which lie in none of [`Self::files`]: they are the same in every folder,
+    /// and so long that no folder makes a copy of its own.
     pub(crate) const fn crl_file(self) -> &'static str {
         match self {
             Self::Split => "svid_crl.pem",
@@ -142,7 +141,7 @@ impl Layout {
         matches!(self, Self::Pkcs12 | Self::Jks)
     }
 
-    /// The files of one generation.
+    /// The files of one generation, all but that of the lists.
     ///
     /// # Errors
     /// Why a store cannot be made; that there is no password for it.
@@ -171,7 +170,6 @@ impl Layout {
             content: Zeroizing::new(proof.to_vec()),
             secret: false,
         });
-        let crls = of.crls.map(|text| public(self.crl_file(), text.to_owned()));
         let mut files = match self {
             Self::Split => vec![
                 public("svid.pem", chain()),
@@ -202,7 +200,6 @@ impl Layout {
                 encode_certificates(foreign.roots),
             )
         }));
-        files.extend(crls);
         files.extend(proof);
         Ok(files)
     }
@@ -250,7 +247,6 @@ mod tests {
                 },
             ],
             proof: Some(b"c2sp.org/tlog-proof@v1\n"),
-            crls: Some("-----LIST-----\n"),
             password: Some(&StorePassword::parse("correct horse").unwrap()),
         };
         let text = |file: &LayoutFile| String::from_utf8_lossy(&file.content).into_owned();
@@ -305,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_lie_in_a_file_of_their_own_that_is_no_secret() {
+    fn the_lists_have_a_file_of_their_own() {
         for (layout, name) in [
             (Layout::Split, "svid_crl.pem"),
             (Layout::Spiffe, "crl.pem"),
@@ -314,9 +310,8 @@ mod tests {
             (Layout::Pkcs12, "crl.pem"),
             (Layout::Jks, "crl.pem"),
         ] {
-            let all = files(layout);
-            let with: Vec<_> = all.iter().filter(|(_, text, _)| text.contains("LIST")).collect();
-            assert_eq!(with, [&(name.to_owned(), "-----LIST-----\n".to_owned(), false)]);
+            assert_eq!(layout.crl_file(), name);
+            assert!(!files(layout).iter().any(|(file, ..)| file == name), "{name}");
         }
     }
 

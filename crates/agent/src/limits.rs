@@ -34,8 +34,12 @@ pub const WRITERS_MAX: usize = 4;
 pub const SNAPSHOT_BYTES_MAX: usize = mintage_subscriber::limits::SNAPSHOT_BYTES_MAX;
 /// Bytes of all lists of revoked certificates: the largest of three CA keys.
 pub const CRLS_BYTES_MAX: usize = 48 * 1024 * 1024;
-/// Bytes of the same as PEM: a third more, and a line end for every 64 characters.
+/// Bytes of the same as PEM, made once for all deliveries: a third more, and a line end for every 64 characters.
 pub const CRLS_PEM_BYTES_MAX: usize = CRLS_BYTES_MAX / 2 * 3;
+const _: () = assert!(
+    CRLS_PEM_BYTES_MAX <= mintage_sys::swap::FILE_BYTES_MAX,
+    "what is taken is delivered"
+);
 /// Bytes of lists in one answer on the socket: gRPC clients refuse more than 4 MiB, identities and bundle included.
 pub const CRLS_ON_SOCKET_BYTES_MAX: usize = 1024 * 1024;
 /// Files looked through for saved lists: one for each key that the CA had in years.
@@ -228,6 +232,9 @@ pub const FIRST_SVID_WAIT: Duration = Duration::from_secs(5);
 pub const REJOIN_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A pair that could not be put in place is tried again after this time, even while the CA cannot be reached.
 pub const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Lists of revoked certificates that could not be put beside a pair are tried again after this time: each try may write
+/// [`CRLS_PEM_BYTES_MAX`] and the reason is an operator's to mend.
+pub const LISTS_PLACE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The proof of a receipt is first asked for after this time, and up to as long again: the CA signs a checkpoint each
 /// second.
 pub const RECEIPT_FIRST: Duration = Duration::from_secs(1);

@@ -72,6 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) entries: Gauge<i64, AtomicI64>,
     /// Open watches on the socket.
     pub(crate) watches: Gauge<i64, AtomicI64>,
+    /// Lists of revoked certificates that callers of the socket do not get.
+    pub(crate) crls_left_out: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -99,6 +101,7 @@ impl Metrics {
             workloads: Gauge::default(),
             entries: Gauge::default(),
             watches: Gauge::default(),
+            crls_left_out: Gauge::default(),
         };
         metrics.registered()
     }
@@ -149,6 +152,8 @@ impl Metrics {
         );
         r.register("entries", "Entries the CA offers to this agent", self.entries.clone());
         r.register("workload_watches", "Open watches on the socket", self.watches.clone());
+        let help = "Lists of revoked certificates that are too long for callers of the socket";
+        r.register("workload_crls_left_out", help, self.crls_left_out.clone());
         self
     }
 
@@ -251,6 +256,7 @@ mod tests {
             "mintage_agent_svid_expiry_timestamp_seconds 1800000000",
             "mintage_agent_rotation_lag_seconds 0.0",
             "mintage_agent_connected 0",
+            "mintage_agent_workload_crls_left_out 0",
             "mintage_verifier_filter_age_seconds 0.0",
             "mintage_verifier_false_positive_total 3",
             "mintage_verifier_checks_total{result=\"revocation_stale\"} 0",

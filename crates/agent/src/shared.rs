@@ -18,8 +18,18 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::{
-    AgentEvent, Config, Deps, SocketLimits, bundle::Bundle, crls::Crls, federation::Federation, held::Unverified,
-    limits::CALLER_LINES_MAX, link::ALPN, lookup::Desk, metrics::Metrics, revoked::News, seen::Pool, store::Store,
+    AgentEvent, Config, Deps, SocketLimits,
+    bundle::Bundle,
+    crls::Crls,
+    federation::Federation,
+    held::Unverified,
+    limits::{CALLER_LINES_MAX, CRLS_ON_SOCKET_BYTES_MAX},
+    link::ALPN,
+    lookup::Desk,
+    metrics::Metrics,
+    revoked::News,
+    seen::Pool,
+    store::Store,
 };
 
 /// The agent's own certificate, whatever its age: an expired one still proves the last key.
@@ -81,6 +91,10 @@ pub(crate) struct Shared {
     refused_older: [ArcSwapOption<String>; 2],
     /// Why no caller of the socket can be taken now.
     no_descriptors: ArcSwapOption<String>,
+    /// There are callers of the socket.
+    has_socket: bool,
+    /// Which lists of revoked certificates they do not get.
+    lists_left_out: ArcSwapOption<String>,
     events: broadcast::Sender<AgentEvent>,
     revocation: mpsc::Sender<News>,
 }
@@ -151,6 +165,8 @@ impl Shared {
             shortest_life: AtomicU64::new(u64::MAX),
             callers_logged: Mutex::default(),
             no_descriptors: ArcSwapOption::empty(),
+            has_socket: config.socket().is_some(),
+            lists_left_out: ArcSwapOption::empty(),
             refused_older: [const { ArcSwapOption::const_empty() }; 2],
             deps,
             store,
@@ -221,6 +237,38 @@ impl Shared {
     /// Why no caller of the socket can be taken now.
     pub(crate) fn no_descriptors(&self) -> Option<String> {
         self.no_descriptors.load().as_deref().cloned()
+    }
+
+    /// Notes which of the lists in force callers of the socket do not get, which is told as it changes and as it ends: to them
+    /// a list that is not in an answer is no more.
+    pub(crate) fn note_lists(&self) {
+        if !self.has_socket {
+            return;
+        }
+        let left_out = self.crls.load().left_out_on_socket();
+        self.metrics
+            .crls_left_out
+            .set(i64::try_from(left_out.len()).unwrap_or(i64::MAX));
+        let told = (!left_out.is_empty()).then(|| {
+            let keys: Vec<String> = left_out.iter().map(ToString::to_string).collect();
+            format!(
+                "crl: callers of the Workload API do not get the lists of revoked certificates of the keys {}: one answer has at \
+                 most {CRLS_ON_SOCKET_BYTES_MAX} bytes of lists; let them look certificates up, or read the lists from a folder \
+                 with crl = true",
+                keys.join(", ")
+            )
+        });
+        let before = self.lists_left_out.swap(told.clone().map(Arc::new));
+        match (told, before) {
+            (Some(told), before) if before.as_deref() != Some(&told) => self.problem("limit", "socket", &told),
+            (None, Some(_)) => tracing::info!("callers of the socket get every list of revoked certificates again"),
+            _ => {}
+        }
+    }
+
+    /// Which lists of revoked certificates callers of the socket do not get, and what they may do.
+    pub(crate) fn lists_left_out(&self) -> Option<String> {
+        self.lists_left_out.load().as_deref().cloned()
     }
 
     /// Whether a line about this may be logged: at most one a second of each user, so that a caller can neither fill the disk

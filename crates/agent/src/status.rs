@@ -32,6 +32,8 @@ pub struct AgentStatus {
     pub refused_older: Vec<String>,
     /// Why no caller of the socket can be taken now: there is no file descriptor for it.
     pub no_descriptors: Option<String>,
+    /// Which lists of revoked certificates callers of the socket do not get, since they do not fit into an answer.
+    pub lists_left_out: Option<String>,
     /// The folders.
     pub deliveries: Vec<HeldStatus>,
     /// What is held in memory for socket callers.
@@ -101,6 +103,7 @@ impl AgentStatus {
         connection
             .into_iter()
             .chain(older)
+            .chain(self.lists_left_out.clone())
             .chain(deliveries)
             .chain(workloads)
             .collect()
@@ -149,6 +152,7 @@ mod tests {
             revocation_age: None,
             refused_older: Vec::new(),
             no_descriptors: None,
+            lists_left_out: None,
             deliveries: vec![HeldStatus {
                 entry: "web".to_owned(),
                 directory: Some("/run/web".into()),
@@ -169,6 +173,10 @@ mod tests {
         assert_eq!(status.problems(), ["refused", "web in /run/web: deliver: disk full"]);
         status.refused_older = vec!["older".to_owned()];
         assert_eq!(status.problems()[1], "older");
+        status.lists_left_out = Some("too long".to_owned());
+        assert_eq!(status.problems()[2], "too long");
+        assert!(status.not_ready_because().is_empty());
+        status.lists_left_out = None;
         status.connected = true;
         status.refused_older.clear();
         status.deliveries[0].problem = None;

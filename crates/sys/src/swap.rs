@@ -23,8 +23,9 @@ use crate::SysError;
 
 /// Most files of a generation: key, chain, bundle in a few formats, and the bundles of 64 other trust domains.
 pub const FILES_MAX: usize = 96;
-/// Longest file of a generation in bytes: a trust bundle of many domains with their roots.
-pub const FILE_BYTES_MAX: usize = 4 << 20;
+/// Longest file of a generation in bytes: the lists of revoked certificates of three CA keys, in PEM. What else is delivered
+/// is far shorter, and has limits of its own where it is read; a folder holds two generations, and a third for a moment.
+pub const FILE_BYTES_MAX: usize = 72 << 20;
 /// Longest name of a file in bytes: a trust domain's and an ending, and it fits `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 224;
 

@@ -29,6 +29,7 @@ use crate::{
     shared::Shared,
     status::{AgentStatus, Serving},
     workload::{Want, WhoAmI, WorkloadView},
+    write::Written,
 };
 
 mod asks;
@@ -85,7 +86,7 @@ pub(crate) enum Input {
         key: SlotKey,
         held: Arc<Held>,
         /// What lies in the folder now, where there is one.
-        result: Result<Option<Content>, (&'static str, String)>,
+        result: Result<Option<Written>, (&'static str, String)>,
     },
     /// The hooks of a change ended.
     Acted {

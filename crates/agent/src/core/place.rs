@@ -18,10 +18,10 @@ use crate::{
     bundle::Bundle,
     config::Delivery,
     held::{Held, Unverified},
-    hook::Content,
+    limits::CRLS_PEM_BYTES_MAX,
     link::Control,
     rotation::{BACKDATE, Event},
-    write::{SlotFolder, Write},
+    write::{LISTS, SlotFolder, Write, Written},
 };
 
 impl Core {
@@ -120,7 +120,9 @@ impl Core {
         }
         let (held, receipt, proof) = match (&slot.unplaced, &slot.held) {
             (Some(unplaced), _) => (unplaced.held.clone(), unplaced.receipt.clone(), None),
-            (None, Some(held)) if slot.rewrite => (held.clone(), slot.receipt.clone(), slot.proof.clone()),
+            (None, Some(held)) if slot.rewrite || slot.owes_lists() => {
+                (held.clone(), slot.receipt.clone(), slot.proof.clone())
+            }
             _ => return,
         };
         slot.placing = true;
@@ -141,6 +143,7 @@ impl Core {
                 let Some(bundle) = self.shared.bundle.load_full() else {
                     return self.placed(key, held, Err(("trust", "there is no trust bundle".to_owned())));
                 };
+                let lists_alone = slot.unplaced.is_none() && !slot.rewrite;
                 slot.rewrite = false;
                 slot.federated.clone_from(&federated);
                 let write = Write {
@@ -152,6 +155,8 @@ impl Core {
                     bundle,
                     federated,
                     crls: self.shared.crls.load_full(),
+                    lists_alone,
+                    lists_bytes_max: CRLS_PEM_BYTES_MAX,
                     store: self.shared.store.clone(),
                 };
                 self.spawn_place(key, held, move || write.run().map(Some));
@@ -163,7 +168,7 @@ impl Core {
         &self,
         key: &SlotKey,
         held: Arc<Held>,
-        work: impl FnOnce() -> Result<Option<Content>, (&'static str, String)> + Send + 'static,
+        work: impl FnOnce() -> Result<Option<Written>, (&'static str, String)> + Send + 'static,
     ) {
         let (writers, inbox, key) = (self.writers.clone(), self.inbox.clone(), key.clone());
         tokio::spawn(async move {
@@ -182,7 +187,7 @@ impl Core {
         &mut self,
         key: &SlotKey,
         held: Arc<Held>,
-        result: Result<Option<Content>, (&'static str, String)>,
+        result: Result<Option<Written>, (&'static str, String)>,
     ) {
         let now = boot(self.shared.deps.now());
         let Some(slot) = self.slots.get_mut(key) else { return };
@@ -196,8 +201,13 @@ impl Core {
             .as_ref()
             .filter(|unplaced| Arc::ptr_eq(&unplaced.held, &held))
             .map(|new| (new.asked, new.receipt.clone()));
-        let content = match result {
-            Ok(content) => content,
+        let written = match result {
+            Ok(written) => written,
+            // Nothing else was to be put there.
+            Err((LISTS, problem)) => {
+                self.note_lists(key, Some(problem));
+                return self.place_what_came(key);
+            }
             Err((stage, problem)) => {
                 slot.rewrite |= new.is_none();
                 self.trouble(key, stage, problem);
@@ -225,10 +235,15 @@ impl Core {
             self.begin_chase(key);
         }
         self.in_place(key, &held, is_new);
-        if let Some(content) = content {
-            self.folder_changed(key, content);
+        if let Some(written) = written {
+            self.note_lists(key, written.lists_kept_back);
+            self.folder_changed(key, written.content);
         }
-        // A bundle came while the pair was written: once more.
+        self.place_what_came(key);
+    }
+
+    /// A bundle or a pair came while another was written: once more.
+    fn place_what_came(&mut self, key: &SlotKey) {
         if self
             .slots
             .get(key)
@@ -236,6 +251,22 @@ impl Core {
         {
             self.place(key);
         }
+    }
+
+    /// Notes why the lists in a folder are not those in force, which is told as it changes and as it ends.
+    fn note_lists(&mut self, key: &SlotKey, kept_back: Option<String>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let behind = kept_back.map(|message| Trouble { stage: LISTS, message });
+        match (&behind, &slot.lists_behind) {
+            (Some(_), before) if *before == behind => self.shared.metrics.failure(LISTS),
+            (Some(new), _) => self.shared.problem(LISTS, &slot.subject(), &new.message),
+            (None, Some(_)) => tracing::info!(
+                subject = slot.subject(),
+                "the lists of revoked certificates in force are delivered again"
+            ),
+            (None, None) => {}
+        }
+        slot.lists_behind = behind;
     }
 
     fn in_place(&mut self, key: &SlotKey, held: &Arc<Held>, new: bool) {
@@ -365,7 +396,7 @@ impl Core {
             slot.held = None;
             slot.unplaced = None;
             (slot.receipt, slot.proof, slot.chase) = Default::default();
-            slot.rewrite = false;
+            (slot.rewrite, slot.lists_behind) = (false, None);
             slot.acting.forget();
             slot.trouble = Some(Trouble {
                 stage: "entry",
@@ -473,7 +504,7 @@ impl Core {
                         (false, _) => (slot.proof, slot.chase) = Default::default(),
                     }
                     let Some(slot) = self.slots.get_mut(&key) else { continue };
-                    if !same || slot.trouble.is_some() {
+                    if !same || slot.trouble.is_some() || slot.lists_behind.is_some() {
                         self.rewrite(&key);
                     }
                     done.changed += usize::from(!same);

@@ -13,7 +13,7 @@ use crate::{
     federation::Foreign,
     held::Held,
     hook::Pinned,
-    limits::PLACE_AGAIN_AFTER,
+    limits::{LISTS_PLACE_AGAIN_AFTER, PLACE_AGAIN_AFTER},
     receipt::{Chase, Proof, Receipt},
     rotation::{Now, Rotation},
     write::SlotFolder,
@@ -102,6 +102,8 @@ pub(crate) struct Slot {
     pub(crate) tried: Duration,
     /// The pair in place must be written again, with another bundle.
     pub(crate) rewrite: bool,
+    /// Why the lists of revoked certificates in the folder are not those in force.
+    pub(crate) lists_behind: Option<Trouble>,
     /// The bundles of other trust domains that were written last, or are being written.
     pub(crate) federated: Vec<Arc<Foreign>>,
     /// The identity was taken away while a task was placing it; the folder is emptied when the task ends.
@@ -133,6 +135,7 @@ impl Slot {
             placing: false,
             tried: Duration::ZERO,
             rewrite: false,
+            lists_behind: None,
             federated: Vec::new(),
             clear: false,
             trouble: None,
@@ -154,9 +157,16 @@ impl Slot {
 
     /// When what could not be put in place is tried again, whether or not the CA can be reached, in time since boot.
     pub(crate) fn place_again_at(&self) -> Option<Duration> {
-        let something = self.unplaced.is_some() || self.rewrite && self.held.is_some();
-        let waits = something && !self.placing;
-        waits.then(|| self.tried + PLACE_AGAIN_AFTER)
+        let wait = match self.unplaced.is_some() || self.rewrite && self.held.is_some() {
+            true => Some(PLACE_AGAIN_AFTER),
+            false => self.owes_lists().then_some(LISTS_PLACE_AGAIN_AFTER),
+        };
+        wait.filter(|_| !self.placing).map(|wait| self.tried + wait)
+    }
+
+    /// The lists of revoked certificates in force could not be put beside the pair in place.
+    pub(crate) fn owes_lists(&self) -> bool {
+        self.lists_behind.is_some() && self.held.is_some()
     }
 
     /// When something is to be done about it by itself, beside its receipt, in time since boot.

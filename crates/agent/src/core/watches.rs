@@ -305,6 +305,7 @@ impl Core {
             problem: slot
                 .trouble
                 .as_ref()
+                .or(slot.lists_behind.as_ref())
                 .or(slot.acting.trouble.as_ref())
                 .map(|trouble| format!("{}: {}", trouble.stage, trouble.message)),
         };
@@ -326,6 +327,7 @@ impl Core {
             revocation_age: view.age(now.wall),
             refused_older: self.shared.refused_older(),
             no_descriptors: self.shared.no_descriptors(),
+            lists_left_out: self.shared.lists_left_out(),
             deliveries: self
                 .slots
                 .values()

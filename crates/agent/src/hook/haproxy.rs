@@ -44,7 +44,7 @@ impl fmt::Display for Version {
 }
 
 /// Replaces what is in memory under the names that the configuration gave: lists, roots, certificate, so that what was revoked
-/// is refused first.
+/// is refused first. Lists that it does not take hold nothing back, and are told at the end: those that it has stay in force.
 pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&str>) -> Result<(), String> {
     let delivery = &change.delivery;
     let folder = delivery.directory();
@@ -52,9 +52,10 @@ pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&
     let version = ask(socket, b"show version\n").await?;
     let replaces_lists = Version::parse(&version).is_some_and(|version| version >= REPLACES_LISTS);
     let lists = folder.join(delivery.layout().crl_file());
+    let mut listed = Ok(());
     if delivery.crl() {
         check_takes_lists(replaces_lists, &version)?;
-        replace_file(socket, "crl-file", &lists).await?;
+        listed = replace_file(socket, "crl-file", &lists).await;
     }
     let roots = folder.join(HAPROXY_CA_FILE);
     if replaces_lists && holds(socket, "ca-file", &roots).await? {
@@ -68,7 +69,7 @@ pub(super) async fn update(change: &Change, socket: &Path, certificate: Option<&
     replace(socket, "cert", &name, &pem).await?;
     check_in_use(socket, "ca-file", &roots).await?;
     match delivery.crl() {
-        true => check_in_use(socket, "crl-file", &lists).await,
+        true => check_in_use(socket, "crl-file", &lists).await.and(listed),
         false => Ok(()),
     }
 }
@@ -177,7 +178,67 @@ async fn ask(socket: &Path, command: &[u8]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{config::Delivery, crls::tests::ca, held::tests::held_by, hook::Round};
+
+    /// An admin socket that ends the connection at what is longer than this; what it was told, without content.
+    async fn narrow(bufsize: usize, listener: tokio::net::UnixListener, told: tokio::sync::mpsc::Sender<String>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut command = vec![0; bufsize];
+            let read = stream.read(&mut command).await.unwrap();
+            let command = String::from_utf8_lossy(&command[..read]).into_owned();
+            let first = command.lines().next().unwrap_or_default().to_owned();
+            let words: Vec<&str> = first.split(' ').take(3).collect();
+            let answer = match words[..] {
+                ["show", "version"] => "2.8.25\n",
+                ["show", ..] => "Status: Used\n",
+                ["set", "ssl", "crl-file"] => "",
+                ["set", ..] => "Transaction created\n",
+                _ => "Success!\n",
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            told.send(words.join(" ")).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_that_it_does_not_take_hold_no_certificate_back_and_are_told_at_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("web");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("ca.pem"), "-----BEGIN\n").unwrap();
+        std::fs::write(folder.join("crl.pem"), "-----BEGIN\n".repeat(100_000)).unwrap();
+        let socket = temp.path().join("admin.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let (sender, mut told) = tokio::sync::mpsc::channel(64);
+        let server = tokio::spawn(narrow(16 * 1024, listener, sender));
+        let delivery = Delivery::new("web".parse().unwrap(), &folder).unwrap();
+        let change = Change {
+            delivery: delivery.with_layout(crate::Layout::Haproxy).with_crl(true),
+            held: held_by(&ca("root"), 1, &["web.example"]),
+            pinned: Arc::default(),
+            round: Round::From(0),
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+        };
+        let problem = update(&change, &socket, None).await.unwrap_err();
+        assert!(
+            problem.contains("crl.pem") && problem.contains("tune.bufsize"),
+            "{problem}"
+        );
+        server.abort();
+        let mut commands = Vec::new();
+        while let Some(command) = told.recv().await {
+            commands.push(command);
+        }
+        let at = |command: &str| commands.iter().position(|told| told == command);
+        assert!(at("set ssl crl-file") < at("set ssl cert"), "{commands:?}");
+        assert!(
+            at("commit ssl cert").is_some() && at("commit ssl crl-file").is_none(),
+            "{commands:?}"
+        );
+    }
 
     #[test]
     fn only_versions_from_2_8_on_are_given_lists() {

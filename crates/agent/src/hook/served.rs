@@ -7,7 +7,7 @@ use ring::digest::{Context, SHA256};
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::CertificateDer;
 
-use crate::{config::Delivery, held::Held, layout::LayoutFile};
+use crate::{config::Delivery, held::Held};
 
 /// Hashes of what was put into a folder and of what was to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,15 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Of these files of a delivery.
-    pub(crate) fn of(delivery: &Delivery, files: &[LayoutFile], lists: Option<&str>) -> Self {
+    /// Of these files of a delivery, by name, and the lists among them.
+    pub(crate) fn of(delivery: &Delivery, files: &[(&str, &[u8])], lists: Option<&str>) -> Self {
         let mut all = Context::new(&SHA256);
         for number in [delivery.owner(), delivery.group(), delivery.mode()] {
             all.update(&number.to_be_bytes());
         }
-        for file in files {
-            add(&mut all, file.name.as_bytes());
-            add(&mut all, &file.content);
+        for (name, content) in files {
+            add(&mut all, name.as_bytes());
+            add(&mut all, content);
         }
         for part in delivery.hooks().iter().flat_map(|hook| hook.action.parts()) {
             add(&mut all, part.as_bytes());

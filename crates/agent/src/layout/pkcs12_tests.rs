@@ -30,7 +30,6 @@ fn material<'a>(key: &'a [u8], chain: &'a [Vec<u8>], roots: &'a [Vec<u8>]) -> Ma
         roots,
         federated: &[],
         proof: None,
-        crls: None,
         password: None,
     }
 }

@@ -84,6 +84,7 @@ async fn take(shared: &Arc<Shared>, inbox: &mpsc::Sender<Input>, der: Vec<u8>) -
         if !Arc::ptr_eq(&before, &held) {
             return Err("another one came between".to_owned());
         }
+        worker.note_lists();
         // The core never waits for this thread, so this ends as soon as it gets to its queue.
         let _ = inbox.blocking_send(Input::Crls);
         // What cannot be kept is in force all the same; after a restart it comes again.

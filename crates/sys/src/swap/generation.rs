@@ -88,13 +88,18 @@ impl Generation {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(SysError::io(&path, "open", error)),
         };
+        let length = file
+            .metadata()
+            .map_err(|error| SysError::io(&path, "stat", error))?
+            .len();
         // Full size at once: it may be a key, and a growing buffer would leave copies.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
-        file.take(bytes_max as u64 + 1)
+        let most = usize::try_from(length).unwrap_or(usize::MAX).min(bytes_max);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
+        file.take(most as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| SysError::io(&path, "read", error))?;
-        if bytes.len() > bytes_max {
-            return Err(SysError::refused(&path, format!("is longer than {bytes_max} bytes")));
+        if bytes.len() > most {
+            return Err(SysError::refused(&path, format!("is longer than {most} bytes")));
         }
         Ok(Some(bytes))
     }
@@ -221,7 +226,11 @@ fn check_files(path: &Path, files: &[GenerationFile<'_>]) -> Result<(), SysError
             return refuse(format!("two files are named {}", file.name));
         }
         if file.bytes.len() > FILE_BYTES_MAX {
-            return refuse(format!("{} is longer than {FILE_BYTES_MAX} bytes", file.name));
+            return refuse(format!(
+                "{} has {} bytes, the limit of a delivered file is {FILE_BYTES_MAX}; deliver less in it",
+                file.name,
+                file.bytes.len()
+            ));
         }
         if file.mode & !0o777 != 0 {
             return refuse(format!("{:o} is no mode of a delivered file", file.mode));

@@ -137,7 +137,11 @@ fn names_and_sizes_outside_the_limits_are_refused_before_anything_is_written() {
         assert!(folder.swap(&[file(bad, b"x")]).is_err(), "{bad:?}");
     }
     let large = vec![0; super::FILE_BYTES_MAX + 1];
-    assert!(folder.swap(&[file("a", &large)]).is_err());
+    let told = refusal(folder.swap(&[file("a", &large)]));
+    assert!(
+        told.contains(&format!("the limit of a delivered file is {}", super::FILE_BYTES_MAX)),
+        "{told}"
+    );
     assert!(folder.swap(&[file("a", b""), file("a", b"")]).is_err());
     assert!(folder.swap(&[]).is_err());
     let setuid = GenerationFile {

@@ -211,7 +211,7 @@ fn validation(trust: &Trusted, whose: Whose<'_>, validator: Validator) -> Certif
         },
         (Validator::Plain, Whose::Own | Whose::All(_)) => CertificateValidationContext {
             trusted_ca: inline(&encode_certificates(trust.bundle.roots())),
-            crl: trust.crls.to_pem().as_deref().and_then(inline),
+            crl: trust.crls.pem().and_then(inline),
             // Otherwise one list that is missing or over, of whatever CA in the chain, refuses every peer.
             only_verify_leaf_cert_crl: true,
             custom_validator_config: None,

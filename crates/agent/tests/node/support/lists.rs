@@ -12,6 +12,9 @@ use tonic::{Request, Response, Status};
 
 use super::pki::Pki;
 
+/// Longest piece of a list in one message: what an agent takes.
+const PIECE_BYTES_MAX: usize = 1024 * 1024;
+
 /// One stream's end at the CA.
 pub type Chunks = mpsc::Sender<Result<CrlChunk, Status>>;
 
@@ -51,10 +54,12 @@ impl Crls for Lists {
     }
 }
 
-/// A list of the issuing key with this number and so many entries, in three chunks.
+/// A list of the issuing key with this number and so many entries, in three chunks, or more where it is long.
 pub fn chunks(pki: &Pki, number: u64, entries: u64) -> Vec<CrlChunk> {
-    let revoked = |serial: u64| RevokedCertParams {
-        serial_number: SerialNumber::from(serial + 1),
+    // As long as the CA's.
+    let serial = |serial: u64| [(1_u64 << 62).to_be_bytes(), serial.to_be_bytes()].concat();
+    let revoked = |entry: u64| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial(entry)),
         revocation_time: date_time_ymd(2026, 1, 1),
         reason_code: None::<RevocationReason>,
         invalidity_date: None,
@@ -68,14 +73,15 @@ pub fn chunks(pki: &Pki, number: u64, entries: u64) -> Vec<CrlChunk> {
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let der = pki.sign_list(params);
-    let size = der.len().div_ceil(3);
+    let size = der.len().div_ceil(3).min(PIECE_BYTES_MAX);
+    let last = der.len().div_ceil(size) - 1;
     let chunk = |(at, data): (usize, &[u8])| CrlChunk {
         issuer_key_id: pki.issuer_id.as_bytes().to_vec(),
         number,
         offset: (at * size) as u64,
         total: der.len() as u64,
         data: data.to_vec(),
-        is_last: at == 2,
+        is_last: at == last,
     };
     der.chunks(size).enumerate().map(chunk).collect()
 }
