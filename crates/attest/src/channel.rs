@@ -3,7 +3,7 @@
 //! The node proves it by completing the handshake with its certificate. The CA calls [`verify_session`] for every RPC
 //! and every message of a long stream, because expiry, bans and revocations come while a connection stays open.
 
-use mintage_identity::{AgentInstance, Serial, SpiffeId, SpkiHash, UnixTime};
+use mintage_identity::{AgentInstance, IssuerKeyId, Serial, SpiffeId, SpkiHash, UnixTime};
 
 use crate::{AttestError, Attested, attested::digest_parts};
 use mintage_identity::Reserved;
@@ -13,8 +13,12 @@ use mintage_identity::Reserved;
 pub struct AgentSession {
     /// URI SAN of the client certificate.
     pub id: SpiffeId,
+    /// The key that issued it.
+    pub issuer: IssuerKeyId,
     /// Its serial.
     pub serial: Serial,
+    /// Start of its validity.
+    pub not_before: UnixTime,
     /// End of its validity.
     pub not_after: UnixTime,
     /// Hash of its public key.
@@ -76,7 +80,8 @@ pub(crate) enum Superseded {
 ///
 /// # Errors
 /// `SessionRefused` for a certificate that has expired, was superseded, or is none of an agent, and for an agent that is
-/// unknown, banned or evicted. Revocation of the certificate itself is the verifier's to check beside this.
+/// unknown, banned or evicted. Whether the certificate itself was revoked is the caller's to check beside this, each time too:
+/// [`AttestError::session_revoked`].
 pub fn verify_session(
     session: &AgentSession,
     standing: Option<&AgentStanding>,
@@ -151,7 +156,9 @@ mod tests {
     fn session(n: u8) -> AgentSession {
         AgentSession {
             id: id(),
+            issuer: IssuerKeyId::new([9; 32]),
             serial: certificate(n).serial,
+            not_before: NOW,
             not_after: NOW.plus(std::time::Duration::from_secs(60)),
             spki: certificate(n).spki,
         }

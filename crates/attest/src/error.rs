@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::AgentSession;
+
 /// A refusal or a failure of attestation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,6 +59,15 @@ impl AttestError {
             code,
             text: text.into(),
         })
+    }
+
+    /// The certificate by which an agent speaks was revoked: `why` says by what.
+    pub fn session_revoked(session: &AgentSession, why: &str) -> Self {
+        let (serial, id) = (session.serial, &session.id);
+        Self::session_refused(
+            "session_revoked",
+            format!("certificate {serial} of {id} was revoked, by its {why}"),
+        )
     }
 
     pub(crate) fn rejoin_refused(code: &'static str, text: impl Into<String>) -> Self {

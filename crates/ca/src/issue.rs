@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use mintage_attest::{AgentSession, Attested, channel::verify_session};
+use mintage_attest::{AgentSession, Attested};
 use mintage_identity::{RequestId, Serial, UnixTime};
 use mintage_ledger::{Actor, CommitError, EncodedRecord};
 use mintage_mint::{AwaitingReceipt, Issued, Prepared, ProvenKey, RecordContext, Sealed, prepare, prove_possession};
@@ -279,10 +279,7 @@ fn record(
 pub(crate) fn prove(speaker: &Speaker, view: &View, now: UnixTime) -> Result<Arc<Attested>, Refusal> {
     match speaker {
         Speaker::Proven(attested, _) => Ok(attested.clone()),
-        Speaker::Session(session) => {
-            let standing = standing::of_agent(view, &session.id);
-            Ok(Arc::new(verify_session(session, standing.as_ref(), now)?))
-        }
+        Speaker::Session(session) => Ok(Arc::new(standing::prove(view, session, now)?)),
     }
 }
 
@@ -441,8 +438,7 @@ mod tests {
         trial.entries(["web"]).await;
         let agent = trial.agent("n1").await;
         let view = desk.state.view();
-        let standing = standing::of_agent(&view, &agent.id);
-        let attested = verify_session(&agent, standing.as_ref(), desk.clock.now().unwrap()).unwrap();
+        let attested = standing::prove(&view, &agent, desk.clock.now().unwrap()).unwrap();
         let scope = Scope::Issuer(desk.issuer.key_id());
         let mut order = Order::new(scope, RevocationReason::CaCompromise, "");
         order.force_last = true;

@@ -40,7 +40,9 @@ impl TlsPeer {
         match peer.id().reserved() {
             Some(Reserved::Agent(_)) => Some(AgentSession {
                 id: peer.id().clone(),
+                issuer: *peer.issuer(),
                 serial: *peer.serial(),
+                not_before: peer.not_before(),
                 not_after: peer.not_after(),
                 spki: *peer.spki_sha256(),
             }),

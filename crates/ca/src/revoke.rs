@@ -16,6 +16,7 @@ use tracing::info;
 use crate::{
     control::{Origin, command},
     desk::Desk,
+    pusher::wait_for_index,
     scope::{entries_in, is_last_issuer, live_in},
     status::Refusal,
     struck_keys,
@@ -275,6 +276,8 @@ pub(crate) async fn carry_out(
 
 async fn take_steps(desk: &Arc<Desk>, origin: &Origin, order: &Order) -> Result<(Struck, u64), Refusal> {
     let mut last = None;
+    // What a rule strikes reaches as far as the last certificate that the index knows, and keys are blocked of what it knows.
+    wait_for_index(desk, &desk.state.view()).await;
     if let Scope::Agent(name) = &order.scope {
         // What is refused is refused before the ban.
         draft(desk, &desk.state.view(), order, None)?;

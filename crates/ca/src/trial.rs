@@ -132,7 +132,9 @@ impl Trial {
         let leaf = LeafInfo::parse(&welcome.unwrap().into_inner().chain[0]).unwrap();
         AgentSession {
             id: leaf.id().clone(),
+            issuer: desk.issuer.key_id(),
             serial: *leaf.serial(),
+            not_before: leaf.not_before(),
             not_after: leaf.not_after(),
             spki: leaf.spki_sha256(),
         }

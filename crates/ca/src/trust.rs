@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain, UnixTime};
-use mintage_revocation::{Decision, EntryKey, FreshnessPolicy, Query, Verdict, Why};
+use mintage_revocation::{Decision, EntryKey, FreshnessPolicy, Query, RevokedSet, Verdict, Why};
 use mintage_state::State;
 use mintage_verifier::{
     AllowedIds, RevocationCheck, RevocationView, Trust, TrustError, TrustStore, Usage, VerifiedPeer, VerifyError,
@@ -24,13 +24,8 @@ impl fmt::Debug for FromRecords {
 
 impl RevocationView for FromRecords {
     fn decide(&self, query: &Query<'_>, _: UnixTime, _: FreshnessPolicy) -> Decision {
-        let view = self.0.view();
-        match view.revoked().check(query) {
+        match verdict(self.0.view().revoked(), query) {
             Verdict::Good => Decision::Accept { tolerated: false },
-            // The set answers by fingerprint; the records themselves tell a collision from a revocation.
-            Verdict::Revoked { why: Why::Serial } if view.revoked().revoked(&query.issuer, query.serial).is_none() => {
-                Decision::Accept { tolerated: false }
-            }
             refusal => Decision::Refuse(refusal),
         }
     }
@@ -43,6 +38,17 @@ impl RevocationView for FromRecords {
     /// The records are the truth, at any time.
     fn age(&self, _: UnixTime) -> Option<Duration> {
         Some(Duration::ZERO)
+    }
+}
+
+/// What the records say about a certificate. The set answers by fingerprint; the records themselves tell a collision from a
+/// revocation.
+pub(crate) fn verdict(revoked: &RevokedSet, query: &Query<'_>) -> Verdict {
+    match revoked.check(query) {
+        Verdict::Revoked { why: Why::Serial } if revoked.revoked(&query.issuer, query.serial).is_none() => {
+            Verdict::Good
+        }
+        verdict => verdict,
     }
 }
 

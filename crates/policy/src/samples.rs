@@ -2,7 +2,7 @@
 
 use mintage_attest::Attested;
 use mintage_attest::channel::{AgentCertificate, AgentSession, AgentStanding, verify_session};
-use mintage_identity::{AgentInstance, AgentName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
+use mintage_identity::{AgentInstance, AgentName, IssuerKeyId, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime};
 
 use crate::{Entry, RawEntry};
 
@@ -47,7 +47,9 @@ pub(crate) fn attested(name: &str, instance: u64, at: UnixTime) -> Attested {
     let (serial, spki) = (Serial::from_random([7; 16]), SpkiHash::new([8; 32]));
     let session = AgentSession {
         id: id.clone(),
+        issuer: IssuerKeyId::new([9; 32]),
         serial,
+        not_before: at,
         not_after: UnixTime::from_millis(i64::MAX),
         spki,
     };

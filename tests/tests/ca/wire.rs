@@ -145,6 +145,35 @@ async fn a_banned_agent_is_cut_off_and_what_it_obtained_is_revoked() {
     ca.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_own_certificate_is_revoked_is_served_nothing_more_on_its_open_stream() {
+    let ca = TestCa::start().await;
+    ca.entry("web", "/web").await;
+    let address = ca.ca.address().to_string();
+    let (agent, other) = (
+        join(&ca.token("n1").await).await.unwrap(),
+        join(&ca.token("n2").await).await.unwrap(),
+    );
+    let mut stream = Stream::open(&agent, &address).await.unwrap();
+    let mut beside = Stream::open(&other, &address).await.unwrap();
+    stream.ask_one(ask("web")).await.unwrap();
+    let serial = *LeafInfo::parse(&agent.chain[0]).unwrap().serial();
+    let mut revocation = RevocationClient::new(admin(ca.ca.admin_socket()).await.unwrap());
+    let request = RevokeRequest {
+        target: Some(Target::Serial(serial.to_string())),
+        no_renew: true,
+        ..RevokeRequest::default()
+    };
+    revocation.revoke(request).await.unwrap();
+    assert!(
+        stream.ask_one(ask("web")).await.is_err(),
+        "the reply to the revocation came before"
+    );
+    beside.ask_one(ask("web")).await.unwrap();
+    assert!(Stream::open(&agent, &address).await.is_err());
+    ca.stop().await;
+}
+
 async fn state_of(ca: &TestCa, serial: &Serial) -> String {
     let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
     let search = SearchRequest {

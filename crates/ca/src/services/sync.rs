@@ -8,7 +8,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
-use mintage_attest::{AgentSession, channel::verify_session};
+use mintage_attest::AgentSession;
 use mintage_identity::{AgentName, EntryName, RequestId, Reserved, SpiffeId};
 use mintage_policy::Want;
 use mintage_proto::{
@@ -125,8 +125,7 @@ fn agent_name(session: &AgentSession) -> Result<AgentName, Refusal> {
 
 /// May this agent speak now?
 pub(crate) fn check(desk: &Desk, session: &AgentSession) -> Result<mintage_identity::AgentInstance, Refusal> {
-    let standing = standing::of_agent(&desk.state.view(), &session.id);
-    let attested = verify_session(session, standing.as_ref(), desk.clock.unguarded()).map_err(|error| {
+    let attested = standing::prove(&desk.state.view(), session, desk.clock.unguarded()).map_err(|error| {
         desk.metrics.attested("svid", Err(error.code()));
         match error.is_alarming() {
             true => {
