@@ -218,14 +218,20 @@ impl Domain {
         }
     }
 
-    /// True when an answer came from a filter that is not fresh, but within the policy.
+    /// True when an answer came from a filter that is not fresh, but within the policy. Every certificate is asked for: one
+    /// whose status is unknown may live on by the caller's choice, and must not hide one above it that is revoked.
     fn check_status(&self, peer: &VerifiedPeer, now: UnixTime) -> Result<bool, VerifyError> {
         let mut tolerated = false;
+        let mut unknown = None;
         for (depth, link) in peer.path().iter().enumerate() {
             let id = (depth == 0).then_some(peer.id());
-            tolerated |= self.revocation.ask(&self.name, link, id, now)?;
+            match self.revocation.ask(&self.name, link, id, now) {
+                Ok(was_tolerated) => tolerated |= was_tolerated,
+                Err(error) if error.is_unknown_status() => unknown = unknown.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(tolerated)
+        unknown.map_or(Ok(tolerated), Err)
     }
 }
 
