@@ -15,6 +15,7 @@ use crate::{
     limits::{ROOTS_PER_DOMAIN_MAX, TRUST_DOMAINS_MAX},
     path,
     path::Usage,
+    tolerated::Tolerated,
 };
 
 /// Everything needed to accept or refuse a peer without asking anyone.
@@ -308,6 +309,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
 pub struct TrustStore {
     current: ArcSwap<Trust>,
     counters: Counters,
+    tolerated: Tolerated,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -326,6 +328,7 @@ impl TrustStore {
         Self {
             current: ArcSwap::from_pointee(trust),
             counters: Counters::default(),
+            tolerated: Tolerated::default(),
             observer,
         }
     }
@@ -351,9 +354,12 @@ impl TrustStore {
         &self.counters
     }
 
-    /// Counts an answer; the flag says that it rests on a filter that is not fresh.
-    pub(crate) fn note<T>(&self, outcome: &Result<(T, bool), VerifyError>) {
+    /// Counts an answer; the flag says that it rests on a filter that is not fresh, which is logged when it changes.
+    pub(crate) fn note(&self, outcome: &Result<(VerifiedPeer, bool), VerifyError>) {
         self.counters.count(outcome);
+        if let Ok((peer, tolerated)) = outcome {
+            self.tolerated.note(peer.trust_domain(), *tolerated);
+        }
         if let (Some(observer), Err(error)) = (&self.observer, outcome) {
             observer.refused(error);
         }

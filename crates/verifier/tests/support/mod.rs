@@ -266,8 +266,12 @@ impl FakeView {
 
     pub(crate) fn aged(seconds: u64) -> Arc<Self> {
         let view = Self::fresh();
-        view.age_seconds.store(seconds, Ordering::SeqCst);
+        view.set_age(seconds);
         view
+    }
+
+    pub(crate) fn set_age(&self, seconds: u64) {
+        self.age_seconds.store(seconds, Ordering::SeqCst);
     }
 
     pub(crate) fn revoke(&self, issuer: IssuerKeyId, serial: Serial) {
