@@ -18,6 +18,7 @@ use mintage_tests::kit::{
     ca::{CaProcess, entry, make, token},
     client::registry,
     face::get,
+    peers,
 };
 
 /// Longest wait for what an agent does by itself.
@@ -35,8 +36,7 @@ impl Disk {
         if mounted.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(Self(at));
         }
-        println!("skipped: no disk can be mounted here: {mounted:?}");
-        None
+        peers::missing("a small disk", &format!("none can be mounted here: {mounted:?}"))
     }
 
     fn remount(&self, how: &str) {

@@ -22,6 +22,7 @@ use mintage_tests::kit::{
     bins::binary,
     ca::{self, CaProcess, entries, serving_address},
     client::{admin, join, registry},
+    peers,
     refusal::{refused, tells},
     stream::{Stream, ask},
 };
@@ -60,17 +61,17 @@ fn a_read_only_disk_is_refused_with_its_remedy() {
         Ok(output) if output.status.success() => {}
         Ok(output) if output.status.code() == Some(NO_MOUNT) => {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            println!("skipped: nothing can be mounted read-only here: {text}");
+            peers::missing::<()>("a read-only disk", &text);
             return;
         }
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!geteuid().is_root(), "{}: {text}", output.status);
-            println!("skipped: no mount namespace for want of root: {text}");
+            peers::missing::<()>("root", &format!("a mount namespace is wanted: {text}"));
             return;
         }
         Err(error) => {
-            println!("skipped: no unshare(1) here ({error}), so nothing can be mounted read-only");
+            peers::missing::<()>("unshare", &format!("nothing can be mounted read-only: {error}"));
             return;
         }
     }
@@ -114,10 +115,7 @@ impl Cramped {
         let started = Instant::now();
         let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(error) => {
-                println!("skipped: no unshare(1) here ({error}), so no disk can be filled");
-                return None;
-            }
+            Err(error) => return peers::missing("unshare", &format!("no disk can be filled: {error}")),
         };
         loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -130,8 +128,7 @@ impl Cramped {
                     !geteuid().is_root() || status.code() == Some(NO_MOUNT),
                     "{status}: {text}"
                 );
-                println!("skipped: a small disk cannot be mounted here ({status}): {text}");
-                return None;
+                return peers::missing("a small disk", &format!("none can be mounted here ({status}): {text}"));
             }
             assert!(started.elapsed() < SOON, "{text}");
             std::thread::sleep(Duration::from_millis(10));

@@ -43,6 +43,11 @@ fn outside_crates_stay_at_home() {
 }
 
 #[test]
+fn who_answers_from_memory_brings_in_no_runtime_and_no_network() {
+    none(&rules::without(&HOUSE));
+}
+
+#[test]
 fn the_house_is_not_deep() {
     none(&rules::depth(&HOUSE));
 }

@@ -46,6 +46,11 @@ fn no_file_is_too_long() {
 }
 
 #[test]
+fn no_test_is_passed_over_in_silence() {
+    none(TREE.iter().filter(|file| file.is_rust()).flat_map(source::silent_skips));
+}
+
+#[test]
 fn half_of_the_files_are_short() {
     let median = source::median_lines(&source::shaped(&TREE)).expect("there are files");
     println!(

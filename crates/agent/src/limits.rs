@@ -113,6 +113,17 @@ pub const LOOKUP_REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub const LOOKUP_CALLS_PER_UID_MAX: usize = 4;
 /// Look-up calls in all that are being answered at once.
 pub const LOOKUP_CALLS_MAX: usize = 16;
+/// Certificates of one user's proxies that are under way at once, waiting for the most part: more than one user has
+/// connections, and what they show is 2 MB at most.
+pub const CHECKS_PER_UID_MAX: usize = 128;
+/// Certificates of all proxies under way at once: 8 MB of what they show.
+pub const CHECKS_WAITING_MAX: usize = 512;
+/// Certificates of one user's proxies whose signatures are being checked: at 0.2 ms each, ten thousand in a second.
+pub const CHECKS_RUNNING_PER_UID_MAX: usize = 2;
+/// Certificates of all proxies whose signatures are being checked: each keeps a core busy.
+pub const CHECKS_RUNNING_MAX: usize = 4;
+/// A proxy waits no longer for its turn: its client waits too.
+pub const CHECK_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of one question of Envoy's: a request's head of 60 KiB, the certificates of both ends, and room; bodies need not
 /// be sent here.
 pub const EXT_AUTHZ_REQUEST_BYTES_MAX: usize = 256 * 1024;

@@ -25,8 +25,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Threads for the network. An agent waits more than it works, and what goes from thread to thread costs it more than what
 /// it does; whatever takes long or waits for a disk has threads of its own.
 const WORKERS: usize = 1;
-/// Threads that wait for disks and look at processes: 20 at most look, and what is written to disk has the others to itself.
-const BLOCKING: usize = 36;
+/// Threads that wait for disks, look at processes and check what proxies are shown: 20 at most look and 4 check, and what is
+/// written to disk has the others to itself.
+const BLOCKING: usize = 40;
 /// Stack of each: nothing here recurses.
 const STACK_BYTES: usize = 512 * 1024;
 const USAGE: u8 = 1;

@@ -25,7 +25,7 @@ use crate::{
     held::Unverified,
     limits::{CALLER_LINES_MAX, CRLS_ON_SOCKET_BYTES_MAX},
     link::ALPN,
-    lookup::Desk,
+    lookup::{Answer, Desk},
     metrics::Metrics,
     revoked::News,
     seen::Pool,
@@ -369,6 +369,12 @@ impl Shared {
     pub(crate) fn measure(&self) {
         let stores = [&self.ca_trust, &self.local_trust];
         self.metrics.verified(&stores, self.view.load().false_positives());
+    }
+
+    /// Counts what was told of a certificate.
+    pub(crate) fn note_answer(&self, answer: &Answer) {
+        self.metrics.lookup(answer.label());
+        self.desk.note(answer);
     }
 
     pub(crate) fn serves_anything(&self) -> bool {

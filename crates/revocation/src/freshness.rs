@@ -9,12 +9,12 @@ use crate::limits::FRESH_FOR;
 pub enum FreshnessPolicy {
     /// Refuse whatever is not fresh (60 s).
     Strict,
-    /// Accept, and count, up to this age; refuse past it.
+    /// Accept, count and log up to this age; refuse past it.
     Bounded {
         /// Largest age of the last heartbeat.
         max_age: Duration,
     },
-    /// Accept at any age and log it. A verifier that never had a filter still refuses.
+    /// Accept at any age, count and log it. A verifier that never had a filter still refuses.
     Open,
 }
 

@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+#[path = "../../../tests/src/kit/missing.rs"]
+mod missing;
 mod publisher;
 
 use std::{fs, io, io::Write, path::PathBuf, process::Command};
 
 use mintage_revocation::{MapOwner, MapReader, MapWriter, RevocationError, Verdict};
+use missing::missing;
 use publisher::{BY_SERIAL, Cert, Publisher, domain, seconds};
 
 /// A disk of 256 KiB, unmounted when this ends.
@@ -22,8 +25,7 @@ impl Disk {
         if mounted.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(Self(at));
         }
-        println!("skipped: no disk can be mounted here: {mounted:?}");
-        None
+        missing("a small disk", &format!("none can be mounted here: {mounted:?}"))
     }
 
     /// Takes all the room there is.

@@ -17,5 +17,9 @@ pub const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// late a connection may be closed.
 pub const LAST_SECOND_STEP: Duration = Duration::from_millis(100);
 
+/// While the clock cannot be read, it is tried again this often: what was revoked meanwhile lives no longer than that once
+/// it can, and a look costs less than a microsecond.
+pub const CLOCK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Accepted chains that wait for whoever reports them: at about 1.5 KB each, 400 KB.
 pub const ACCEPTED_QUEUE_MAX: usize = 256;

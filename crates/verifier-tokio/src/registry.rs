@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tokio::{sync::Notify, task::AbortHandle};
 use crate::{
     CloseReason, Guard,
     guard::Closing,
-    limits::{CONNECTIONS_MAX, LAST_SECOND_STEP, SLEEP_MAX},
+    limits::{CLOCK_AGAIN_AFTER, CONNECTIONS_MAX, LAST_SECOND_STEP, SLEEP_MAX},
     table::{Entry, Table},
 };
 
@@ -82,6 +82,8 @@ pub(crate) struct Inner {
     settings: RegistrySettings,
     table: Mutex<Table>,
     sooner: Arc<Notify>,
+    /// Somebody was to be asked for again while there was no clock to do it by: everybody is, once there is one.
+    owed: AtomicBool,
     closed_expired: AtomicU64,
     closed_refused: AtomicU64,
     closed_ended: AtomicU64,
@@ -117,6 +119,7 @@ impl Registry {
             settings,
             table: Mutex::default(),
             sooner: sooner.clone(),
+            owed: AtomicBool::new(false),
             closed_expired: AtomicU64::new(0),
             closed_refused: AtomicU64::new(0),
             closed_ended: AtomicU64::new(0),
@@ -252,6 +255,11 @@ impl Inner {
     /// Ends the suspects that are refused now; outside the table's lock, since it wakes their tasks.
     fn recheck(&self, suspects: Vec<Entry>) -> usize {
         let Some(now) = self.now() else {
+            // News comes once: what is not looked at now would live on until its notAfter.
+            if !suspects.is_empty() && !self.owed.swap(true, Ordering::AcqRel) {
+                tracing::warn!("the clock cannot be read; live connections are looked at again once it can");
+                self.sooner.notify_one();
+            }
             return 0;
         };
         self.rechecked.fetch_add(suspects.len() as u64, Ordering::Relaxed);
@@ -284,8 +292,9 @@ impl Inner {
     /// how long to sleep until the next look.
     fn end_what_is_over(&self) -> Duration {
         let Some(now) = self.now() else {
-            return SLEEP_MAX;
+            return CLOCK_AGAIN_AFTER;
         };
+        self.recheck_owed();
         let left = match (self.end_expired(now), self.end_unknown(now)) {
             (Some(one), Some(other)) => one.min(other),
             (one, other) => one.or(other).unwrap_or(SLEEP_MAX),
@@ -293,6 +302,15 @@ impl Inner {
         // The clock's seconds are rounded down, so the real time may be up to a second further.
         let coarse = left.saturating_sub(Duration::from_secs(1));
         coarse.clamp(LAST_SECOND_STEP, SLEEP_MAX)
+    }
+
+    /// Looks at every connection if some were passed over for want of a clock.
+    fn recheck_owed(&self) {
+        // Taken back before the look: news that comes meanwhile, and finds no clock again, is owed anew.
+        if self.owed.swap(false, Ordering::AcqRel) {
+            let everyone = lock(&self.table).all();
+            self.recheck(everyone);
+        }
     }
 
     /// How long until the next connection expires.

@@ -368,6 +368,24 @@ async fn an_unknown_status_keeps_or_closes_as_the_settings_say() {
 }
 
 #[tokio::test]
+async fn a_connection_of_unknown_status_ends_when_its_issuing_certificate_is_revoked() {
+    let world = World::new();
+    let below = world
+        .registry
+        .register(world.peer(&world.issuing.good_leaf(WEB)))
+        .unwrap();
+    let beside = world.registry.register(world.peer(&world.root.good_leaf(DB))).unwrap();
+    let stale = FakeView::aged(1_000_000);
+    stale.revoke(world.root.key_id(), world.issuing.serial);
+    world
+        .store
+        .swap(trust("a.test", &world.root, RevocationCheck::required(stale)));
+    assert_eq!(world.registry.trust_changed(), 1);
+    assert!(matches!(below.closed().await, CloseReason::Refused(why) if why.code() == "revoked"));
+    assert!(!beside.is_closed(), "its status is unknown, and nothing more");
+}
+
+#[tokio::test]
 async fn connections_without_a_key_yet_are_found_by_any_news() {
     let world = World::new();
     let leaf = world.issuing.good_leaf(WEB);

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use mintage_revocation::{FreshnessPolicy, MapOwner, MapReader, MapWriter, Rule, RuleTarget};
 use mintage_verifier::{RevocationCheck, TrustStore, Usage, VerifiedPeer};
 use mintage_verifier_tokio::{
-    CloseReason, Guard, RegisterError, Registry, RegistrySettings, UnknownStatus, follow_map,
+    CloseReason, Guard, RegisterError, Registry, RegistrySettings, UnknownStatus, follow_map, limits::CLOCK_AGAIN_AFTER,
 };
 use support::{Ca, Clock, Leaf, domain, id, now, provider, publisher::Publisher, trust};
 use tokio::time::timeout;
@@ -174,6 +174,28 @@ async fn a_sign_of_life_keeps_connections_open_past_the_age() {
     tokio::time::sleep(Duration::from_millis(1300)).await;
     assert!(!guard.is_closed(), "{:?}", guard.reason());
     assert_eq!(registry.counts().rechecked, 0);
+}
+
+#[tokio::test]
+async fn what_is_revoked_while_there_is_no_clock_ends_once_there_is_one() {
+    let mut world = World::new();
+    let registry = world.registry(UnknownStatus::KeepUntilExpiry);
+    let web = "spiffe://a.test/web";
+    let (bad, good) = (world.issuing.good_leaf(web), world.issuing.good_leaf(web));
+    let register = |leaf: &Leaf| registry.register(world.peer(leaf)).unwrap();
+    let (doomed, spared) = (register(&bad), register(&good));
+    // The task sleeps for long by now; it must be woken, and find no clock either.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.clock.set_broken(true);
+    let added = world.publisher.revoke(&world.issuing, &[&bad], Vec::new());
+    assert_eq!(registry.apply(&added), 0, "nobody can say what is valid");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!doomed.is_closed());
+    world.clock.set_broken(false);
+    let reason = timeout(CLOCK_AGAIN_AFTER * 4, doomed.closed()).await.unwrap();
+    assert!(matches!(reason, CloseReason::Refused(why) if why.code() == "revoked"));
+    assert!(!spared.is_closed());
+    assert_eq!(registry.counts().rechecked, 2, "everybody, once");
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ mod path;
 mod peer;
 mod source;
 mod status;
+mod tolerated;
 mod trust;
 
 pub mod limits;

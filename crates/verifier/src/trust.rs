@@ -15,6 +15,7 @@ use crate::{
     limits::{ROOTS_PER_DOMAIN_MAX, TRUST_DOMAINS_MAX},
     path,
     path::Usage,
+    tolerated::Tolerated,
 };
 
 /// Everything needed to accept or refuse a peer without asking anyone.
@@ -218,14 +219,20 @@ impl Domain {
         }
     }
 
-    /// True when an answer came from a filter that is not fresh, but within the policy.
+    /// True when an answer came from a filter that is not fresh, but within the policy. Every certificate is asked for: one
+    /// whose status is unknown may live on by the caller's choice, and must not hide one above it that is revoked.
     fn check_status(&self, peer: &VerifiedPeer, now: UnixTime) -> Result<bool, VerifyError> {
         let mut tolerated = false;
+        let mut unknown = None;
         for (depth, link) in peer.path().iter().enumerate() {
             let id = (depth == 0).then_some(peer.id());
-            tolerated |= self.revocation.ask(&self.name, link, id, now)?;
+            match self.revocation.ask(&self.name, link, id, now) {
+                Ok(was_tolerated) => tolerated |= was_tolerated,
+                Err(error) if error.is_unknown_status() => unknown = unknown.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(tolerated)
+        unknown.map_or(Ok(tolerated), Err)
     }
 }
 
@@ -302,6 +309,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
 pub struct TrustStore {
     current: ArcSwap<Trust>,
     counters: Counters,
+    tolerated: Tolerated,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -320,6 +328,7 @@ impl TrustStore {
         Self {
             current: ArcSwap::from_pointee(trust),
             counters: Counters::default(),
+            tolerated: Tolerated::default(),
             observer,
         }
     }
@@ -345,9 +354,12 @@ impl TrustStore {
         &self.counters
     }
 
-    /// Counts an answer; the flag says that it rests on a filter that is not fresh.
-    pub(crate) fn note<T>(&self, outcome: &Result<(T, bool), VerifyError>) {
+    /// Counts an answer; the flag says that it rests on a filter that is not fresh, which is logged when it changes.
+    pub(crate) fn note(&self, outcome: &Result<(VerifiedPeer, bool), VerifyError>) {
         self.counters.count(outcome);
+        if let Ok((peer, tolerated)) = outcome {
+            self.tolerated.note(peer.trust_domain(), *tolerated);
+        }
         if let (Some(observer), Err(error)) = (&self.observer, outcome) {
             observer.refused(error);
         }

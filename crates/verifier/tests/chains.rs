@@ -444,6 +444,24 @@ fn a_revoked_intermediate_takes_everything_below_with_it() {
 }
 
 #[test]
+fn a_leaf_of_unknown_status_does_not_hide_that_its_issuing_certificate_is_revoked() {
+    let root = Ca::root("root");
+    let (cell, issuing) = (root.intermediate("cell"), root.intermediate("issuing"));
+    for (view, unknown) in [
+        (FakeView::aged(1_000_000), "revocation_stale"),
+        (FakeView::covering_nothing(), "not_covered"),
+    ] {
+        view.revoke(root.key_id(), issuing.serial);
+        let known = trust("a.test", &root, RevocationCheck::None);
+        let trust = trust("a.test", &root, RevocationCheck::required(view));
+        assert_code(verify(&trust, &cell.good_leaf(WEB)), unknown);
+        assert_code(verify(&trust, &issuing.good_leaf(WEB)), "revoked");
+        let peer = verify(&known, &issuing.good_leaf(WEB)).unwrap();
+        assert_eq!(trust.recheck(&peer, now()).unwrap_err().code(), "revoked");
+    }
+}
+
+#[test]
 fn a_stale_filter_is_judged_by_the_policy() {
     let root = Ca::root("root");
     let leaf = root.good_leaf(WEB);

@@ -21,6 +21,7 @@ pub mod http2;
 pub mod ids;
 pub mod inventory;
 pub mod load;
+pub mod missing;
 pub mod node;
 pub mod peers;
 pub mod postgres;

@@ -1,6 +1,8 @@
 //! Outside programs that tests use; `crates/xtask/peers.toml` lists them all.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
+
+pub use super::missing::missing;
 
 /// The table that `cargo xtask test` installs from and reports.
 const TABLE: &str = include_str!("../../../crates/xtask/peers.toml");
@@ -18,26 +20,6 @@ pub fn peer(command: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(command))
         .find(|path| path.is_file());
     found.or_else(|| missing(command, "it is not installed"))
-}
-
-/// None: something of a test's outside is not to be had, which is said.
-///
-/// # Panics
-///
-/// Under `CI=true` instead.
-pub fn missing<T>(what: &str, why: &str) -> Option<T> {
-    let strict = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(!strict, "{what}: {why}");
-    println!("missing peer: {what}: {why}; this test proves nothing here");
-    // The output of a test that passes is not seen: `cargo xtask test` tells what stands in this file.
-    if let Some(file) = std::env::var_os("MINTAGE_DONE_WITHOUT") {
-        let test = std::thread::current();
-        let test = test.name().unwrap_or("a test");
-        let opened = std::fs::File::options().create(true).append(true).open(&file);
-        let told = opened.and_then(|mut file| file.write_all(format!("{what}: {why} ({test})\n").as_bytes()));
-        told.expect("the file of what tests do without can be written");
-    }
-    None
 }
 
 /// Whether this is root. Where it is not, the part of the test that needs it ends, and is named as what is missing.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::house::{Crate, House, Target};
-use super::table::{CA, CA_IMPORTERS, DEPTH_MAX, HOMES, NEVER, ROOMS, UNSAFE_ALLOWED, room_of};
+use super::table::{CA, CA_IMPORTERS, DEPTH_MAX, HOMES, NEVER, ROOMS, UNSAFE_ALLOWED, WITHOUT, room_of};
 use crate::tidy::code;
 use crate::tidy::tree::File;
 
@@ -74,6 +74,37 @@ pub fn never(house: &House) -> Vec<String> {
     broken
 }
 
+/// Outside packages that crates do without and yet bring in, with the way by which they come.
+pub fn without(house: &House) -> Vec<String> {
+    let ours: BTreeMap<&str, Vec<&str>> = house
+        .crates
+        .iter()
+        .map(|found| (found.folder.as_str(), normal_edges(found).map(|(_, to)| to).collect()))
+        .collect();
+    let mut below: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in &house.packages {
+        for dependent in &package.dependents {
+            below.entry(dependent).or_default().push(&package.name);
+        }
+    }
+    let mut broken = Vec::new();
+    for rule in WITHOUT {
+        for found in &house.crates {
+            let Some(way) = path(&ours, rule.from, &found.folder) else {
+                continue;
+            };
+            for first in outside_edges(found) {
+                let ways = rule.packages.iter().filter_map(|package| path(&below, first, package));
+                broken.extend(ways.map(|rest| {
+                    let whole = [way.as_slice(), rest.as_slice()].concat();
+                    format!("{}: {}", whole.join(" -> "), rule.why)
+                }));
+            }
+        }
+    }
+    broken
+}
+
 /// The shortest way from one crate to another along normal edges, both ends included.
 fn path<'a>(edges: &BTreeMap<&'a str, Vec<&'a str>>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
     let mut seen = BTreeSet::from([from]);
@@ -133,6 +164,17 @@ fn longest<'a>(edges: &BTreeMap<&'a str, Vec<&'a str>>, from: &'a str) -> Vec<&'
     let mut chain = vec![from];
     chain.extend(below.max_by_key(Vec::len).unwrap_or_default());
     chain
+}
+
+fn outside_edges(found: &Crate) -> impl Iterator<Item = &str> {
+    found
+        .edges
+        .iter()
+        .filter(|edge| !edge.dev)
+        .filter_map(|edge| match &edge.to {
+            Target::Outside(package) => Some(package.as_str()),
+            Target::Ours(_) => None,
+        })
 }
 
 fn normal_edges(found: &Crate) -> impl Iterator<Item = (&str, &str)> {

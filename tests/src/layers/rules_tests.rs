@@ -1,6 +1,6 @@
 //! Each check on a bad example: a check that cannot fail holds nothing.
 
-use super::super::house::Edge;
+use super::super::house::{Edge, Package};
 use super::*;
 
 fn ours(folder: &str, normal: &[&str], dev: &[&str]) -> Crate {
@@ -99,6 +99,35 @@ fn an_outside_crate_away_from_home_is_named() {
     assert_eq!(
         homes(&house(&[found])),
         ["svid -> sled: a database that can be thrown away has one owner"]
+    );
+}
+
+#[test]
+fn a_runtime_that_comes_in_through_others_is_named_with_its_way() {
+    let outside = |to: &str, dev| Edge {
+        to: Target::Outside(to.to_owned()),
+        dev,
+    };
+    let package = |name: &str, dependents: &[&str]| Package {
+        name: name.to_owned(),
+        version: semver::Version::new(1, 0, 0),
+        license: None,
+        source: None,
+        dependents: dependents.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let mut revocation = ours("revocation", &["sys"], &[]);
+    revocation.edges.push(outside("tokio", true));
+    let mut sys = ours("sys", &[], &[]);
+    let mut house = house(&[revocation, sys.clone()]);
+    house.packages = vec![package("waiter", &["mintage-sys"]), package("tokio", &["waiter"])];
+    assert!(without(&house).is_empty(), "tests may wait");
+    sys.edges.push(outside("waiter", false));
+    house.crates[1] = sys;
+    let broken = without(&house);
+    assert_eq!(broken.len(), 1, "{broken:?}");
+    assert!(
+        broken[0].starts_with("revocation -> sys -> waiter -> tokio: "),
+        "{broken:?}"
     );
 }
 

@@ -123,6 +123,47 @@ pub const NEVER: &[Never] = &[
     },
 ];
 
+/// Outside packages that a crate may not bring in, directly or through others; development dependencies are free.
+#[derive(Clone, Copy, Debug)]
+pub struct Without {
+    /// The folder.
+    pub from: &'static str,
+    /// What it does without.
+    pub packages: &'static [&'static str],
+    /// Why.
+    pub why: &'static str,
+}
+
+/// What waits for something, or opens a socket.
+const RUNTIMES_AND_NETWORK: &[&str] = &[
+    "async-io",
+    "async-std",
+    "h2",
+    "hyper",
+    "mio",
+    "quinn",
+    "reqwest",
+    "smol",
+    "socket2",
+    "tokio",
+    "tonic",
+    "ureq",
+];
+
+/// Crates that answer from memory alone.
+pub const WITHOUT: &[Without] = &[
+    Without {
+        from: "revocation",
+        packages: RUNTIMES_AND_NETWORK,
+        why: "a verifier asks it in the middle of a handshake, in any program; it waits for nobody",
+    },
+    Without {
+        from: "verifier",
+        packages: RUNTIMES_AND_NETWORK,
+        why: "nothing on a handshake path opens a socket, or needs a runtime of its own",
+    },
+];
+
 /// The one crate that only its named importers may name at all.
 pub const CA: &str = "ca";
 /// Who may import the CA, in any kind of dependency.

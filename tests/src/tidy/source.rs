@@ -76,6 +76,16 @@ pub fn headless(file: &File) -> Option<String> {
     })
 }
 
+/// Lines by which a test passes over what it does without: `missing` of the kit names that, and fails in continuous integration.
+pub fn silent_skips(file: &File) -> Vec<String> {
+    // In two pieces, or this line would be one.
+    let told = ["println!(\"", "skipped"].concat();
+    let lines = file.text.lines().zip(1..).filter(|(line, _)| line.contains(&told));
+    lines
+        .map(|(_, number)| format!("{}:{number}: tell it through kit::missing", file.path.display()))
+        .collect()
+}
+
 /// Modules whose name says nothing, as files, folders or inline.
 pub fn empty_names(file: &File) -> Vec<String> {
     let parts = file
@@ -150,6 +160,16 @@ mod tests {
         assert!(too_long(&File::new("a.rs", "x\n".repeat(LINES_MAX))).is_none());
         let found = too_long(&File::new("a.rs", "x\n".repeat(LINES_MAX + 1)));
         assert_eq!(found.unwrap(), "a.rs: 601 lines, at most 600");
+    }
+
+    #[test]
+    fn a_test_that_is_passed_over_in_silence_is_found() {
+        let line = |macro_name: &str| format!("fn a() {{\n    {macro_name}!(\"{}: no disk\");\n}}\n", "skipped");
+        for macro_name in ["println", "eprintln"] {
+            let found = silent_skips(&File::new("a.rs", line(macro_name)));
+            assert_eq!(found, ["a.rs:2: tell it through kit::missing"]);
+        }
+        assert!(silent_skips(&File::new("a.rs", "// What is skipped.\nlet skipped = 1;\n")).is_empty());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Answers for verifiers that cannot hold the filter themselves: one certificate, as it is or as far as it is known, against
 //! the agent's own set. An answer is never better than what a verifier of this node would say: without a set nothing is good.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::{ArcSwapOption, Guard};
 use mintage_identity::{SpiffeId, UnixTime};
@@ -52,12 +55,22 @@ pub(crate) enum Unknown {
     ForeignIssuer(String),
     /// A rule may strike it.
     Incomplete(Missing),
+    /// Too many questions of its user are under way.
+    Busy,
     /// It is none that a verifier takes, or the question is malformed.
     Invalid(String),
 }
 
 impl Answer {
-    /// A stable word, for metrics and machines.
+    /// The name under which it is counted: beside its word, what was good by an old set alone.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Good { tolerated: true } => "tolerated",
+            other => other.word(),
+        }
+    }
+
+    /// A stable word, for machines.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Good { .. } => "good",
@@ -67,13 +80,14 @@ impl Answer {
             Self::Unknown(Unknown::NotCovered) => "not_covered",
             Self::Unknown(Unknown::ForeignIssuer(_)) => "foreign_issuer",
             Self::Unknown(Unknown::Incomplete(_)) => "incomplete",
+            Self::Unknown(Unknown::Busy) => "busy",
             Self::Unknown(Unknown::Invalid(_)) => "invalid",
         }
     }
 
     /// True when the same question may have another answer in a moment, with nothing changed but the agent.
     pub(crate) fn is_for_now(&self) -> bool {
-        matches!(self, Self::Unknown(Unknown::Stale | Unknown::NoSet))
+        matches!(self, Self::Unknown(Unknown::Stale | Unknown::NoSet | Unknown::Busy))
     }
 
     /// Why the certificate is not good, and what to do; empty when it is.
@@ -94,6 +108,7 @@ impl Unknown {
                     .to_owned()
             }
             Self::NoSet => "the agent has no revocation set yet; wait until it has joined and is connected".to_owned(),
+            Self::Busy => "too many certificates of this user are being looked at; try again".to_owned(),
             Self::NotCovered => "the revocation set does not speak of this certificate".to_owned(),
             Self::ForeignIssuer(why) | Self::Invalid(why) => why.clone(),
             Self::Incomplete(missing) => {
@@ -121,6 +136,8 @@ pub(crate) struct Desk {
     rules: LookupRules,
     view: ViewHandle,
     known: ArcSwapOption<Known>,
+    /// The last good answer rested on a set that is not fresh.
+    tolerating: AtomicBool,
 }
 
 /// What of a bundle is needed.
@@ -136,6 +153,7 @@ impl Desk {
             rules,
             view,
             known: ArcSwapOption::empty(),
+            tolerating: AtomicBool::new(false),
         }
     }
 
@@ -217,6 +235,24 @@ impl Desk {
             // Rules on keys say nothing about a name.
             Err(missing) if !missing.not_before => judged(&view, Verdict::Stale, self.rules.freshness, now),
             Err(missing) => Answer::Unknown(Unknown::Incomplete(missing)),
+        }
+    }
+
+    /// Tells in the log when good answers begin to rest on an old set, and when they no longer do.
+    pub(crate) fn note(&self, answer: &Answer) {
+        let &Answer::Good { tolerated } = answer else { return };
+        // Read first, so that what is asked for all the time does not write all the time.
+        if self.tolerating.load(Ordering::Relaxed) == tolerated
+            || self.tolerating.swap(tolerated, Ordering::Relaxed) == tolerated
+        {
+            return;
+        }
+        match tolerated {
+            true => tracing::info!(
+                "look-ups are answered by a revocation set that is not fresh, as [lookup] freshness allows; check the \
+                 agent's link to the CA"
+            ),
+            false => tracing::info!("look-ups are answered by a fresh revocation set again"),
         }
     }
 

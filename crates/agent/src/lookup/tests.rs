@@ -68,6 +68,60 @@ fn what_is_missing_is_named_by_its_field() {
 }
 
 #[test]
+fn what_is_good_by_an_old_set_is_counted_apart_and_told_as_good() {
+    let label = |answer: Answer| (answer.label(), answer.word());
+    assert_eq!(label(Answer::Good { tolerated: false }), ("good", "good"));
+    assert_eq!(label(Answer::Good { tolerated: true }), ("tolerated", "good"));
+    assert_eq!(label(Answer::Revoked(Why::Serial)), ("revoked", "revoked"));
+    assert_eq!(label(Answer::Unknown(Unknown::Stale)), ("stale", "stale"));
+}
+
+#[derive(Clone, Default)]
+struct Sink(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(octets)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn answers_by_an_old_set_are_logged_as_they_begin_and_as_they_end() {
+    let sink = Sink::default();
+    let make = {
+        let sink = sink.clone();
+        move || sink.clone()
+    };
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let lines = || {
+        let octets = std::mem::take(&mut *sink.0.lock().unwrap());
+        let text = String::from_utf8(octets).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let desk = desk(FreshnessPolicy::Open, WithoutCertificate::default());
+    let note = |tolerated| desk.note(&Answer::Good { tolerated });
+    note(false);
+    assert_eq!(lines(), [""; 0]);
+    note(true);
+    desk.note(&Answer::Revoked(Why::Serial));
+    note(true);
+    let told = lines();
+    assert!(told.len() == 1 && told[0].contains("not fresh"), "{told:?}");
+    note(false);
+    note(false);
+    let told = lines();
+    assert!(
+        told.len() == 1 && told[0].contains("by a fresh revocation set again"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn an_old_set_is_told_by_the_configured_freshness_and_revoked_stands_at_any_age() {
     let mut publisher = Publisher::new();
     let (good, bad) = (Cert::new(1), Cert::new(2));

@@ -175,7 +175,7 @@ enum Held {
 }
 
 /// Places that are waited for, each user's own first, so that whoever asks often waits for itself.
-struct Queue {
+pub(super) struct Queue {
     of_users: Mutex<HashMap<u32, Arc<Semaphore>>>,
     each_max: usize,
     all: Arc<Semaphore>,
@@ -184,13 +184,13 @@ struct Queue {
 }
 
 /// A place; given back on drop.
-struct Turn {
+pub(super) struct Turn {
     _of_user: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Queue {
-    fn new(each_max: usize, all_max: usize, wait: Duration) -> Self {
+    pub(super) fn new(each_max: usize, all_max: usize, wait: Duration) -> Self {
         Self {
             of_users: Mutex::default(),
             each_max,
@@ -200,7 +200,7 @@ impl Queue {
     }
 
     /// `None` never: nobody closes these queues.
-    async fn turn(&self, uid: u32) -> Option<Turn> {
+    pub(super) async fn turn(&self, uid: u32) -> Option<Turn> {
         let of_user = {
             let mut of_users = locked(&self.of_users);
             // Whoever holds or waits for a place holds its queue too.

@@ -13,32 +13,40 @@ use mintage_proto::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use super::{api::caller_of, checks::Checks};
 use crate::{
     lookup::{Answer, Unknown, unescape_chain},
     shared::Shared,
 };
 
 /// The service.
-pub(super) struct ExtAuthz(pub(super) Arc<Shared>);
+pub(super) struct ExtAuthz {
+    pub(super) shared: Arc<Shared>,
+    pub(super) checks: Arc<Checks>,
+}
 
 #[tonic::async_trait]
 impl Authorization for ExtAuthz {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let uid = caller_of(&request)?.uid();
         let source = request.into_inner().attributes.and_then(|attributes| attributes.source);
-        let answer = judge(&self.0, &source.unwrap_or_default());
-        self.0.metrics.lookup(answer.word());
+        let answer = self.judge(uid, &source.unwrap_or_default()).await;
+        self.shared.note_answer(&answer);
         Ok(Response::new(wire(&answer)))
     }
 }
 
-fn judge(shared: &Shared, source: &Peer) -> Answer {
-    let now = shared.wall();
-    if source.certificate.is_empty() {
-        return shared.desk.of_principal(&source.principal, now);
-    }
-    match unescape_chain("source.certificate", source.certificate.as_bytes()) {
-        Ok(chain) => shared.desk.of_chain(&chain, &shared.deps.provider, now),
-        Err(problem) => Answer::Unknown(Unknown::Invalid(problem)),
+impl ExtAuthz {
+    /// A name costs one look at the set, and is answered here; a certificate has its signatures checked in its user's turn.
+    async fn judge(&self, uid: u32, source: &Peer) -> Answer {
+        let shared = &self.shared;
+        if source.certificate.is_empty() {
+            return shared.desk.of_principal(&source.principal, shared.wall());
+        }
+        match unescape_chain("source.certificate", source.certificate.as_bytes()) {
+            Ok(chain) => self.checks.of_chain(uid, shared, chain).await,
+            Err(problem) => Answer::Unknown(Unknown::Invalid(problem)),
+        }
     }
 }
 
@@ -92,5 +100,6 @@ mod tests {
         assert_eq!(of(Answer::Unknown(Unknown::Invalid(String::new()))), denied(403));
         assert_eq!(of(Answer::Unknown(Unknown::Stale)), denied(503));
         assert_eq!(of(Answer::Unknown(Unknown::NoSet)), denied(503));
+        assert_eq!(of(Answer::Unknown(Unknown::Busy)), denied(503));
     }
 }

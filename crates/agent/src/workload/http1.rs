@@ -1,5 +1,5 @@
 //! Look-ups over plain HTTP/1.1 on the socket, for proxies and scripts: one question in a path, or one certificate in a
-//! header. Reading alone; nothing here depends on who asks.
+//! header. Reading alone; who asks decides nothing but whose turn it is.
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
@@ -18,6 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::checks::Checks;
 use crate::{
     limits::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEAD_WAIT, LOOKUP_AGAIN_AFTER, SOCKET_LAST_WAIT},
     lookup::{Answer, Particulars, Route, RouteProblem, Unknown, unescape_chain},
@@ -31,14 +32,24 @@ const REASON: &str = "x-mintage-reason";
 
 type Page = Response<Full<Bytes>>;
 
+/// What the questions of one connection are answered by.
+pub(super) struct Asked {
+    pub(super) shared: Arc<Shared>,
+    pub(super) checks: Arc<Checks>,
+    /// Who asks.
+    pub(super) uid: u32,
+}
+
 /// Serves one connection until its end, or until `stop`.
-pub(super) async fn serve<S>(stream: S, shared: Arc<Shared>, stop: CancellationToken)
+pub(super) async fn serve<S>(stream: S, asked: Asked, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
-        let page = answer(&shared, request);
-        async move { Ok::<_, Infallible>(page) }
+    let asked = &asked;
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        // Whatever body there is is not waited for.
+        let head = request.map(drop);
+        Ok::<_, Infallible>(answer(asked, &head).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -60,11 +71,16 @@ where
     }
 }
 
-fn answer<B>(shared: &Shared, request: Request<B>) -> Page {
+async fn answer(asked: &Asked, request: &Request<()>) -> Page {
+    let shared = &asked.shared;
     let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
     match Route::parse(target) {
-        Ok(Route::Auth) => auth(shared, &request),
-        Ok(Route::Ask(asked)) if request.method() == Method::GET => ask(shared, &asked),
+        Ok(Route::Auth) => {
+            let answer = auth(asked, request).await;
+            shared.note_answer(&answer);
+            auth_page(&answer)
+        }
+        Ok(Route::Ask(question)) if request.method() == Method::GET => ask(shared, &question),
         Ok(Route::Ask(_)) => {
             shared.metrics.lookup("wrong_method");
             let mut page = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
@@ -89,20 +105,22 @@ fn no_route(problem: RouteProblem) -> Page {
     }
 }
 
-/// 204 for a good certificate, 403 for one that is not, 503 while that is not known.
-fn auth<B>(shared: &Shared, request: &Request<B>) -> Page {
+async fn auth(asked: &Asked, request: &Request<()>) -> Answer {
     let mut values = request.headers().get_all(CERTIFICATE).iter();
-    let answer = match (values.next(), values.next()) {
+    match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => match unescape_chain(CERTIFICATE, value.as_bytes()) {
-            Ok(chain) => shared.desk.of_chain(&chain, &shared.deps.provider, shared.wall()),
+            Ok(chain) => asked.checks.of_chain(asked.uid, &asked.shared, chain).await,
             Err(problem) => Answer::Unknown(Unknown::Invalid(problem)),
         },
         _ => Answer::Unknown(Unknown::Invalid(format!(
             "{CERTIFICATE}: must be there once, with the client's certificate as URL-escaped PEM"
         ))),
-    };
-    shared.metrics.lookup(answer.word());
-    let code = match &answer {
+    }
+}
+
+/// 204 for a good certificate, 403 for one that is not, 503 while that is not known.
+fn auth_page(answer: &Answer) -> Page {
+    let code = match answer {
         Answer::Good { .. } => StatusCode::NO_CONTENT,
         other if other.is_for_now() => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::FORBIDDEN,
@@ -111,7 +129,7 @@ fn auth<B>(shared: &Shared, request: &Request<B>) -> Page {
         StatusCode::NO_CONTENT => String::new(),
         _ => format!("{}\n", answer.problem()),
     };
-    finished(plain(code, &body), &answer)
+    finished(plain(code, &body), answer)
 }
 
 /// 200 with an answer, 503 while there is none, 400 for a question that cannot be answered as it is.
@@ -122,7 +140,7 @@ fn ask(shared: &Shared, asked: &Particulars) -> Page {
         (view.sequence(), view.age(now))
     };
     let answer = shared.desk.of_shown(&asked.shown(), now);
-    shared.metrics.lookup(answer.word());
+    shared.note_answer(&answer);
     let (status, revoked_by) = match &answer {
         Answer::Good { .. } => ("good", None),
         Answer::Revoked(why) => ("revoked", Some(why.as_str())),
@@ -167,4 +185,25 @@ fn page(code: StatusCode, kind: &'static str, body: String) -> Page {
     // A kept answer would outlive a revocation.
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_ask_again_is_told_when_and_good_is_good_by_an_old_set_too() {
+        let of = |answer: Answer| {
+            let page = auth_page(&answer);
+            let reason = page.headers()[REASON].to_str().unwrap().to_owned();
+            (page.status().as_u16(), reason, page.headers().contains_key(RETRY_AFTER))
+        };
+        let is = |code: u16, reason: &str, again| (code, reason.to_owned(), again);
+        assert_eq!(of(Answer::Unknown(Unknown::Busy)), is(503, "busy", true));
+        assert_eq!(of(Answer::Unknown(Unknown::Stale)), is(503, "stale", true));
+        assert_eq!(of(Answer::Unknown(Unknown::NotCovered)), is(403, "not_covered", false));
+        for tolerated in [false, true] {
+            assert_eq!(of(Answer::Good { tolerated }), is(204, "good", false));
+        }
+    }
 }

@@ -70,7 +70,7 @@ fn answer_all(shared: &Shared, questions: &[RevocationQuestion]) -> RevocationCh
     };
     let answers = questions.iter().map(|question| {
         let answer = answer(shared, question, now);
-        shared.metrics.lookup(answer.word());
+        shared.note_answer(&answer);
         wire(&answer)
     });
     RevocationCheckResponse {
@@ -132,6 +132,8 @@ fn wire(answer: &Answer) -> RevocationAnswer {
                 Unknown::ForeignIssuer(_) => RevocationCause::ForeignIssuer,
                 Unknown::Incomplete(_) => RevocationCause::Incomplete,
                 Unknown::Invalid(_) => RevocationCause::Invalid,
+                // Never told here: a call without a place is refused whole.
+                Unknown::Busy => RevocationCause::Unspecified,
             },
         ),
     };

@@ -6,6 +6,7 @@ mod attesting;
 mod authority;
 mod bind;
 mod caller;
+mod checks;
 mod explain;
 mod ext_authz;
 mod flood;

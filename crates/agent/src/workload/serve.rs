@@ -35,11 +35,12 @@ use super::{
     authority::{Authorities, PREFACE},
     bind::{SocketFile, bind},
     caller::{Caller, PerUid, Place},
+    checks::Checks,
     explain::Looker,
     ext_authz::ExtAuthz,
     gate::GateLayer,
     health::Health,
-    http1,
+    http1::{self, Asked},
     local::Local,
     lookup::Lookup,
     pieces::InsteadLayer,
@@ -87,8 +88,10 @@ pub(crate) fn serve(
     let of_user = limits.count(SocketLimit::ConnectionsPerUser);
     let attesting = Arc::<Attesting>::default();
     let looker = Looker(attesting.clone());
+    let checks = Arc::<Checks>::default();
     let acceptor = Acceptor {
         shared: shared.clone(),
+        checks: checks.clone(),
         connections: PerUid::new(of_user, limits.count(SocketLimit::Connections)),
         attesting,
         ready,
@@ -106,8 +109,11 @@ pub(crate) fn serve(
         .max_decoding_message_size(SEEN_REQUEST_BYTES_MAX);
     let lookup =
         RevocationLookupServer::new(Lookup::new(shared.clone())).max_decoding_message_size(LOOKUP_REQUEST_BYTES_MAX);
-    let ext_authz =
-        AuthorizationServer::new(ExtAuthz(shared.clone())).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
+    let ext_authz = ExtAuthz {
+        shared: shared.clone(),
+        checks,
+    };
+    let ext_authz = AuthorizationServer::new(ext_authz).max_decoding_message_size(EXT_AUTHZ_REQUEST_BYTES_MAX);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let server = Server::builder()
         .max_concurrent_streams(limits.get(SocketLimit::StreamsPerConnection))
@@ -160,6 +166,7 @@ async fn to_its_end<T>(serving: impl Future<Output = T>, stop: &CancellationToke
 
 struct Acceptor {
     shared: Arc<Shared>,
+    checks: Arc<Checks>,
     connections: PerUid,
     attesting: Arc<Attesting>,
     ready: mpsc::Sender<LocalStream>,
@@ -212,6 +219,7 @@ impl Acceptor {
             pid: credentials.pid,
         };
         let (attesting, ready) = (self.attesting.clone(), self.ready.clone());
+        let checks = self.checks.clone();
         let (shared, stop, cut) = (self.shared.clone(), self.stop.clone(), self.cut.child_token());
         tokio::spawn(async move {
             let caller = match Caller::attest(&stream, looked, attesting, cut).await {
@@ -239,7 +247,10 @@ impl Acceptor {
             };
             match spoken {
                 Spoken::Http2 => _ = ready.send(connection).await,
-                Spoken::Http1 => http1::serve(connection, shared, stop).await,
+                Spoken::Http1 => {
+                    let uid = looked.uid;
+                    http1::serve(connection, Asked { shared, checks, uid }, stop).await;
+                }
             }
         });
     }

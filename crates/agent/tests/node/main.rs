@@ -11,6 +11,8 @@ mod jwt;
 mod kept;
 mod life;
 mod lists;
+#[path = "../../../../tests/src/kit/missing.rs"]
+mod missing;
 mod program;
 mod receipts;
 mod revocation;

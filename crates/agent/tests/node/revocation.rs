@@ -10,6 +10,7 @@ use mintage_svid::CertInfo;
 use mintage_verifier::{AllowedIds, Usage};
 use rustls_pki_types::CertificateDer;
 
+use crate::missing::missing;
 use crate::support::{
     self, FakeCa,
     agent::{Node, Pair, Running, read_generation, until},
@@ -204,8 +205,7 @@ impl Disk {
         if mounted.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(Self(at));
         }
-        println!("skipped: no disk can be mounted here: {mounted:?}");
-        None
+        missing("a small disk", &format!("none can be mounted here: {mounted:?}"))
     }
 }
 

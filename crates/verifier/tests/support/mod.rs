@@ -11,7 +11,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,21 +39,35 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// A clock that stands until it is moved.
 #[derive(Debug)]
-pub(crate) struct Clock(AtomicU64);
+pub(crate) struct Clock {
+    seconds: AtomicU64,
+    is_broken: AtomicBool,
+}
 
 impl Clock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(NOW)))
+        Arc::new(Self {
+            seconds: AtomicU64::new(NOW),
+            is_broken: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn advance(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+        self.seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// From now on it tells no time, or tells it again.
+    pub(crate) fn set_broken(&self, is_broken: bool) {
+        self.is_broken.store(is_broken, Ordering::SeqCst);
     }
 }
 
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<rustls_pki_types::UnixTime> {
-        let seconds = self.0.load(Ordering::SeqCst);
+        if self.is_broken.load(Ordering::SeqCst) {
+            return None;
+        }
+        let seconds = self.seconds.load(Ordering::SeqCst);
         Some(rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(
             seconds,
         )))
@@ -266,8 +280,12 @@ impl FakeView {
 
     pub(crate) fn aged(seconds: u64) -> Arc<Self> {
         let view = Self::fresh();
-        view.age_seconds.store(seconds, Ordering::SeqCst);
+        view.set_age(seconds);
         view
+    }
+
+    pub(crate) fn set_age(&self, seconds: u64) {
+        self.age_seconds.store(seconds, Ordering::SeqCst);
     }
 
     pub(crate) fn revoke(&self, issuer: IssuerKeyId, serial: Serial) {
