@@ -14,7 +14,7 @@ use mintage_attest::{
     channel::{AgentCertificate, AgentSession, AgentStanding, verify_session},
 };
 use mintage_identity::{
-    AgentInstance, AgentName, Audiences, EntryName, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime,
+    AgentInstance, AgentName, Audiences, EntryName, IssuerKeyId, Serial, SpiffeId, SpkiHash, TrustDomain, UnixTime,
 };
 use mintage_ledger::{
     AppendError, Batch, Journal, LedgerError, Log, LogKey, NoteSignature, Origin, SignedCheckpoint, Stored,
@@ -107,7 +107,9 @@ fn attested(now: UnixTime) -> Attested {
     };
     let session = AgentSession {
         id: id.clone(),
+        issuer: IssuerKeyId::new([8; 32]),
         serial: current.serial,
+        not_before: now,
         not_after: now,
         spki: current.spki,
     };
