@@ -44,7 +44,7 @@ pub(crate) struct VerifyArgs {
     /// Also verifies the signature of every leaf certificate.
     #[arg(long)]
     pub(crate) signatures: bool,
-    /// The longest lifetime your policy allows: a longer certificate is an offence.
+    /// The longest lifetime your policy allows: a longer certificate or token is an offence.
     #[arg(long, value_name = "DURATION")]
     pub(crate) max_ttl: Option<Ttl>,
 }

@@ -30,7 +30,7 @@ impl Meaning {
         }
         let issuer = self.check_issuer(leaf, issue)?;
         check_dates(leaf, record.time, issue.ttl_seconds)?;
-        self.check_ttl(issue.ttl_seconds)?;
+        self.check_ttl(Ttl::from_seconds(i64::from(issue.ttl_seconds)).map_err(|error| error.to_string())?)?;
         match issue.profile() {
             wire::Profile::Workload => self.check_workload(record, issue, leaf)?,
             wire::Profile::Agent => self.check_agent(record, issue)?,
@@ -91,8 +91,8 @@ impl Meaning {
         Ok(id)
     }
 
-    fn check_ttl(&self, seconds: u32) -> Result<(), String> {
-        let ttl = Ttl::from_seconds(i64::from(seconds)).map_err(|error| error.to_string())?;
+    /// That the policy allows this lifetime of a certificate or token.
+    pub(super) fn check_ttl(&self, ttl: Ttl) -> Result<(), String> {
         match self.rules.max_ttl {
             Some(max) if ttl > max => Err(format!("its lifetime {ttl} is over the policy's {max}")),
             _ => Ok(()),

@@ -19,13 +19,21 @@ impl Meaning {
         if !id.is_member_of(self.domain()?) || id.reserved().is_some() {
             return Err(format!("{id} is no workload of this trust domain"));
         }
-        self.check_jwt_entry(agent, &id, issue)?;
-        check_jwt_dates(record.time, issue)?;
+        let longest = self.check_jwt_entry(agent, &id, issue)?;
+        let ttl = granted(record.time, issue)?;
+        if ttl > longest {
+            return Err(format!(
+                "its lifetime {ttl} is over the {longest} of entry {}",
+                issue.entry
+            ));
+        }
+        self.check_ttl(ttl)?;
         self.strikes.check_jwt(&id, UnixTime::from_seconds(issue.issued_s))?;
         self.keys.jwt(&issue.kid)
     }
 
-    fn check_jwt_entry(&self, agent: &SpiffeId, id: &SpiffeId, issue: &wire::IssueJwt) -> Result<(), String> {
+    /// That the entry gives this token. Returns the longest lifetime that it gives.
+    fn check_jwt_entry(&self, agent: &SpiffeId, id: &SpiffeId, issue: &wire::IssueJwt) -> Result<Ttl, String> {
         let name = &issue.entry;
         let standing = self.standing.entry(name)?;
         let entry = &standing.entry;
@@ -51,12 +59,13 @@ impl Meaning {
         let audiences = Audiences::parse(&issue.audiences).map_err(|error| error.to_string())?;
         match entry.why_no_jwt(&audiences) {
             Some(why) => Err(format!("entry {name} does not allow it: {why}")),
-            None => Ok(()),
+            None => Ok(entry.ttl()),
         }
     }
 }
 
-fn check_jwt_dates(recorded: UnixTime, issue: &wire::IssueJwt) -> Result<(), String> {
+/// The lifetime of a token that was issued when it was recorded.
+fn granted(recorded: UnixTime, issue: &wire::IssueJwt) -> Result<Ttl, String> {
     let (issued, expires) = (
         UnixTime::from_seconds(issue.issued_s),
         UnixTime::from_seconds(issue.expires_s),
@@ -67,7 +76,7 @@ fn check_jwt_dates(recorded: UnixTime, issue: &wire::IssueJwt) -> Result<(), Str
     }
     let seconds = issue.expires_s.saturating_sub(issue.issued_s);
     match Ttl::from_seconds(seconds) {
-        Ok(_) if expires > issued => Ok(()),
+        Ok(ttl) if expires > issued => Ok(ttl),
         _ => Err(format!("its token lives for {seconds} s, which no JWT-SVID does")),
     }
 }

@@ -157,10 +157,19 @@ impl Meaning {
         match &record.body {
             Body::Issue(issue) => self.issue(index, record, issue, &leaf.ok_or("its certificate was not read")??),
             Body::IssueJwt(issue) => self.issue_jwt(record, issue),
-            Body::Revoke(revoke) => self.revoke(index, revoke),
+            Body::Revoke(revoke) => {
+                by_an_authority(record)?;
+                self.revoke(index, revoke)
+            }
             Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
-            Body::CaEvent(event) => self.ca_event(event),
-            Body::BundleChange(change) => self.keys.bundle(change),
+            Body::CaEvent(event) => {
+                by_an_authority(record)?;
+                self.ca_event(event)
+            }
+            Body::BundleChange(change) => {
+                by_an_authority(record)?;
+                self.keys.bundle(change)
+            }
             Body::BundleFederatedSet(set) => {
                 by_an_authority(record)?;
                 let domain = self.domain()?.clone();
@@ -211,7 +220,8 @@ impl Meaning {
     }
 }
 
-/// What changes rights is done by an administrator or by the CA itself, never by an agent or the holder of a token.
+/// What changes rights or revokes, and what becomes of keys, is done by an administrator or by the CA itself, never by an agent or
+/// the holder of a token.
 fn by_an_authority(record: &Record) -> Result<(), String> {
     match &record.actor {
         Actor::Admin { .. } | Actor::Replica { .. } => Ok(()),

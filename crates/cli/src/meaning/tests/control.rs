@@ -4,11 +4,11 @@ use std::fs;
 
 use mintage_ledger::{
     Body, Vkey,
-    wire::{self, CaEvent, CaEventKind, CaRole},
+    wire::{self, CaEvent, CaEventKind, CaRole, revocation_rule::Target},
 };
 
 use super::{
-    kit::{AGENT, Authority, Story, agent, consume, replica, web_entry},
+    kit::{AGENT, Authority, Story, WEB, agent, consume, replica, web_entry},
     last_offends, offends,
 };
 use crate::{
@@ -93,7 +93,7 @@ fn a_federated_bundle_vouches_for_another_trust_domain_by_what_may_sign() {
 }
 
 #[test]
-fn agents_and_token_holders_may_not_change_rights() {
+fn agents_and_token_holders_may_not_change_rights_revoke_or_speak_of_keys() {
     let instance = Story::honest().find("token.consume") as u64;
     let bodies = [
         Body::EntryPut(wire::EntryPut {
@@ -118,6 +118,26 @@ fn agents_and_token_holders_may_not_change_rights() {
             name: "n1".into(),
             instance,
             reason: String::new(),
+        }),
+        Body::Revoke(wire::Revoke {
+            rules: vec![wire::RevocationRule {
+                target: Some(Target::Identity(WEB.into())),
+                cut_s: None,
+            }],
+            part: 1,
+            parts: 1,
+            ..wire::Revoke::default()
+        }),
+        Body::CaEvent(CaEvent {
+            event: CaEventKind::Taint.into(),
+            role: CaRole::Jwt.into(),
+            key_id: vec![4; 32],
+            ..CaEvent::default()
+        }),
+        Body::BundleChange(wire::BundleChange {
+            sequence: 2,
+            roots_der: vec![vec![1]],
+            jwt_keys: Vec::new(),
         }),
     ];
     for body in bodies {

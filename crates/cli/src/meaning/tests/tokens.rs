@@ -1,5 +1,6 @@
 //! JWT-SVIDs that should never have been issued.
 
+use mintage_identity::Ttl;
 use mintage_ledger::{
     Body,
     wire::{self, BundleChange, BundleJwtKey, CaEvent, CaEventKind, CaRole},
@@ -109,6 +110,37 @@ fn times_that_no_token_has() {
     forged(|token| token.issued_s += 3600, "not issued when it was recorded");
     forged(|token| token.expires_s = token.issued_s + 100_000, "lives for 100000 s");
     forged(|token| token.expires_s = token.issued_s, "lives for 0 s");
+}
+
+#[test]
+fn a_lifetime_over_the_entrys_or_the_policys() {
+    forged(
+        |token| token.expires_s = token.issued_s + 601,
+        "its lifetime 601s is over the 10m of entry web",
+    );
+    let (mut story, signer) = with_key();
+    story.admin(Body::EntryPut(wire::EntryPut {
+        ttl_seconds: 900,
+        replaces_revision: story.find("entry.put") as u64,
+        ..web_entry()
+    }));
+    let mut token = token(&story, &signer);
+    token.entry_revision = story.last();
+    token.expires_s = token.issued_s + 900;
+    push(&mut story, token);
+    let under = |seconds| {
+        let args = VerifyArgs {
+            max_ttl: Some(Ttl::from_seconds(seconds).unwrap()),
+            ..VerifyArgs::default()
+        };
+        let verified = story.verify(&args);
+        verified.map_err(|refused| (refused.index, refused.failure.to_string()))
+    };
+    assert!(under(900).is_ok(), "what the entry gives at most");
+    // The certificates before it live for ten minutes.
+    let (index, told) = under(600).unwrap_err();
+    assert_eq!(index, Some(story.last()), "{told}");
+    assert!(told.contains("its lifetime 15m is over the policy's 10m"), "{told}");
 }
 
 #[test]
