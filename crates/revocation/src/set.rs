@@ -291,6 +291,13 @@ impl RevokedSet {
             .map(|issuer| issuer.id)
     }
 
+    /// When the last certificate of an issuing key has ended, by what was said when it was covered; the end of time when nothing
+    /// was, and none when it is not covered.
+    pub fn covered_until(&self, issuer: &IssuerKeyId) -> Option<UnixTime> {
+        let held = self.issuers.get(issuer).filter(|issuer| issuer.covered);
+        held.map(|issuer| issuer.until)
+    }
+
     /// The issuing keys of which anything is held: also those that are not covered, but have revoked serials.
     pub fn known_issuers(&self) -> impl Iterator<Item = IssuerKeyId> + '_ {
         self.issuers.keys().copied()

@@ -8,12 +8,15 @@
 //! ```
 //! Numbers are little-endian; a text or name is its length as u32 and its octets. One state has one snapshot.
 
+use std::collections::BTreeMap;
+
 use mintage_identity::{TrustDomain, UnixTime};
+use mintage_revocation::Revocation;
 
 use crate::error::StateError;
 use crate::key::Key;
 use crate::load::view_of;
-use crate::stored;
+use crate::stored::{self, Fold};
 use crate::sum::ContentSum;
 use crate::view::View;
 
@@ -133,5 +136,22 @@ impl View {
     /// Refuses bytes that are no snapshot of this trust domain, and one whose content is not that of its digest.
     pub fn from_snapshot(domain: &TrustDomain, bytes: &[u8]) -> Result<Self, StateError> {
         decode(domain, bytes).map(|(view, _)| view)
+    }
+
+    /// As [`View::from_snapshot`], with every revocation that the snapshot holds, by the index of its record.
+    ///
+    /// # Errors
+    /// As [`View::from_snapshot`].
+    pub fn from_snapshot_with_revocations(
+        domain: &TrustDomain,
+        bytes: &[u8],
+    ) -> Result<(Self, BTreeMap<u64, Revocation>), StateError> {
+        let (view, objects) = decode(domain, bytes)?;
+        let revocation = |(name, value): &Object| match (Key::from_bytes(name), stored::fold(value)) {
+            (Some(Key::Fold(index)), Ok(Fold::Revoke(_, revocation))) => Some((index, revocation)),
+            _ => None,
+        };
+        let revocations = objects.iter().filter_map(revocation).collect();
+        Ok((view, revocations))
     }
 }

@@ -7,7 +7,7 @@ use mintage_ledger::{Actor, Record, wire};
 use mintage_mint::limits::{BACKDATE, ISSUER_MARGIN};
 use mintage_svid::{LeafInfo, verify_issued};
 
-use super::{Issued, Meaning, keys::SigningKey};
+use super::{Issued, Meaning, Source, keys::SigningKey};
 
 /// Furthest a certificate may begin after its record: a revocation's cut may lie a minute ahead, and one second above it.
 pub(super) const AHEAD_MAX: Duration = Duration::from_secs(61);
@@ -41,7 +41,7 @@ impl Meaning {
         let issued = Issued {
             issuer,
             not_after_s: leaf.not_after().seconds(),
-            index,
+            by: Source::Record(index),
         };
         self.serials.insert(*leaf.serial(), issued);
         self.certificates += 1;
@@ -61,12 +61,12 @@ impl Meaning {
             return Err(format!("{} is not of trust domain {domain}", leaf.id()));
         }
         let serial = leaf.serial();
-        match self.serials.get(serial) {
-            Some(first) if first.index == u64::MAX => {
-                return Err(format!("serial {serial} is that of a CA certificate"));
-            }
-            Some(first) => return Err(format!("serial {serial} was issued before, by record {}", first.index)),
-            None => {}
+        if let Some(first) = self.serials.get(serial) {
+            return Err(match first.by {
+                Source::Ca => format!("serial {serial} is that of a CA certificate"),
+                Source::Record(index) => format!("serial {serial} was issued before, by record {index}"),
+                Source::RevokedBy(index) => format!("serial {serial} was issued before: record {index} revokes it"),
+            });
         }
         match serial.is_native() {
             true => Ok(()),

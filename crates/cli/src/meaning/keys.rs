@@ -9,7 +9,7 @@ use mintage_state::CaKeyRecord;
 use mintage_svid::{CertInfo, spki_sha256, verify_issued};
 use ring::digest::{SHA256, digest};
 
-use super::{Issued, Meaning};
+use super::{Issued, Meaning, Source};
 
 /// A key that signs certificates.
 #[derive(Debug)]
@@ -93,13 +93,20 @@ impl Keys {
         Ok(())
     }
 
-    /// True when this key is known in the same stage and role.
-    pub(super) fn agrees(&self, key: &CaKeyRecord) -> bool {
-        if key.role == CaRole::Jwt {
-            return self.jwt.get(&jwt_kid(&key.key_id)) == Some(&key.stage);
-        }
-        let known = self.signing.get(&key.key_id);
-        known.is_some_and(|known| (known.stage, known.role) == (key.stage, key.role))
+    /// The key by which a key's certificate was signed, of all roots that were ever recorded, and what is in it.
+    pub(super) fn issuer_of(&self, key: &CaKeyRecord) -> Result<(IssuerKeyId, &CertInfo), String> {
+        let unknown = || format!("the certificate of the key {} is signed by no root", key.key_id);
+        let info = self
+            .signing
+            .get(&key.key_id)
+            .map(|known| &known.info)
+            .ok_or_else(unknown)?;
+        let mut roots = self.signing.iter().filter(|(_, root)| root.role == CaRole::Root);
+        let signer = roots.find(|(_, root)| {
+            root.info.subject_raw() == info.issuer_raw()
+                && verify_issued(&key.certificate_der, root.info.spki_der()).is_ok()
+        });
+        signer.map(|(id, _)| (*id, info)).ok_or_else(unknown)
     }
 
     /// True when a record made this key.
@@ -156,7 +163,7 @@ impl Keys {
 
 impl Meaning {
     /// What happened to a key of the CA.
-    pub(super) fn ca_event(&mut self, event: &CaEvent) -> Result<(), String> {
+    pub(super) fn ca_event(&mut self, index: u64, event: &CaEvent) -> Result<(), String> {
         let stage = CaEventKind::try_from(event.event).map_err(|_| "an event of no known kind".to_owned())?;
         let role = CaRole::try_from(event.role).map_err(|_| "a key of no known role".to_owned())?;
         if stage == CaEventKind::Unspecified || role == CaRole::Unspecified {
@@ -166,6 +173,7 @@ impl Meaning {
         if !event.public_key.is_empty() && digest(&SHA256, &event.public_key).as_ref() != event.key_id {
             return Err("the key's id is not the hash of the key".into());
         }
+        self.recorded.event(index, event, (stage, role, id));
         if role == CaRole::Log {
             self.log_keys.insert(event.public_key.clone());
         }
@@ -207,11 +215,11 @@ impl Meaning {
     }
 
     /// A CA certificate can be revoked like any other.
-    fn remember_ca(&mut self, serial: Serial, issuer: IssuerKeyId, not_after: UnixTime) {
+    pub(super) fn remember_ca(&mut self, serial: Serial, issuer: IssuerKeyId, not_after: UnixTime) {
         let issued = Issued {
             issuer,
             not_after_s: not_after.seconds(),
-            index: u64::MAX,
+            by: Source::Ca,
         };
         self.serials.entry(serial).or_insert(issued);
     }

@@ -11,6 +11,8 @@ mod issue;
 mod issue_jwt;
 mod keys;
 mod read;
+mod recorded;
+mod revoked;
 mod standing;
 mod strike;
 #[cfg(test)]
@@ -27,6 +29,8 @@ use self::{
     federated::Federated,
     keys::Keys,
     read::{Found, Read},
+    recorded::Recorded,
+    revoked::{Clock, Revoked},
     standing::Standing,
     strike::Strikes,
 };
@@ -45,7 +49,18 @@ pub(crate) struct Rules {
 struct Issued {
     issuer: IssuerKeyId,
     not_after_s: i64,
-    index: u64,
+    by: Source,
+}
+
+/// Whence a certificate is known.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The record that issued it.
+    Record(u64),
+    /// It is one of the CA's own.
+    Ca,
+    /// The record that issued it was given up; this one revoked it.
+    RevokedBy(u64),
 }
 
 /// Follows a ledger from its first record and stops at the first that offends.
@@ -59,7 +74,10 @@ pub(crate) struct Meaning {
     standing: Standing,
     federated: Federated,
     keys: Keys,
+    recorded: Recorded,
     strikes: Strikes,
+    revoked: Revoked,
+    clock: Clock,
     serials: HashMap<Serial, Issued>,
     counts: BTreeMap<&'static str, u64>,
     certificates: u64,
@@ -114,6 +132,7 @@ impl Meaning {
         }
         *self.counts.entry(record.kind().name()).or_default() += 1;
         self.check(index, &record, leaf)?;
+        self.clock.pass(record.time);
         if record.is_restricting() {
             self.control_head = index + 1;
         }
@@ -159,16 +178,18 @@ impl Meaning {
             Body::IssueJwt(issue) => self.issue_jwt(record, issue),
             Body::Revoke(revoke) => {
                 by_an_authority(record)?;
-                self.revoke(index, revoke)
+                self.revoke(index, record.time, revoke)
             }
             Body::RevocationSnapshot(snapshot) => self.published(index, record, snapshot),
             Body::CaEvent(event) => {
                 by_an_authority(record)?;
-                self.ca_event(event)
+                self.ca_event(index, event)
             }
             Body::BundleChange(change) => {
                 by_an_authority(record)?;
-                self.keys.bundle(change)
+                self.keys.bundle(change)?;
+                self.recorded.bundle(index, record.time, change);
+                Ok(())
             }
             Body::BundleFederatedSet(set) => {
                 by_an_authority(record)?;
@@ -183,7 +204,10 @@ impl Meaning {
             Body::EntryPut(put) => {
                 by_an_authority(record)?;
                 let domain = self.domain()?.clone();
-                self.standing.put_entry(index, put, &domain)
+                if let Some(id) = self.standing.put_entry(index, put, &domain)? {
+                    self.revoked.lift(id, record.time);
+                }
+                Ok(())
             }
             Body::EntryDelete(delete) => {
                 by_an_authority(record)?;

@@ -158,7 +158,13 @@ impl Standing {
         }
     }
 
-    pub(super) fn put_entry(&mut self, index: u64, put: &wire::EntryPut, domain: &TrustDomain) -> Result<(), String> {
+    /// Takes in an entry. Returns the identity that it gives, where none of its name gave one before.
+    pub(super) fn put_entry(
+        &mut self,
+        index: u64,
+        put: &wire::EntryPut,
+        domain: &TrustDomain,
+    ) -> Result<Option<SpiffeId>, String> {
         let raw = RawEntry {
             name: put.name.clone(),
             spiffe_id: put.spiffe_id.clone(),
@@ -185,12 +191,15 @@ impl Standing {
                 put.name
             ));
         }
-        let before = self.entries.get(&put.name).map_or(0, |standing| standing.revision);
-        if before == put.replaces_revision {
-            self.entries
-                .insert(put.name.clone(), StandingEntry { entry, revision: index });
+        let before = self.entries.get(&put.name);
+        if before.map_or(0, |standing| standing.revision) != put.replaces_revision {
+            return Ok(None);
         }
-        Ok(())
+        let was_off = before.is_none_or(|standing| standing.entry.is_disabled());
+        let enabled = (was_off && !entry.is_disabled()).then(|| entry.spiffe_id().clone());
+        self.entries
+            .insert(put.name.clone(), StandingEntry { entry, revision: index });
+        Ok(enabled)
     }
 
     pub(super) fn delete_entry(&mut self, index: u64, delete: &wire::EntryDelete) {

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use mintage_identity::{IdPrefix, IssuerKeyId, RevocationReason, Serial, SpiffeId, SpkiHash, UnixTime};
 use mintage_ledger::{
     Actor, Record,
-    wire::{RevocationRule, RevocationSnapshot, Revoke, RevokedSerial, revocation_rule::Target},
+    wire::{self, RevocationRule, RevocationSnapshot, Revoke, revocation_rule::Target},
 };
+use mintage_revocation::{Revocation, RevokedSerial, Rule, RuleTarget};
 use mintage_svid::{LeafInfo, jwt_rule_date};
 
 use super::Meaning;
@@ -25,21 +26,13 @@ pub(super) struct Strikes {
     published: Option<(u64, u64)>,
 }
 
-/// A rule that was read.
-enum Rule {
-    Identity(SpiffeId),
-    Prefix(IdPrefix),
-    Key(SpkiHash),
-    Issuer(IssuerKeyId),
-}
-
-fn read(rule: &RevocationRule) -> Result<Rule, String> {
+fn read(rule: &RevocationRule) -> Result<RuleTarget, String> {
     let text = |error: mintage_identity::NameError| error.to_string();
     match &rule.target {
-        Some(Target::Identity(id)) => SpiffeId::parse(id).map(Rule::Identity).map_err(text),
-        Some(Target::Prefix(prefix)) => IdPrefix::parse(prefix).map(Rule::Prefix).map_err(text),
-        Some(Target::SpkiSha256(key)) => SpkiHash::from_slice(key).map(Rule::Key).map_err(text),
-        Some(Target::IssuerKeyId(issuer)) => IssuerKeyId::from_slice(issuer).map(Rule::Issuer).map_err(text),
+        Some(Target::Identity(id)) => SpiffeId::parse(id).map(RuleTarget::Identity).map_err(text),
+        Some(Target::Prefix(prefix)) => IdPrefix::parse(prefix).map(RuleTarget::Prefix).map_err(text),
+        Some(Target::SpkiSha256(key)) => SpkiHash::from_slice(key).map(RuleTarget::Key).map_err(text),
+        Some(Target::IssuerKeyId(issuer)) => IssuerKeyId::from_slice(issuer).map(RuleTarget::Issuer).map_err(text),
         None => Err("a rule without a target".into()),
     }
 }
@@ -88,62 +81,51 @@ impl Strikes {
         cuts.find(|(cut, _)| begins <= *cut).map(|(_, index)| *index)
     }
 
-    /// Takes up what a snapshot holds of an identity: a cut, or nothing, as [`Strikes::add`] tells.
-    pub(super) fn take_up_identity(&mut self, id: &SpiffeId, (cut, index): (Option<UnixTime>, u64)) {
-        self.add(index, Rule::Identity(id.clone()), cut);
-    }
-
-    /// The same of a prefix.
-    pub(super) fn take_up_prefix(&mut self, prefix: &IdPrefix, (cut, index): (Option<UnixTime>, u64)) {
-        self.add(index, Rule::Prefix(prefix.clone()), cut);
-    }
-
-    /// The same of a public key.
-    pub(super) fn take_up_key(&mut self, key: SpkiHash, index: u64) {
-        self.add(index, Rule::Key(key), None);
-    }
-
-    /// The same of an issuing key.
-    pub(super) fn take_up_issuer(&mut self, issuer: IssuerKeyId, index: u64) {
-        self.add(index, Rule::Issuer(issuer), None);
-    }
-
-    fn add(&mut self, index: u64, rule: Rule, cut: Option<UnixTime>) {
-        match (rule, cut) {
-            (Rule::Identity(id), Some(cut)) => {
-                let standing = self.identities.entry(id).or_insert((cut, index));
+    /// Takes in a rule.
+    pub(super) fn add(&mut self, index: u64, target: &RuleTarget, cut: Option<UnixTime>) {
+        match (target, cut) {
+            (RuleTarget::Identity(id), Some(cut)) => {
+                let standing = self.identities.entry(id.clone()).or_insert((cut, index));
                 *standing = (*standing).max((cut, index));
             }
-            (Rule::Prefix(prefix), Some(cut)) => self.prefixes.push((prefix, (cut, index))),
+            (RuleTarget::Prefix(prefix), Some(cut)) => self.prefixes.push((prefix.clone(), (cut, index))),
             // An identity or prefix without a cut is lifted by enabling its entry again; it blocks deciding, which the
             // control index shows, and says nothing about later certificates.
-            (Rule::Identity(_) | Rule::Prefix(_), None) => {}
-            (Rule::Key(key), None) => drop(self.keys.entry(key).or_insert(index)),
-            (Rule::Issuer(issuer), None) => drop(self.issuers.entry(issuer).or_insert(index)),
-            (Rule::Key(_) | Rule::Issuer(_), Some(_)) => {}
+            (RuleTarget::Identity(_) | RuleTarget::Prefix(_), None) => {}
+            // Even one with a cut: who revokes by key does not want the key back.
+            (RuleTarget::Key(key), _) => drop(self.keys.entry(*key).or_insert(index)),
+            (RuleTarget::Issuer(issuer), None) => drop(self.issuers.entry(*issuer).or_insert(index)),
+            (RuleTarget::Issuer(_), Some(_)) => {}
         }
     }
 }
 
 impl Meaning {
     /// A revoke record: every serial was issued, every rule can be read and is about this trust domain or its keys.
-    pub(super) fn revoke(&mut self, index: u64, revoke: &Revoke) -> Result<(), String> {
+    pub(super) fn revoke(&mut self, index: u64, time: UnixTime, revoke: &Revoke) -> Result<(), String> {
         let code = u8::try_from(revoke.reason).ok();
-        if code.and_then(RevocationReason::from_code).is_none() {
+        let Some(reason) = code.and_then(RevocationReason::from_code) else {
             return Err(format!("{} is no reason of RFC 5280", revoke.reason));
-        }
+        };
         if revoke.serials.is_empty() && revoke.rules.is_empty() {
             return Err("it revokes nothing".into());
         }
-        revoke
-            .serials
-            .iter()
-            .try_for_each(|revoked| self.check_serial(revoked))?;
+        let serials = revoke.serials.iter().map(|revoked| self.check_serial(revoked));
+        let serials = serials.collect::<Result<Vec<_>, _>>()?;
+        let mut rules = Vec::with_capacity(revoke.rules.len());
         for rule in &revoke.rules {
             let cut = rule.cut_s.map(UnixTime::from_seconds);
-            let rule = self.check_rule(read(rule)?)?;
-            self.strikes.add(index, rule, cut);
+            let target = self.check_target(read(rule)?)?;
+            self.strikes.add(index, &target, cut);
+            rules.push(Rule { target, cut });
         }
+        let revocation = Revocation {
+            at: time,
+            serials,
+            rules,
+            reason,
+        };
+        self.revoked.add(index, revocation);
         Ok(())
     }
 
@@ -175,36 +157,41 @@ impl Meaning {
         Ok(())
     }
 
-    fn check_serial(&self, revoked: &RevokedSerial) -> Result<(), String> {
+    fn check_serial(&self, revoked: &wire::RevokedSerial) -> Result<RevokedSerial, String> {
         let serial = Serial::from_be_octets(&revoked.serial).map_err(|error| error.to_string())?;
+        let read = RevokedSerial {
+            issuer: IssuerKeyId::from_slice(&revoked.issuer_key_id).map_err(|error| error.to_string())?,
+            serial,
+            not_after: UnixTime::from_seconds(revoked.not_after_s),
+        };
         let Some(issued) = self.serials.get(&serial) else {
             if self.begins_later {
                 // Its record may be among those that were given up.
-                return Ok(());
+                return Ok(read);
             }
             return Err(format!("it revokes serial {serial}, which was never issued"));
         };
-        if issued.issuer.as_bytes() != revoked.issuer_key_id.as_slice() {
+        if issued.issuer != read.issuer {
             return Err(format!("it revokes serial {serial} of an issuer that did not issue it"));
         }
         match issued.not_after_s == revoked.not_after_s {
-            true => Ok(()),
+            true => Ok(read),
             false => Err(format!(
                 "it revokes serial {serial} with an end that is not the certificate's"
             )),
         }
     }
 
-    fn check_rule(&self, rule: Rule) -> Result<Rule, String> {
+    fn check_target(&self, target: RuleTarget) -> Result<RuleTarget, String> {
         let domain = self.domain()?;
         let foreign = |id: &SpiffeId| Err(format!("it revokes {id}, which is not of trust domain {domain}"));
-        match &rule {
-            Rule::Identity(id) if !id.is_member_of(domain) => foreign(id),
-            Rule::Prefix(prefix) if !prefix.stem().is_member_of(domain) => foreign(prefix.stem()),
-            Rule::Issuer(issuer) if !self.keys.knows(issuer) => {
+        match &target {
+            RuleTarget::Identity(id) if !id.is_member_of(domain) => foreign(id),
+            RuleTarget::Prefix(prefix) if !prefix.stem().is_member_of(domain) => foreign(prefix.stem()),
+            RuleTarget::Issuer(issuer) if !self.keys.knows(issuer) => {
                 Err(format!("it revokes the issuing key {issuer}, which no record made"))
             }
-            _ => Ok(rule),
+            _ => Ok(target),
         }
     }
 }

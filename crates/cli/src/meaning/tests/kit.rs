@@ -188,8 +188,8 @@ pub(crate) fn replica() -> Actor {
 pub(crate) struct Story {
     pub(crate) authority: Authority,
     pub(crate) records: Vec<Record>,
-    log: LogKey,
-    origin: Origin,
+    pub(super) log: LogKey,
+    pub(super) origin: Origin,
 }
 
 impl Story {
@@ -392,18 +392,10 @@ impl Story {
     }
 
     pub(crate) fn write(&self, ledger: &std::path::Path) {
-        let options = OpenOptions {
-            reserve_bytes: 4096,
-            ..OpenOptions::default()
-        };
-        let mut encoded = self.records.iter().map(|record| record.clone().encode().unwrap());
-        let opening = encoded.next().unwrap();
+        let journal = self.journal(ledger, &self.records);
         let mut tree = Frontier::new();
-        tree.push(opening.leaf_hash());
-        let journal = FileJournal::create(ledger, &self.origin, &self.log, opening, options).unwrap();
-        for record in encoded {
-            tree.push(record.leaf_hash());
-            journal.append(&[record], u64::MAX).unwrap();
+        for record in &self.records {
+            tree.push(record.clone().encode().unwrap().leaf_hash());
         }
         let head = Checkpoint {
             origin: self.origin.clone(),
@@ -413,6 +405,21 @@ impl Story {
         journal.cas_checkpoint(1, &self.log.sign(head)).unwrap();
         drop(journal);
         assert!(fs::metadata(ledger.join("policy")).is_ok());
+    }
+
+    /// A new ledger of these records.
+    pub(super) fn journal(&self, ledger: &std::path::Path, records: &[Record]) -> FileJournal {
+        let options = OpenOptions {
+            reserve_bytes: 4096,
+            ..OpenOptions::default()
+        };
+        let mut encoded = records.iter().map(|record| record.clone().encode().unwrap());
+        let opening = encoded.next().unwrap();
+        let journal = FileJournal::create(ledger, &self.origin, &self.log, opening, options).unwrap();
+        for record in encoded {
+            journal.append(&[record], u64::MAX).unwrap();
+        }
+        journal
     }
 }
 

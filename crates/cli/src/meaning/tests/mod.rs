@@ -4,6 +4,7 @@ mod control;
 mod issuance;
 pub(crate) mod kit;
 mod revocations;
+mod shards;
 mod tokens;
 
 use mintage_ledger::Body;
