@@ -71,7 +71,7 @@ fn held(folder: &Path, tag: &str) -> Result<Option<String>, Failure> {
     Ok(id())
 }
 
-/// Removes what [`write`] put there: the names at once, then what they stood for.
+/// Removes what [`write()`] put there: the names at once, then what they stood for.
 ///
 /// # Errors
 /// Why the folder cannot be taken, or what is left in it.
