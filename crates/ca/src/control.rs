@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use mintage_identity::RequestId;
-use mintage_ledger::{Actor, Attestation, Body, CommitError, EncodedRecord, Kind, Record, limits::GROUP_RECORDS_MAX};
+use mintage_ledger::{
+    Actor, Attestation, Body, CommitError, CommitTicket, EncodedRecord, Kind, Record, limits::GROUP_RECORDS_MAX,
+};
 use mintage_state::View;
 
 use crate::{
@@ -117,12 +119,20 @@ fn takes_away(body: &Body) -> bool {
 
 /// Records something that restricts nobody and that no reply waits for.
 pub(crate) fn note(desk: &Desk, origin: &Origin, body: Body) {
+    drop(submit_note(desk, origin, body));
+}
+
+/// The same for who asks whether it was recorded; `None` where it could not even be made.
+pub(crate) fn submit_note(desk: &Desk, origin: &Origin, body: Body) -> Option<CommitTicket> {
     match encode(desk, origin, vec![body], 0) {
-        Ok(records) => drop(
-            desk.commits
-                .submit(records.into_iter().map(|record| (record, u64::MAX)).collect()),
-        ),
-        Err(error) => tracing::warn!(%error, "a note could not be recorded"),
+        Ok(records) => {
+            let records = records.into_iter().map(|record| (record, u64::MAX)).collect();
+            Some(desk.commits.submit(records))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a note could not be recorded");
+            None
+        }
     }
 }
 

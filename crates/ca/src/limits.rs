@@ -132,6 +132,8 @@ pub(crate) const OWN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const CLOCK_STEP_MAX: Duration = Duration::from_secs(120);
 /// Deny records of one caller and code: one each this long, the rest counted into the next.
 pub(crate) const DENY_RECORD_INTERVAL: Duration = Duration::from_secs(10);
+/// How often counts of refusals are recorded whose callers have fallen silent: with the interval before it within a minute.
+pub(crate) const DENY_SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Callers remembered for rate limiting of deny records.
 pub(crate) const DENY_CALLERS_MAX: usize = 4096;
 /// Deny records that tell at a stop what was only counted: one group of the ledger, with the record of the stop.

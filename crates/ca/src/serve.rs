@@ -26,7 +26,7 @@ use crate::{
     clock::TlsTime,
     config::Config,
     control::Origin,
-    crls,
+    crls, denials,
     desk::Desk,
     error::CaError,
     gate::GateLayer,
@@ -403,6 +403,7 @@ impl Starting {
         self.tasks.spawn(crls::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(shards::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(orphans::watch(desk.clone(), self.stop.clone()));
+        self.tasks.spawn(denials::keep(desk.clone(), self.stop.clone()));
         self.tasks.spawn(pusher::run(
             desk.clone(),
             peers.clone(),

@@ -11,6 +11,8 @@ pub(crate) struct Sparse<K> {
     told: HashMap<K, Told>,
     interval: Duration,
     causes_max: usize,
+    /// Events of causes for which there is no room.
+    others: u64,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,7 @@ impl<K: Clone + Eq + Hash> Sparse<K> {
             told: HashMap::new(),
             interval,
             causes_max,
+            others: 0,
         }
     }
 
@@ -46,14 +49,50 @@ impl<K: Clone + Eq + Hash> Sparse<K> {
             self.told.retain(|_, told| is_recent(told) || told.suppressed > 0);
         }
         if self.told.len() >= self.causes_max {
-            self.told.retain(|_, told| is_recent(told));
+            let others = &mut self.others;
+            self.told.retain(|_, told| {
+                let stays = is_recent(told);
+                *others += if stays { 0 } else { told.suppressed };
+                stays
+            });
         }
-        // A table full of recent causes means a storm: metrics count it, the ledger does not grow with it.
+        // A table full of recent causes means a storm: it is counted as one, and the ledger does not grow with it.
         if self.told.len() >= self.causes_max {
+            self.others += count;
             return None;
         }
         self.told.insert(cause.clone(), Told { at: now, suppressed: 0 });
         Some(0)
+    }
+
+    /// Counts again what was to be told and could not be.
+    pub(crate) fn give_back(&mut self, cause: &K, count: u64) {
+        match self.told.get_mut(cause) {
+            Some(known) => known.suppressed += count,
+            None => self.others += count,
+        }
+    }
+
+    /// Takes the counts of causes that were not told of within the interval; they count as told of now.
+    pub(crate) fn due(&mut self, now: UnixTime) -> Vec<(K, u64)> {
+        let interval = self.interval;
+        let due = self.told.iter_mut();
+        let due = due.filter(|(_, told)| told.suppressed > 0 && apart(told.at, now) >= interval);
+        due.map(|(cause, told)| {
+            told.at = now;
+            (cause.clone(), std::mem::take(&mut told.suppressed))
+        })
+        .collect()
+    }
+
+    /// Takes the count of events whose causes are not remembered.
+    pub(crate) fn others(&mut self) -> u64 {
+        std::mem::take(&mut self.others)
+    }
+
+    /// Counts such events again.
+    pub(crate) fn give_back_others(&mut self, count: u64) {
+        self.others += count;
     }
 
     /// Causes that are remembered.
@@ -100,6 +139,42 @@ mod tests {
             "3 was counted, and is the only old one"
         );
         assert_eq!(sparse.counted().count(), 0);
+        assert_eq!(
+            sparse.others(),
+            6,
+            "one of 3 for which there was no room, and five that were forgotten"
+        );
+        assert_eq!(sparse.others(), 0);
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_counted_again() {
+        let at = |seconds: i64| UnixTime::from_seconds(1000 + seconds);
+        let mut sparse = Sparse::new(INTERVAL, 1);
+        sparse.note(&1, 1, at(0));
+        sparse.note(&1, 4, at(1));
+        assert_eq!(sparse.note(&1, 1, at(11)), Some(4));
+        sparse.give_back(&1, 5);
+        sparse.give_back(&2, 7);
+        assert_eq!(
+            sparse.due(at(12)),
+            [],
+            "it was told of a moment ago, as far as is known"
+        );
+        assert_eq!(sparse.due(at(21)), [(1, 5)]);
+        assert_eq!(sparse.others(), 7, "2 is not remembered");
+    }
+
+    #[test]
+    fn a_count_is_due_once_the_interval_is_over_and_keeps_its_pace() {
+        let at = |seconds: i64| UnixTime::from_seconds(1000 + seconds);
+        let mut sparse = Sparse::new(INTERVAL, 2);
+        sparse.note(&1, 1, at(0));
+        sparse.note(&1, 9, at(5));
+        assert_eq!(sparse.due(at(9)), []);
+        assert_eq!(sparse.due(at(10)), [(1, 9)]);
+        assert_eq!(sparse.note(&1, 1, at(11)), None, "one record each interval");
+        assert_eq!(sparse.due(at(20)), [(1, 1)]);
     }
 
     #[test]

@@ -75,6 +75,13 @@ impl Trial {
         opened.await.unwrap()
     }
 
+    /// Ends what writes the ledger: it takes no record any more.
+    pub(crate) async fn close_ledger(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            tokio::task::spawn_blocking(move || stop(engine)).await.unwrap();
+        }
+    }
+
     pub(crate) fn origin(&self) -> Origin {
         Origin::replica(&self.desk)
     }
@@ -178,12 +185,16 @@ impl Trial {
 impl Drop for Trial {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take() {
-            engine.committer.stop();
-            engine.search.stop();
-            engine.integrator.stop();
-            engine.sealer.stop();
+            stop(engine);
         }
     }
+}
+
+fn stop(engine: Engine) {
+    engine.committer.stop();
+    engine.search.stop();
+    engine.integrator.stop();
+    engine.sealer.stop();
 }
 
 /// A request with a new key.

@@ -76,7 +76,8 @@ impl SeenAlarms {
     /// Takes the counts that no record has told yet, as a last record before a stop.
     pub(crate) fn unrecorded(&self) -> Option<Body> {
         let mut told = self.told();
-        let suppressed: u64 = told.agents.counted().map(|(_, count)| count).sum();
+        let counted: u64 = told.agents.counted().map(|(_, count)| count).sum();
+        let suppressed = counted + told.agents.others();
         let report = SeenReport {
             certificates: Vec::new(),
             suppressed,
