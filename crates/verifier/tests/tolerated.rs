@@ -4,47 +4,26 @@
 
 mod support;
 
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-};
+use std::{io::Read, sync::Arc};
 
 use mintage_revocation::FreshnessPolicy;
 use mintage_verifier::{AllowedIds, RevocationCheck, SvidClientVerifier, TrustStore, from_rustls};
 use rustls::{server::danger::ClientCertVerifier, time_provider::TimeProvider};
 use support::{Ca, Clock, FakeView, now, provider, trust};
 
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(octets)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Sink {
-    /// The lines since the last look.
-    fn take(&self) -> Vec<String> {
-        let octets = std::mem::take(&mut *self.0.lock().unwrap());
-        let text = String::from_utf8(octets).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-}
-
 #[test]
 fn the_begin_and_the_end_of_tolerating_an_old_filter_are_logged_once_each() {
-    let sink = Sink::default();
-    let make = {
-        let sink = sink.clone();
-        move || sink.clone()
+    let mut log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.reopen().unwrap());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    // What came since the last look.
+    let mut lines = || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
     let (root, view) = (Ca::root("root"), FakeView::fresh());
     let snapshot = |freshness| {
         let view: Arc<dyn mintage_verifier::RevocationView> = view.clone();
@@ -62,19 +41,19 @@ fn the_begin_and_the_end_of_tolerating_an_old_filter_are_logged_once_each() {
     };
 
     assert!(ask(0) && ask(59));
-    assert_eq!(sink.take(), [""; 0]);
+    assert_eq!(lines(), [""; 0]);
     assert!(ask(60) && ask(1_000_000));
     // A new snapshot is no news of the filter.
     store.swap(snapshot(FreshnessPolicy::default()));
     assert!(ask(600) && !ask(601));
-    let told = sink.take();
+    let told = lines();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
         told[0].contains("not fresh") && told[0].contains("trust_domain=a.test"),
         "{told:?}"
     );
     assert!(ask(0) && ask(0));
-    let told = sink.take();
+    let told = lines();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("fresh again"), "{told:?}");
     assert_eq!(store.counters().tolerated(), 3);

@@ -1,5 +1,7 @@
 //! Where nothing is known nothing is good, whatever the rules of the configuration.
 
+use std::io::Read;
+
 use mintage_identity::{IssuerKeyId, Serial, TrustDomain};
 use mintage_revocation::Replica;
 use rustls::crypto::ring::default_provider;
@@ -76,31 +78,17 @@ fn what_is_good_by_an_old_set_is_counted_apart_and_told_as_good() {
     assert_eq!(label(Answer::Unknown(Unknown::Stale)), ("stale", "stale"));
 }
 
-#[derive(Clone, Default)]
-struct Sink(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Sink {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(octets)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn answers_by_an_old_set_are_logged_as_they_begin_and_as_they_end() {
-    let sink = Sink::default();
-    let make = {
-        let sink = sink.clone();
-        move || sink.clone()
-    };
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
-    let lines = || {
-        let octets = std::mem::take(&mut *sink.0.lock().unwrap());
-        let text = String::from_utf8(octets).unwrap();
+    let mut log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.reopen().unwrap());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    // What came since the last look.
+    let mut lines = || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
         text.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let desk = desk(FreshnessPolicy::Open, WithoutCertificate::default());
