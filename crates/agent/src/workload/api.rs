@@ -13,9 +13,10 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller::{Caller, PerUid, Place},
+    caller::Caller,
     jwt::Jwt,
     pieces::{self, Framed, Pieces},
+    places::{PerUid, Place},
     view::{Given, Want, WorkloadView},
 };
 use crate::{core::Input, shared::Shared};

@@ -5,23 +5,18 @@
 //! user's first, then everybody's. A look that takes too long gives its place to others, while there are places for those.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use mintage_attest::{
     AttestError,
     unix::{Hashing, UnixAttestor, WorkloadPeer},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{task::spawn_blocking, time::timeout};
 
-use super::caller::PerUid;
+use super::places::{PerUid, Queue, Turn};
 use crate::limits::{
     HASH_WAIT, HASHES_MAX, HASHES_PER_UID_MAX, LOOK_WAIT, LOOKS_MAX, LOOKS_OVERDUE_MAX, LOOKS_OVERDUE_PER_UID_MAX,
     LOOKS_PER_UID_MAX,
@@ -115,14 +110,15 @@ impl Attesting {
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotAttested> {
         let late = |why: &str| NotAttested::Late(format!("process {}: {why}", looked.pid));
+        let Some(turn) = queue.turn(looked.uid).await else {
+            return Err(late("too many looks at processes of its user are under way; try again"));
+        };
+        // Now, and not before the wait: what waited with it may hang since.
         if self.hung().contains(&looked.pid) {
             return Err(late(
                 "an earlier look at it has not ended; does the file system of its executable answer?",
             ));
         }
-        let Ok(Some(turn)) = timeout(queue.wait, queue.turn(looked.uid)).await else {
-            return Err(late("too many looks at processes of its user are under way; try again"));
-        };
         let held = Arc::new(Mutex::new(Held::Turn(turn)));
         let (thread, hung) = (held.clone(), self.hung.clone());
         let looking = spawn_blocking(move || {
@@ -133,14 +129,14 @@ impl Attesting {
             }
             seen
         });
-        match timeout(queue.wait, looking).await {
+        match timeout(queue.wait(), looking).await {
             Ok(Ok(seen)) => Ok(seen),
             Ok(Err(_)) => Err(late("the agent is stopping")),
             Err(_) => {
                 self.note_overdue(&held, looked);
                 Err(late(&format!(
                     "a look at it did not end within {:?}; does the file system of its executable answer?",
-                    queue.wait
+                    queue.wait()
                 )))
             }
         }
@@ -174,48 +170,6 @@ enum Held {
     Done,
 }
 
-/// Places that are waited for, each user's own first, so that whoever asks often waits for itself.
-pub(super) struct Queue {
-    of_users: Mutex<HashMap<u32, Arc<Semaphore>>>,
-    each_max: usize,
-    all: Arc<Semaphore>,
-    /// How long a turn is waited for, and how long it may take.
-    wait: Duration,
-}
-
-/// A place; given back on drop.
-pub(super) struct Turn {
-    _of_user: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
-impl Queue {
-    pub(super) fn new(each_max: usize, all_max: usize, wait: Duration) -> Self {
-        Self {
-            of_users: Mutex::default(),
-            each_max,
-            all: Arc::new(Semaphore::new(all_max)),
-            wait,
-        }
-    }
-
-    /// `None` never: nobody closes these queues.
-    pub(super) async fn turn(&self, uid: u32) -> Option<Turn> {
-        let of_user = {
-            let mut of_users = locked(&self.of_users);
-            // Whoever holds or waits for a place holds its queue too.
-            of_users.retain(|_, queue| Arc::strong_count(queue) > 1);
-            let queue = of_users
-                .entry(uid)
-                .or_insert_with(|| Arc::new(Semaphore::new(self.each_max)));
-            queue.clone()
-        };
-        let _of_user = of_user.acquire_owned().await.ok()?;
-        let _of_all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Turn { _of_user, _of_all })
-    }
-}
-
 /// A panic elsewhere leaves what is locked here whole: each change is one call.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -223,7 +177,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        time::Duration,
+    };
 
     use tokio::task::JoinHandle;
 
@@ -275,12 +232,6 @@ mod tests {
             drop(look.end);
             assert_eq!(look.task.await.unwrap(), Ok(true));
         }
-        let _ = attesting.looks.turn(3).await.unwrap();
-        assert_eq!(
-            locked(&attesting.looks.of_users).len(),
-            1,
-            "who has nothing under way is forgotten"
-        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,12 +4,7 @@
 //! A process that runs another program now gets nothing more on this connection, not even as that program: it may have handed
 //! the socket to somebody else before it became one that is trusted.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, os::fd::AsFd, sync::Arc, time::Duration};
 
 use mintage_attest::unix::WorkloadPeer;
 use mintage_identity::Selector;
@@ -176,70 +171,5 @@ impl Caller {
                 false
             }
         }
-    }
-}
-
-/// Counts what each user holds, up to a limit.
-#[derive(Clone)]
-pub(super) struct PerUid {
-    counts: Arc<Mutex<HashMap<u32, usize>>>,
-    each_max: usize,
-    all_max: usize,
-}
-
-/// One place of a user's; given back on drop.
-pub(super) struct Place {
-    of: PerUid,
-    uid: u32,
-}
-
-impl PerUid {
-    pub(super) fn new(each_max: usize, all_max: usize) -> Self {
-        Self {
-            counts: Arc::default(),
-            each_max,
-            all_max,
-        }
-    }
-
-    /// A place for `uid`; `None` when the user, or everybody together, has too many.
-    pub(super) fn take(&self, uid: u32) -> Option<Place> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = counts.values().sum();
-        let own = counts.get(&uid).copied().unwrap_or(0);
-        if own >= self.each_max || all >= self.all_max {
-            return None;
-        }
-        counts.insert(uid, own + 1);
-        Some(Place { of: self.clone(), uid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.of.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = counts.get_mut(&self.uid) {
-            *own -= 1;
-            if *own == 0 {
-                counts.remove(&self.uid);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_user_cannot_take_the_places_of_all() {
-        let places = PerUid::new(2, 3);
-        let (a, _b) = (places.take(1).unwrap(), places.take(1).unwrap());
-        assert!(places.take(1).is_none());
-        let _c = places.take(2).unwrap();
-        assert!(places.take(3).is_none(), "all together");
-        drop(a);
-        assert!(places.take(3).is_some());
-        assert_eq!(places.counts.lock().unwrap().len(), 2, "who holds nothing is forgotten");
     }
 }

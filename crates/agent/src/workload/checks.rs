@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::task::spawn_blocking;
 
-use super::{attesting::Queue, caller::PerUid};
+use super::places::{PerUid, Queue};
 use crate::{
     limits::{CHECK_WAIT, CHECKS_PER_UID_MAX, CHECKS_RUNNING_MAX, CHECKS_RUNNING_PER_UID_MAX, CHECKS_WAITING_MAX},
     lookup::{Answer, Unknown},
@@ -42,7 +42,7 @@ impl Checks {
         let Some(place) = self.places.take(uid) else {
             return busy();
         };
-        let Ok(Some(turn)) = timeout(CHECK_WAIT, self.running.turn(uid)).await else {
+        let Some(turn) = self.running.turn(uid).await else {
             return busy();
         };
         let checked = spawn_blocking(move || {
@@ -60,7 +60,7 @@ impl Checks {
 mod tests {
     use std::sync::mpsc::{Sender, channel};
 
-    use tokio::task::JoinHandle;
+    use tokio::{task::JoinHandle, time::timeout};
 
     use super::*;
 

@@ -13,7 +13,10 @@ use mintage_proto::check_metadata;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::caller::{Caller, PerUid, Place};
+use super::{
+    caller::Caller,
+    places::{PerUid, Place},
+};
 use crate::{
     metrics::Metrics,
     roles::{allowed, is_open_ended, role_of},

@@ -13,7 +13,8 @@ use tonic::Status;
 
 use super::{
     api::shed,
-    caller::{Caller, PerUid},
+    caller::Caller,
+    places::{PerUid, Place},
     view::{Want, WorkloadView},
 };
 use crate::{
@@ -41,7 +42,7 @@ impl Jwt {
         }
     }
 
-    fn place(&self, caller: &Caller) -> Result<super::caller::Place, Status> {
+    fn place(&self, caller: &Caller) -> Result<Place, Status> {
         let busy = || {
             self.shared.metrics.workload_request("too_many_calls");
             shed("this user asks for too many JWT-SVIDs at once; try again")

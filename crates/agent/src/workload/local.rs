@@ -12,8 +12,9 @@ use tonic::{Request, Response, Status};
 
 use super::{
     api::caller_of,
-    caller::{Caller, PerUid, Place},
+    caller::Caller,
     explain::Looker,
+    places::{PerUid, Place},
     view::WhoAmI,
 };
 use crate::{

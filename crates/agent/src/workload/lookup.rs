@@ -9,7 +9,7 @@ use mintage_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{api::caller_of, caller::PerUid};
+use super::{api::caller_of, places::PerUid};
 use crate::{
     limits::{LOOKUP_CALLS_MAX, LOOKUP_CALLS_PER_UID_MAX, LOOKUP_QUESTIONS_MAX},
     lookup::{Answer, Particulars, Unknown},

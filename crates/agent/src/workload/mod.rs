@@ -18,6 +18,7 @@ mod local;
 mod look;
 mod lookup;
 mod pieces;
+mod places;
 mod reflection;
 mod sds;
 mod serve;

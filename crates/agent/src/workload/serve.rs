@@ -34,7 +34,7 @@ use super::{
     attesting::{Attesting, Looked},
     authority::{Authorities, PREFACE},
     bind::{SocketFile, bind},
-    caller::{Caller, PerUid, Place},
+    caller::Caller,
     checks::Checks,
     explain::Looker,
     ext_authz::ExtAuthz,
@@ -44,6 +44,7 @@ use super::{
     local::Local,
     lookup::Lookup,
     pieces::InsteadLayer,
+    places::{PerUid, Place},
     reflection, sds,
     spoken::{Heard, Spoken, hear},
 };

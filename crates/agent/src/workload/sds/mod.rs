@@ -26,11 +26,7 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{delta::Delta, offer::Contexts, session::Session, whole::Whole, wire::Protocol};
-use super::{
-    api::caller_of,
-    caller::{Caller, PerUid},
-    pieces,
-};
+use super::{api::caller_of, caller::Caller, pieces, places::PerUid};
 use crate::{config, core::Input, shared::Shared};
 
 /// Characters of a client's own words that a log line repeats.

@@ -16,8 +16,9 @@ use crate::{
     config::Validator,
     core::Input,
     workload::{
-        caller::{Caller, Place},
+        caller::Caller,
         pieces::Framed,
+        places::Place,
         view::{Want, WorkloadView},
     },
 };
