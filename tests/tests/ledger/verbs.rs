@@ -109,6 +109,36 @@ async fn tail_follows_filters_and_ends_well_on_ctrl_c_and_when_nobody_reads() {
     drop(folder);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn that_no_name_finds_a_revocation_is_told_by_every_verb_that_was_asked_for_one() {
+    let ca = TestCa::start().await;
+    let data = ca.data_dir();
+    ca.entry("web", "/web").await;
+    let id = ["--spiffe-id", "spiffe://dev.test/web"];
+    ran(0, &data, &[&["revoke"][..], &id, &["--no-renew"]].concat());
+    let told = "no revocation is found by identity";
+    for verb in [
+        &["audit", "search"][..],
+        &["audit", "tail"],
+        &["audit", "export", "--format", "jsonl"],
+    ] {
+        let said = |words: &[&str]| ran(0, &data, &[verb, words].concat()).1;
+        for asked in [
+            &id[..],
+            &["--kind", "revoke,issue", "--entry", "web"],
+            &["--serial", "4f"],
+        ] {
+            assert!(said(asked).contains(told), "{verb:?} {asked:?}");
+        }
+        for other in [&["--kind", "revoke"][..], &["--kind", "issue", "--entry", "web"]] {
+            assert!(!said(other).contains(told), "{verb:?} {other:?}");
+        }
+    }
+    let listed = ran(0, &data, &["audit", "search", "-o", "json", "--kind", "revoke"]).0;
+    assert_eq!(indices(&listed, "records").len(), 1);
+    ca.stop().await;
+}
+
 /// Indices in the rows of a listing.
 fn indices(listing: &str, field: &str) -> Vec<u64> {
     let listing: Value = serde_json::from_str(listing).unwrap();

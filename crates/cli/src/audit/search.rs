@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use mintage_identity::{AgentName, EntryName, IdPrefix, Serial, SpiffeId, UnixTime};
+use mintage_ledger::Kind;
 use mintage_proto::v1::{RecordSummary, RecordsRequest, SearchRequest};
 
 use super::facts::Placed;
@@ -13,9 +14,15 @@ use crate::{
     failure::Failure,
     ledger_row::RecordRow,
     limits::SEARCH_ROWS_DEFAULT,
+    output::notice,
     paging::{Paging, Rows},
     text::moment,
 };
+
+/// What the help of the verbs says about revocations.
+pub(super) const REVOCATIONS_HELP: &str = "\
+A revocation may name thousands, and is found by its kind and time alone: no identity, agent, entry or serial finds it. \
+`mintage cert holder ID` tells what was revoked of an identity, `mintage audit show SERIAL` what revoked a certificate.";
 
 /// Whose records.
 #[derive(Args, Debug, Default)]
@@ -99,6 +106,7 @@ pub(crate) struct Conditions {
 
 /// `audit search`.
 #[derive(Args, Debug)]
+#[command(after_help = REVOCATIONS_HELP)]
 pub(crate) struct SearchArgs {
     #[command(flatten)]
     conditions: Conditions,
@@ -168,6 +176,17 @@ impl Conditions {
         }
     }
 
+    /// Says on standard error that these conditions leave out revocations which they ask for, and who tells of them.
+    pub(super) fn tell_unseen(&self) {
+        let takes = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.0 == Kind::Revoke);
+        if takes && (!self.filter.is_empty() || self.serial.is_some()) {
+            notice(
+                "no revocation is found by identity, agent, entry or serial: `--kind revoke` alone lists them, `mintage cert \
+                 holder ID` and `mintage audit show SERIAL` tell what was revoked",
+            );
+        }
+    }
+
     /// Whether a record meets all of them.
     pub(super) fn hold(&self, placed: &Placed) -> bool {
         let time = placed.time();
@@ -214,6 +233,10 @@ pub(crate) async fn fetch(
 /// Runs the verb.
 pub(super) async fn run(context: &Context, search: &SearchArgs) -> Result<(), Failure> {
     let ca = context.ca().await?;
+    // Only certificates have states.
+    if search.states.is_empty() {
+        search.conditions.tell_unseen();
+    }
     let (rows, next) = fetch(&ca, search.request(), &search.paging, SEARCH_ROWS_DEFAULT).await?;
     let rows: Vec<RecordRow> = rows.into_iter().map(Into::into).collect();
     context.output.list("records", &rows, next.as_deref())

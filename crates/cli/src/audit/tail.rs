@@ -20,6 +20,7 @@ use crate::{
 
 /// `audit tail`.
 #[derive(Args, Debug)]
+#[command(after_help = search::REVOCATIONS_HELP)]
 pub(crate) struct TailArgs {
     /// Goes on with what is recorded from now on, until Ctrl-C.
     #[arg(short, long)]
@@ -148,6 +149,7 @@ pub(super) async fn run(context: &Context, tail: &TailArgs) -> Result<(), Failur
         )));
     }
     let ca = context.ca().await?;
+    tail.conditions.tell_unseen();
     let size = size(&ca).await?;
     let rows = newest(&ca, tail, size).await?;
     if !tail.follow {

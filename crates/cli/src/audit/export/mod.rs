@@ -25,7 +25,7 @@ use super::{
     facts::Placed,
     offline::{ledger_of, read_vkeys, verdict},
     progress::{Progress, Watched},
-    search::Conditions,
+    search::{self, Conditions},
     source::{Live, Offline},
 };
 use crate::{
@@ -41,6 +41,7 @@ use crate::{
 
 /// `audit export`.
 #[derive(Args, Debug)]
+#[command(after_help = search::REVOCATIONS_HELP)]
 pub(crate) struct ExportArgs {
     /// What the records become: jsonl, csv, ocsf, ecs or parquet.
     #[arg(long, value_name = "FORMAT", value_enum)]
@@ -263,6 +264,7 @@ pub(super) async fn run(context: &Context, args: &ExportArgs) -> Result<(), Fail
     if args.offline && keys.is_none() {
         notice("the keys are the folder's own word: bring the one that `mintage-ca init` printed by --vkey FILE");
     }
+    args.conditions.tell_unseen();
     let mut interrupt = Interrupt::listen()?;
     let export = Export {
         conditions: &args.conditions,
