@@ -6,6 +6,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod bare_call;
+pub mod caller;
 pub mod filter;
 pub mod floor;
 pub mod host;

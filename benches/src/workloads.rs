@@ -1,11 +1,6 @@
-//! Callers of an agent's socket in one process, told apart by a supplementary group each: the kernel tells the agent the
-//! groups of the thread that connected.
+//! What callers of an agent's socket ask for and are sent.
 
-use std::{
-    os::unix::net::UnixStream,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use mintage_proto::{
@@ -13,17 +8,17 @@ use mintage_proto::{
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
 use mintage_tests::kit::ca::domain;
-use rustix::process::Gid;
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tonic::{
     Request, Streaming,
     transport::{Channel, Endpoint},
 };
 
-use crate::{bare_call::BareCall, load::Failure};
+use crate::{
+    caller::{Callers, FIRST_GROUP},
+    load::Failure,
+};
 
-/// The first of the groups; none of the system's own is so high.
-const FIRST_GROUP: u32 = 1_000_000;
 /// Longest wait for a message.
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -44,43 +39,12 @@ pub fn entry(name: &str, caller: u32, ttl_seconds: i64) -> Entry {
     }
 }
 
-/// From the connect of the caller of this number to its first SVID, with nothing but system calls on its side.
-///
-/// # Errors
-/// Only root can take groups; what [`BareCall::make`] answers, and another number of identities than one.
-pub fn bare(socket: &Path, caller: u32) -> Result<Duration, Failure> {
-    let path = socket.to_path_buf();
-    // Only the thread takes the group, and ends.
-    let calling = std::thread::spawn(move || {
-        let call = BareCall::default();
-        let taken = rustix::thread::set_thread_groups(&[Gid::from_raw(FIRST_GROUP + caller)]);
-        taken
-            .map_err(Failure::from)
-            .and_then(|()| call.make(&path))
-            .map_err(|error| error.to_string())
-    });
-    let called = calling.join().map_err(|_| "no thread could call")?;
-    match called.map_err(|error| format!("caller {caller}: {error}"))? {
-        (took, 1) => Ok(took),
-        (_, other) => Err(format!("caller {caller} has {other} identities").into()),
-    }
-}
-
 /// A connection of the caller of this number, and when it began to connect.
 ///
 /// # Errors
-/// Only root can take groups.
-pub async fn connect(socket: &Path, caller: u32) -> Result<(Channel, Instant), Failure> {
-    let path = socket.to_path_buf();
-    // Only the thread takes the group, and ends.
-    let connecting = std::thread::spawn(move || {
-        rustix::thread::set_thread_groups(&[Gid::from_raw(FIRST_GROUP + caller)])?;
-        let began = Instant::now();
-        std::io::Result::Ok((UnixStream::connect(path)?, began))
-    });
-    let connected = connecting.join().map_err(|_| "no thread could connect")?;
-    let (stream, began) =
-        connected.map_err(|error| format!("a caller cannot connect as a group of its own: {error}"))?;
+/// What the caller could not do.
+pub async fn connect(callers: &Callers, number: u32) -> Result<(Channel, Instant), Failure> {
+    let (stream, began) = callers.connect(number)?;
     stream.set_nonblocking(true)?;
     let mut once = Some(stream);
     let connector = tower::service_fn(move |_| {

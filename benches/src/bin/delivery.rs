@@ -11,12 +11,13 @@ use std::{
 use clap::Parser;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mintage_benches::{
+    caller::{Callers, Role},
     floor,
     host::{self, Host, cpu_seconds, rss_mb},
     load::{Failure, percentile},
     node::{agent, renew, stopped},
     served::{self, Served},
-    workloads::{Open, bare, connect, entry, fetch},
+    workloads::{Open, connect, entry, fetch},
 };
 use mintage_tests::kit::{agent::AgentProcess, ca};
 use serde::Serialize;
@@ -45,6 +46,8 @@ struct Options {
     output: String,
     #[arg(long = "host", hide = true)]
     host: Option<PathBuf>,
+    #[command(flatten)]
+    role: Role,
 }
 
 #[derive(Serialize)]
@@ -73,6 +76,15 @@ struct Report {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(played) = options.role.play() {
+        return played.map_or_else(
+            |error| {
+                eprintln!("bench (a caller): {error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let full = options.full;
     host::main(options.host.as_deref(), |runtime| runtime.block_on(run(full)))
 }
@@ -131,20 +143,21 @@ impl Thousand {
         }
         let limits = "[limits]\nconnections = 2000\nconnections_per_user = 2000\nstreams_per_user = 4096\n";
         let (agent, socket) = agent(host, dir, "thousand", limits).await?;
+        let callers = Callers::of(&socket);
         let (mut uncached, mut open) = (Vec::new(), Vec::new());
         for caller in 0..TIMED {
-            let (took, stream) = first(&socket, caller).await?;
+            let (took, stream) = first(&callers, caller).await?;
             uncached.push(took);
             open.push(stream);
         }
-        let rest = stream::iter(TIMED..IDENTITIES).map(|caller| first(&socket, caller));
+        let rest = stream::iter(TIMED..IDENTITIES).map(|caller| first(&callers, caller));
         let rest: Vec<_> = rest.buffered(AT_ONCE).try_collect().await?;
         open.extend(rest.into_iter().map(|(_, stream)| stream));
         let (mut cached, mut cached_tonic) = (Vec::new(), Vec::new());
         for nth in 0..TIMED {
             let caller = nth * (IDENTITIES / TIMED);
-            cached.push(bare(&socket, caller)?.as_secs_f64() * 1e3);
-            cached_tonic.push(first(&socket, caller).await?.0);
+            cached.push(callers.bare(caller)?.as_secs_f64() * 1e3);
+            cached_tonic.push(first(&callers, caller).await?.0);
         }
         let rss = rss_mb(agent.id());
         let (cpu_percent, renewals) = pace(host, &agent, &open, busy).await?;
@@ -165,8 +178,8 @@ impl Thousand {
 }
 
 /// From a caller's connect to its first SVID, in milliseconds.
-async fn first(socket: &Path, caller: u32) -> Result<(f64, Open), Failure> {
-    let (channel, began) = connect(socket, caller).await?;
+async fn first(callers: &Callers, caller: u32) -> Result<(f64, Open), Failure> {
+    let (channel, began) = connect(callers, caller).await?;
     let (stream, identities) = fetch(channel).await?;
     let took = began.elapsed().as_secs_f64() * 1e3;
     match identities {
@@ -219,9 +232,10 @@ async fn many_streams(host: &Host, dir: &Path) -> Result<(f64, f64), Failure> {
     let limits =
         format!("[limits]\nconnections_per_user = {CONNECTIONS}\nstreams = {STREAMS}\nstreams_per_user = {STREAMS}\n");
     let (agent, socket) = agent(host, dir, "many", &limits).await?;
+    let callers = Callers::of(&socket);
     let mut open = Vec::with_capacity(STREAMS);
     for _ in 0..CONNECTIONS {
-        let (channel, _) = connect(&socket, 0).await?;
+        let (channel, _) = connect(&callers, 0).await?;
         let streams = stream::iter(0..STREAMS / CONNECTIONS).map(|_| fetch(channel.clone()));
         let streams: Vec<_> = streams.buffer_unordered(AT_ONCE).try_collect().await?;
         open.extend(
