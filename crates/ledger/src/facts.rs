@@ -1,6 +1,9 @@
 //! What the index needs of a record, read in place.
 
+use mintage_identity::Serial;
+
 use crate::{
+    about::RevocationScope,
     fields::{Fields, Value},
     kind::Kind,
     leaf_der::LeafFacts,
@@ -12,7 +15,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) kind: Option<Kind>,
     pub(crate) time_ms: i64,
     pub(crate) request_id: &'a [u8],
-    /// The SPIFFE ID the record is about.
+    /// The SPIFFE ID the record is about; of a revocation perhaps a prefix.
     pub(crate) spiffe_id: &'a str,
     /// The name of the agent that acted or is acted upon.
     pub(crate) agent: &'a str,
@@ -21,6 +24,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) entry: &'a str,
     pub(crate) issuer_key_id: &'a [u8],
     pub(crate) certificate: &'a [u8],
+    /// The body of a revocation.
+    revoke: &'a [u8],
 }
 
 const AGENT_PATH: &str = "/mintage/agent/";
@@ -142,7 +147,34 @@ impl<'a> Facts<'a> {
                 self.instance = 0;
                 self.fields(kind, body);
             }
+            Kind::Revoke => {
+                self.revoke = body;
+                self.fields(kind, body);
+            }
             _ => self.fields(kind, body),
+        }
+    }
+
+    /// The serials that a revocation strikes; none of other records.
+    pub(crate) fn revoked(&self) -> impl Iterator<Item = Serial> + use<'a> {
+        let struck = Fields::new(self.revoke).filter_map(|field| match field {
+            (1, Value::Bytes(revoked)) => Some(revoked),
+            _ => None,
+        });
+        struck.filter_map(|revoked| {
+            Fields::new(revoked).find_map(|field| match field {
+                (2, Value::Bytes(octets)) => Serial::from_be_octets(octets).ok(),
+                _ => None,
+            })
+        })
+    }
+
+    fn scope(&mut self, scope: &'a str) {
+        match RevocationScope::parse(scope) {
+            RevocationScope::Identity(id) => self.spiffe_id = id,
+            RevocationScope::Agent(name) => self.agent = name,
+            RevocationScope::Entry(name) => self.entry = name,
+            RevocationScope::Other => {}
         }
     }
 
@@ -166,6 +198,7 @@ impl<'a> Facts<'a> {
                 }
                 (Kind::AgentAttest, 3, Value::Varint(instance))
                 | (Kind::AgentBan | Kind::AgentEvict, 2, Value::Varint(instance)) => self.instance = instance,
+                (Kind::Revoke, 5, Value::Bytes(scope)) => self.scope(text(scope)),
                 _ => {}
             }
         }

@@ -69,6 +69,7 @@
 //! # }
 //! ```
 
+mod about;
 mod archive;
 mod batch;
 mod check;
@@ -133,6 +134,7 @@ pub mod limits;
 #[path = "gen.rs"]
 pub mod wire;
 
+pub use about::{RevocationScope, is_about_identity, is_about_prefix};
 pub use archive::{Archive, ArchiveFile};
 pub use batch::Batch;
 pub use checkpoint::{Checkpoint, LogKey, SignedCheckpoint};

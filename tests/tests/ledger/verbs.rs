@@ -110,32 +110,63 @@ async fn tail_follows_filters_and_ends_well_on_ctrl_c_and_when_nobody_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_no_name_finds_a_revocation_is_told_by_every_verb_that_was_asked_for_one() {
+async fn a_revocation_is_found_by_what_it_names() {
     let ca = TestCa::start().await;
     let data = ca.data_dir();
     ca.entry("web", "/web").await;
-    let id = ["--spiffe-id", "spiffe://dev.test/web"];
-    ran(0, &data, &[&["revoke"][..], &id, &["--no-renew"]].concat());
-    let told = "no revocation is found by identity";
-    for verb in [
-        &["audit", "search"][..],
-        &["audit", "tail"],
-        &["audit", "export", "--format", "jsonl"],
-    ] {
-        let said = |words: &[&str]| ran(0, &data, &[verb, words].concat()).1;
-        for asked in [
-            &id[..],
-            &["--kind", "revoke,issue", "--entry", "web"],
-            &["--serial", "4f"],
-        ] {
-            assert!(said(asked).contains(told), "{verb:?} {asked:?}");
-        }
-        for other in [&["--kind", "revoke"][..], &["--kind", "issue", "--entry", "web"]] {
-            assert!(!said(other).contains(told), "{verb:?} {other:?}");
-        }
+    let agent = client::join(&ca.token("n1").await).await.unwrap();
+    let mut stream = Stream::open(&agent, &ca.ca.address().to_string()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(code(&stream.ask_one(ask("web")).await.unwrap()), "");
     }
-    let listed = ran(0, &data, &["audit", "search", "-o", "json", "--kind", "revoke"]).0;
-    assert_eq!(indices(&listed, "records").len(), 1);
+    drop(stream);
+    let issued = ran(
+        0,
+        &data,
+        &["audit", "search", "--entry", "web", "--kind", "issue", "-o", "json"],
+    )
+    .0;
+    let issued: Value = serde_json::from_str(&issued).unwrap();
+    let serials = [0, 1].map(|at: usize| issued["records"][at]["serial"].as_str().unwrap().to_owned());
+    let [first, second] = serials.each_ref().map(String::as_str);
+    for scope in [
+        &["--serial", first][..],
+        &["--entry", "web"],
+        &["--spiffe-id", "spiffe://dev.test/web", "--no-renew"],
+        &["--id-prefix", "spiffe://dev.test/db/*", "--no-renew"],
+        &["--agent", "n1"],
+    ] {
+        ran(0, &data, &[&["revoke"], scope].concat());
+    }
+    let said = ran(0, &data, &["audit", "search", "--kind", "revoke", "-o", "json"]).0;
+    let all = indices(&said, "records");
+    assert_eq!(all.len(), 5, "{said}");
+    for (asked, of) in [
+        (&["--entry", "web"][..], &all[1..2]),
+        (&["--spiffe-id", "spiffe://dev.test/web"], &all[2..3]),
+        (&["--spiffe-id", "spiffe://dev.test/db/main"], &all[3..4]),
+        (&["--id-prefix", "spiffe://dev.test/db/main/*"], &all[3..4]),
+        (&["--id-prefix", "spiffe://dev.test/*"], &all[2..4]),
+        (&["--agent", "n1"], &all[4..]),
+    ] {
+        let of_verb = |verb: &[&'static str]| indices(&ran(0, &data, &[verb, asked].concat()).0, "records");
+        let (search, tail) = (
+            ["audit", "search", "-o", "json", "--kind", "revoke"],
+            ["audit", "tail", "-o", "json", "--kind", "revoke"],
+        );
+        assert_eq!(of_verb(&search), of, "{asked:?}");
+        assert_eq!(of_verb(&tail), of, "{asked:?}");
+    }
+    for serial in [first, second] {
+        let found = |kind: &'static str| {
+            let words = ["audit", "search", "-o", "json", "--kind", kind, "--serial", serial];
+            indices(&ran(0, &data, &words).0, "records")
+        };
+        assert_eq!(found("issue").len(), 1);
+        assert_eq!(found("issue,revoke").len(), 1 + found("revoke").len());
+        assert_eq!(found("revoke").contains(&all[0]), serial == first, "{said}");
+        assert!(found("revoke").iter().any(|index| all.contains(index)), "{said}");
+    }
     ca.stop().await;
 }
 

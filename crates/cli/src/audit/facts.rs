@@ -2,14 +2,14 @@
 //!
 //! Who is named as agent and what counts as the identity of a record is the same as in the CA's own search.
 
-use mintage_identity::{Reserved, RevocationReason, SpiffeId, UnixTime};
-use mintage_ledger::{Actor, Body, Hash, Kind, Record};
+use mintage_identity::{Reserved, RevocationReason, Serial, SpiffeId, UnixTime};
+use mintage_ledger::{Actor, Body, Hash, Kind, Record, RevocationScope, wire::Revoke};
 use mintage_svid::LeafInfo;
 
 /// The facts of one record; what it does not have is empty.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// The identity it is about.
+    /// The identity it is about; of a revocation perhaps a prefix, which ends in `/*`.
     pub(super) spiffe_id: String,
     /// The agent by which or about which it is.
     pub(super) agent: String,
@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) entry: String,
     /// Its certificate.
     pub(super) leaf: Option<LeafInfo>,
+    /// The certificates that it revokes.
+    pub(super) revoked: Vec<Serial>,
 }
 
 /// A record in its place, with the hash its bytes were held against.
@@ -83,9 +85,23 @@ impl Facts {
             Body::AgentAttest(attest) => facts.attested(index, attest),
             Body::AgentBan(end) => facts.ended(&end.name, end.instance),
             Body::AgentEvict(end) => facts.ended(&end.name, end.instance),
+            Body::Revoke(revoke) => facts.revokes(revoke),
             _ => {}
         }
         facts
+    }
+
+    fn revokes(&mut self, revoke: &Revoke) {
+        match RevocationScope::parse(&revoke.scope) {
+            RevocationScope::Identity(id) => id.clone_into(&mut self.spiffe_id),
+            RevocationScope::Agent(name) => name.clone_into(&mut self.agent),
+            RevocationScope::Entry(name) => name.clone_into(&mut self.entry),
+            RevocationScope::Other => {}
+        }
+        let serials = revoke.serials.iter();
+        self.revoked = serials
+            .filter_map(|struck| Serial::from_be_octets(&struck.serial).ok())
+            .collect();
     }
 
     fn about(&mut self, spiffe_id: &str, entry: &str) {

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use mintage_identity::{AgentName, EntryName, IdPrefix, Serial, SpiffeId, UnixTime};
-use mintage_ledger::Kind;
+use mintage_ledger::{is_about_identity, is_about_prefix};
 use mintage_proto::v1::{RecordSummary, RecordsRequest, SearchRequest};
 
 use super::facts::Placed;
@@ -14,20 +14,20 @@ use crate::{
     failure::Failure,
     ledger_row::RecordRow,
     limits::SEARCH_ROWS_DEFAULT,
-    output::notice,
     paging::{Paging, Rows},
     text::moment,
 };
 
 /// What the help of the verbs says about revocations.
 pub(super) const REVOCATIONS_HELP: &str = "\
-A revocation may name thousands, and is found by its kind and time alone: no identity, agent, entry or serial finds it. \
-`mintage cert holder ID` tells what was revoked of an identity, `mintage audit show SERIAL` what revoked a certificate.";
+A revocation is found by what it names: the identity, prefix, agent or entry that was asked for, and each serial. One of an \
+agent or entry names no identities: `mintage cert holder ID` tells what was revoked of an identity. One of a key, a selector or \
+an issuer is found by `--kind revoke`, and by `mintage audit show SERIAL` where it struck that certificate.";
 
 /// Whose records.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Filter {
-    /// About this identity.
+    /// About this identity, revocations of a prefix over it included.
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<SpiffeId>,
     /// About an identity below a prefix that ends in /*.
@@ -65,12 +65,17 @@ impl Filter {
             return true;
         }
         let facts = placed.facts();
-        let prefix = |prefix: &IdPrefix| SpiffeId::parse(&facts.spiffe_id).is_ok_and(|id| prefix.matches(&id));
-        self.spiffe_id.as_ref().is_none_or(|id| id.as_str() == facts.spiffe_id)
-            && self.id_prefix.as_ref().is_none_or(prefix)
+        let has = |serial: &Serial| {
+            facts.leaf.as_ref().is_some_and(|leaf| leaf.serial() == serial) || facts.revoked.contains(serial)
+        };
+        let id = &facts.spiffe_id;
+        self.spiffe_id
+            .as_ref()
+            .is_none_or(|wanted| is_about_identity(id, wanted))
+            && self.id_prefix.as_ref().is_none_or(|wanted| is_about_prefix(id, wanted))
             && self.agent.as_ref().is_none_or(|name| name.as_str() == facts.agent)
             && self.entry.as_ref().is_none_or(|name| name.as_str() == facts.entry)
-            && serial.is_none_or(|serial| facts.leaf.as_ref().is_some_and(|leaf| leaf.serial() == serial))
+            && serial.is_none_or(has)
     }
 }
 
@@ -90,7 +95,7 @@ enum State {
 pub(crate) struct Conditions {
     #[command(flatten)]
     filter: Filter,
-    /// The certificate with this serial.
+    /// The certificate with this serial, and its revocations.
     #[arg(long, value_name = "SERIAL")]
     serial: Option<Serial>,
     /// Only these kinds, such as issue, revoke, entry.put (repeatable, or separated by commas).
@@ -176,17 +181,6 @@ impl Conditions {
         }
     }
 
-    /// Says on standard error that these conditions leave out revocations which they ask for, and who tells of them.
-    pub(super) fn tell_unseen(&self) {
-        let takes = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.0 == Kind::Revoke);
-        if takes && (!self.filter.is_empty() || self.serial.is_some()) {
-            notice(
-                "no revocation is found by identity, agent, entry or serial: `--kind revoke` alone lists them, `mintage cert \
-                 holder ID` and `mintage audit show SERIAL` tell what was revoked",
-            );
-        }
-    }
-
     /// Whether a record meets all of them.
     pub(super) fn hold(&self, placed: &Placed) -> bool {
         let time = placed.time();
@@ -233,10 +227,6 @@ pub(crate) async fn fetch(
 /// Runs the verb.
 pub(super) async fn run(context: &Context, search: &SearchArgs) -> Result<(), Failure> {
     let ca = context.ca().await?;
-    // Only certificates have states.
-    if search.states.is_empty() {
-        search.conditions.tell_unseen();
-    }
     let (rows, next) = fetch(&ca, search.request(), &search.paging, SEARCH_ROWS_DEFAULT).await?;
     let rows: Vec<RecordRow> = rows.into_iter().map(Into::into).collect();
     context.output.list("records", &rows, next.as_deref())

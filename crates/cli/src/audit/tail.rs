@@ -149,7 +149,6 @@ pub(super) async fn run(context: &Context, tail: &TailArgs) -> Result<(), Failur
         )));
     }
     let ca = context.ca().await?;
-    tail.conditions.tell_unseen();
     let size = size(&ca).await?;
     let rows = newest(&ca, tail, size).await?;
     if !tail.follow {

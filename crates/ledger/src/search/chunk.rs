@@ -13,7 +13,10 @@ use crate::{
     kind::Kind,
     leaf_der::LeafFacts,
     limits::SEGMENT_RECORDS,
-    seg::index::{Span, serial_key},
+    seg::{
+        index::{Span, serial_key},
+        marks::Mark,
+    },
 };
 
 /// A column that is searched by value. Once sorted, `order` lists the places by value and then place.
@@ -71,6 +74,8 @@ pub(super) struct Chunk {
     serial_tags: Column,
     spki_tags: Column,
     requests: Column,
+    /// Serials that revocations name, each with its record's place.
+    revoked: Vec<Mark>,
     sorted: bool,
     kind_set: u64,
     time_min: i64,
@@ -124,6 +129,7 @@ impl Chunk {
             serial_tags: Column::default(),
             spki_tags: Column::default(),
             requests: Column::default(),
+            revoked: Vec::new(),
             sorted: false,
             kind_set: 0,
             time_min: i64::MAX,
@@ -163,6 +169,9 @@ impl Chunk {
         self.spki.push(spki.as_ref().map_or([0; 8], spki_octets));
         self.not_before_s
             .push(leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_before)));
+        let place = self.kinds.len() as u16 - 1;
+        self.revoked
+            .extend(facts.revoked().map(|serial| Mark::new(&serial, place)));
         let not_after = leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_after));
         self.not_after_s.push(not_after);
         self.not_after_max = self.not_after_max.max(not_after);
@@ -197,6 +206,9 @@ impl Chunk {
         self.not_after_s.shrink_to_fit();
         self.spki.shrink_to_fit();
         self.issuers.shrink_to_fit();
+        self.revoked.sort_unstable();
+        self.revoked.dedup();
+        self.revoked.shrink_to_fit();
         self.sorted = true;
     }
 
@@ -208,26 +220,51 @@ impl Chunk {
         self.spki_tags.get(at) == spki_tag(hash) && self.spki.get(at) == Some(&spki_octets(hash))
     }
 
+    /// The places of the certificate with this serial and, where they are wanted, of the revocations that name it.
+    fn places_of_serial(&self, serial: &Serial, revocations: bool) -> Vec<u16> {
+        let mut places = self.serial_tags.places(serial_tag(serial), self.sorted);
+        places.retain(|at| self.serial(usize::from(*at)).as_ref() == Some(serial));
+        if revocations {
+            let wanted = Mark::new(serial, 0);
+            let from = match self.sorted {
+                true => self.revoked.partition_point(|mark| *mark < wanted),
+                false => 0,
+            };
+            let named = self.revoked[from..].iter();
+            // Sorted ones of a serial follow one another.
+            let named = named.take_while(|mark| !self.sorted || mark.is_of(wanted));
+            places.extend(named.filter(|mark| mark.is_of(wanted)).map(|mark| mark.place()));
+            places.sort_unstable();
+            // A revocation may name a serial twice.
+            places.dedup();
+        }
+        places
+    }
+
     /// The places that the most telling condition leaves; `None` when a name or issuer is not here.
-    fn candidates(&self, wanted: &Wanted<'_>) -> Option<Vec<u16>> {
+    fn candidates(&self, wanted: &Wanted<'_>, identities: Option<&[u32]>) -> Option<Vec<u16>> {
+        if let Some(serial) = wanted.serial {
+            return Some(self.places_of_serial(serial, wanted.revocations));
+        }
         let mut narrow = None;
-        for (name, column) in [
-            (wanted.entry, &self.entries),
-            (wanted.agent, &self.agents),
-            (wanted.spiffe_id, &self.identities),
-        ] {
+        for (name, column) in [(wanted.entry, &self.entries), (wanted.agent, &self.agents)] {
             if let Some(name) = name {
                 narrow = Some((column, self.names.find(name)?));
             }
+        }
+        if let (None, Some(identities)) = (narrow, identities) {
+            let places = identities
+                .iter()
+                .map(|number| self.identities.places(*number, self.sorted));
+            let mut places: Vec<u16> = places.flatten().collect();
+            places.sort_unstable();
+            return (!places.is_empty()).then_some(places);
         }
         if let Some(tag) = wanted.request {
             narrow = Some((&self.requests, tag));
         }
         if let Some(key) = wanted.key {
             narrow = Some((&self.spki_tags, spki_tag(key.as_bytes())));
-        }
-        if let Some(serial) = wanted.serial {
-            narrow = Some((&self.serial_tags, serial_tag(serial)));
         }
         Some(match narrow {
             Some((column, value)) => column.places(value, self.sorted),
@@ -255,13 +292,16 @@ impl Rows for Chunk {
     }
 
     fn select(&self, wanted: &Wanted<'_>) -> Result<(Vec<u16>, usize), LedgerError> {
-        let Some(mut places) = self.candidates(wanted) else {
+        let identities = wanted.identities(self.kind_set);
+        let identities: Option<Vec<u32>> =
+            identities.map(|names| names.iter().filter_map(|name| self.names.find(name)).collect());
+        let Some(mut places) = self.candidates(wanted, identities.as_deref()) else {
             return Ok((Vec::new(), 0));
         };
         let looked = places.len();
         let issuer = wanted.issuer.map(|id| self.names.find_issuer(id));
         let number = |name: Option<&str>| name.and_then(|name| self.names.find(name));
-        let (identity, agent, entry) = (number(wanted.spiffe_id), number(wanted.agent), number(wanted.entry));
+        let (agent, entry) = (number(wanted.agent), number(wanted.entry));
         let below = wanted
             .prefix
             .map(|_| self.names.matching(|name| wanted.prefix_fits(name)));
@@ -270,7 +310,8 @@ impl Rows for Chunk {
         places.retain(|at| {
             let at = usize::from(*at);
             let is_below = |below: &Vec<bool>| below.get(self.identities.get(at) as usize).copied().unwrap_or(false);
-            has(&self.identities, at, identity)
+            let is_about = |numbers: &Vec<u32>| numbers.contains(&self.identities.get(at));
+            identities.as_ref().is_none_or(is_about)
                 && has(&self.agents, at, agent)
                 && has(&self.entries, at, entry)
                 && below.as_ref().is_none_or(is_below)
@@ -278,9 +319,6 @@ impl Rows for Chunk {
                 && wanted
                     .live_at
                     .is_none_or(|now| self.not_after_s[at] != 0 && i64::from(self.not_after_s[at]) >= now)
-                && wanted
-                    .serial
-                    .is_none_or(|serial| self.serial(at).as_ref() == Some(serial))
                 && wanted.key.is_none_or(|key| self.has_spki(at, key.as_bytes()))
                 && wanted.request.is_none_or(|tag| self.requests.get(at) == tag)
                 && wanted.instance.is_none_or(|instance| self.instances[at] == instance)

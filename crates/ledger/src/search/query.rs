@@ -18,15 +18,15 @@ use crate::{
 /// What is looked for; every condition that is set must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// About this identity.
+    /// About this identity, or a revocation of a prefix that it lies below.
     pub spiffe_id: Option<SpiffeId>,
-    /// About an identity below this prefix.
+    /// About an identity below this prefix, or a revocation of a prefix that shares identities with it.
     pub id_prefix: Option<IdPrefix>,
     /// By or about the agent of this name, or SPIFFE ID.
     pub agent: Option<String>,
     /// About the entry of this name.
     pub entry: Option<String>,
-    /// The certificate with this serial.
+    /// The certificate with this serial, and the revocations that name it.
     pub serial: Option<Serial>,
     /// One of these kinds; empty: any.
     pub kinds: Vec<Kind>,
@@ -80,7 +80,7 @@ pub struct Hit {
     pub kind: Option<Kind>,
     /// When it was made.
     pub time: UnixTime,
-    /// The identity it is about.
+    /// The identity it is about; of a revocation perhaps a prefix, which ends in `/*`.
     pub spiffe_id: Option<Arc<str>>,
     /// The name of the agent it is by or about.
     pub agent: Option<Arc<str>>,
@@ -363,11 +363,12 @@ impl<T> Collect<T> {
 impl Query {
     fn wanted(&self) -> Wanted<'_> {
         Wanted {
-            spiffe_id: self.spiffe_id.as_ref().map(SpiffeId::as_str),
+            spiffe_id: self.spiffe_id.as_ref(),
             prefix: self.id_prefix.as_ref(),
             agent: self.agent.as_deref().map(agent_name),
             entry: self.entry.as_deref(),
             serial: self.serial.as_ref(),
+            revocations: true,
             kinds: match self.kinds.as_slice() {
                 [] => u64::MAX,
                 some => some.iter().fold(0, |set, kind| set | 1 << (*kind as u8 & 63)),
@@ -382,7 +383,7 @@ impl Query {
 impl LiveQuery {
     fn wanted(&self, now: UnixTime) -> Wanted<'_> {
         Wanted {
-            spiffe_id: self.spiffe_id.as_ref().map(SpiffeId::as_str),
+            spiffe_id: self.spiffe_id.as_ref(),
             prefix: self.id_prefix.as_ref(),
             agent: self.agent.as_deref().map(agent_name),
             entry: self.entry.as_deref(),

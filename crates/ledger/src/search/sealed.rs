@@ -115,7 +115,7 @@ fn certificate(first: u64, columns: &Columns<'_>, at: u16) -> Result<Option<Live
 /// The names of a question as the segment's numbers.
 #[derive(Default)]
 struct Names {
-    identity: Option<u32>,
+    identities: Option<Vec<u32>>,
     agent: Option<u32>,
     entry: Option<u32>,
     /// Numbers of the identities below the prefix.
@@ -126,8 +126,17 @@ impl Names {
     /// `None` when the segment lacks one, so that nothing matches.
     fn resolve(index: &SealedIndex, wanted: &Wanted<'_>) -> Result<Option<Self>, LedgerError> {
         let mut names = Self::default();
+        if let Some(wanted) = wanted.identities(index.span().kind_set) {
+            let mut numbers = Vec::new();
+            for name in wanted {
+                numbers.extend(index.find(Part::Identities, &name)?);
+            }
+            if numbers.is_empty() {
+                return Ok(None);
+            }
+            names.identities = Some(numbers);
+        }
         for (part, name, number) in [
-            (Part::Identities, wanted.spiffe_id, &mut names.identity),
             (Part::Agents, wanted.agent, &mut names.agent),
             (Part::Entries, wanted.entry, &mut names.entry),
         ] {
@@ -152,28 +161,18 @@ fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result
     if let Some(places) = tabled(index, wanted)? {
         return Ok((places, 0));
     }
-    let named = [
-        (Part::Identities, names.identity),
-        (Part::Agents, names.agent),
-        (Part::Entries, names.entry),
-    ];
-    let mut least: Option<Vec<u16>> = None;
-    for (part, number) in named {
-        if let Some(number) = number {
-            let places = index.places_of_name(part, number)?;
-            least = Some(match least {
-                Some(known) if known.len() <= places.len() => known,
-                _ => places,
-            });
-        }
+    let mut least = None;
+    for (part, number) in [(Part::Agents, &names.agent), (Part::Entries, &names.entry)] {
+        least = fewer(least, index, part, number.as_slice())?;
     }
+    least = fewer(
+        least,
+        index,
+        Part::Identities,
+        names.identities.as_deref().unwrap_or_default(),
+    )?;
     if let (None, Some(below)) = (&least, &names.below) {
-        let mut places = Vec::new();
-        for number in below {
-            places.extend(index.places_of_name(Part::Identities, *number)?);
-        }
-        places.sort_unstable();
-        least = Some(places);
+        least = Some(places_of_names(index, Part::Identities, below)?);
     }
     let count = index.count() as usize;
     match least {
@@ -183,10 +182,42 @@ fn candidates(index: &SealedIndex, wanted: &Wanted<'_>, names: &Names) -> Result
     }
 }
 
+/// The places that have one of these names, ascending.
+fn places_of_names(index: &SealedIndex, part: Part, numbers: &[u32]) -> Result<Vec<u16>, LedgerError> {
+    let mut places = Vec::new();
+    for number in numbers {
+        places.extend(index.places_of_name(part, *number)?);
+    }
+    places.sort_unstable();
+    Ok(places)
+}
+
+/// The places that are known, or those that have one of these names where these are fewer.
+fn fewer(
+    known: Option<Vec<u16>>,
+    index: &SealedIndex,
+    part: Part,
+    numbers: &[u32],
+) -> Result<Option<Vec<u16>>, LedgerError> {
+    if numbers.is_empty() {
+        return Ok(known);
+    }
+    let places = places_of_names(index, part, numbers)?;
+    Ok(Some(match known {
+        Some(known) if known.len() <= places.len() => known,
+        _ => places,
+    }))
+}
+
 /// Places out of a table, where the question names what one is of.
 fn tabled(index: &SealedIndex, wanted: &Wanted<'_>) -> Result<Option<Vec<u16>>, LedgerError> {
     if let Some(serial) = wanted.serial {
-        return index.places_of_serial(serial).map(Some);
+        let mut places = index.places_of_serial(serial)?;
+        if wanted.revocations {
+            places.extend(index.places_that_revoke(serial)?);
+            places.sort_unstable();
+        }
+        return Ok(Some(places));
     }
     if let Some(key) = wanted.key {
         return index.places_of_key(key).map(Some);
@@ -196,11 +227,12 @@ fn tabled(index: &SealedIndex, wanted: &Wanted<'_>) -> Result<Option<Vec<u16>>, 
 
 /// The conditions that the candidates do not hold already; cheap and telling ones first.
 fn matches(columns: &Columns<'_>, wanted: &Wanted<'_>, names: &Names, at: u16) -> Result<bool, LedgerError> {
-    for (part, number) in [
-        (Part::Identities, names.identity),
-        (Part::Agents, names.agent),
-        (Part::Entries, names.entry),
-    ] {
+    if let Some(numbers) = &names.identities
+        && !numbers.contains(&(columns.number(Part::Identities, at)? as u32))
+    {
+        return Ok(false);
+    }
+    for (part, number) in [(Part::Agents, names.agent), (Part::Entries, names.entry)] {
         if let Some(number) = number
             && columns.number(part, at)? != u64::from(number)
         {

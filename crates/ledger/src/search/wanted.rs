@@ -3,17 +3,24 @@
 use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, SpkiHash};
 
 use super::query::{Hit, LiveCertificate, LiveSerial};
-use crate::{LedgerError, seg::index::Span};
+use crate::{
+    LedgerError,
+    about::{is_about_prefix, prefixes_over},
+    kind::Kind,
+    seg::index::Span,
+};
 
 /// Conditions that must all hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
-    pub(super) spiffe_id: Option<&'a str>,
+    pub(super) spiffe_id: Option<&'a SpiffeId>,
     pub(super) prefix: Option<&'a IdPrefix>,
     /// The agent's name.
     pub(super) agent: Option<&'a str>,
     pub(super) entry: Option<&'a str>,
     pub(super) serial: Option<&'a Serial>,
+    /// Whether revocations of the certificate with that serial are wanted beside it.
+    pub(super) revocations: bool,
     pub(super) key: Option<&'a SpkiHash>,
     pub(super) request: Option<u32>,
     pub(super) issuer: Option<&'a IssuerKeyId>,
@@ -36,6 +43,7 @@ impl Wanted<'_> {
             agent: None,
             entry: None,
             serial: None,
+            revocations: false,
             key: None,
             request: None,
             issuer: None,
@@ -63,9 +71,19 @@ impl Wanted<'_> {
         self.kinds != u64::MAX || self.since != i64::MIN || self.until != i64::MAX
     }
 
+    /// The names by which records about the identity are found, among records of these kinds: revocations may be about a prefix
+    /// that it lies below.
+    pub(super) fn identities(&self, kind_set: u64) -> Option<Vec<String>> {
+        let id = self.spiffe_id?;
+        let mut names = vec![id.to_string()];
+        if self.live_at.is_none() && self.kinds & kind_set & 1 << (Kind::Revoke as u8) != 0 {
+            names.extend(prefixes_over(id));
+        }
+        Some(names)
+    }
+
     pub(super) fn prefix_fits(&self, name: &str) -> bool {
-        self.prefix
-            .is_none_or(|prefix| SpiffeId::parse(name).is_ok_and(|id| prefix.matches(&id)))
+        self.prefix.is_none_or(|prefix| is_about_prefix(name, prefix))
     }
 }
 

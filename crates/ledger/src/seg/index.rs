@@ -16,13 +16,19 @@ use std::{
 use mintage_identity::{Serial, SpkiHash};
 
 use super::{
-    Bytes, LABEL_BYTES, Label, Role, Sealed, Segment, column, columns::Columns, entries::Entries, names, table,
+    Bytes, LABEL_BYTES, Label, Role, Sealed, Segment, column,
+    columns::Columns,
+    entries::Entries,
+    marks::{self, Mark},
+    names, table,
 };
 use crate::{LedgerError, layout::Shard};
 
-const MAGIC: [u8; 16] = *b"mintage index 01";
+const MAGIC: [u8; 16] = *b"mintage index 02";
+/// How an index of a version begins that did not have what revocations name. It counts as none, and is made again.
+const OLDER: [u8; 16] = *b"mintage index 01";
 /// Number of sections.
-pub(crate) const SECTIONS: usize = 13;
+pub(crate) const SECTIONS: usize = 14;
 /// Bytes of a section's row in the head.
 pub(crate) const SECTION_BYTES: usize = 8 + 8 + 4 + 8 + 4;
 /// Bytes of the head, checksum included.
@@ -47,6 +53,7 @@ pub(crate) enum Part {
     Identities,
     Agents,
     Entries,
+    Revoked,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,6 +121,12 @@ impl SealedIndex {
     }
 
     fn open_labelled(path: PathBuf, label: Label, base: u64) -> Result<Self, LedgerError> {
+        if Sealed::begins_with(&path, OLDER) {
+            return Err(LedgerError::Missing {
+                path,
+                detail: "a search index of this version; the one that is there is of an earlier one",
+            });
+        }
         let (sealed, head) = Sealed::open_head(path, label, base, Role::Derived, HEAD_BYTES)?;
         let mut rest = Bytes(&head);
         let span = Span {
@@ -344,6 +357,32 @@ impl SealedIndex {
             }
         }
         Ok(found)
+    }
+
+    /// Places of revocations that name this serial, ascending; see [`marks`] for how surely.
+    pub(crate) fn places_that_revoke(&self, serial: &Serial) -> Result<Vec<u16>, LedgerError> {
+        let row = u64::from(marks::MARK_BYTES);
+        let count = self.section_len(Part::Revoked) / row;
+        let at = |at: u64| self.read(Part::Revoked, at * row, row).map(|octets| Mark::get(&octets));
+        let wanted = Mark::new(serial, 0);
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match at(middle)? < wanted {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        let mut places = Vec::new();
+        while low < count {
+            let mark = at(low)?;
+            if !mark.is_of(wanted) {
+                break;
+            }
+            places.push(mark.place());
+            low += 1;
+        }
+        Ok(places)
     }
 
     /// Places of certificates over this key, but for one in 2^56 that is of another.

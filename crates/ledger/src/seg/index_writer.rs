@@ -6,6 +6,7 @@ use mintage_identity::{IssuerKeyId, Serial};
 use super::{
     column,
     index::{HEAD_BYTES, SECTIONS, Span, label, serial_key},
+    marks::{self, Mark},
     names::NamesWriter,
     table,
 };
@@ -34,12 +35,17 @@ pub(crate) struct IndexWriter {
     identities: NamesWriter,
     agents: NamesWriter,
     entries: NamesWriter,
+    revoked: Vec<Mark>,
 }
 
 impl IndexWriter {
     pub(crate) fn push(&mut self, stored: &Stored) {
         let facts = Facts::read(stored.bytes());
         let leaf = facts.leaf();
+        // A segment has at most 65,536 records.
+        let place = self.kinds.len() as u16;
+        self.revoked
+            .extend(facts.revoked().map(|serial| Mark::new(&serial, place)));
         self.kinds.push(facts.kind.map_or(0, |kind| kind as u8));
         self.times.push(Some(facts.time_ms));
         self.not_after.push(leaf.map(|leaf| leaf.not_after.seconds()));
@@ -90,6 +96,7 @@ impl IndexWriter {
             self.identities.finish(),
             self.agents.finish(),
             self.entries.finish(),
+            (marks::section(self.revoked), 0, marks::MARK_BYTES),
         ];
         assemble(origin_hash, first, count, span, &sections)
     }

@@ -14,6 +14,7 @@ pub(crate) mod columns;
 pub(crate) mod entries;
 pub(crate) mod index;
 pub(crate) mod index_writer;
+pub(crate) mod marks;
 pub(crate) mod names;
 pub(crate) mod seal;
 pub(crate) mod table;
@@ -167,6 +168,13 @@ impl Sealed {
     /// Opens a file that must have this label, but for the number of records, and reads its head of so many bytes, the last four
     /// of which are the checksum of the others: the file, and the head behind the label. The shard's first record has position
     /// `base`.
+    /// Whether a file can be read and begins so.
+    fn begins_with(path: &Path, magic: [u8; 16]) -> bool {
+        let mut found = [0; 16];
+        let read = File::open(path).and_then(|file| file.read_exact_at(&mut found, 0));
+        read.is_ok() && found == magic
+    }
+
     fn open_head(
         path: PathBuf,
         expected: Label,

@@ -10,6 +10,7 @@ mod faults;
 mod follow;
 pub(crate) mod kit;
 mod power;
+mod revocations;
 mod sealed_index;
 mod search;
 mod segments;

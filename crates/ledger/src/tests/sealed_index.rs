@@ -7,8 +7,9 @@ use super::{
     segments::{SEGMENT, filled, small_files},
 };
 use crate::{
-    FileJournal, LedgerError, OpenOptions, Query, Sealer, Search, fuzzing, samples, seg::index::HEAD_BYTES, verify,
-    verify_indexes,
+    FileJournal, LedgerError, OpenOptions, Query, Sealer, Search, fuzzing, samples,
+    seg::index::{HEAD_BYTES, SECTION_BYTES, SECTIONS},
+    verify, verify_indexes,
 };
 
 /// A ledger with one sealed segment, and its index.
@@ -38,8 +39,8 @@ fn by_identity(id: &str) -> Query {
 fn damage(index: &PathBuf) -> Vec<u8> {
     let whole = fs::read(index).unwrap();
     let mut bad = whole.clone();
-    for row in 0..13 {
-        let at = HEAD_BYTES - 4 - (13 - row) * 32;
+    for row in 0..SECTIONS {
+        let at = HEAD_BYTES - 4 - (SECTIONS - row) * SECTION_BYTES;
         let number = |at: usize| u64::from_le_bytes(bad[at..at + 8].try_into().unwrap()) as usize;
         let (offset, len) = (number(at), number(at + 8));
         if len > 0 {
@@ -111,4 +112,17 @@ fn an_index_that_hides_a_record_under_right_checksums_is_found_by_the_verificati
     assert_eq!(fs::read(&index).unwrap(), original);
     assert_eq!(verify_indexes(&place.ledger(), &|| true).unwrap(), 1);
     assert_eq!(verify_indexes(&place.ledger(), &|| false).unwrap(), 0);
+}
+
+#[test]
+fn an_index_of_an_earlier_version_is_made_again_by_its_owner_and_no_damage_to_a_reader() {
+    let (place, index) = sealed();
+    let original = fs::read(&index).unwrap();
+    let mut older = original.clone();
+    older[..16].copy_from_slice(b"mintage index 01");
+    fs::write(&index, older).unwrap();
+    assert_eq!(verify_indexes(&place.ledger(), &|| true).unwrap(), 0, "none to compare");
+    drop(FileJournal::open(&place.ledger(), small_files()).unwrap());
+    assert_eq!(fs::read(&index).unwrap(), original);
+    assert_eq!(verify_indexes(&place.ledger(), &|| true).unwrap(), 1);
 }

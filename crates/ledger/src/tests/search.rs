@@ -73,7 +73,7 @@ fn partly_sealed(records: &[Record], cuts: &[usize]) -> (TempDir, Arc<Search>) {
 }
 
 /// All in memory, and partly sealed.
-fn forms(records: &[Record]) -> [(TempDir, Arc<Search>); 3] {
+pub(super) fn forms(records: &[Record]) -> [(TempDir, Arc<Search>); 3] {
     let count = records.len();
     [
         (tempfile::tempdir().unwrap(), indexed(records)),
@@ -82,7 +82,7 @@ fn forms(records: &[Record]) -> [(TempDir, Arc<Search>); 3] {
     ]
 }
 
-fn all(search: &Search, query: &Query, limit: usize) -> Vec<Hit> {
+pub(super) fn all(search: &Search, query: &Query, limit: usize) -> Vec<Hit> {
     let (mut rows, mut from): (Vec<Hit>, Option<Cursor>) = (Vec::new(), None);
     loop {
         let page = search.query(query, from, limit).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mintage_identity::{
-    AgentInstance, AgentName, EntryName, IdPrefix, RevocationReason, SpiffeId, SpkiHash, Ttl, UnixTime,
+    AgentInstance, AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, SpiffeId, SpkiHash, Ttl, UnixTime,
 };
 use mintage_ledger::{Body, LiveCertificate, wire};
 use mintage_policy::{Entry, EntryView, Floor, RawEntry};
@@ -394,6 +394,26 @@ fn a_cut_kills_what_lives_and_lets_a_replacement_begin_in_the_past() {
         at(2),
         "one that was lifted over an earlier cut"
     );
+}
+
+#[test]
+fn the_search_of_the_ledger_reads_what_a_scope_is_recorded_as() {
+    use mintage_ledger::RevocationScope as Found;
+
+    let web = "spiffe://dev.test/web";
+    let below = "spiffe://dev.test/a/*";
+    for (scope, found) in [
+        (Scope::Identity(SpiffeId::parse(web).unwrap()), Found::Identity(web)),
+        (Scope::Prefix(IdPrefix::parse(below).unwrap()), Found::Identity(below)),
+        (Scope::Agent(agent("n1")), Found::Agent("n1")),
+        (Scope::Entry(name("web")), Found::Entry("web")),
+        (Scope::Serial(serial(1)), Found::Other),
+        (Scope::Selector("unix:uid:1".parse().unwrap()), Found::Other),
+        (Scope::Key(SpkiHash::new([5; 32])), Found::Other),
+        (Scope::Issuer(IssuerKeyId::new([5; 32])), Found::Other),
+    ] {
+        assert_eq!(Found::parse(&scope.to_string()), found);
+    }
 }
 
 #[test]

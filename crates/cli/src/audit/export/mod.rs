@@ -264,7 +264,6 @@ pub(super) async fn run(context: &Context, args: &ExportArgs) -> Result<(), Fail
     if args.offline && keys.is_none() {
         notice("the keys are the folder's own word: bring the one that `mintage-ca init` printed by --vkey FILE");
     }
-    args.conditions.tell_unseen();
     let mut interrupt = Interrupt::listen()?;
     let export = Export {
         conditions: &args.conditions,
