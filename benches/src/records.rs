@@ -1,5 +1,6 @@
-//! Ledger records by the million: issuances as a CA writes them, of identities and agents drawn at random, and control
-//! records. Keys and signatures are random octets in a real certificate's place, since nothing that is measured here checks them.
+//! Ledger records by the million: the entries and agents of a CA, issuances to them as it writes them, drawn at random, and
+//! control records. Keys and signatures are random octets in a real certificate's place, since nothing that is measured here
+//! checks them; all else means what it says.
 
 use mintage_identity::{AgentInstance, IssuerKeyId, RequestId, Serial, SpiffeId, UnixTime};
 use mintage_ledger::{Actor, Body, EncodedRecord, IssueRecord, Record, wire};
@@ -72,16 +73,20 @@ pub struct Generator {
     templates: Vec<Template>,
     agents: Vec<Actor>,
     issuer: IssuerKeyId,
+    /// The revision of the first identity's entry; the others follow.
+    revision: u64,
+    /// Records that stood when an issuance is decided.
+    control_seen: u64,
 }
 
 /// The identity of this number.
 pub fn identity(number: u64) -> String {
-    format!("spiffe://prod.example.org/ns/team-{}/sa/service-{number}", number % 40)
+    format!("spiffe://dev.test/cluster/ns/team-{}/sa/service-{number}", number % 40)
 }
 
 /// The agent of this number.
 pub fn agent(number: u64) -> String {
-    format!("node-{number:04}")
+    format!("eu-west-node-{number:04}")
 }
 
 /// When the record at this place was made, by the records' own clock.
@@ -95,15 +100,29 @@ impl Generator {
     /// # Errors
     /// When a certificate or name cannot be made.
     pub fn new() -> Result<Self, Failure> {
-        let key = rcgen::KeyPair::generate()?;
         let mut ca = rcgen::CertificateParams::default();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        let issuer = rcgen::Issuer::new(ca, key);
+        let issuer = rcgen::Issuer::new(ca, rcgen::KeyPair::generate()?);
+        Self::under(&issuer, IssuerKeyId::new([7; 32]))
+    }
+
+    /// Makes a certificate for each identity that names the issuing certificate of a CA as its issuer.
+    ///
+    /// # Errors
+    /// When a certificate or name cannot be made, or the issuing one cannot be read.
+    pub fn of(issuing_certificate: &[u8], id: IssuerKeyId) -> Result<Self, Failure> {
+        let der = issuing_certificate.to_vec().into();
+        // Signatures are random octets anyhow.
+        let issuer = rcgen::Issuer::from_ca_cert_der(&der, rcgen::KeyPair::generate()?)?;
+        Self::under(&issuer, id)
+    }
+
+    fn under(issuer: &rcgen::Issuer<'_, rcgen::KeyPair>, id: IssuerKeyId) -> Result<Self, Failure> {
         let leaf = rcgen::KeyPair::generate()?;
-        let templates = (0..IDENTITIES).map(|number| template(number, &leaf, &issuer));
+        let templates = (0..IDENTITIES).map(|number| template(number, &leaf, issuer));
         let agents = (0..AGENTS).map(|number| {
             Ok(Actor::Agent {
-                id: SpiffeId::parse(&format!("spiffe://prod.example.org/mintage/agent/{}", agent(number)))?,
+                id: SpiffeId::parse(&format!("spiffe://dev.test/mintage/agent/{}", agent(number)))?,
                 instance: AgentInstance(number + 5),
                 serial: None,
             })
@@ -112,7 +131,9 @@ impl Generator {
             random: Random::new(),
             templates: templates.collect::<Result<_, Failure>>()?,
             agents: agents.collect::<Result<_, Failure>>()?,
-            issuer: IssuerKeyId::new([7; 32]),
+            issuer: id,
+            revision: 9,
+            control_seen: 6000,
         })
     }
 
@@ -145,11 +166,11 @@ impl Generator {
             attestation: Some(("svid", &evidence, time)),
             request_id: Some(&request),
             replica: "ca-1",
-            control_seen: 6000,
+            control_seen: self.control_seen,
             spiffe_id: &template.spiffe_id,
             entry: Some((
                 &template.entry,
-                who + 9,
+                who + self.revision,
                 template.selectors.iter().map(String::as_str).collect(),
             )),
             rule: "entry",
@@ -159,6 +180,71 @@ impl Generator {
             profile: wire::Profile::Workload,
         };
         Ok((record.encode()?, serial))
+    }
+
+    /// The records by which all entries and agents come to be, for places of the log from `first` on. Issuances that are made
+    /// afterwards are through these.
+    ///
+    /// # Errors
+    /// When a record is refused.
+    pub fn population(&mut self, first: u64) -> Result<Vec<EncodedRecord>, Failure> {
+        let mut records = Vec::new();
+        self.revision = first;
+        for number in 0..self.templates.len() {
+            let template = &self.templates[number];
+            let put = wire::EntryPut {
+                name: template.entry.clone(),
+                spiffe_id: template.spiffe_id.clone(),
+                agents: vec!["spiffe://dev.test/mintage/agent/*".into()],
+                selectors: template.selectors.clone(),
+                ttl_seconds: TTL,
+                ..wire::EntryPut::default()
+            };
+            let at = first + records.len() as u64;
+            records.push(self.record(at, admin(), Body::EntryPut(put))?);
+        }
+        for number in 0..AGENTS {
+            let (at, name, hash) = (first + records.len() as u64, agent(number), self.random.octets());
+            let token = wire::TokenCreate {
+                token_hash: hash.to_vec(),
+                agent: name.clone(),
+                expires_ms: time_of(at + 1).millis() + 1,
+                not_before_ms: 0,
+            };
+            let attest = wire::AgentAttest {
+                spiffe_id: format!("spiffe://dev.test/mintage/agent/{name}"),
+                name,
+                kind: "join_token".into(),
+                evidence_sha256: hash.to_vec(),
+                spki_sha256: self.random.octets::<32>().to_vec(),
+                ..wire::AgentAttest::default()
+            };
+            let consume = wire::TokenConsume {
+                token_hash: hash.to_vec(),
+                attest: Some(attest),
+            };
+            records.push(self.record(at, admin(), Body::TokenCreate(token))?);
+            records.push(self.record(at + 1, Actor::Token { hash }, Body::TokenConsume(consume))?);
+            if let Actor::Agent { instance, .. } = &mut self.agents[number as usize] {
+                *instance = AgentInstance(at + 1);
+            }
+        }
+        self.control_seen = first + records.len() as u64;
+        Ok(records)
+    }
+
+    fn record(&mut self, index: u64, actor: Actor, body: Body) -> Result<EncodedRecord, Failure> {
+        let record = Record {
+            time: time_of(index),
+            salt: self.random.octets(),
+            actor,
+            attestation: None,
+            request_id: None,
+            replica: "ca-1".into(),
+            control_seen: 0,
+            body,
+        };
+        Ok(record.encode()?)
     }
 
     /// A new revision of an entry; the records before it are `0..index`, all of this function.
@@ -172,7 +258,7 @@ impl Generator {
             name: template.entry.clone(),
             spiffe_id: template.spiffe_id.clone(),
             agents: vec![format!(
-                "spiffe://prod.example.org/mintage/agent/{}",
+                "spiffe://dev.test/mintage/agent/{}",
                 agent(name % AGENTS)
             )],
             selectors: vec![format!("unix:uid:{}", 1000 + index % 1000)],
@@ -180,22 +266,16 @@ impl Generator {
             replaces_revision: replaces,
             ..wire::EntryPut::default()
         };
-        let record = Record {
-            time: time_of(index),
-            salt: self.random.octets(),
-            actor: Actor::Admin {
-                uid: 0,
-                pid: 1,
-                name: "root".into(),
-                address: "admin.sock".into(),
-            },
-            attestation: None,
-            request_id: None,
-            replica: "ca-1".into(),
-            control_seen: 0,
-            body: Body::EntryPut(put),
-        };
-        Ok(record.encode()?)
+        self.record(index, admin(), Body::EntryPut(put))
+    }
+}
+
+fn admin() -> Actor {
+    Actor::Admin {
+        uid: 0,
+        pid: 1,
+        name: "root".into(),
+        address: "admin.sock".into(),
     }
 }
 

@@ -32,8 +32,8 @@ use crate::{
 const QUESTIONS: u64 = 400;
 /// Rows of a page.
 const PAGE: u32 = 50;
-/// Records at both ends that may be no issuances: what a CA writes as it is made and as it starts.
-const OTHERS: u64 = 1000;
+/// Records at both ends that may be no issuances: what a CA writes as it is made and as it starts, its entries and agents.
+const OTHERS: u64 = 8000;
 
 /// What was measured of the CA.
 #[derive(Debug, Serialize)]
@@ -74,8 +74,7 @@ pub fn make(dir: &Path) -> Result<(Arc<FileJournal>, Arc<LogKeys>), Failure> {
     Ok((journal, keys))
 }
 
-/// Serves a CA's folder until standard input ends. By its clock every certificate in the ledger has ended: it would strike
-/// those of entries that it does not have, which are all.
+/// Serves a CA's folder until standard input ends. By its clock every certificate in the ledger has ended.
 ///
 /// # Errors
 /// When the CA does not start.

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,12 +17,13 @@ use mintage_benches::{
     records::{Generator, IDENTITIES},
     searched::{self, Searched},
 };
-use mintage_identity::{SpiffeId, TrustDomain, UnixTime};
+use mintage_identity::{IssuerKeyId, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
     Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey,
     OpenOptions, Origin, Record, Sealer, Trees, verify, wire,
 };
 use mintage_state::{State, View};
+use mintage_tests::kit::bins::binary;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -65,6 +66,7 @@ struct Report {
     records_per_s_512: f64,
     verify_entries_per_s: f64,
     verify_whole_s: f64,
+    verify_meaning_s: f64,
     #[serde(flatten)]
     searched: Searched,
     sealed_bytes_per_record: f64,
@@ -97,7 +99,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let (rebuild_per_s, sled_bulk_per_s) = rebuild(&folder.path().join("state"), &mut generator)?;
     let dir = options.keep.clone().unwrap_or_else(|| folder.path().join("large"));
     if !dir.exists() {
-        fill(&dir, &mut generator, records)?;
+        fill(&dir, records)?;
     }
     let ledger = dir.join("ledger");
     let sealed_bytes_per_record = sealed_bytes(&ledger)?;
@@ -112,6 +114,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         records_per_s_512: rate,
         verify_entries_per_s: size as f64 / took,
         verify_whole_s: took,
+        verify_meaning_s: verify_with_meaning(&dir)?,
         searched,
         sealed_bytes_per_record,
         rebuild_per_s,
@@ -127,7 +130,7 @@ fn key() -> Result<LogKey, Failure> {
 }
 
 fn domain() -> Result<TrustDomain, Failure> {
-    Ok(TrustDomain::parse("prod.example.org")?)
+    Ok(TrustDomain::parse("dev.test")?)
 }
 
 fn create(dir: &Path) -> Result<Arc<FileJournal>, Failure> {
@@ -142,7 +145,7 @@ fn create(dir: &Path) -> Result<Arc<FileJournal>, Failure> {
         time: now,
         salt: [1; 16],
         actor: mintage_ledger::Actor::Replica {
-            id: SpiffeId::parse("spiffe://prod.example.org/mintage/ca/ca-1")?,
+            id: SpiffeId::parse("spiffe://dev.test/mintage/ca/ca-1")?,
         },
         attestation: None,
         request_id: None,
@@ -242,8 +245,12 @@ fn rebuild(dir: &Path, generator: &mut Generator) -> Result<(f64, f64), Failure>
 }
 
 /// Makes a CA whose ledger has so many records, with its tree and its sealed segments.
-fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failure> {
+fn fill(dir: &Path, records: u64) -> Result<(), Failure> {
     let (journal, keys) = searched::make(dir)?;
+    let mut generator = under_issuing_key(&*journal)?;
+    for group in generator.population(journal.size())?.chunks(GROUP) {
+        journal.append(group, u64::MAX).map_err(|error| error.to_string())?;
+    }
     let shared: Arc<dyn Journal> = journal.clone();
     let trees = Trees::new(journal.ledger(), shared.clone(), journal.disk().clone());
     let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
@@ -263,6 +270,38 @@ fn fill(dir: &Path, generator: &mut Generator, records: u64) -> Result<(), Failu
     while sealer.seal_next()? {}
     mintage_ledger::Sink::caught_up(&mut sealer)?;
     Ok(())
+}
+
+/// Makes issuances of the CA that a ledger begins with.
+fn under_issuing_key(journal: &dyn Journal) -> Result<Generator, Failure> {
+    for stored in journal.read_from(0, usize::MAX)? {
+        if let Body::CaEvent(event) = stored.decode()?.body
+            && event.role() == wire::CaRole::Intermediate
+            && !event.certificate_der.is_empty()
+        {
+            return Generator::of(&event.certificate_der, IssuerKeyId::from_slice(&event.key_id)?);
+        }
+    }
+    Err("the ledger names no issuing key".into())
+}
+
+/// Seconds of `mintage audit verify` over a CA's folder: form, indexes and the meaning of every record, on all cores.
+fn verify_with_meaning(dir: &Path) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let verified = Command::new(binary("mintage"))
+        .args(["audit", "verify", "-o", "json"])
+        .arg(dir)
+        .output()?;
+    let took = started.elapsed().as_secs_f64();
+    match verified.status.success() {
+        true => Ok(took),
+        false => Err(format!(
+            "the ledger is not proven: {}{}",
+            String::from_utf8_lossy(&verified.stdout),
+            String::from_utf8_lossy(&verified.stderr)
+        )
+        .into()),
+    }
 }
 
 /// Bytes of entries and indexes for each sealed record.
