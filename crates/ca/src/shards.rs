@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mintage_identity::UnixTime;
 use mintage_ledger::{
-    Body, FileJournal, Journal, Log, LogKey, LogKeys, Origin, Releasable, Roll, SignedCheckpoint,
+    Body, FileJournal, Journal, Log, LogKey, LogKeys, Origin, Releasable, Roll, SignedCheckpoint, WhyKept,
     wire::{AdminEvent, CaEvent, CaEventKind, CaRole, LogClose},
 };
 use ring::digest;
@@ -220,26 +220,33 @@ pub(crate) struct Retention {
 }
 
 /// Old shards, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Old {
     /// They may be given up.
     pub(crate) released: Vec<Releasable>,
     /// They may not yet, for the configured object store does not have them whole.
     pub(crate) withheld: Vec<Releasable>,
+    /// The oldest of the others, and why it stays.
+    pub(crate) kept: (Arc<Log>, WhyKept),
 }
 
 /// The shards that may be given up now: closed, sealed, old, and without a certificate that lives.
 pub(crate) fn releasable(desk: &Desk, retention: Retention) -> Result<Old, Refusal> {
     let now = desk.clock.now()?;
-    let found = desk.shards.files.releasable(now.minus(retention.age), now);
-    let found =
-        found.map_err(|error| Refusal::unavailable("ledger-read", format!("an index cannot be read: {error}")))?;
+    let (files, before) = (&desk.shards.files, now.minus(retention.age));
+    let unreadable = |error| Refusal::unavailable("ledger-read", format!("an index cannot be read: {error}"));
+    let found = files.releasable(before, now).map_err(unreadable)?;
+    let kept = files.oldest_kept(before, now).map_err(unreadable)?;
     let is_safe = |shard: &Releasable| match &desk.uploaded {
         Some(uploaded) if !retention.even_if_not_uploaded => uploaded.covers(shard.log.position_of(shard.records)),
         _ => true,
     };
     let (released, withheld) = found.into_iter().partition(is_safe);
-    Ok(Old { released, withheld })
+    Ok(Old {
+        released,
+        withheld,
+        kept,
+    })
 }
 
 /// Records that shards are given up, and then gives up their records.

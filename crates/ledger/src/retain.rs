@@ -32,6 +32,19 @@ pub struct Releasable {
     pub last_record: UnixTime,
 }
 
+/// Why the records of a shard are not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyKept {
+    /// It is the one that is written.
+    Written,
+    /// It is not all sealed yet.
+    NotSealed,
+    /// Its last record is of this time, and not old enough.
+    Young(UnixTime),
+    /// A certificate that it issued is valid until this second.
+    Live(UnixTime),
+}
+
 impl FileJournal {
     /// The closed shards, oldest first, all of whose records were made before `before`, are sealed, and whose certificates
     /// have all ended at `now`; up to the first of which that is not so.
@@ -39,6 +52,18 @@ impl FileJournal {
     /// # Errors
     /// Fails when a sealed index cannot be read.
     pub fn releasable(&self, before: UnixTime, now: UnixTime) -> Result<Vec<Releasable>, LedgerError> {
+        self.oldest(before, now).map(|(releasable, ..)| releasable)
+    }
+
+    /// The first shard that [`FileJournal::releasable`] does not name, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn oldest_kept(&self, before: UnixTime, now: UnixTime) -> Result<(Arc<Log>, WhyKept), LedgerError> {
+        self.oldest(before, now).map(|(_, log, why)| (log, why))
+    }
+
+    fn oldest(&self, before: UnixTime, now: UnixTime) -> Result<(Vec<Releasable>, Arc<Log>, WhyKept), LedgerError> {
         let sealed = self.segments().list();
         let logs = self.logs();
         let mut found = Vec::new();
@@ -48,7 +73,7 @@ impl FileJournal {
                 continue;
             }
             if sealed.end() < next.first() {
-                break;
+                return Ok((found, log.clone(), WhyKept::NotSealed));
             }
             let within = |first: u64| (log.first()..next.first()).contains(&first);
             let spans = sealed.indexes.iter().filter(|index| within(index.first()));
@@ -57,16 +82,20 @@ impl FileJournal {
                 last = last.max(span.time_max);
                 ends = ends.max(span.not_after_max);
             }
-            if last >= before.millis() || ends >= now.seconds() {
-                break;
+            let last = UnixTime::from_millis(last);
+            if last >= before {
+                return Ok((found, log.clone(), WhyKept::Young(last)));
+            }
+            if ends >= now.seconds() {
+                return Ok((found, log.clone(), WhyKept::Live(UnixTime::from_seconds(ends))));
             }
             found.push(Releasable {
                 log: log.clone(),
                 records: next.first() - log.first(),
-                last_record: UnixTime::from_millis(last),
+                last_record: last,
             });
         }
-        Ok(found)
+        Ok((found, self.log(), WhyKept::Written))
     }
 
     /// Gives up the records of a shard that [`FileJournal::releasable`] named, and only in its order.

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mintage_ledger::{Journal, Log, Releasable};
+use mintage_identity::UnixTime;
+use mintage_ledger::{Journal, Log, Releasable, WhyKept};
 use mintage_proto::v1::{RetainRequest, RetainResponse, RollRequest, RollResponse, Shard};
 
 use crate::{control::Origin, desk::Desk, limits::SHARD_NOTE_BYTES_MAX, shards, shards::Retention, status::Refusal};
@@ -86,8 +87,17 @@ pub(crate) async fn retain(desk: &Arc<Desk>, by: &Origin, request: &RetainReques
         let row = |one: &Releasable| shard(&one.log, one.records, state);
         list.iter().map(row).collect()
     };
+    let (why, time) = match old.kept.1 {
+        WhyKept::Written => ("written", None),
+        WhyKept::NotSealed => ("not-sealed", None),
+        WhyKept::Young(last) => ("young", Some(last)),
+        WhyKept::Live(until) => ("live", Some(until)),
+    };
     Ok(RetainResponse {
         released: rows(&old.released, RELEASED),
         withheld: rows(&old.withheld, CLOSED),
+        oldest_kept: old.kept.0.origin().to_string(),
+        kept_because: why.to_owned(),
+        kept_time_ms: time.map_or(0, UnixTime::millis),
     })
 }

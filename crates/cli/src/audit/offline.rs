@@ -20,13 +20,28 @@ use crate::{failure::Failure, limits::VKEY_FILE_BYTES_MAX};
 /// When there is none.
 pub(crate) fn ledger_of(data_dir: &Path) -> Result<PathBuf, Failure> {
     let ledger = data_dir.join("ledger");
-    match ledger.join("policy").exists() {
+    match holds_policy(&ledger)? {
         true => Ok(ledger),
-        false => Err(Failure::file(
-            data_dir,
-            "holds no ledger; name the CA's data directory by --data-dir",
-        )),
+        false => Err(none_in(data_dir, "name the CA's data directory by --data-dir")),
     }
+}
+
+/// Whether a folder has the list of its logs.
+///
+/// # Errors
+/// When that cannot be told, as in a folder that is somebody else's.
+pub(super) fn holds_policy(dir: &Path) -> Result<bool, Failure> {
+    let policy = dir.join("policy");
+    policy.try_exists().map_err(|error| Failure::file(&policy, error))
+}
+
+/// The failure of a folder in which there is no ledger.
+pub(super) fn none_in(dir: &Path, remedy: &str) -> Failure {
+    let what = match dir.exists() {
+        true => "holds no ledger",
+        false => "is not there",
+    };
+    Failure::file(dir, format!("{what}; {remedy}"))
 }
 
 /// Reads verifier keys, one a line; comments begin with #.
@@ -204,5 +219,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let told = ledger_of(dir.path()).unwrap_err();
         assert!(told.to_string().contains("holds no ledger") && told.code() == 1);
+        let told = ledger_of(&dir.path().join("mistyped")).unwrap_err();
+        assert!(told.to_string().contains("mistyped: is not there; name"), "{told}");
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     cli::Context,
     failure::Failure,
     output::{Row, fields, table},
+    text::utc,
 };
 
 /// `audit roll`.
@@ -109,13 +110,18 @@ struct Retained {
     released: Vec<Shard>,
     /// Old enough, and kept because the configured object store does not have them whole.
     withheld: Vec<Shard>,
+    /// The oldest of the other shards, why it stays, and the time that belongs to that.
+    oldest_kept: String,
+    kept_because: String,
+    kept_time_ms: i64,
 }
 
 impl Retained {
     fn text(&self) -> String {
         let mut text = match (self.released.is_empty(), self.dry_run) {
             (true, _) if !self.withheld.is_empty() => String::new(),
-            (true, _) => "no shard is that old, closed, sealed and without a live certificate\n".to_owned(),
+            (true, _) => "no shard is given up: each must be closed, sealed, that old and without a live certificate\n"
+                .to_owned(),
             (false, true) => format!("these would be given up:\n{}", listed(&self.released)),
             (false, false) => format!(
                 "given up; checkpoints, upper tiles and state stay:\n{}",
@@ -128,7 +134,21 @@ impl Retained {
             );
             text.push_str(&listed(&self.withheld));
         }
+        if !self.oldest_kept.is_empty() {
+            text.push_str(&format!("{} stays: {}\n", self.oldest_kept, self.why()));
+        }
         text
+    }
+
+    fn why(&self) -> String {
+        let time = utc(self.kept_time_ms);
+        match self.kept_because.as_str() {
+            "written" => "it is the one that is written; `mintage audit roll` closes it".to_owned(),
+            "not-sealed" => "it is not all sealed yet, which goes on in the background".to_owned(),
+            "young" => format!("its last record is of {time}"),
+            "live" => format!("a certificate that it issued is valid until {time}"),
+            other => other.to_owned(),
+        }
     }
 }
 
@@ -176,6 +196,9 @@ pub(super) async fn retain(context: &Context, args: RetainArgs) -> Result<(), Fa
         dry_run: args.dry_run,
         released: answer.released.into_iter().map(Into::into).collect(),
         withheld: answer.withheld.into_iter().map(Into::into).collect(),
+        oldest_kept: answer.oldest_kept,
+        kept_because: answer.kept_because,
+        kept_time_ms: answer.kept_time_ms,
     };
     context.output.object(&retained, || retained.text())
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{
     kept::{Against, GivenUp, Kept},
-    offline::{checkpoint_of, ledger_of, verdict},
+    offline::{checkpoint_of, holds_policy, none_in, verdict},
     progress::{PAUSE, Progress, Watched},
     trust::{Trust, keys_of, read_bounded},
 };
@@ -232,14 +232,22 @@ impl Form {
         if dir.join("checkpoint").exists() {
             return Ok(Self::Log(dir.to_owned()));
         }
-        if dir.join("policy").exists() {
+        if holds_policy(dir)? {
             // A ledger that was ever served has its lock, a copy of closed shards has their segments, and a tree neither.
             return Ok(match dir.join("lock").exists() || has_segments(dir) {
                 true => Self::Ledger(dir.to_owned()),
                 false => Self::Tree(dir.to_owned()),
             });
         }
-        ledger_of(dir).map(Self::Ledger)
+        let ledger = dir.join("ledger");
+        match holds_policy(&ledger)? {
+            true => Ok(Self::Ledger(ledger)),
+            false => Err(none_in(
+                dir,
+                "name a CA's data directory (it has ledger/policy), an exported tree or a copy (policy), or one log of a tree \
+                 (checkpoint)",
+            )),
+        }
     }
 
     /// Refuses to believe a single log without a key: it has no list of its own.
@@ -495,7 +503,10 @@ mod tests {
     #[test]
     fn a_folder_is_told_by_its_files() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Form::of(dir.path()).is_err());
+        let told = Form::of(dir.path()).unwrap_err().to_string();
+        assert!(told.contains("holds no ledger; name a CA's data directory"), "{told}");
+        let told = Form::of(&dir.path().join("mistyped")).unwrap_err().to_string();
+        assert!(told.contains("mistyped: is not there"), "{told}");
         fs::write(dir.path().join("policy"), "").unwrap();
         fs::create_dir_all(dir.path().join("a1/2026-01/tile")).unwrap();
         assert!(matches!(Form::of(dir.path()), Ok(Form::Tree(_))), "exported");

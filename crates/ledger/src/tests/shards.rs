@@ -9,7 +9,7 @@ use super::kit::{Fault, Faulty, Place, contents, group, integrate, key, keys, op
 use crate::{
     AppendError, Body, Checkpoint, Cosigner, FileJournal, Journal, Kind, LedgerError, LedgerTreeWriter, Log, LogKey,
     LogKeys, OpenOptions, Origin, Policy, Query, Record, RecordCheck, Roll, Sealer, Search, ShardBegin, SignedNote,
-    Stored, Trees, Vkey, samples, verify, verify_inclusion, verify_indexes, verify_ledger_tree, verify_tree,
+    Stored, Trees, Vkey, WhyKept, samples, verify, verify_inclusion, verify_indexes, verify_ledger_tree, verify_tree,
 };
 
 pub(super) fn next(number: u8) -> (Origin, LogKey) {
@@ -231,6 +231,10 @@ fn old_shards_are_given_up_in_order_and_their_promises_stay() {
     assert_eq!(journal.releasable(far, past).unwrap(), [], "its certificates live");
     let old = journal.releasable(far, far).unwrap();
     assert_eq!(old.iter().map(|shard| shard.records).collect::<Vec<_>>(), [300, 400]);
+    let why = |before, now| journal.oldest_kept(before, now).unwrap();
+    assert!(matches!(why(past, far), (log, WhyKept::Young(_)) if log.first() == 0));
+    assert!(matches!(why(far, past), (log, WhyKept::Live(_)) if log.first() == 0));
+    assert_eq!(why(far, far), (journal.log(), WhyKept::Written));
     assert!(journal.release(&old[1]).is_err(), "the oldest goes first");
     journal.release(&old[0]).unwrap();
     assert_eq!(

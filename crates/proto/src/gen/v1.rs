@@ -380,6 +380,8 @@ pub struct Page {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchRequest {
+    /// Of revocations those are found that name the identity or a prefix over it, a prefix that shares identities with this one,
+    /// the agent, the entry, or the serial.
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -416,6 +418,7 @@ pub struct RecordSummary {
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
+    /// The identity it is about; of a revocation perhaps a prefix, which ends in /*.
     #[prost(string, tag = "5")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
@@ -602,6 +605,14 @@ pub struct RetainResponse {
     /// Old enough, and kept because the configured object store does not have them whole.
     #[prost(message, repeated, tag = "2")]
     pub withheld: ::prost::alloc::vec::Vec<Shard>,
+    /// The oldest of the other shards, by its origin, and why it stays: written, not-sealed, young (its last record is of
+    /// kept_time_ms) or live (a certificate that it issued is valid until then).
+    #[prost(string, tag = "3")]
+    pub oldest_kept: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub kept_because: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub kept_time_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordsRequest {
