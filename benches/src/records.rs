@@ -257,10 +257,7 @@ impl Generator {
         let put = wire::EntryPut {
             name: template.entry.clone(),
             spiffe_id: template.spiffe_id.clone(),
-            agents: vec![format!(
-                "spiffe://dev.test/mintage/agent/{}",
-                agent(name % AGENTS)
-            )],
+            agents: vec![format!("spiffe://dev.test/mintage/agent/{}", agent(name % AGENTS))],
             selectors: vec![format!("unix:uid:{}", 1000 + index % 1000)],
             ttl_seconds: TTL,
             replaces_revision: replaces,

@@ -33,7 +33,7 @@ impl Meaning {
         self.check_ttl(Ttl::from_seconds(i64::from(issue.ttl_seconds)).map_err(|error| error.to_string())?)?;
         match issue.profile() {
             wire::Profile::Workload => self.check_workload(record, issue, leaf)?,
-            wire::Profile::Agent => self.check_agent(record, issue)?,
+            wire::Profile::Agent => self.agents_own(record, issue, leaf)?,
             wire::Profile::Replica => check_replica(record, issue, leaf.id())?,
             wire::Profile::Unspecified => return Err("it does not say what the certificate is for".into()),
         }
@@ -155,15 +155,18 @@ impl Meaning {
         Ok(())
     }
 
-    fn check_agent(&self, record: &Record, issue: &wire::Issue) -> Result<(), String> {
+    fn agents_own(&mut self, record: &Record, issue: &wire::Issue, leaf: &LeafInfo) -> Result<(), String> {
         let agent = self.asking_agent(record)?;
-        match agent.as_str() == issue.spiffe_id && issue.entry.is_empty() {
-            true => Ok(()),
-            false => Err(format!(
+        if agent.as_str() != issue.spiffe_id || !issue.entry.is_empty() {
+            return Err(format!(
                 "{agent} obtained an agent's certificate for {}",
                 issue.spiffe_id
-            )),
+            ));
         }
+        if let (Some(Reserved::Agent(name)), Actor::Agent { serial, .. }) = (agent.reserved(), &record.actor) {
+            self.standing.obtained(&name, *leaf.serial(), *serial);
+        }
+        Ok(())
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use mintage_identity::{AgentInstance, AgentName, SpiffeId, TrustDomain};
+use mintage_identity::{AgentInstance, AgentName, Serial, SpiffeId, TrustDomain};
 use mintage_ledger::wire;
 use mintage_policy::{AgentStatus, Entry, RawEntry};
-use mintage_state::View;
+use mintage_state::{AgentRecord, View};
 
 /// An entry and the record that wrote it.
 #[derive(Debug)]
@@ -26,6 +26,35 @@ struct Agent {
     instance: AgentInstance,
     /// How and at which record its life ended.
     ended: Option<(End, u64)>,
+    own: Own,
+}
+
+/// The certificates by which an agent may speak: the last that this life obtained, and those that count beside it, which are
+/// the one that it showed when it asked for the last, and the one before the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Own {
+    current: Option<Serial>,
+    earlier: Vec<Serial>,
+}
+
+impl Own {
+    fn of(agent: &AgentRecord) -> Self {
+        Self {
+            current: agent.current.as_ref().map(|current| current.serial),
+            earlier: agent.earlier.iter().map(|earlier| earlier.serial).collect(),
+        }
+    }
+}
+
+impl Agent {
+    /// The life that the record at `index` makes.
+    fn begun(index: u64) -> Self {
+        Self {
+            instance: AgentInstance(index),
+            ended: None,
+            own: Own::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +117,7 @@ impl Standing {
             let agent_at = Agent {
                 instance: agent.instance,
                 ended: end.map(|end| (end, view.applied())),
+                own: Own::of(agent),
             };
             self.agents.insert(agent.name.clone(), agent_at);
         }
@@ -126,6 +156,13 @@ impl Standing {
                     agent.name
                 ));
             }
+            // One that has ended speaks by none.
+            if agent.status == AgentStatus::Active && known.is_some_and(|known| known.own != Own::of(agent)) {
+                return Err(format!(
+                    "the snapshot lets agent {} speak by other certificates than the records",
+                    agent.name
+                ));
+            }
         }
         // Dead tokens are forgotten at some time, so the snapshot may lack some.
         for (id, token) in view.tokens() {
@@ -155,6 +192,18 @@ impl Standing {
             None => Ok(()),
             Some((End::Banned, index)) => Err(format!("agent {name} was banned by record {index}")),
             Some((End::Evicted, index)) => Err(format!("agent {name} was evicted by record {index}")),
+        }
+    }
+
+    /// An agent obtained a certificate of its own, by the one it showed.
+    pub(super) fn obtained(&mut self, name: &AgentName, serial: Serial, shown: Option<Serial>) {
+        let Some(Agent { own, .. }) = self.agents.get_mut(name) else {
+            return;
+        };
+        if let Some(former) = own.current.replace(serial) {
+            own.earlier
+                .retain(|earlier| Some(*earlier) == shown && *earlier != former);
+            own.earlier.push(former);
         }
     }
 
@@ -241,13 +290,7 @@ impl Standing {
         }
         if !token.used {
             token.used = true;
-            self.agents.insert(
-                name,
-                Agent {
-                    instance: AgentInstance(index),
-                    ended: None,
-                },
-            );
+            self.agents.insert(name, Agent::begun(index));
         }
         Ok(())
     }
@@ -260,13 +303,7 @@ impl Standing {
     ) -> Result<(), String> {
         let name = own_name(attest, domain)?;
         if attest.instance_of == 0 {
-            self.agents.insert(
-                name,
-                Agent {
-                    instance: AgentInstance(index),
-                    ended: None,
-                },
-            );
+            self.agents.insert(name, Agent::begun(index));
             return Ok(());
         }
         self.acting(&name, AgentInstance(attest.instance_of))

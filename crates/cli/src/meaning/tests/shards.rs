@@ -343,6 +343,21 @@ fn a_snapshot_that_lifts_a_rule_which_no_record_lifts_is_named_and_so_is_the_con
 }
 
 #[test]
+fn a_snapshot_that_lets_an_agent_speak_by_another_certificate_is_named() {
+    let renewed = || {
+        let mut story = Story::honest();
+        let instance = story.find("token.consume") as u64;
+        story.agent_certificate(9, instance);
+        story
+    };
+    is_proven(renewed(), <[u8]>::to_vec, |_| {});
+    let agent = b"an1";
+    let superseded = value(&state_of(&Story::honest()), agent);
+    let words = "lets agent n1 speak by other certificates";
+    offends(renewed(), |true_one| with(true_one, agent, superseded), words);
+}
+
+#[test]
 fn a_snapshot_with_another_bundle_is_named() {
     offends(eventful(), |true_one| without(true_one, b"b"), "another trust bundle");
 }
