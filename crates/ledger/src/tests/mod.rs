@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod faults;
 mod follow;
+mod given_up;
 pub(crate) mod kit;
 mod power;
 mod revocations;
