@@ -19,4 +19,5 @@ mod served;
 mod shards;
 mod store;
 mod tile_dir;
+mod upper_tiles;
 mod verify;
