@@ -11,6 +11,7 @@ mod follow;
 mod given_up;
 pub(crate) mod kit;
 mod power;
+mod removal;
 mod revocations;
 mod sealed_index;
 mod search;
