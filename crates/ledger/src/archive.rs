@@ -14,6 +14,7 @@ use crate::{
     layout::Shard,
     limits::{KEPT_CHECKPOINTS_MAX, SEGMENT_RECORDS},
     seg::Segment,
+    tile_dir,
     tiles::{TILE_BYTES, TILE_WIDTH, tile_file},
 };
 
@@ -67,6 +68,12 @@ impl FileJournal {
             files.needed(shard.succession())?;
         }
         if released {
+            // The mark last: a copy that has it must have what it says is kept.
+            let size = end.unwrap_or(shard.base) - shard.base;
+            let stays = tile_dir::read_mark(&shard.released(), shard.base, shard.base + size)?;
+            for name in tile_dir::files(&shard.dir, size, stays) {
+                files.needed(shard.dir.join(name))?;
+            }
             files.needed(shard.released())?;
         }
         let mut segments = 0;

@@ -209,6 +209,20 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<(), LedgerError> {
     }
 }
 
+/// Removes a file if it is there, and its name for good: no crash brings it back after a later one is gone.
+pub(crate) fn remove_for_good(disk: &dyn Disk, path: &Path) -> Result<(), LedgerError> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LedgerError::io("remove", path)(error)),
+        _ => {}
+    }
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    match disk.sync_dir(dir) {
+        // Gone with its files.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(LedgerError::io("flush", dir)),
+    }
+}
+
 /// Makes a folder with mode 0700, its parents too.
 pub(crate) fn make_dir(path: &Path) -> Result<(), LedgerError> {
     fs::DirBuilder::new()

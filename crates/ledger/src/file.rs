@@ -15,7 +15,7 @@ use crate::{
     LedgerError,
     batch::Batch,
     checkpoint::{Checkpoint, LogKey, SignedCheckpoint},
-    disk::{Disk, LocalDisk, make_dir, remove_if_there, replace},
+    disk::{Disk, LocalDisk, make_dir, remove_for_good, replace},
     journal::{AppendError, Journal, Log, Stored},
     kept,
     kind::Kind,
@@ -326,7 +326,7 @@ impl FileJournal {
             .release(current.log.position_of(checkpoint.checkpoint().size))
             .into_iter();
         while let Some(span) = released.next() {
-            if let Err(error) = remove_if_there(&span.path) {
+            if let Err(error) = remove_for_good(&*self.disk, &span.path) {
                 // In their order the next time: a start would miss a file between two that are there.
                 self.reader.take_back(std::iter::once(span).chain(released));
                 return Err(error);

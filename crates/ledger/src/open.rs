@@ -14,7 +14,7 @@ use std::{
 use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
-    disk::{Fill, read_whole, remove_if_there},
+    disk::{Fill, read_whole, remove_for_good, remove_if_there},
     facts::Outline,
     file::{OpenOptions, Recovered},
     kind::Kind,
@@ -101,7 +101,10 @@ fn recover_closed(
     let sealed = seal::find(shard, Some(&*options.disk), Some(size))?;
     if sealed.records() == size {
         for number in shard.wals().unwrap_or_default() {
-            remove_if_there(&shard.wal(number))?;
+            // Nothing is read from it, so one that stays is no reason not to start; the next start tries again.
+            if let Err(error) = remove_for_good(&*options.disk, &shard.wal(number)) {
+                tracing::warn!(%error, "a file whose records are sealed stays until the next start");
+            }
         }
         return Ok((sealed, Vec::new()));
     }

@@ -247,8 +247,7 @@ impl Reader {
         let known = self.lock();
         let is_kept = (known.first..known.size).contains(&position);
         let in_memory = known.recent.front().is_some_and(|oldest| oldest.first <= position);
-        let in_file = known.spans.first().is_some_and(|span| span.first() <= position);
-        match is_kept && !in_memory && !in_file {
+        match is_kept && !in_memory {
             true => known.sealed_at(position).cloned(),
             false => None,
         }
@@ -269,9 +268,8 @@ impl Reader {
         if let Some(recent) = from_memory(&known.recent, index, max) {
             return Ok(recent);
         }
-        if known.spans.first().is_none_or(|span| index < span.first())
-            && let Some(entries) = known.sealed_at(index)
-        {
+        // Before the files, which may be gone though their removal failed as far as is known.
+        if let Some(entries) = known.sealed_at(index) {
             let entries = Arc::clone(entries);
             drop(known);
             return entries.read_from(index, max);

@@ -1,16 +1,19 @@
 //! Giving up the records of whole shards that are old enough, and finding the state that stands for them.
 //!
-//! Checkpoints, snapshot and succession of a shard stay, and the tiles of level 1 and above: one for every 65,536 records, so a
-//! smaller shard has none. What was signed can still be compared with what somebody kept; a record, its proof, and the
-//! consistency of two checkpoints cannot be made from what stays. The mark `released` is durable before the first file goes, so a
-//! crash in between is finished at the next start and loss is never taken for purpose.
+//! Checkpoints, snapshot and succession of a shard stay, and the tiles of level 1 and above, one for every 65,536 records, with
+//! the partial ones of every level: together they lead to the last root that was signed, and to each that was signed over a
+//! multiple of 256 records. What was signed can still be compared with what somebody kept; a record, its proof, and the
+//! consistency of any other two checkpoints cannot be made from what stays. What stays is whole and right before the mark
+//! `released` is written, and that is durable before the first file goes, so a crash in between is finished at the next start and
+//! loss is never taken for purpose.
 
-use std::{fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use mintage_identity::UnixTime;
 
 use crate::{
     LedgerError,
+    checkpoint::Checkpoint,
     disk::{Disk, read_whole},
     file::FileJournal,
     journal::{Journal, Log},
@@ -18,7 +21,10 @@ use crate::{
     limits::SNAPSHOT_BYTES_MAX,
     record::{Body, Record},
     seg::write_sealed,
-    tree::sha256,
+    tile_dir::{self, Looked, Stays},
+    tiles::Tree,
+    tree::{Hash, sha256},
+    trees,
 };
 
 /// A shard whose records can be given up.
@@ -123,11 +129,50 @@ impl FileJournal {
         }
         // What will stand for the records must be there and right before they go.
         snapshot_at(self, next.base)?;
-        let mark = format!("records {} to {} were given up\n", shard.log.first(), next.base);
+        self.complete_tiles(&shard.log)?;
+        let mark = tile_dir::mark(Stays::WithEdge, shard.log.first(), next.base);
         write_sealed(&**self.disk(), &shards[at].released(), mark.as_bytes())?;
         self.forget(next.base);
         finish(&shards[at], &**self.disk())
     }
+
+    /// Writes the right edge of a closed log's tiles, and makes those that are missing or damaged again while there are records.
+    fn complete_tiles(&self, log: &Log) -> Result<(), LedgerError> {
+        let last = self.checkpoint_of(log)?.checkpoint().clone();
+        let dir = self.ledger().join(log.origin().folder());
+        let lead_to_root = |tree: &Tree| {
+            tile_dir::write_edge(&**self.disk(), &dir, tree)?;
+            match tile_dir::check(&dir, (last.size, last.root), BTreeMap::new(), Stays::WithEdge) {
+                Ok(_) => Ok(true),
+                Err(LedgerError::Tree { .. } | LedgerError::Forked { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        trees::whole((self.ledger(), self.disk()), self, log, lead_to_root).map(drop)
+    }
+}
+
+/// Holds the tiles that stay of a shard whose records were given up against what was signed.
+///
+/// # Errors
+/// Names the first that is missing or damaged.
+pub(crate) fn check_tiles(
+    shard: &Shard,
+    last: &Checkpoint,
+    promised: BTreeMap<u64, Hash>,
+) -> Result<Looked, LedgerError> {
+    let end = shard.base.saturating_add(last.size);
+    let checked = tile_dir::read_mark(&shard.released(), shard.base, end)
+        .and_then(|stays| tile_dir::check(&shard.dir, (last.size, last.root), promised, stays));
+    checked.map_err(|error| match error {
+        LedgerError::Tree { path, index, problem } => LedgerError::Corrupt {
+            path,
+            offset: 0,
+            index: shard.base.saturating_add(index.unwrap_or(0)),
+            problem,
+        },
+        other => other,
+    })
 }
 
 /// Removes the files of a shard whose records are given up.

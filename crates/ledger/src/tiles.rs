@@ -125,6 +125,17 @@ impl Edge {
         (full, carried)
     }
 
+    /// A hash of a partial tile.
+    fn hash(&self, level: u8, tile: u64, place: usize) -> Option<Hash> {
+        let bits = u32::from(level) * u32::from(TILE_HEIGHT);
+        let hashes = self.size.checked_shr(bits).unwrap_or(0);
+        let tail = self
+            .tails
+            .get(usize::from(level))
+            .filter(|_| tile == hashes / TILE_WIDTH as u64)?;
+        tail.get(place).copied()
+    }
+
     fn push(&mut self, completed: usize, carried: Hash) {
         self.tails.iter_mut().take(completed).for_each(Vec::clear);
         if self.tails.len() == completed {
@@ -203,13 +214,20 @@ impl Tree {
         self.root_at(self.size())
     }
 
-    /// Root of the first `size` leaves.
+    /// Root of the first `size` leaves, which leads to that of the whole tree: whoever compares it with a signed one must not
+    /// take a damaged tile for a fork.
     ///
     /// # Errors
-    /// Refuses a size beyond the tree; fails when a tile cannot be read.
+    /// Refuses a size beyond the tree; fails when a tile cannot be read or is damaged.
     pub fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
         self.within(size)?;
-        root_at(self, size)
+        let root = root_at(self, size)?;
+        let whole = self.size();
+        if size < whole {
+            // The edge alone, in memory, is that of the whole.
+            self.consistency((size, &root), (whole, &root_at(self, whole)?))?;
+        }
+        Ok(root)
     }
 
     /// The path that proves leaf `index`, whose hash is `leaf`, in the tree of `size` leaves with this `root`.
@@ -247,15 +265,7 @@ impl Tree {
     }
 
     fn damaged(&self, index: u64) -> LedgerError {
-        LedgerError::Corrupt {
-            path: self.dir.join("tile"),
-            offset: 0,
-            index,
-            problem:
-                "the tiles do not lead to the root; remove the folder tile and the files seg/*.tiles and restart, they are \
-                 made again; never remove seg/*.entries.zst, which are the records"
-                    .into(),
-        }
+        damaged(self.dir.join("tile"), index)
     }
 
     /// A full tile.
@@ -272,7 +282,7 @@ impl Tree {
     /// The first `width` hashes of a tile, which may be the partial one at the edge.
     ///
     /// # Errors
-    /// Refuses more hashes than the tree has; fails as [`Tree::read_tile`].
+    /// Refuses more hashes than the tree has; fails as [`Tree::read_tile`], and when the tile does not lead to the edge.
     pub(crate) fn tile(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, LedgerError> {
         {
             let edge = self.edge();
@@ -293,8 +303,31 @@ impl Tree {
             }
         }
         let mut hashes = self.read_tile(level, index)?;
+        self.leads_to_edge(level, index, &hashes)?;
         hashes.truncate(width);
         Ok(hashes)
+    }
+
+    /// Follows a full tile through those above it up to a hash in memory.
+    fn leads_to_edge(&self, level: u8, index: u64, hashes: &[Hash]) -> Result<(), LedgerError> {
+        let (mut root, mut above, mut at) = (subtree_root(hashes), level + 1, index);
+        loop {
+            let (tile, place) = (at / TILE_WIDTH as u64, (at % TILE_WIDTH as u64) as usize);
+            let known = self.edge().hash(above, tile, place);
+            let row = match known {
+                Some(_) => Vec::new(),
+                None => self.read_tile(above, tile)?,
+            };
+            if known.or_else(|| row.get(place).copied()) != Some(root) {
+                let span = (TILE_WIDTH as u64).saturating_pow(u32::from(level) + 1);
+                let path = tile_file(&self.dir, level, index).0;
+                return Err(damaged(path, index.saturating_mul(span)));
+            }
+            if known.is_some() {
+                return Ok(());
+            }
+            (root, above, at) = (subtree_root(&row), above + 1, tile);
+        }
     }
 
     fn write_tile(&self, tile: &FullTile) -> Result<(), LedgerError> {
@@ -317,6 +350,18 @@ impl Tree {
             file.sync().map_err(full)?;
         }
         Ok(())
+    }
+}
+
+fn damaged(path: PathBuf, index: u64) -> LedgerError {
+    LedgerError::Corrupt {
+        path,
+        offset: 0,
+        index,
+        problem:
+            "the tiles do not lead to the root; remove the folder tile and the files seg/*.tiles and restart, they are \
+             made again; never remove seg/*.entries.zst, which are the records"
+                .into(),
     }
 }
 
@@ -449,8 +494,74 @@ mod tests {
             tree.inclusion(0, &leaf(0), 600, &root),
             Err(LedgerError::Corrupt { .. })
         ));
+        assert!(matches!(tree.root_at(9), Err(LedgerError::Corrupt { .. })));
+        assert!(matches!(tree.tile(0, 0, 256), Err(LedgerError::Corrupt { path: at, .. }) if at == path));
         // Other tiles are not touched by it.
         tree.inclusion(300, &leaf(300), 600, &root).unwrap();
         tree.inclusion(599, &leaf(599), 600, &root).unwrap();
+        tree.tile(0, 1, 256).unwrap();
+        tree.root_at(512).unwrap();
+    }
+
+    /// Tiles of level 1 and above of a tree of 256 full ones of level 1, and a leaf's row above them.
+    fn tall(dir: &Path) -> Tree {
+        let tree = Tree::new(dir, Arc::new(LocalDisk));
+        let hash = |at: u64| leaf_hash(&at.to_be_bytes());
+        let leaves: Vec<Hash> = (0..256).map(hash).collect();
+        let mut rows = Rows::default();
+        let nodes = (0..65_536).map(hash).chain([subtree_root(&leaves)]);
+        for node in nodes {
+            rows.push(node, |row, index, hashes| {
+                let (level, hashes) = (row + 1, hashes.to_vec());
+                tree.write_tile(&FullTile { level, index, hashes })
+            })
+            .unwrap();
+        }
+        let (level, index) = (0, 65_536);
+        tree.write_tile(&FullTile {
+            level,
+            index,
+            hashes: leaves,
+        })
+        .unwrap();
+        tree.resume(65_537 * 256).unwrap();
+        tree
+    }
+
+    #[test]
+    fn a_damaged_upper_tile_gives_no_root_no_proof_and_no_tile() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tall(dir.path());
+        let (size, root) = (tree.size(), tree.root().unwrap());
+        // Over tiles of level 1 that no start reads: their roots are in a full one of level 2.
+        let old = 7 * 65_536 + 512;
+        let old_root = tree.root_at(old).unwrap();
+        let told = |tree: &Tree| {
+            let proof = tree.consistency((old, &old_root), (size, &root));
+            let tile = tree.tile(1, 7, 256).map(drop);
+            [tree.root_at(old).map(drop), proof.map(drop), tile].map(|told| match told {
+                Ok(()) => true,
+                Err(LedgerError::Corrupt { .. } | LedgerError::Missing { .. }) => false,
+                Err(other) => panic!("{other}"),
+            })
+        };
+        assert_eq!(told(&tree), [true; 3]);
+        for (name, is_met_at_start) in [("tile/1/007", false), ("tile/2/000", true)] {
+            let path = dir.path().join(name);
+            let whole = fs::read(&path).unwrap();
+            for bit in [3, 8 * 32 + 7, 8 * whole.len() - 1] {
+                let mut octets = whole.clone();
+                octets[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, octets).unwrap();
+                assert_eq!(told(&tree), [false; 3], "{name} {bit}");
+                let again = Tree::new(dir.path(), Arc::new(LocalDisk));
+                again.resume(size).unwrap();
+                assert_eq!(again.root().unwrap() != root, is_met_at_start, "{name} {bit}");
+            }
+            fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+            assert_eq!(told(&tree), [false; 3], "{name} cut");
+            fs::write(&path, &whole).unwrap();
+        }
+        assert_eq!(told(&tree), [true; 3]);
     }
 }

@@ -70,7 +70,7 @@ impl Trees {
         {
             return Ok(tree.clone());
         }
-        let tree = self.whole(log)?;
+        let tree = whole((&self.ledger, &self.disk), &*self.journal, log, |_| Ok(true))?;
         *closed = Some((Arc::new(log.clone()), tree.clone()));
         Ok(tree)
     }
@@ -89,52 +89,60 @@ impl Trees {
             },
         }
     }
+}
 
-    fn whole(&self, log: &Log) -> Result<Arc<Tree>, LedgerError> {
-        let last = self.journal.checkpoint_of(log)?;
-        let (size, root) = (last.checkpoint().size, last.checkpoint().root);
-        // All tiles; else the flushed ones alone; else none.
-        let mut from = [TILE_WIDTH, SEGMENT_RECORDS]
-            .map(|step| size - size % step as u64)
-            .to_vec();
-        from.push(0);
-        from.dedup();
-        for resumed in from {
-            let tree = empty(&self.ledger, log, &self.disk);
-            if tree.resume(resumed).is_err() {
-                continue;
-            }
-            self.fill(log, &tree, size)?;
-            if tree.root().is_ok_and(|found| found == root) {
-                return Ok(tree);
-            }
-            tracing::warn!(origin = %log.origin(), "tiles of a closed log are made again from its records");
+/// The whole tree of a closed log whose records are kept, with its tiles below `ledger`. They are made again from the records
+/// where they do not lead to the final checkpoint, or `is_right` says no to the tree.
+///
+/// # Errors
+/// Fails when the records lead to another root, or `is_right` fails.
+pub(crate) fn whole(
+    (ledger, disk): (&Path, &Arc<dyn Disk>),
+    journal: &dyn Journal,
+    log: &Log,
+    is_right: impl Fn(&Tree) -> Result<bool, LedgerError>,
+) -> Result<Arc<Tree>, LedgerError> {
+    let last = journal.checkpoint_of(log)?;
+    let (size, root) = (last.checkpoint().size, last.checkpoint().root);
+    // All tiles; else the flushed ones alone; else none.
+    let mut from = [TILE_WIDTH, SEGMENT_RECORDS]
+        .map(|step| size - size % step as u64)
+        .to_vec();
+    from.push(0);
+    from.dedup();
+    for resumed in from {
+        let tree = empty(ledger, log, disk);
+        if tree.resume(resumed).is_err() {
+            continue;
         }
-        Err(LedgerError::Forked {
-            size,
-            what: "the final checkpoint of a closed log",
-        })
+        fill(journal, log, &tree, size)?;
+        if tree.root().is_ok_and(|found| found == root) && is_right(&tree)? {
+            return Ok(tree);
+        }
+        tracing::warn!(origin = %log.origin(), "tiles of a closed log are made again from its records");
     }
+    Err(LedgerError::Forked {
+        size,
+        what: "the final checkpoint of a closed log",
+    })
+}
 
-    fn fill(&self, log: &Log, tree: &Tree, size: u64) -> Result<(), LedgerError> {
-        while tree.size() < size {
-            let most = usize::try_from(size - tree.size()).unwrap_or(usize::MAX);
-            let records = self
-                .journal
-                .read_from(log.position_of(tree.size()), most.min(READ_RECORDS_MAX))?;
-            if records.is_empty() {
-                return Err(LedgerError::Beyond {
-                    what: "leaf",
-                    asked: size,
-                    have: tree.size(),
-                });
-            }
-            for stored in records {
-                tree.push(stored.leaf_hash())?;
-            }
+fn fill(journal: &dyn Journal, log: &Log, tree: &Tree, size: u64) -> Result<(), LedgerError> {
+    while tree.size() < size {
+        let most = usize::try_from(size - tree.size()).unwrap_or(usize::MAX);
+        let records = journal.read_from(log.position_of(tree.size()), most.min(READ_RECORDS_MAX))?;
+        if records.is_empty() {
+            return Err(LedgerError::Beyond {
+                what: "leaf",
+                asked: size,
+                have: tree.size(),
+            });
         }
-        Ok(())
+        for stored in records {
+            tree.push(stored.leaf_hash())?;
+        }
     }
+    Ok(())
 }
 
 fn empty(ledger: &Path, log: &Log, disk: &Arc<dyn Disk>) -> Arc<Tree> {

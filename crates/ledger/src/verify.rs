@@ -35,7 +35,7 @@ pub struct ShardReport {
     pub checkpoint: Checkpoint,
     /// Position of its first record in the ledger.
     pub first: u64,
-    /// True when its records were given up: checkpoints are all that could be looked at.
+    /// True when its records were given up: checkpoints and upper tiles are all that could be looked at.
     pub released: bool,
     /// Records, of which those beyond the checkpoint are covered by no signature yet.
     pub size: u64,
@@ -45,7 +45,7 @@ pub struct ShardReport {
     pub unfinished_tail: bool,
     /// Tiles that are there and right.
     pub tiles: u64,
-    /// Full tiles that are not there; they can be made again from the records.
+    /// Full tiles that are not there; they can be made again from the records while those are kept.
     pub tiles_missing: u64,
 }
 
@@ -126,10 +126,12 @@ fn check_trust(shards: &[Shard], keys: &[Vkey]) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Of a shard whose records were given up the checkpoints alone can be looked at.
+/// Of a shard whose records were given up the checkpoints can be looked at, and the tiles that stay.
 fn verify_released(shard: &Shard) -> Result<ShardReport, LedgerError> {
     let signed = shard.read_checkpoint()?.checkpoint().clone();
-    kept::check_against_last(&kept::read(shard)?, signed.size, signed.root)?;
+    let kept = kept::read(shard)?;
+    kept::check_against_last(&kept, signed.size, signed.root)?;
+    let tiles = retain::check_tiles(shard, &signed, kept::promised(&kept))?;
     Ok(ShardReport {
         vkey: shard.vkey.clone(),
         first: shard.base,
@@ -138,8 +140,8 @@ fn verify_released(shard: &Shard) -> Result<ShardReport, LedgerError> {
         root: signed.root,
         checkpoint: signed,
         unfinished_tail: false,
-        tiles: 0,
-        tiles_missing: 0,
+        tiles: tiles.right,
+        tiles_missing: tiles.missing,
     })
 }
 

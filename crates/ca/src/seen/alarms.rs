@@ -73,6 +73,16 @@ impl SeenAlarms {
         })
     }
 
+    /// Counts again what the ledger did not take, and forgets its certificates: they are recorded when they are reported again.
+    pub(super) fn give_back(&self, agent: &SpiffeId, report: &Report) {
+        let mut told = self.told();
+        let count = report.suppressed + report.unknown.len() as u64;
+        told.agents.give_back(agent, count);
+        for (seen, _) in &report.unknown {
+            told.hashes.remove(&seen.sha256);
+        }
+    }
+
     /// Takes the counts that no record has told yet, as a last record before a stop.
     pub(crate) fn unrecorded(&self) -> Option<Body> {
         let mut told = self.told();
@@ -168,6 +178,30 @@ mod tests {
         };
         assert_eq!((last.suppressed, last.certificates.len()), (2, 0));
         assert_eq!(alarms.unrecorded(), None);
+    }
+
+    #[test]
+    fn what_the_ledger_does_not_take_is_counted_and_recorded_again() {
+        let alarms = SeenAlarms::default();
+        alarms.note(&agent(1), some([1]), NOW).unwrap();
+        assert_eq!(alarms.note(&agent(1), some([2, 3, 4]), NOW), None);
+        let later = NOW.plus(SEEN_RECORD_INTERVAL);
+        let lost = alarms.note(&agent(1), some([5, 6]), later).unwrap();
+        assert_eq!((lost.unknown.len(), lost.suppressed), (2, 3));
+        alarms.give_back(&agent(1), &lost);
+        // One record each interval, of this agent; another tells of the same certificate at once.
+        assert_eq!(alarms.note(&agent(1), some([5]), later), None);
+        assert_eq!(alarms.note(&agent(2), some([6]), later).unwrap().unknown, some([6]));
+        let next = alarms
+            .note(&agent(1), some([1, 5]), later.plus(SEEN_RECORD_INTERVAL))
+            .unwrap();
+        assert_eq!((next.unknown, next.suppressed), (some([5]), 3 + 2 + 1));
+        // Of an agent that is forgotten meanwhile the count alone stays.
+        alarms.give_back(&agent(9), &lost);
+        let Some(Body::SeenReport(last)) = alarms.unrecorded() else {
+            panic!("it is not counted")
+        };
+        assert_eq!(last.suppressed, 5);
     }
 
     #[test]

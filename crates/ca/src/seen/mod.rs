@@ -12,7 +12,7 @@ use mintage_proto::{issuer_key_id, spiffe_id, v1};
 use tracing::error;
 
 use crate::{
-    control::{Origin, note},
+    control::{Origin, submit_note},
     desk::Desk,
     limits::SEEN_USES_MAX,
     standing,
@@ -168,7 +168,7 @@ fn may_be_older(seen: &Use, oldest: Option<UnixTime>) -> bool {
 }
 
 /// Counts and tells certificates that the ledger does not hold, and records them unless that was done a moment ago.
-fn alarm(desk: &Desk, session: &AgentSession, unknown: Vec<(Use, Option<u64>)>) {
+fn alarm(desk: &Arc<Desk>, session: &AgentSession, unknown: Vec<(Use, Option<u64>)>) {
     desk.metrics.seen_unknown(unknown.len() as u64);
     let Some(report) = desk.seen.note(&session.id, unknown, desk.clock.unguarded()) else {
         return;
@@ -182,7 +182,9 @@ fn alarm(desk: &Desk, session: &AgentSession, unknown: Vec<(Use, Option<u64>)>) 
         );
     }
     let instance = standing::of_agent(&desk.state.view(), &session.id).map(|standing| standing.instance);
-    let Some(instance) = instance else { return };
+    let Some(instance) = instance else {
+        return desk.seen.give_back(&session.id, &report);
+    };
     let origin = Origin {
         actor: Actor::Agent {
             id: session.id.clone(),
@@ -192,7 +194,20 @@ fn alarm(desk: &Desk, session: &AgentSession, unknown: Vec<(Use, Option<u64>)>) 
         attestation: None,
         request_id: None,
     };
-    note(desk, &origin, Body::SeenReport(report.to_wire()));
+    submit(desk, &origin, session.id.clone(), report);
+}
+
+/// Records an alarm; what the ledger does not take is counted again.
+fn submit(desk: &Arc<Desk>, origin: &Origin, agent: SpiffeId, report: Report) {
+    let Some(ticket) = submit_note(desk, origin, Body::SeenReport(report.to_wire())) else {
+        return desk.seen.give_back(&agent, &report);
+    };
+    let desk = desk.clone();
+    tokio::spawn(async move {
+        if ticket.outcomes().await.iter().any(Result::is_err) {
+            desk.seen.give_back(&agent, &report);
+        }
+    });
 }
 
 /// One alarm record.
@@ -225,9 +240,10 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Mutex, time::Duration};
 
     use super::*;
+    use crate::trial::Trial;
 
     /// A certificate by its number, of ten minutes from 1000 s on.
     pub(super) fn one(number: u8) -> Use {
@@ -275,6 +291,35 @@ mod tests {
         let mut far = good.clone();
         (far.not_before_s, far.not_after_s, far.seen_at_ms) = (i64::MIN, i64::MAX, i64::MIN);
         assert!(of(vec![far]).is_ok(), "no time overflows");
+    }
+
+    /// Takes the count of what no record tells.
+    fn counted(desk: &Desk) -> u64 {
+        match desk.seen.unrecorded() {
+            Some(Body::SeenReport(report)) => report.suppressed,
+            _ => 0,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_ledger_does_not_take_is_counted_again() {
+        let mut trial = Trial::open().await;
+        let (agent, stranger) = (trial.agent("n1").await, trial.agent("n2").await);
+        let unknown = |numbers: [u8; 2]| numbers.map(|number| (one(number), None)).to_vec();
+        alarm(&trial.desk, &agent, unknown([1, 2]));
+        alarm(&trial.desk, &agent, unknown([3, 4]));
+        assert_eq!(counted(&trial.desk), 2, "the first two are recorded");
+        trial.close_ledger().await;
+        let desk = &trial.desk;
+        alarm(desk, &stranger, unknown([5, 6]));
+        alarm(desk, &stranger, unknown([7, 8]));
+        let told = Mutex::new(0);
+        let given_back = |desk: &Desk| {
+            let mut told = told.lock().unwrap();
+            *told += counted(desk);
+            *told == 4
+        };
+        trial.until(given_back).await;
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Shard {
     vkey: String,
     /// Index of its first record in the ledger.
     first: u64,
-    /// True when its records were given up: its checkpoint is all there is.
+    /// True when its records were given up: its checkpoints and upper tiles are all there is.
     released: bool,
     pub(crate) size: u64,
     pub(crate) root: String,
@@ -155,9 +155,10 @@ impl Verified {
                 0 => String::new(),
                 more => format!(", {} after it not signed yet", count(more, "record", "records")),
             };
-            let missing = match shard.tiles_missing {
-                0 => String::new(),
-                missing => format!(", {missing} missing (they can be made again)"),
+            let missing = match (shard.tiles_missing, shard.released) {
+                (0, _) => String::new(),
+                (missing, false) => format!(", {missing} missing (they can be made again)"),
+                (missing, true) => format!(", {missing} missing (they went with the records)"),
             };
             text.push_str(&fields(&[
                 ("origin", shard.origin.clone()),

@@ -1,7 +1,10 @@
 //! What an auditor does with files alone: check a certificate's proof, export the ledger, verify either form of it, and
 //! hold it against a checkpoint of his own.
 
-use mintage_ledger::{Cosigner, LogKey, Vkey};
+use std::sync::Arc;
+
+use mintage_identity::UnixTime;
+use mintage_ledger::{Cosigner, FileJournal, LogKey, OpenOptions, Sealer, Trees, Vkey};
 use zeroize::Zeroizing;
 
 use super::*;
@@ -155,6 +158,52 @@ fn an_exported_tree_is_verified_like_the_ledger_it_came_from() {
         (&false.into(), Some(size - 1)),
         "{told}"
     );
+}
+
+/// Gives up the records of the first shard of a CA that was stopped.
+fn give_up_first(ledger: &Path) {
+    let journal = Arc::new(FileJournal::open(ledger, OpenOptions::default()).unwrap());
+    let trees = Trees::new(ledger, journal.clone(), journal.disk().clone());
+    let mut sealer = Sealer::new(journal.clone(), trees);
+    while sealer.seal_next().unwrap() {}
+    let far = UnixTime::from_seconds(1 << 40);
+    let old = journal.releasable(far, far).unwrap();
+    journal.release(&old[0]).unwrap();
+}
+
+#[test]
+fn a_tile_that_stays_of_records_that_were_given_up_is_verified_in_either_form() {
+    let mut running = Running::new();
+    running.expect(0, "audit roll");
+    running.stop();
+    let ledger = running.dir.path().join("ca/ledger");
+    give_up_first(&ledger);
+    running.expect(0, "audit export-tiles DIR/tree");
+    for dir in ["ca/ledger", "tree"] {
+        let told = running.json(0, &format!("audit verify DIR/{dir}"));
+        let first = &told["shards"][0];
+        assert_eq!(
+            (&first["released"], &first["tiles_missing"]),
+            (&true.into(), &0.into()),
+            "{told}"
+        );
+        let size = first["size"].as_u64().unwrap();
+        assert!(size < 256 && first["tiles"] == 1, "{told}");
+        let log = shard(&running.dir.path().join(dir));
+        let tile = log.join(format!("tile/0/000.p/{size}"));
+        let mut octets = fs::read(&tile).unwrap();
+        octets[7] ^= 1;
+        fs::write(&tile, &octets).unwrap();
+        let told = running.json(3, &format!("audit verify DIR/{dir}"));
+        let named = tile.display().to_string();
+        assert!(told["problem"].as_str().unwrap().contains(&named), "{told}");
+        octets[7] ^= 1;
+        octets.pop();
+        fs::write(&tile, &octets).unwrap();
+        running.expect(3, &format!("audit verify DIR/{dir}"));
+        fs::remove_file(&tile).unwrap();
+        running.expect(3, &format!("audit verify DIR/{dir}"));
+    }
 }
 
 #[test]

@@ -378,7 +378,17 @@ impl Sink for Sealer {
     fn caught_up(&mut self) -> Result<Option<Duration>, LedgerError> {
         let size = self.journal.size();
         let grown = size - std::mem::replace(&mut self.seen, size);
-        self.journal.release_sealed()?;
+        // A file that cannot be removed now is tried again, and hinders no sealing meanwhile.
+        let removed = self.journal.release_sealed();
+        let wish = self.seal_when_due(size, grown)?;
+        removed.map(|()| wish)
+    }
+}
+
+impl Sealer {
+    /// Seals the next segment of a log of `size` records that has `grown` by so many since the last look, when it is time; when
+    /// to look again.
+    fn seal_when_due(&mut self, size: u64, grown: u64) -> Result<Option<Duration>, LedgerError> {
         let Some(ripe) = self.ripe() else { return Ok(None) };
         let unsealed = size - self.journal.segments().end();
         if unsealed < ripe.records {

@@ -36,7 +36,7 @@ fn append(journal: &FileJournal, count: u64) {
 }
 
 /// Three shards of this many records beside those that open and close them.
-fn three(place: &Place, options: OpenOptions, sizes: [u64; 3]) -> (Arc<FileJournal>, Arc<Trees>) {
+pub(super) fn three(place: &Place, options: OpenOptions, sizes: [u64; 3]) -> (Arc<FileJournal>, Arc<Trees>) {
     let journal = Arc::new(place.create(options));
     let (trees, keys) = (trees(&journal), keys());
     for (number, size) in (1..).zip(sizes) {
@@ -52,7 +52,7 @@ fn three(place: &Place, options: OpenOptions, sizes: [u64; 3]) -> (Arc<FileJourn
     (journal, trees)
 }
 
-fn release_first(journal: &FileJournal) -> Result<(), LedgerError> {
+pub(super) fn release_first(journal: &FileJournal) -> Result<(), LedgerError> {
     let far = UnixTime::from_seconds(1 << 40);
     journal.release(&journal.releasable(far, far)?[0])
 }
@@ -115,7 +115,7 @@ impl Acknowledged {
 }
 
 /// Every file of a folder, below it.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -355,6 +355,8 @@ fn the_tiles_above_the_first_level_stay_when_records_are_given_up() {
     let first = crate::tiles::subtree_root(&tile);
     let reports = verify(&place.ledger(), None, &mut ()).unwrap();
     assert!(reports[0].released && reports[0].size == SEGMENT_RECORDS as u64 + 12);
+    // The full one, and on the right edge those of twelve records and of the first segment.
+    assert_eq!((reports[0].tiles, reports[0].tiles_missing), (3, 0));
     let read = crate::tiles::read_tile(&place.shard(), 1, 0).unwrap().unwrap();
     assert_eq!(crate::tiles::subtree_root(&read), first);
 }

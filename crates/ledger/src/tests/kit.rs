@@ -194,6 +194,8 @@ pub(super) struct FaultDisk {
     pub(super) fills: Mutex<Vec<Fill>>,
     /// So many of the next requests for room are answered that there is none.
     pub(super) no_room: AtomicU64,
+    /// So many of the next removals of files are refused.
+    pub(super) no_removal: AtomicU64,
 }
 
 impl FaultDisk {
@@ -297,6 +299,15 @@ impl Disk for Faulty {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        let refused = |left: u64| left.checked_sub(1);
+        if self
+            .0
+            .no_removal
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, refused)
+            .is_ok()
+        {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         self.0.call(|| {}, || LocalDisk.remove(path))
     }
 

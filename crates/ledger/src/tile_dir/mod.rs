@@ -3,6 +3,7 @@
 //! specification's. A ledger is one such folder for each shard, and the policy file with their keys.
 
 mod file;
+mod given_up;
 mod read;
 mod served;
 mod walk;
@@ -11,6 +12,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::file::split;
+pub(crate) use self::given_up::{Looked, Stays, check, files, mark, read_mark, write_edge};
 pub use self::read::{TreeReport, verify_ledger_tree, verify_tree};
 pub use self::served::{TreeFile, TreePath};
 pub use self::write::{LedgerTreeWriter, TreeWriter};
@@ -31,7 +33,7 @@ const TILES: &str = "tile";
 const SNAPSHOT: &str = "snapshot";
 /// The file in which the log before names this one.
 const SUCCESSION: &str = "succession";
-/// The file that says that a log's records were given up: its checkpoint is all there is.
+/// The file that says that a log's records were given up: checkpoints and upper tiles are all there is.
 const RELEASED: &str = "released";
 /// Octets of the length before each record of a bundle.
 const LENGTH_OCTETS: usize = 2;

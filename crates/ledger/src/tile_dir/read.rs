@@ -8,8 +8,8 @@ use mintage_identity::UnixTime;
 use super::{
     CHECKPOINT, CHECKPOINTS, Kind, LENGTH_OCTETS, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION,
     file::{read_file, refused, split},
-    octets_of, spanned,
-    walk::{refuse_extra, refuse_other_logs},
+    given_up, octets_of, spanned,
+    walk::{Holds, refuse_extra, refuse_other_logs},
 };
 use crate::{
     LedgerError,
@@ -35,7 +35,7 @@ pub struct TreeReport {
     pub vkey: Vkey,
     /// Position of its first record in the ledger.
     pub first: u64,
-    /// True when its records were given up: the checkpoint is all that could be looked at.
+    /// True when its records were given up: checkpoints and upper tiles are all that could be looked at.
     pub released: bool,
     /// What the log signed: size and root are those of the records.
     pub checkpoint: ForeignCheckpoint,
@@ -85,14 +85,20 @@ fn signed(dir: &Path, policy: &Policy) -> Result<TreeReport, LedgerError> {
     })
 }
 
-/// A log whose records were given up: its checkpoint is all there is.
+/// A log whose records were given up: its checkpoints and the tiles that stay are all there is.
 fn verify_released(dir: &Path, policy: &Policy, before: Option<&TreeReport>) -> Result<TreeReport, LedgerError> {
     let report = signed(dir, policy)?;
+    let (size, root) = (report.checkpoint.size(), report.checkpoint.root());
+    let first = before.map_or(0, TreeReport::end);
+    let stays = given_up::read_mark(&dir.join(RELEASED), first, first.saturating_add(size))?;
+    refuse_extra(dir, &Holds::Tiles(size, stays))?;
     let kept = kept::read_in(&dir.join(CHECKPOINTS), &report.vkey)?;
-    kept::check_against_last(&kept, report.checkpoint.size(), report.checkpoint.root())?;
+    kept::check_against_last(&kept, size, root)?;
+    let looked = given_up::check(dir, (size, root), kept::promised(&kept), stays)?;
     Ok(TreeReport {
         released: true,
-        first: before.map_or(0, TreeReport::end),
+        first,
+        tiles: looked.right,
         ..report
     })
 }
@@ -105,7 +111,7 @@ fn verify_log(
 ) -> Result<TreeReport, LedgerError> {
     let mut report = signed(dir, policy)?;
     let size = report.checkpoint.size();
-    refuse_extra(dir, size)?;
+    refuse_extra(dir, &Holds::Records(size))?;
     let snapshot = match dir.join(SNAPSHOT).exists() {
         true => Some(read_file(&dir.join(SNAPSHOT), SNAPSHOT_BYTES_MAX as usize, None)?),
         false => None,

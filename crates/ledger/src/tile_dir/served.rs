@@ -85,7 +85,7 @@ impl TreePath {
             File::Snapshot => journal.snapshot_of(log),
             File::Succession => journal.succession_of(log),
             File::Policy => journal.policy().map(Some),
-            // Of a log whose records were given up nothing else is there.
+            // Of a log whose records were given up no tile is given out.
             File::Tile(_) if log.first() < journal.first() => Ok(None),
             File::Tile(place) => read_tile(journal, log, &*trees.of_log(log)?, place),
         }

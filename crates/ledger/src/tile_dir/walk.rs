@@ -5,21 +5,63 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, SNAPSHOT, SUCCESSION, TILES, width_at};
+use super::{
+    CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, TILES,
+    given_up::{Stays, stays_here},
+    width_at,
+};
 use crate::{LedgerError, foreign::number, limits::POLICY_LOGS_MAX, origin::Origin, tiles::TILE_WIDTH};
 
 /// Folders below each other: `tile`, a level, seven of three digits for 2^64, and one of partial tiles.
 const DEPTH_MAX: usize = 10;
 
-/// Refuses the first file or folder below `dir` that no tree of `size` records has.
-pub(super) fn refuse_extra(dir: &Path, size: u64) -> Result<(), LedgerError> {
+/// What a log's folder holds.
+pub(super) enum Holds {
+    /// All of a tree of so many records.
+    Records(u64),
+    /// The tiles that stay of so many that were given up.
+    Tiles(u64, Stays),
+}
+
+impl Holds {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Records(size) | Self::Tiles(size, _) => *size,
+        }
+    }
+
+    fn has(&self, place: &Place) -> bool {
+        let level = match place.kind {
+            Kind::Entries => 0,
+            Kind::Hashes(level) => level,
+        };
+        match self {
+            Self::Records(size) => place.width > 0 && width_at(level, place.index, *size) == place.width,
+            Self::Tiles(size, stays) => stays_here(place, *size, *stays),
+        }
+    }
+
+    /// Whether a log has a file of this name beside its tree.
+    fn has_file(&self, name: &str) -> bool {
+        match name {
+            CHECKPOINT | SUCCESSION => true,
+            // What stood before records that were given up is of no use without them.
+            SNAPSHOT => matches!(self, Self::Records(_)),
+            RELEASED => matches!(self, Self::Tiles(..)),
+            _ => false,
+        }
+    }
+}
+
+/// Refuses the first file or folder below `dir` that no log has which `holds` this.
+pub(super) fn refuse_extra(dir: &Path, holds: &Holds) -> Result<(), LedgerError> {
     for entry in fs::read_dir(dir).map_err(LedgerError::io("list", dir))? {
         let entry = entry.map_err(LedgerError::io("list", dir))?;
         let kind = entry.file_type().map_err(LedgerError::io("read", entry.path()))?;
         match entry.file_name().to_str() {
-            Some(CHECKPOINT | SNAPSHOT | SUCCESSION) if kind.is_file() => {}
-            Some(CHECKPOINTS) if kind.is_dir() => kept(&entry.path(), size)?,
-            Some(TILES) if kind.is_dir() => below(dir, &entry.path(), size, 1)?,
+            Some(name) if kind.is_file() && holds.has_file(name) => {}
+            Some(CHECKPOINTS) if kind.is_dir() => kept(&entry.path(), holds.size())?,
+            Some(TILES) if kind.is_dir() => below(dir, &entry.path(), holds, 1)?,
             _ => return Err(extra(&entry.path(), "no file of a log")),
         }
     }
@@ -74,7 +116,7 @@ fn entries(dir: &Path) -> Result<Vec<(PathBuf, FileType)>, LedgerError> {
     Ok(found)
 }
 
-fn below(dir: &Path, folder: &Path, size: u64, depth: usize) -> Result<(), LedgerError> {
+fn below(dir: &Path, folder: &Path, holds: &Holds, depth: usize) -> Result<(), LedgerError> {
     if depth > DEPTH_MAX {
         return Err(extra(folder, "deeper than any tile"));
     }
@@ -85,8 +127,8 @@ fn below(dir: &Path, folder: &Path, size: u64, depth: usize) -> Result<(), Ledge
             entry.file_type().map_err(LedgerError::io("read", entry.path()))?,
         );
         if kind.is_dir() {
-            below(dir, &path, size, depth + 1)?;
-        } else if !kind.is_file() || !expected(dir, &path, size) {
+            below(dir, &path, holds, depth + 1)?;
+        } else if !kind.is_file() || !expected(dir, &path, holds) {
             return Err(extra(&path, "no tile and no bundle of a log of this size"));
         }
     }
@@ -101,17 +143,11 @@ fn extra(path: &Path, what: &str) -> LedgerError {
     }
 }
 
-/// Whether the file is one of a tree of this size, under the only path it may have.
-fn expected(dir: &Path, path: &Path, size: u64) -> bool {
+/// Whether the file is one of those, under the only path it may have.
+fn expected(dir: &Path, path: &Path, holds: &Holds) -> bool {
     let below = path.strip_prefix(dir).ok();
     let found = below.and_then(place);
-    found.is_some_and(|place| {
-        let level = match place.kind {
-            Kind::Entries => 0,
-            Kind::Hashes(level) => level,
-        };
-        place.width > 0 && width_at(level, place.index, size) == place.width && place.path(dir) == path
-    })
+    found.is_some_and(|place| holds.has(&place) && place.path(dir) == path)
 }
 
 /// The place a path may stand for; whether it is the path of that place is for the caller to see.
@@ -160,7 +196,7 @@ mod tests {
     #[test]
     fn only_the_files_of_the_size_are_expected() {
         let dir = Path::new("/log");
-        let expected = |path: &str, size| expected(dir, &dir.join(path), size);
+        let expected = |path: &str, size| expected(dir, &dir.join(path), &Holds::Records(size));
         // The example of C2SP tlog-tiles, partial tiles.
         for path in [
             "tile/0/272",

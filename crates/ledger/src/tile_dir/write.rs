@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::syncfs;
 
-use super::{CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, octets_of};
+use super::{CHECKPOINT, CHECKPOINTS, Kind, POLICY, Place, RELEASED, SNAPSHOT, SUCCESSION, given_up, octets_of};
 use crate::{
     LedgerError,
     checkpoint::SignedCheckpoint,
@@ -212,9 +212,14 @@ impl LedgerTreeWriter {
         Ok(())
     }
 
-    /// Of a log without records the checkpoint is written, and how it is named by the one before.
+    /// Of a log without records the checkpoints are written, the tiles that stay, and how it is named by the one before.
     fn write_released(&self, shard: &Shard) -> Result<(), LedgerError> {
         let dir = self.dir.join(shard.origin.folder());
+        let size = shard.read_checkpoint()?.checkpoint().size;
+        let stays = given_up::read_mark(&shard.released(), shard.base, shard.base.saturating_add(size))?;
+        for name in given_up::files(&shard.dir, size, stays) {
+            copy(&shard.dir.join(&name), &dir.join(name))?;
+        }
         copy(&shard.released(), &dir.join(RELEASED))?;
         if shard.succession().exists() {
             copy(&shard.succession(), &dir.join(SUCCESSION))?;
