@@ -107,8 +107,9 @@ impl MapReader {
 
     /// Looks whether somebody shortened the mapped file, which its owner must never do: then it is let go before anybody here
     /// reads beyond its end, and answers are `Stale` until a whole one stands there. One call of fstat(2), for whoever looks
-    /// at the map in steady intervals anyway. Between two looks such a read still raises SIGBUS: who cannot rely on the
-    /// owner copies the map ([`MapOwner::AnyByCopy`]).
+    /// at the map in steady intervals anyway; the reader itself looks only where it looks for a newer file, which no question
+    /// to a live map does. Between two looks such a read still raises SIGBUS: who cannot rely on the owner copies the map
+    /// ([`MapOwner::AnyByCopy`]).
     pub fn let_go_if_cut(&self) -> bool {
         let opened = self.opened.load();
         let is_cut = opened.map.as_ref().is_some_and(|map| map.is_cut());
@@ -148,6 +149,9 @@ impl MapReader {
         if !certain && !self.may_look(now) {
             return;
         }
+        drop(opened);
+        self.let_go_if_cut();
+        let opened = self.opened.load();
         let current = opened
             .map
             .as_ref()

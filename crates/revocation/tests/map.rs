@@ -288,7 +288,7 @@ fn a_shortened_file_crashes_no_copying_reader_and_is_refused() {
     }
 }
 
-/// Names the map to the process that [`a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read`] starts.
+/// Names the map to a process of its own, which a read beyond the end would end.
 const CUT: &str = "MAP_TO_BE_CUT";
 
 #[test]
@@ -317,6 +317,34 @@ fn a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read() {
         "a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read",
     ]);
     let ended = child.env(CUT, &node.path).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for() {
+    const NAME: &str = "a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for";
+    let certs: Vec<Cert> = (0..2_000).map(Cert::new).collect();
+    if let Some(path) = std::env::var_os(CUT) {
+        let path = PathBuf::from(path);
+        let reader = MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap();
+        assert_eq!(reader.check(&certs[0].query(), START), BY_SERIAL);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(4_096).unwrap();
+        // The heartbeat is old now, so this question looks for another file first.
+        let later = START.plus(seconds(30));
+        assert!(
+            certs
+                .iter()
+                .all(|cert| reader.check(&cert.query(), later) == Verdict::Stale)
+        );
+        return;
+    }
+    let mut node = Node::new();
+    certs.iter().for_each(|cert| node.publisher.revoke_serial(cert));
+    node.publish();
+    assert!(fs::metadata(&node.path).unwrap().len() > 16_384);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = child.args(["--exact", NAME]).env(CUT, &node.path).output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
 }
 
