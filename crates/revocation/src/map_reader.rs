@@ -7,7 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     Query, RevocationError, TrustDomainHash, Verdict, View,
     limits::{MAP_BYTES_MAX, MAP_COPY_EVERY, MAP_LOOK_AFTER, MAP_LOOK_EVERY},
     map_layout as layout,
+    map_lineage::{Left, Lineage},
 };
 
 /// Whose map is believed, and whether it is mapped.
@@ -41,7 +42,10 @@ pub struct MapReader {
     path: PathBuf,
     domain: TrustDomainHash,
     owner: MapOwner,
+    /// Stored to only by who holds `left`.
     opened: ArcSwap<Opened>,
+    /// What was held before.
+    left: Mutex<Left>,
     /// Time of the last look for a newer file, in milliseconds.
     looked: AtomicI64,
     /// The last look found nothing that could be taken.
@@ -52,8 +56,6 @@ struct Opened {
     view: Arc<View>,
     /// `None`: there was no file yet, or it was let go.
     map: Option<Arc<ReadMap>>,
-    /// The position of what was let go: nothing older is taken in its place.
-    least: (u64, u64),
 }
 
 impl MapReader {
@@ -73,6 +75,7 @@ impl MapReader {
             domain,
             owner,
             opened: ArcSwap::from_pointee(opened),
+            left: Mutex::default(),
             looked: AtomicI64::new(i64::MIN),
             failed: AtomicBool::new(false),
         })
@@ -114,12 +117,13 @@ impl MapReader {
         let opened = self.opened.load();
         let is_cut = opened.map.as_ref().is_some_and(|map| map.is_cut());
         if is_cut {
-            let none = Opened {
+            let mut left = self.left();
+            // Another thread may have let it go, or moved on, meanwhile.
+            if Arc::ptr_eq(&opened, &self.opened.load()) {
                 // The header may be gone; what was read at the opening is not.
-                least: (opened.view.epoch(), opened.view.sequence()),
-                ..Opened::none()
-            };
-            self.opened.compare_and_swap(&opened, Arc::new(none));
+                left.add(Lineage::of(&opened.view, (opened.view.epoch(), opened.view.sequence())));
+                self.opened.store(Arc::new(Opened::none()));
+            }
             self.failed.store(true, Ordering::Relaxed);
         }
         is_cut
@@ -159,12 +163,25 @@ impl MapReader {
         if current {
             return;
         }
+        drop(opened);
         let newer = open(&self.path, self.domain, self.owner).ok();
-        let newer = newer.filter(|newer| newer.position() >= opened.position());
-        self.failed.store(newer.is_none(), Ordering::Relaxed);
-        if let Some(newer) = newer {
+        let taken = newer.is_some_and(|newer| self.take(newer));
+        self.failed.store(!taken, Ordering::Relaxed);
+    }
+
+    /// Takes `newer` in the place of what is held, unless that would take something back.
+    fn take(&self, newer: Opened) -> bool {
+        let mut left = self.left();
+        let held = self.opened.load();
+        let taken = left.moves(held.lineage(), &newer.lineage());
+        if taken {
             self.opened.store(Arc::new(newer));
         }
+        taken
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True for one caller in [`MAP_LOOK_EVERY`].
@@ -184,7 +201,6 @@ impl Opened {
         Self {
             view: Arc::new(View::none()),
             map: None,
-            least: (0, 0),
         }
     }
 
@@ -193,7 +209,11 @@ impl Opened {
     }
 
     fn position(&self) -> (u64, u64) {
-        (self.number(layout::EPOCH), self.number(layout::SEQUENCE)).max(self.least)
+        (self.number(layout::EPOCH), self.number(layout::SEQUENCE))
+    }
+
+    fn lineage(&self) -> Lineage {
+        Lineage::of(&self.view, self.position())
     }
 
     /// True while there is no reason to look for another file.
@@ -226,8 +246,7 @@ fn open(path: &Path, domain: TrustDomainHash, owner: MapOwner) -> Result<Opened,
     }
     let map = Arc::new(map);
     let view = Arc::new(layout::read(&map, domain)?);
-    let (map, least) = (Some(map), (0, 0));
-    Ok(Opened { view, map, least })
+    Ok(Opened { view, map: Some(map) })
 }
 
 impl std::fmt::Debug for MapReader {

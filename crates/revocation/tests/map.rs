@@ -12,8 +12,11 @@ use std::{
 };
 
 use mintage_identity::TrustDomain;
-use mintage_revocation::{Exception, MapOwner, MapReader, MapWriter, RevocationError, RuleTarget, Verdict, Why};
-use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, domain, id, seconds, twin};
+use mintage_revocation::{
+    Exception, IssuerCoverage, MapOwner, MapReader, MapWriter, RevocationError, RevokedSet, RuleTarget, SerialKind,
+    Verdict, Why,
+};
+use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, STRANGER, domain, id, seconds, twin};
 
 struct Node {
     publisher: Publisher,
@@ -217,6 +220,45 @@ fn a_map_that_went_back_is_not_followed() {
     for later in [0, 11, 30, 70] {
         node.publisher.now = START.plus(seconds(later));
         assert_eq!(ask(&reader, &cert, &node), BY_SERIAL, "{later}");
+    }
+}
+
+#[test]
+fn the_map_of_a_ca_made_anew_is_followed_and_vouches_for_nothing_of_the_one_before() {
+    let mut node = Node::new();
+    let (cert, old) = (Cert::new(1), node.replica.view());
+    node.publisher.revoke_serial(&cert);
+    node.publish();
+    let reader = node.reader();
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+    // Its ledger counts from the start, and it has issuers of its own.
+    let mut anew = Publisher::new();
+    anew.set = RevokedSet::new(&domain());
+    let (id, serials, until) = (STRANGER, SerialKind::Native, None);
+    anew.set
+        .cover_issuer(1, &IssuerCoverage { id, serials, until })
+        .unwrap();
+    anew.now = START.plus(seconds(30));
+    node.publisher.now = anew.now;
+    let of_anew = Cert {
+        issuer: STRANGER,
+        ..Cert::new(2)
+    };
+    assert_eq!(ask(&reader, &of_anew, &node), Verdict::NotCovered);
+    node.restart();
+    let writer = node.writer.as_mut().unwrap();
+    assert!(writer.publish(&anew.current_follower().view(), anew.now).unwrap());
+    assert_eq!(ask(&reader, &of_anew, &node), Verdict::Good, "at once");
+    for gone in [&cert, &Cert::new(3)] {
+        assert_eq!(ask(&reader, gone, &node), Verdict::NotCovered);
+    }
+    // A map of the CA before, older than what was held of it, does not come back by that way.
+    fs::remove_file(&node.path).unwrap();
+    node.restart();
+    node.writer.as_mut().unwrap().publish(&old, anew.now).unwrap();
+    for later in [0, 11, 30, 70] {
+        node.publisher.now = anew.now.plus(seconds(later));
+        assert_eq!(ask(&reader, &cert, &node), Verdict::NotCovered, "{later}");
     }
 }
 
