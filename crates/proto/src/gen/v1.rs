@@ -380,6 +380,8 @@ pub struct Page {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchRequest {
+    /// Of revocations those are found that name the identity or a prefix over it, a prefix that shares identities with this one,
+    /// the agent, the entry, or the serial.
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -416,6 +418,7 @@ pub struct RecordSummary {
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
+    /// The identity it is about; of a revocation perhaps a prefix, which ends in /*.
     #[prost(string, tag = "5")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
@@ -1759,7 +1762,9 @@ pub struct RevocationQuestion {
     /// Its serial, big-endian, 1 to 20 octets; leading zeros do not matter.
     #[prost(bytes = "vec", tag = "3")]
     pub serial: ::prost::alloc::vec::Vec<u8>,
-    /// What follows is needed only while a rule speaks of it; the answer then names what is missing. Its SPIFFE ID.
+    /// What follows is needed while a rule speaks of it: then a good certificate without it is UNKNOWN (INCOMPLETE), and the
+    /// answer names what is missing. Who always gives SPIFFE ID, key and start of validity is asked for nothing more. A revoked
+    /// serial, and a certificate that began after the cuts of all rules, are told without. Its SPIFFE ID.
     #[prost(string, tag = "4")]
     pub spiffe_id: ::prost::alloc::string::String,
     /// SHA-256 of its own SubjectPublicKeyInfo, 32 octets.
