@@ -9,6 +9,10 @@
  * a map that stays, allocates nothing. System calls: the clock, which is none where the vDSO tells it, and what moving to
  * another file takes; mintage_revocation_last_update makes one more, fstat(2).
  *
+ * A handle moves to newer files of the agent by itself, to those of a CA that was made anew too. A map of the same CA with a
+ * lower epoch or sequence is a rollback: the handle keeps the one that it has, whose last update no longer moves, and checks
+ * say STALE in the end. Where the older map is meant, close the handle and open another.
+ *
  * A file that is shortened under its mapping: whoever reads beyond the new end is ended by SIGBUS. Only the map's owner can
  * do it, and the agent never does; a person with the owner's rights can, as by copying a file over the map. A check does not
  * look, because looking is a system call. So call mintage_revocation_last_update on each open handle in steady intervals,
