@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,8 @@ struct Opened {
     view: Arc<View>,
     /// `None`: there was no file yet, or it was let go.
     map: Option<Arc<ReadMap>>,
+    /// The sequence at the last look at the file's length.
+    seen: AtomicU64,
 }
 
 impl MapReader {
@@ -120,11 +122,14 @@ impl MapReader {
             let mut left = self.left();
             // Another thread may have let it go, or moved on, meanwhile.
             if Arc::ptr_eq(&opened, &self.opened.load()) {
-                // The header may be gone; what was read at the opening is not.
-                left.add(Lineage::of(&opened.view, (opened.view.epoch(), opened.view.sequence())));
+                // The header may be gone; what was read of it before is not.
+                let sequence = opened.seen.load(Ordering::Relaxed).max(opened.view.sequence());
+                left.add(Lineage::of(&opened.view, (opened.view.epoch(), sequence)));
                 self.opened.store(Arc::new(Opened::none()));
             }
             self.failed.store(true, Ordering::Relaxed);
+        } else {
+            opened.seen.store(opened.position().1, Ordering::Relaxed);
         }
         is_cut
     }
@@ -201,6 +206,7 @@ impl Opened {
         Self {
             view: Arc::new(View::none()),
             map: None,
+            seen: AtomicU64::new(0),
         }
     }
 
@@ -246,7 +252,9 @@ fn open(path: &Path, domain: TrustDomainHash, owner: MapOwner) -> Result<Opened,
     }
     let map = Arc::new(map);
     let view = Arc::new(layout::read(&map, domain)?);
-    Ok(Opened { view, map: Some(map) })
+    let seen = AtomicU64::new(view.sequence());
+    let map = Some(map);
+    Ok(Opened { view, map, seen })
 }
 
 impl std::fmt::Debug for MapReader {

@@ -363,6 +363,42 @@ fn a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read() {
 }
 
 #[test]
+fn what_was_added_in_place_to_a_map_that_was_cut_is_not_taken_back() {
+    const NAME: &str = "what_was_added_in_place_to_a_map_that_was_cut_is_not_taken_back";
+    if std::env::var_os(CUT).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", NAME]).env(CUT, "").output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        return;
+    }
+    let mut node = Node::new();
+    let [older, newer] = ["older", "newer"].map(|name| node.path.with_file_name(name));
+    // The first revocation for which there is room in the file.
+    let (reader, last) = (0..100)
+        .map(Cert::new)
+        .find_map(|cert| {
+            let (reader, inode) = (node.reader(), node.inode());
+            fs::copy(&node.path, &older).unwrap();
+            node.publisher.revoke_serial(&cert);
+            node.publish();
+            (node.inode() == inode).then_some((reader, cert))
+        })
+        .unwrap();
+    fs::copy(&node.path, &newer).unwrap();
+    assert!(!reader.let_go_if_cut());
+    assert_eq!(ask(&reader, &last, &node), BY_SERIAL);
+    node.writer = None;
+    let file = fs::File::options().write(true).open(&node.path).unwrap();
+    file.set_len(0).unwrap();
+    assert!(reader.let_go_if_cut());
+    for (later, whole, answer) in [(5, older, Verdict::Stale), (10, newer, BY_SERIAL)] {
+        fs::rename(whole, &node.path).unwrap();
+        node.publisher.now = START.plus(seconds(later));
+        assert_eq!(ask(&reader, &last, &node), answer, "{later}");
+    }
+}
+
+#[test]
 fn a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for() {
     const NAME: &str = "a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for";
     let certs: Vec<Cert> = (0..2_000).map(Cert::new).collect();
