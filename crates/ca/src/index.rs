@@ -7,6 +7,8 @@ use mintage_ledger::{Issued, Journal, LedgerError, LiveCertificate, LiveQuery, S
 use mintage_policy::limits::KEY_HOLDERS_MAX;
 use mintage_revocation::LiveSerial;
 
+use crate::limits::{INDEX_LAG_READ_MAX, RECORDS_READ_AT_ONCE};
+
 /// The index with the journal it reads records from.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
@@ -80,12 +82,35 @@ impl Index {
 
     /// The serials of every live certificate, to be run through a new revocation filter.
     pub(crate) fn live_serials(&self, now: UnixTime) -> Result<impl Iterator<Item = LiveSerial>, LedgerError> {
-        let live = self.search.live_serials(now)?;
-        Ok(live.map(|row| LiveSerial {
-            issuer: row.issuer,
-            serial: row.serial,
-            not_after: row.not_after,
-        }))
+        Ok(self.search.live_serials(now)?.map(named))
+    }
+
+    /// The serials that the records before `end` have and the index does not yet, read out of the ledger itself. Ask before
+    /// [`Self::live_serials`], so that none is missed that the index takes up in between.
+    pub(crate) fn serials_to_come(&self, end: u64) -> Result<Vec<LiveSerial>, LedgerError> {
+        let mut at = self.search.applied();
+        let lag = end.saturating_sub(at);
+        if lag > INDEX_LAG_READ_MAX {
+            return Err(LedgerError::Beyond {
+                what: "indexed record",
+                asked: end,
+                have: at,
+            });
+        }
+        let mut serials = Vec::new();
+        while at < end {
+            let records = self.journal.read_from(at, RECORDS_READ_AT_ONCE as usize)?;
+            if records.is_empty() {
+                return Err(LedgerError::Beyond {
+                    what: "record",
+                    asked: at,
+                    have: self.journal.size(),
+                });
+            }
+            at += records.len() as u64;
+            serials.extend(records.iter().filter_map(mintage_ledger::LiveSerial::of).map(named));
+        }
+        Ok(serials)
     }
 
     /// Waits until the record at `index` is indexed; `None` when the index follows no longer.
@@ -96,5 +121,13 @@ impl Index {
             .await
             .ok()
             .map(|_| ())
+    }
+}
+
+fn named(row: mintage_ledger::LiveSerial) -> LiveSerial {
+    LiveSerial {
+        issuer: row.issuer,
+        serial: row.serial,
+        not_after: row.not_after,
     }
 }

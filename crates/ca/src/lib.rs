@@ -22,6 +22,7 @@ mod desk;
 mod drawn;
 mod entries;
 mod error;
+mod excepted;
 mod federation;
 mod fingerprints;
 mod fleet;

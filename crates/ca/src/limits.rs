@@ -75,6 +75,9 @@ pub(crate) const SNAPSHOT_RECORD_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a revocation waits for the index to hold what was recorded before it: half of the time until it is tried again.
 pub(crate) const PUBLISH_INDEX_WAIT: Duration = Duration::from_millis(2_500);
+/// Most records that a revocation reads out of the ledger because the index lacks them: minutes of issuance at a thousand a
+/// second, read within a second.
+pub(crate) const INDEX_LAG_READ_MAX: u64 = 262_144;
 /// How long signed revocation news may be taken up; whoever comes later gets new news.
 pub(crate) const NEWS_LIFETIME: Duration = Duration::from_secs(3600);
 /// Largest snapshot or delta that travels inside a stream: half of any message. Larger snapshots are fetched by reference.

@@ -35,6 +35,8 @@ pub(crate) struct Published {
     signer: Arc<Signer>,
     set: RevokedSet,
     exceptions: Vec<Exception>,
+    /// The sequence up to which no certificate is struck wrongly. Below that of the set, somebody may be by what came after.
+    excepted_to: u64,
     snapshot: Mutex<Option<Signed>>,
     heartbeat: Mutex<Option<Signed>>,
     /// By the sequence that they continue; none where one would be too long for a message.
@@ -61,12 +63,23 @@ impl Published {
     pub(crate) fn new(signer: Arc<Signer>, set: RevokedSet, exceptions: Vec<Exception>) -> Self {
         Self {
             signer,
+            excepted_to: set.sequence(),
             set,
             exceptions,
             snapshot: Mutex::default(),
             heartbeat: Mutex::default(),
             deltas: Mutex::default(),
         }
+    }
+
+    /// The same, when its exceptions are known to be whole up to this sequence alone.
+    pub(crate) fn excepted(self, excepted_to: u64) -> Self {
+        Self { excepted_to, ..self }
+    }
+
+    /// The sequence up to which the exceptions are known to be whole.
+    pub(crate) fn excepted_to(&self) -> u64 {
+        self.excepted_to
     }
 
     /// Epoch of every signature.

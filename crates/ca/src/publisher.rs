@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    excepted::Live,
     limits::{CATCH_UP_HEARTBEAT_AGE_MAX, NEWS_INLINE_BYTES_MAX, RELEASED_INLINE_MAX, SNAPSHOT_AGE_MAX, WATCH_QUEUE},
     published::{Published, Signed, Signer},
 };
@@ -90,14 +91,15 @@ impl Publisher {
     }
 
     /// Takes up a newer set and returns the signed delta to it; `None` when nothing was revoked since. Every live serial
-    /// runs through the new set first, so that none of them is taken for a revoked one. Blocks while it signs.
+    /// runs through the new set first, so that none of them is taken for a revoked one: through all of it that was
+    /// revoked since `live` was last whole, so that what was missed then is made good. Blocks while it signs.
     ///
     /// # Errors
     /// A limit of the format is reached; what was published stays, and the same set may be tried again.
     pub(crate) fn advance(
         &self,
         set: &RevokedSet,
-        live: impl Iterator<Item = LiveSerial>,
+        live: Live<impl Iterator<Item = LiveSerial>>,
         now: UnixTime,
     ) -> Result<Option<News>, RevocationError> {
         let latest = self.latest();
@@ -105,8 +107,10 @@ impl Publisher {
         if to <= from {
             return Ok(None);
         }
-        let exceptions = set.exceptions_since(from, latest.exceptions(), live)?;
-        let next = Arc::new(Published::new(self.signer.clone(), set.clone(), exceptions));
+        let since = latest.excepted_to();
+        let exceptions = set.exceptions_since(since, latest.exceptions(), live.serials)?;
+        let excepted_to = if live.is_whole { to } else { since };
+        let next = Arc::new(Published::new(self.signer.clone(), set.clone(), exceptions).excepted(excepted_to));
         // A delta that no message holds, or a set that remembers too little for one: followers start over. Only what can be
         // told is published: nobody would be told of the rest later.
         let news = delta_or_snapshot(&next, from, now)?;
@@ -191,6 +195,14 @@ mod tests {
     use super::*;
     use crate::published::tests::{NOW, covering, revoke};
 
+    fn nobody() -> Live<impl Iterator<Item = LiveSerial>> {
+        let serials = std::iter::empty();
+        Live {
+            serials,
+            is_whole: true,
+        }
+    }
+
     #[test]
     fn news_of_a_set_that_is_behind_carry_the_time_when_it_was_whole() {
         let mut set = covering();
@@ -205,10 +217,7 @@ mod tests {
             assert_eq!(publisher.whole_at(set.sequence(), after(seconds)), after(5));
         }
         assert_eq!(publisher.whole_at(set.sequence(), NOW), NOW, "the clock was set back");
-        publisher
-            .advance(&set, std::iter::empty(), after(601))
-            .unwrap()
-            .unwrap();
+        publisher.advance(&set, nobody(), after(601)).unwrap().unwrap();
         assert_eq!(publisher.whole_at(set.sequence(), after(601)), after(601));
     }
 
@@ -223,7 +232,7 @@ mod tests {
                 revoke(&mut set, next, 40_000);
                 next += 40_000;
             }
-            let news = publisher.advance(&set, std::iter::empty(), NOW).unwrap().unwrap();
+            let news = publisher.advance(&set, nobody(), NOW).unwrap().unwrap();
             match is_inline {
                 true => assert!(matches!(news, News::Delta(_))),
                 false => assert!(matches!(news, News::SnapshotRef(sequence) if sequence == set.sequence())),

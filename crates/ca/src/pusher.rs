@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::{
     convert::wire_entry,
     desk::Desk,
+    excepted,
     federation::federated_message,
     health::Trouble,
     limits::{HEARTBEAT_INTERVAL, PUBLISH_INDEX_WAIT},
@@ -146,25 +147,22 @@ async fn publish(desk: &Arc<Desk>, view: &Arc<View>, registry: &mintage_verifier
     }
 }
 
-/// A certificate that was recorded before a revocation has to be in the index, or its filter could strike it wrongly. But a
-/// revocation waits for an index that is stuck no longer than this: whoever is struck wrongly asks for another certificate.
+/// Waits until the index holds what was recorded before a revocation, for what is looked up by it. But a revocation waits for
+/// an index that is stuck no longer than this.
 pub(crate) async fn wait_for_index(desk: &Desk, view: &View) {
     let Some(last) = view.applied().checked_sub(1) else {
         return;
     };
     let indexed = tokio::time::timeout(PUBLISH_INDEX_WAIT, desk.index.wait_applied(last)).await;
     if indexed.ok().flatten().is_none() {
-        warn!(
-            record = last,
-            "the index is behind; a revocation goes on without the certificates that it lacks"
-        );
+        warn!(record = last, "the index is behind; a revocation does not wait for it");
     }
 }
 
 /// The news of this view, published; none where somebody has published it.
 fn signed(desk: &Desk, view: &View) -> Result<Option<News>, String> {
     // Too many that live cost a look each; one too few, after a step of the clock, would be struck wrongly.
-    let live = desk.index.live_serials(desk.clock.earliest());
+    let live = excepted::live(&desk.index, view.applied(), desk.clock.earliest());
     let live = live.map_err(|error| error.to_string())?;
     let news = desk.publisher.advance(view.revoked(), live, desk.clock.unguarded());
     news.map_err(|error| error.to_string())
@@ -363,7 +361,7 @@ pub(crate) fn wire_bundle(desk: &Desk, view: &View) -> TrustBundle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{sync::Mutex, time::Duration};
 
     use mintage_identity::{RevocationReason, SpkiHash};
@@ -381,7 +379,7 @@ mod tests {
     };
 
     /// What a follower that begins now is told of a certificate.
-    fn told_anew(desk: &Desk, leaf: &LeafInfo) -> Verdict {
+    pub(crate) fn told_anew(desk: &Desk, leaf: &LeafInfo) -> Verdict {
         let (bundle, now) = (wire_bundle(desk, &desk.state.view()), desk.clock.now().unwrap());
         let mut replica = Replica::new(&desk.domain);
         for statement in &bundle.revocation_delegations {

@@ -51,6 +51,11 @@ impl Paging {
         self.page.is_some()
     }
 
+    /// Where the caller wants to go on.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.page.as_deref()
+    }
+
     /// Fetches pages until there are `default` rows (or the caller's limit) or no more.
     ///
     /// # Errors

@@ -68,10 +68,20 @@ impl Row for RevocationRow {
             self.scope.clone(),
             self.reason.clone(),
             self.certificates.to_string(),
-            self.rules.join("; "),
+            self.rules.iter().map(|rule| shown(rule)).collect::<Vec<_>>().join("; "),
             self.note.clone(),
         ]
     }
+}
+
+/// A rule with the time of its cut as a person reads it; the CA tells seconds since 1970.
+fn shown(rule: &str) -> String {
+    const CUT: &str = ", not before up to ";
+    let dated = rule.rsplit_once(CUT).and_then(|(target, seconds)| {
+        let millis = seconds.parse::<i64>().ok()?.checked_mul(1_000)?;
+        Some(format!("{target}{CUT}{}", utc(millis)))
+    });
+    dated.unwrap_or_else(|| rule.to_owned())
 }
 
 #[derive(Serialize)]
@@ -101,15 +111,17 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 }
 
 async fn list(context: &Context, paging: &Paging) -> Result<(), Failure> {
+    // Looked at before the CA is: a page that starts nowhere would be the newest one again.
+    if let Some(token) = paging.token().filter(|token| before(token).is_none()) {
+        return Err(Failure::local(format!(
+            "--page {token}: no token of this listing; give the one that the page before named, or leave it out to begin \
+             with the newest"
+        )));
+    }
     let revocation = context.ca().await?.revocation();
     let (rows, next) = paging
         .collect(SEARCH_ROWS_DEFAULT, async |page| {
-            let before = match page.token.as_str() {
-                "" => 0,
-                token => token
-                    .parse()
-                    .map_err(|_| tonic::Status::invalid_argument("page token: not one of ours"))?,
-            };
+            let before = before(&page.token).unwrap_or_default();
             let limit = page.limit.min(PAGE_ROWS_MAX);
             let request = ListRevocationsRequest { limit, before };
             let items = revocation.clone().list_revocations(request).await?.into_inner().items;
@@ -122,6 +134,11 @@ async fn list(context: &Context, paging: &Paging) -> Result<(), Failure> {
         .await?;
     let rows: Vec<RevocationRow> = rows.into_iter().map(Into::into).collect();
     context.output.list("revocations", &rows, next.as_deref())
+}
+
+/// The record before which a page begins.
+fn before(token: &str) -> Option<u64> {
+    token.parse().ok().filter(|record| *record > 0)
 }
 
 async fn status(context: &Context) -> Result<(), Failure> {

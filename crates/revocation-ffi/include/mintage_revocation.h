@@ -7,7 +7,18 @@
  * What allocates: mintage_revocation_open; a look-up by which the handle moves to a newer file of the agent, or copies the
  * map; a query's SPIFFE ID, which is parsed for each look-up; and a batch, by 32 queries. A look-up without a SPIFFE ID, in
  * a map that stays, allocates nothing. System calls: the clock, which is none where the vDSO tells it, and what moving to
- * another file takes. */
+ * another file takes; mintage_revocation_last_update makes one more, fstat(2).
+ *
+ * A handle moves to newer files of the agent by itself, to those of a CA that was made anew too. A map of the same CA with a
+ * lower epoch or sequence is a rollback: the handle keeps the one that it has, whose last update no longer moves, and checks
+ * say STALE in the end. Where the older map is meant, close the handle and open another.
+ *
+ * A file that is shortened under its mapping: whoever reads beyond the new end is ended by SIGBUS. Only the map's owner can
+ * do it, and the agent never does; a person with the owner's rights can, as by copying a file over the map. A check does not
+ * look, because looking is a system call. So call mintage_revocation_last_update on each open handle in steady intervals,
+ * every second say, in any thread: it looks at the file's length first and lets go what was shortened. Until a whole
+ * file stands under the name, checks then say STALE. Between two such calls the danger stays, so make them as close as a crash
+ * is dear to you; a process that must never be ended so opens with MINTAGE_REVOCATION_ANY_OWNER_BY_COPY. */
 #ifndef MINTAGE_REVOCATION_H
 #define MINTAGE_REVOCATION_H
 
@@ -37,7 +48,7 @@ enum {
 };
 
 /* Whose map is believed, besides root's and that of this process's own user. A map that is believed is mapped: its owner
- * must never shorten the file (the agent never does), or whoever reads beyond the new end gets SIGBUS. */
+ * must never shorten the file, see above. */
 #define MINTAGE_REVOCATION_NO_OTHER_OWNER ((int64_t)-1)
 /* Anybody's map, copied with read(2) at most every 5 s, for a path that only the agent can write to, or an owner who may
  * shorten the file: a wrong one can lie, but cannot crash this process. A revocation is then seen up to 5 s later. */
@@ -66,7 +77,8 @@ typedef struct mintage_revocation_query {
 } mintage_revocation_query;
 
 /* Opens the map at `path` for `trust_domain` (both terminated by a zero octet). `owner_uid` is the agent's user or
- * MINTAGE_REVOCATION_NO_OTHER_OWNER or MINTAGE_REVOCATION_ANY_OWNER_BY_COPY. A map that is not there yet is no error: checks say STALE until the agent made it.
+ * MINTAGE_REVOCATION_NO_OTHER_OWNER or MINTAGE_REVOCATION_ANY_OWNER_BY_COPY. A map that is not there yet is no error: checks
+ * say STALE until the agent made it.
  * On GOOD `*out` is the handle, to be closed; else it is null, and `error` (when not null) holds at most `error_len`
  * octets of text, terminated. */
 int mintage_revocation_open(const char *path, const char *trust_domain, int64_t owner_uid, mintage_revocation **out,
@@ -85,7 +97,9 @@ int mintage_revocation_check(const mintage_revocation *map, const mintage_revoca
 int mintage_revocation_check_batch(const mintage_revocation *map, const mintage_revocation_query *const *queries,
                                    size_t count, uint32_t max_age_s, int *results);
 
-/* Time of the last heartbeat in milliseconds since 1970; 0 when there is no filter; negative is an error code. */
+/* Time of the last heartbeat in milliseconds since 1970; 0 when there is no filter; negative is an error code. Lets go a file
+ * that was shortened, before anything is read from it: call it every second or so, see the top. 0 where an earlier
+ * call said more means just that. */
 int64_t mintage_revocation_last_update(const mintage_revocation *map);
 
 /* Closes the handle, which must not be used any more; null is ignored. */

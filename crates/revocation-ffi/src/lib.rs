@@ -177,6 +177,8 @@ pub unsafe extern "C" fn mintage_revocation_last_update(map: *const MintageRevoc
     let answer = guarded(|| {
         // SAFETY: the caller promises null or an open handle, which only `close` ends.
         let map = unsafe { map.as_ref() }?;
+        // Here and not in a check, which makes no system call.
+        map.reader.let_go_if_cut();
         Some(map.reader.last_update(now()).map_or(0, |at| at.millis().max(0)))
     });
     answer.map_or(i64::from(INTERNAL), |at| at.unwrap_or(i64::from(INVALID)))

@@ -179,9 +179,8 @@ fn a_copied_map_is_anybodys_and_may_be_cut() {
     assert!(code == ffi::INVALID && map.is_null() && error.contains("-3"), "{error}");
 }
 
-#[test]
-fn a_c_program_compiles_against_the_header_and_gets_the_same_answers() {
-    let fixture = fixture();
+/// The C program, built against the header and the library.
+fn c_program(fixture: &Fixture) -> Command {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let exe = std::env::current_exe().unwrap();
     let libraries = exe.parent().unwrap();
@@ -199,13 +198,42 @@ fn a_c_program_compiles_against_the_header_and_gets_the_same_answers() {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let ran = Command::new(&program)
+    let mut program = Command::new(&program);
+    program
         .arg(fixture.path())
         .args(["dev.test", &ISSUER.to_string()])
         .args([fixture.revoked.to_string(), fixture.good.to_string()])
-        .env("NOT_AFTER_MS", fixture.not_after.millis().to_string())
-        .output()
-        .unwrap();
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "1 0 1 -1 1\n0 0 0 -1 0\n1\n");
+        .env("NOT_AFTER_MS", fixture.not_after.millis().to_string());
+    program
+}
+
+fn printed_by(program: &mut Command) -> String {
+    let ran = program.output().unwrap();
+    assert!(
+        ran.status.success(),
+        "{}: {}",
+        ran.status,
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+/// What the program prints of a revoked and a good certificate, and of both where there is no filter.
+const ANSWERED: &str = "1 0 1 -1 1\n0 0 0 -1 0\n";
+const UNANSWERED: &str = "2 0 2 -1 2\n2 0 2 -1 2\n";
+
+#[test]
+fn a_c_program_compiles_against_the_header_and_gets_the_same_answers() {
+    let fixture = fixture();
+    assert_eq!(printed_by(&mut c_program(&fixture)), format!("{ANSWERED}1\n"));
+}
+
+#[test]
+fn a_map_that_is_cut_under_a_c_program_is_let_go_by_last_update_and_ends_nobody() {
+    let fixture = fixture();
+    let whole = fixture.dir.path().join("whole");
+    std::fs::copy(fixture.path(), &whole).unwrap();
+    let printed = printed_by(c_program(&fixture).env("WHOLE_COPY", whole));
+    // A whole map in the place of the cut one is taken at once; where there is none, nothing is good.
+    assert_eq!(printed, format!("{ANSWERED}1\n1\n{ANSWERED}0\n{UNANSWERED}"));
 }

@@ -18,6 +18,7 @@ mod freshness;
 mod header;
 mod lines;
 mod map_layout;
+mod map_lineage;
 mod map_reader;
 mod map_writer;
 mod octets;

@@ -48,5 +48,8 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 pub const MAP_LOOK_AFTER: Duration = Duration::from_secs(10);
 /// Least time between two looks for a newer map, so that a dead agent costs a verifier one look a second at most.
 pub const MAP_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// CAs made anew whose maps one reader has left: each needs every agent joined again, and takes 128 KB here at most. Past it the
+/// reader keeps its map, which grows old, until its process is started again.
+pub const MAP_LINEAGES_MAX: usize = 16;
 /// A reader that copies the map does so this often: as often as heartbeats come.
 pub const MAP_COPY_EVERY: Duration = Duration::from_secs(5);

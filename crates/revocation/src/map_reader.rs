@@ -7,8 +7,8 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
     Query, RevocationError, TrustDomainHash, Verdict, View,
     limits::{MAP_BYTES_MAX, MAP_COPY_EVERY, MAP_LOOK_AFTER, MAP_LOOK_EVERY},
     map_layout as layout,
+    map_lineage::{Left, Lineage},
 };
 
 /// Whose map is believed, and whether it is mapped.
@@ -41,7 +42,10 @@ pub struct MapReader {
     path: PathBuf,
     domain: TrustDomainHash,
     owner: MapOwner,
+    /// Stored to only by who holds `left`.
     opened: ArcSwap<Opened>,
+    /// What was held before.
+    left: Mutex<Left>,
     /// Time of the last look for a newer file, in milliseconds.
     looked: AtomicI64,
     /// The last look found nothing that could be taken.
@@ -52,8 +56,8 @@ struct Opened {
     view: Arc<View>,
     /// `None`: there was no file yet, or it was let go.
     map: Option<Arc<ReadMap>>,
-    /// The position of what was let go: nothing older is taken in its place.
-    least: (u64, u64),
+    /// The sequence at the last look at the file's length.
+    seen: AtomicU64,
 }
 
 impl MapReader {
@@ -73,6 +77,7 @@ impl MapReader {
             domain,
             owner,
             opened: ArcSwap::from_pointee(opened),
+            left: Mutex::default(),
             looked: AtomicI64::new(i64::MIN),
             failed: AtomicBool::new(false),
         })
@@ -107,19 +112,24 @@ impl MapReader {
 
     /// Looks whether somebody shortened the mapped file, which its owner must never do: then it is let go before anybody here
     /// reads beyond its end, and answers are `Stale` until a whole one stands there. One call of fstat(2), for whoever looks
-    /// at the map in steady intervals anyway. Between two looks such a read still raises SIGBUS: who cannot rely on the
-    /// owner copies the map ([`MapOwner::AnyByCopy`]).
+    /// at the map in steady intervals anyway; the reader itself looks only where it looks for a newer file, which no question
+    /// to a live map does. Between two looks such a read still raises SIGBUS: who cannot rely on the owner copies the map
+    /// ([`MapOwner::AnyByCopy`]).
     pub fn let_go_if_cut(&self) -> bool {
         let opened = self.opened.load();
         let is_cut = opened.map.as_ref().is_some_and(|map| map.is_cut());
         if is_cut {
-            let none = Opened {
-                // The header may be gone; what was read at the opening is not.
-                least: (opened.view.epoch(), opened.view.sequence()),
-                ..Opened::none()
-            };
-            self.opened.compare_and_swap(&opened, Arc::new(none));
+            let mut left = self.left();
+            // Another thread may have let it go, or moved on, meanwhile.
+            if Arc::ptr_eq(&opened, &self.opened.load()) {
+                // The header may be gone; what was read of it before is not.
+                let sequence = opened.seen.load(Ordering::Relaxed).max(opened.view.sequence());
+                left.add(Lineage::of(&opened.view, (opened.view.epoch(), sequence)));
+                self.opened.store(Arc::new(Opened::none()));
+            }
             self.failed.store(true, Ordering::Relaxed);
+        } else {
+            opened.seen.store(opened.position().1, Ordering::Relaxed);
         }
         is_cut
     }
@@ -148,6 +158,9 @@ impl MapReader {
         if !certain && !self.may_look(now) {
             return;
         }
+        drop(opened);
+        self.let_go_if_cut();
+        let opened = self.opened.load();
         let current = opened
             .map
             .as_ref()
@@ -155,12 +168,25 @@ impl MapReader {
         if current {
             return;
         }
+        drop(opened);
         let newer = open(&self.path, self.domain, self.owner).ok();
-        let newer = newer.filter(|newer| newer.position() >= opened.position());
-        self.failed.store(newer.is_none(), Ordering::Relaxed);
-        if let Some(newer) = newer {
+        let taken = newer.is_some_and(|newer| self.take(newer));
+        self.failed.store(!taken, Ordering::Relaxed);
+    }
+
+    /// Takes `newer` in the place of what is held, unless that would take something back.
+    fn take(&self, newer: Opened) -> bool {
+        let mut left = self.left();
+        let held = self.opened.load();
+        let taken = left.moves(held.lineage(), &newer.lineage());
+        if taken {
             self.opened.store(Arc::new(newer));
         }
+        taken
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True for one caller in [`MAP_LOOK_EVERY`].
@@ -180,7 +206,7 @@ impl Opened {
         Self {
             view: Arc::new(View::none()),
             map: None,
-            least: (0, 0),
+            seen: AtomicU64::new(0),
         }
     }
 
@@ -189,7 +215,11 @@ impl Opened {
     }
 
     fn position(&self) -> (u64, u64) {
-        (self.number(layout::EPOCH), self.number(layout::SEQUENCE)).max(self.least)
+        (self.number(layout::EPOCH), self.number(layout::SEQUENCE))
+    }
+
+    fn lineage(&self) -> Lineage {
+        Lineage::of(&self.view, self.position())
     }
 
     /// True while there is no reason to look for another file.
@@ -222,8 +252,9 @@ fn open(path: &Path, domain: TrustDomainHash, owner: MapOwner) -> Result<Opened,
     }
     let map = Arc::new(map);
     let view = Arc::new(layout::read(&map, domain)?);
-    let (map, least) = (Some(map), (0, 0));
-    Ok(Opened { view, map, least })
+    let seen = AtomicU64::new(view.sequence());
+    let map = Some(map);
+    Ok(Opened { view, map, seen })
 }
 
 impl std::fmt::Debug for MapReader {

@@ -94,6 +94,8 @@ pub(crate) struct RuleTable {
     marks: Marks,
     /// The lengths of stems, each once, sorted.
     stem_lengths: Vec<usize>,
+    /// The latest cuts of rules on names and on keys; `None` where there are none.
+    latest_cuts: (Option<Cut>, Option<Cut>),
 }
 
 impl RuleTable {
@@ -133,6 +135,8 @@ impl RuleTable {
         self.stem_lengths = self.prefixes.keys().map(|stem| stem.len()).collect();
         self.stem_lengths.sort_unstable();
         self.stem_lengths.dedup();
+        let names = self.identities.values().chain(self.prefixes.values());
+        self.latest_cuts = (names.copied().max(), self.keys.values().copied().max());
     }
 
     /// False when no rule strikes the certificate; true when [`Self::strike`] must tell.
@@ -207,8 +211,14 @@ impl RuleTable {
                 return Struck::Yes(Why::Prefix);
             }
         }
-        missing.spki_sha256 = shown.spki_sha256.is_none() && !self.keys.is_empty();
-        missing.spiffe_id = shown.spiffe_id.is_none() && !(self.identities.is_empty() && self.prefixes.is_empty());
+        // A certificate that began after every cut is struck under no name and on no key.
+        let reaches = |latest: Option<Cut>| {
+            let began = shown.not_before.map_or(Cut::MIN, UnixTime::millis);
+            latest.is_some_and(|latest| began <= latest)
+        };
+        let (of_names, of_keys) = self.latest_cuts;
+        missing.spki_sha256 = shown.spki_sha256.is_none() && reaches(of_keys);
+        missing.spiffe_id = shown.spiffe_id.is_none() && reaches(of_names);
         Struck::Unless(missing)
     }
 }

@@ -12,8 +12,11 @@ use std::{
 };
 
 use mintage_identity::TrustDomain;
-use mintage_revocation::{Exception, MapOwner, MapReader, MapWriter, RevocationError, RuleTarget, Verdict, Why};
-use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, domain, id, seconds, twin};
+use mintage_revocation::{
+    Exception, IssuerCoverage, MapOwner, MapReader, MapWriter, RevocationError, RevokedSet, RuleTarget, SerialKind,
+    Verdict, Why,
+};
+use publisher::{BY_SERIAL, Cert, NATIVE, Publisher, START, STRANGER, domain, id, seconds, twin};
 
 struct Node {
     publisher: Publisher,
@@ -221,6 +224,45 @@ fn a_map_that_went_back_is_not_followed() {
 }
 
 #[test]
+fn the_map_of_a_ca_made_anew_is_followed_and_vouches_for_nothing_of_the_one_before() {
+    let mut node = Node::new();
+    let (cert, old) = (Cert::new(1), node.replica.view());
+    node.publisher.revoke_serial(&cert);
+    node.publish();
+    let reader = node.reader();
+    assert_eq!(ask(&reader, &cert, &node), BY_SERIAL);
+    // Its ledger counts from the start, and it has issuers of its own.
+    let mut anew = Publisher::new();
+    anew.set = RevokedSet::new(&domain());
+    let (id, serials, until) = (STRANGER, SerialKind::Native, None);
+    anew.set
+        .cover_issuer(1, &IssuerCoverage { id, serials, until })
+        .unwrap();
+    anew.now = START.plus(seconds(30));
+    node.publisher.now = anew.now;
+    let of_anew = Cert {
+        issuer: STRANGER,
+        ..Cert::new(2)
+    };
+    assert_eq!(ask(&reader, &of_anew, &node), Verdict::NotCovered);
+    node.restart();
+    let writer = node.writer.as_mut().unwrap();
+    assert!(writer.publish(&anew.current_follower().view(), anew.now).unwrap());
+    assert_eq!(ask(&reader, &of_anew, &node), Verdict::Good, "at once");
+    for gone in [&cert, &Cert::new(3)] {
+        assert_eq!(ask(&reader, gone, &node), Verdict::NotCovered);
+    }
+    // A map of the CA before, older than what was held of it, does not come back by that way.
+    fs::remove_file(&node.path).unwrap();
+    node.restart();
+    node.writer.as_mut().unwrap().publish(&old, anew.now).unwrap();
+    for later in [0, 11, 30, 70] {
+        node.publisher.now = anew.now.plus(seconds(later));
+        assert_eq!(ask(&reader, &cert, &node), Verdict::NotCovered, "{later}");
+    }
+}
+
+#[test]
 fn without_a_file_the_answer_is_stale_until_there_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("revocation.map");
@@ -288,7 +330,7 @@ fn a_shortened_file_crashes_no_copying_reader_and_is_refused() {
     }
 }
 
-/// Names the map to the process that [`a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read`] starts.
+/// Names the map to a process of its own, which a read beyond the end would end.
 const CUT: &str = "MAP_TO_BE_CUT";
 
 #[test]
@@ -317,6 +359,70 @@ fn a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read() {
         "a_file_that_is_cut_under_its_mapping_is_let_go_before_it_is_read",
     ]);
     let ended = child.env(CUT, &node.path).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn what_was_added_in_place_to_a_map_that_was_cut_is_not_taken_back() {
+    const NAME: &str = "what_was_added_in_place_to_a_map_that_was_cut_is_not_taken_back";
+    if std::env::var_os(CUT).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", NAME]).env(CUT, "").output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        return;
+    }
+    let mut node = Node::new();
+    let [older, newer] = ["older", "newer"].map(|name| node.path.with_file_name(name));
+    // The first revocation for which there is room in the file.
+    let (reader, last) = (0..100)
+        .map(Cert::new)
+        .find_map(|cert| {
+            let (reader, inode) = (node.reader(), node.inode());
+            fs::copy(&node.path, &older).unwrap();
+            node.publisher.revoke_serial(&cert);
+            node.publish();
+            (node.inode() == inode).then_some((reader, cert))
+        })
+        .unwrap();
+    fs::copy(&node.path, &newer).unwrap();
+    assert!(!reader.let_go_if_cut());
+    assert_eq!(ask(&reader, &last, &node), BY_SERIAL);
+    node.writer = None;
+    let file = fs::File::options().write(true).open(&node.path).unwrap();
+    file.set_len(0).unwrap();
+    assert!(reader.let_go_if_cut());
+    for (later, whole, answer) in [(5, older, Verdict::Stale), (10, newer, BY_SERIAL)] {
+        fs::rename(whole, &node.path).unwrap();
+        node.publisher.now = START.plus(seconds(later));
+        assert_eq!(ask(&reader, &last, &node), answer, "{later}");
+    }
+}
+
+#[test]
+fn a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for() {
+    const NAME: &str = "a_map_that_is_cut_behind_its_header_is_let_go_where_a_newer_file_is_looked_for";
+    let certs: Vec<Cert> = (0..2_000).map(Cert::new).collect();
+    if let Some(path) = std::env::var_os(CUT) {
+        let path = PathBuf::from(path);
+        let reader = MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap();
+        assert_eq!(reader.check(&certs[0].query(), START), BY_SERIAL);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(4_096).unwrap();
+        // The heartbeat is old now, so this question looks for another file first.
+        let later = START.plus(seconds(30));
+        assert!(
+            certs
+                .iter()
+                .all(|cert| reader.check(&cert.query(), later) == Verdict::Stale)
+        );
+        return;
+    }
+    let mut node = Node::new();
+    certs.iter().for_each(|cert| node.publisher.revoke_serial(cert));
+    node.publish();
+    assert!(fs::metadata(&node.path).unwrap().len() > 16_384);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = child.args(["--exact", NAME]).env(CUT, &node.path).output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
 }
 

@@ -5,9 +5,9 @@
 
 mod publisher;
 
-use mintage_identity::{IdPrefix, UnixTime};
+use mintage_identity::{IdPrefix, SpkiHash, UnixTime};
 use mintage_revocation::{Missing, RuleTarget, Shown, Verdict, View, Why};
-use publisher::{Cert, FOREIGN, NATIVE, Publisher, STRANGER, id, seconds};
+use publisher::{Cert, FOREIGN, NATIVE, Publisher, START, STRANGER, id, seconds};
 
 /// A certificate without the fields whose bit is 0.
 fn shown(cert: &Cert, given: u8) -> Shown<'_> {
@@ -95,6 +95,35 @@ fn under_rules_every_answer_is_the_one_of_the_whole_certificate() {
             not_before: false
         })
     );
+}
+
+#[test]
+fn a_certificate_that_began_after_every_cut_needs_no_name_and_no_key() {
+    let mut publisher = Publisher::new();
+    let cut = publisher.now;
+    let (old, mut new) = (Cert::new(1), Cert::new(2));
+    new.not_before = cut.plus(seconds(1));
+    publisher.revoke_rule(RuleTarget::Identity(id("spiffe://dev.test/db")), Some(cut));
+    let began = |cert: &'_ Cert, view: &View| {
+        let missing = view.check_shown(&shown(cert, 0b100), START);
+        agree(view, cert, START);
+        missing
+    };
+    let view = publisher.current_follower().view();
+    let no_name = Missing {
+        spiffe_id: true,
+        ..Missing::default()
+    };
+    assert_eq!(began(&old, &view), Err(no_name));
+    assert_eq!(began(&new, &view), Ok(Verdict::Good));
+    // Rules without a cut reach everything.
+    publisher.revoke_rule(RuleTarget::Key(SpkiHash::new([3; 32])), None);
+    let view = publisher.current_follower().view();
+    let no_key = Missing {
+        spki_sha256: true,
+        ..Missing::default()
+    };
+    assert_eq!(began(&new, &view), Err(no_key));
 }
 
 #[test]

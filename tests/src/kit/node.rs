@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     agent::{AgentProcess, WAIT_MAX, config},
@@ -123,14 +123,7 @@ impl Node {
 
     /// What is delivered for an entry now.
     pub fn pair(&self, entry: &str) -> Pair {
-        // Entered once, so that a swap between two reads is none of ours.
-        let generation = fs::canonicalize(self.place.join(entry).join("..data")).expect("a generation");
-        let read = |name: &str| fs::read_to_string(generation.join(name)).expect("a file");
-        Pair {
-            chain: pem::decode_certificates(&read("svid.pem")).expect("a chain"),
-            key: pem::decode_private_key(&read("svid_key.pem")).expect("a key").to_vec(),
-            roots: pem::decode_certificates(&read("svid_bundle.pem")).expect("a bundle"),
-        }
+        Pair::read(&self.place.join(entry)).expect("a delivery")
     }
 
     /// The delivery that came after this one.
@@ -167,6 +160,18 @@ impl Node {
 }
 
 impl Pair {
+    /// What lies in a folder of deliveries now; `None` where it is not whole.
+    pub fn read(folder: &Path) -> Option<Self> {
+        // Entered once, so that a swap between two reads is none of ours.
+        let generation = fs::canonicalize(folder.join("..data")).ok()?;
+        let read = |name: &str| fs::read_to_string(generation.join(name)).ok();
+        Some(Self {
+            chain: pem::decode_certificates(&read("svid.pem")?).ok()?,
+            key: pem::decode_private_key(&read("svid_key.pem")?).ok()?.to_vec(),
+            roots: pem::decode_certificates(&read("svid_bundle.pem")?).ok()?,
+        })
+    }
+
     /// The leaf's serial in hexadecimal digits.
     pub fn serial(&self) -> String {
         self.leaf().serial().to_string()
@@ -197,11 +202,16 @@ impl Pair {
 
     /// What a proxy answers to a GET of this client on a new connection; an error when it ends the connection.
     pub async fn get(&self, port: u16) -> std::io::Result<String> {
+        let stream = self.connect(port).await?;
+        exchange(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
+    }
+
+    /// A new connection of this client. A server that refuses it may do so only when the client reads.
+    pub async fn connect(&self, port: u16) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("mintage.invalid").expect("a valid name");
-        let stream = TlsConnector::from(self.tls()).connect(name, stream).await?;
-        exchange(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
+        TlsConnector::from(self.tls()).connect(name, stream).await
     }
 
     /// What a NATS server says to this client, which it asks for a connection and a PONG, and the serial that it showed.

@@ -194,21 +194,41 @@ async fn a_revoked_certificate_is_refused_in_every_way_and_its_successor_is_good
     assert_eq!(ext_authz(&socket, db.escaped(), "").await, (7, Some(403)));
     is_good(&socket, &newer).await;
     is_good(&socket, &next).await;
-    let response = checked(&socket, vec![by_serial(&next)]).await.unwrap();
+    with_the_serial_alone(&socket, [&web, &next, &newer]).await;
+    hostile(&socket, &next).await;
+    hostile_heads(&socket, &next).await;
+    node.stop();
+}
+
+/// While a rule on an identity is in force: `revoked` is by its serial, `good` began before the rule's cut and `newer` after it.
+async fn with_the_serial_alone(socket: &Path, [revoked, good, newer]: [&Pair; 3]) {
+    let response = checked(socket, vec![by_serial(good)]).await.unwrap();
     assert_eq!(told(&response.answers[0]), unknown(RevocationCause::Incomplete));
-    let answer = get(&socket, &path_of(&next)).await;
+    let answer = get(socket, &path_of(good)).await;
     assert!(
         answer.starts_with("HTTP/1.1 400 ") && answer.contains("spiffe_id"),
         "{answer}"
     );
-    let answer = get(&socket, &format!("{}?spiffe_id=spiffe://dev.test/web", path_of(&next))).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"status\":\"good\""),
-        "{answer}"
-    );
-    hostile(&socket, &next).await;
-    hostile_heads(&socket, &next).await;
-    node.stop();
+    for told in [
+        "\"cause\":\"incomplete\"",
+        "\"missing\":[\"spiffe_id\"]",
+        "ask again with it, in the query over HTTP",
+    ] {
+        assert!(answer.contains(told), "{told}: {answer}");
+    }
+    // What is missing, where it is given; and what no rule reaches, or is revoked by its serial, without it.
+    let began = newer.leaf().not_before().millis();
+    for (path, status) in [
+        (format!("{}?spiffe_id=spiffe://dev.test/web", path_of(good)), "good"),
+        (format!("{}?not_before_ms={began}", path_of(newer)), "good"),
+        (path_of(revoked), "revoked"),
+    ] {
+        let answer = get(socket, &path).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains(&format!("\"status\":\"{status}\"")),
+            "{path}: {answer}"
+        );
+    }
 }
 
 /// Questions that are none, and certificates of nobody.

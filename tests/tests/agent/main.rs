@@ -13,6 +13,7 @@ mod federation;
 mod files;
 mod jwt_svids;
 mod lookups;
+mod made_anew;
 mod own_certificate;
 mod receipts;
 mod rejoin;

@@ -1,18 +1,43 @@
 //! The revocation formats before a reader that was written from their description alone, in another language: it takes what is
-//! genuine, refuses what is not, and answers as ours does.
+//! genuine, refuses what is not, and answers as ours does. And the two ways by which a revocation reaches who does not ask the
+//! agent, with the time that each takes: the delivered lists before openssl, and the node's map behind a rustls server.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path, sync::OnceLock};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 #[path = "../../../crates/revocation/tests/publisher/mod.rs"]
 mod publisher;
 
 use mintage_identity::{IdPrefix, UnixTime};
-use mintage_revocation::{Exception, Replica, RuleTarget, Verdict};
-use mintage_tests::kit::verifiers::Interpreter;
+use mintage_proto::v1::revoke_request::Target;
+use mintage_revocation::{Exception, MapOwner, MapReader, Replica, RuleTarget, Verdict};
+use mintage_tests::kit::{
+    client::provider,
+    clock::Shifted,
+    node::{Node, Pair, until},
+    peers::peer,
+    verifiers::Interpreter,
+};
+use mintage_verifier::{
+    AllowedIds, ClientAuth, IdentitySource, RevocationCheck, TlsSettings, Trust, TrustStore, server_config,
+};
+use mintage_verifier_tokio::{Acceptor, Registry, RegistrySettings, follow_map};
 use publisher::{Cert, FOREIGN, NATIVE, Publisher, START, STRANGER, domain, id, seconds, twin};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
 
 /// Made once: both tests run in it.
 fn python() -> Option<&'static Interpreter> {
@@ -258,4 +283,135 @@ fn a_reader_in_another_language_mends_what_it_took_while_the_clock_was_ahead() {
         assert_eq!(theirs, word(ours.view().check(&cert.query(), back)), "{cert:?}");
     }
     assert!(theirs.iter().any(|answer| answer == "revoked") && theirs.iter().any(|answer| answer == "good"));
+}
+
+/// What `openssl verify -crl_check_all` says of the certificate in `client`, with the bundle and the lists in `delivered`.
+fn openssl_says(openssl: &Path, client: &Path, delivered: &Path) -> String {
+    let chain = client.join("svid.pem");
+    let output = Command::new(openssl)
+        .args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"])
+        .arg(delivered.join("svid_bundle.pem"))
+        .arg("-CRLfile")
+        .arg(delivered.join("svid_crl.pem"))
+        .arg("-untrusted")
+        .args([&chain, &chain])
+        .output()
+        .unwrap();
+    [output.stdout, output.stderr]
+        .map(|octets| String::from_utf8_lossy(&octets).into_owned())
+        .concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_with_the_delivered_lists_refuses_what_is_revoked_and_accepts_the_one_after_it() {
+    let Some(openssl) = peer("openssl") else { return };
+    let mut node = Node::start(&["db", "web"], "crl = true\n").await;
+    let delivered = node.place.join("web");
+    let former = node.pair("db");
+    let [client, newer] = ["former", "newer"].map(|name| node.beside(name));
+    former.write(&client);
+    let says = async |client: &Path, what: &str| openssl_says(&openssl, client, &delivered).contains(what);
+    until(Instant::now(), "the lists of root and intermediate", async || {
+        says(&client, ": OK").await
+    })
+    .await;
+
+    let accepted = node.revoke(Target::Serial(former.serial())).await;
+    let latency = until(accepted, "the refusal", async || {
+        says(&client, "certificate revoked").await
+    })
+    .await;
+    println!(
+        "openssl with lists refuses {:.0} ms after the reply to the command to revoke",
+        latency.as_secs_f64() * 1e3
+    );
+    node.after("db", &former).write(&newer);
+    assert!(says(&newer, ": OK").await, "the one after it");
+    assert!(says(&client, "certificate revoked").await, "it stays refused");
+    node.stop();
+}
+
+/// Longest wait for an echo, or for the end of a connection.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A rustls server of the identity `db`, which asks the node's map and follows it for its live connections; its port.
+async fn server(node: &Node) -> (u16, Registry) {
+    let path = node.place.join("node.map");
+    let map = Arc::new(MapReader::open(&path, &domain(), MapOwner::RootOrSelf).unwrap());
+    let clock = Shifted::behind(Duration::ZERO);
+    let own = node.pair("db");
+    let check = RevocationCheck::required(map.clone());
+    let trust = Trust::builder(domain()).domain(domain(), own.roots.clone(), check);
+    let store = TrustStore::new(trust.unwrap().build());
+    let registry = Registry::start(store.clone(), clock.clone(), RegistrySettings::default());
+    tokio::spawn(follow_map(registry.clone(), map, Duration::from_millis(5)));
+    let chain = own.chain.iter().cloned().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.key.clone()));
+    let identity = IdentitySource::new(chain, key, &provider()).unwrap();
+    let clients = ClientAuth::Mandatory(AllowedIds::OwnTrustDomain);
+    let tls = TlsSettings::new(provider(), clock);
+    let acceptor = Acceptor::new(server_config(store, identity, clients, &tls).unwrap(), registry.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(tcp).await else {
+                    return;
+                };
+                let mut octets = [0; 16];
+                while let Ok(count @ 1..) = stream.read(&mut octets).await {
+                    if stream.write_all(&octets[..count]).await.is_err() || stream.flush().await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (port, registry)
+}
+
+/// A connection whose first octets came back; `None` for one that is refused.
+async fn held(pair: &Pair, port: u16) -> Option<TlsStream<TcpStream>> {
+    let mut stream = pair.connect(port).await.ok()?;
+    echo(&mut stream).await.then_some(stream)
+}
+
+async fn echo(stream: &mut TlsStream<TcpStream>) -> bool {
+    let mut back = [0; 5];
+    let asked = async {
+        stream.write_all(b"hello").await?;
+        stream.flush().await?;
+        stream.read_exact(&mut back).await
+    };
+    timeout(SOON, asked).await.expect("an answer in time").is_ok() && back == *b"hello"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_connection_to_a_rustls_server_ends_once_the_nodes_map_has_the_revocation() {
+    let mut node = Node::start(&["web", "db", "api"], "").await;
+    let (port, registry) = server(&node).await;
+    let (web, api) = (node.pair("web"), node.pair("api"));
+    until(Instant::now(), "the map's first set", async || {
+        held(&web, port).await.is_some()
+    })
+    .await;
+    let mut revoked = held(&web, port).await.unwrap();
+    let mut spared = held(&api, port).await.unwrap();
+
+    let accepted = node.revoke(Target::Serial(web.serial())).await;
+    let ended = timeout(SOON, revoked.read(&mut [0; 1])).await.expect("its end in time");
+    let latency = accepted.elapsed();
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    println!(
+        "a live connection to a rustls server ends {:.1} ms after the reply to the command to revoke",
+        latency.as_secs_f64() * 1e3
+    );
+    assert!(registry.counts().closed_refused >= 1, "{:?}", registry.counts());
+    assert!(echo(&mut spared).await, "another's lives on");
+    assert!(held(&web, port).await.is_none(), "it is not let in again");
+    let next = node.after("web", &web);
+    assert!(held(&next, port).await.is_some(), "the one after it is");
+    node.stop();
 }

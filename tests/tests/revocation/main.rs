@@ -4,6 +4,7 @@
 
 mod crls;
 mod first_octets;
+mod listing;
 mod outside;
 mod reach;
 mod revoke_from;

@@ -90,6 +90,14 @@ impl Answer {
         matches!(self, Self::Unknown(Unknown::Stale | Unknown::NoSet | Unknown::Busy))
     }
 
+    /// What has to be given beside what was, for an answer.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        match self {
+            Self::Unknown(Unknown::Incomplete(missing)) => named(*missing),
+            _ => Vec::new(),
+        }
+    }
+
     /// Why the certificate is not good, and what to do; empty when it is.
     pub(crate) fn problem(&self) -> String {
         match self {
@@ -112,23 +120,26 @@ impl Unknown {
             Self::NotCovered => "the revocation set does not speak of this certificate".to_owned(),
             Self::ForeignIssuer(why) | Self::Invalid(why) => why.clone(),
             Self::Incomplete(missing) => {
-                let fields = [
-                    (missing.spiffe_id, "spiffe_id"),
-                    (missing.spki_sha256, "public_key_sha256"),
-                    (missing.not_before, "not_before_ms"),
-                ];
-                let named: Vec<_> = fields
-                    .iter()
-                    .filter(|(is_missing, _)| *is_missing)
-                    .map(|(_, name)| *name)
-                    .collect();
+                let named = named(*missing).join(", ");
                 format!(
-                    "{}: a rule may strike the certificate; give it, or the whole certificate",
-                    named.join(", ")
+                    "{named}: a rule in force may strike the certificate; ask again with it, in the query over HTTP or in \
+                     the question over gRPC, or show the whole certificate (who always gives spiffe_id, \
+                     public_key_sha256 and not_before_ms is asked for nothing more)"
                 )
             }
         }
     }
+}
+
+/// The fields of a question that a rule asks for, as they are called over HTTP and over gRPC.
+fn named(missing: Missing) -> Vec<&'static str> {
+    let fields = [
+        (missing.spiffe_id, "spiffe_id"),
+        (missing.spki_sha256, "public_key_sha256"),
+        (missing.not_before, "not_before_ms"),
+    ];
+    let wanted = fields.into_iter().filter(|(is_missing, _)| *is_missing);
+    wanted.map(|(_, name)| name).collect()
 }
 
 /// Answers, by the bundle and the view in force.

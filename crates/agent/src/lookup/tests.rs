@@ -65,8 +65,15 @@ fn what_is_missing_is_named_by_its_field() {
         spki_sha256: false,
         not_before: true,
     };
-    let problem = Answer::Unknown(Unknown::Incomplete(missing)).problem();
+    let answer = Answer::Unknown(Unknown::Incomplete(missing));
+    let problem = answer.problem();
     assert!(problem.starts_with("spiffe_id, not_before_ms: "), "{problem}");
+    assert!(
+        problem.contains("ask again with it, in the query over HTTP"),
+        "{problem}"
+    );
+    assert_eq!(answer.missing(), ["spiffe_id", "not_before_ms"]);
+    assert!(Answer::Good { tolerated: false }.missing().is_empty());
 }
 
 #[test]

@@ -157,6 +157,7 @@ fn ask(shared: &Shared, asked: &Particulars) -> Page {
         "cause": (status == "unknown").then(|| answer.word()),
         "revoked_by": revoked_by,
         "problem": answer.problem(),
+        "missing": answer.missing(),
         "tolerated": answer == Answer::Good { tolerated: true },
         "sequence": sequence,
         "filter_age_ms": age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -170,11 +170,9 @@ impl LedgerService {
         let (limit, token) = limit_and_token(request.page.as_ref());
         let mut from = match token {
             "" => None,
-            token => Some(Cursor(
-                token
-                    .parse()
-                    .map_err(|_| Refusal::invalid("page token: not one of ours"))?,
-            )),
+            token => Some(Cursor(token.parse().map_err(|_| {
+                Refusal::invalid("page token: none of this listing; give the one that the page before named")
+            })?)),
         };
         let mut records = Vec::new();
         let mut scanned = 0;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use mintage_identity::{AgentName, EntryName, IdPrefix, IssuerKeyId, RevocationReason, Selector, SpiffeId, SpkiHash};
-use mintage_ledger::{Body, Cursor, Kind, Query};
+use mintage_ledger::{Body, Cursor, Kind, LedgerError, Query};
 use mintage_policy::AgentStatus;
 use mintage_proto::{
     limits::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, SNAPSHOT_CHUNK_BYTES},
@@ -85,14 +85,21 @@ impl RevocationService {
         self.0.fleet.push(|agent| renewals(&view, agent, entries, &why));
     }
 
-    fn item(&self, index: u64) -> Option<RevocationItem> {
-        let record = self.0.journal.read_from(index, 1).ok()?.pop()?.decode().ok()?;
-        let Body::Revoke(body) = record.body else { return None };
+    /// The revocation at `index`; `None` where its record was given up meanwhile. One that cannot be read is an error: a
+    /// listing without it would say that it was never made.
+    fn item(&self, index: u64) -> Result<Option<RevocationItem>, LedgerError> {
+        let Some(stored) = self.0.journal.read_from(index, 1)?.pop() else {
+            return Ok(None);
+        };
+        let record = stored.decode()?;
+        let Body::Revoke(body) = record.body else {
+            return Ok(None);
+        };
         let reason = u8::try_from(body.reason)
             .ok()
             .and_then(RevocationReason::from_code)
             .unwrap_or_default();
-        Some(RevocationItem {
+        Ok(Some(RevocationItem {
             index,
             time_ms: record.time.millis(),
             scope: body.scope,
@@ -100,7 +107,7 @@ impl RevocationService {
             note: body.note,
             certificates: body.serials.len() as u64,
             rules: body.rules.iter().map(rule_text).collect(),
-        })
+        }))
     }
 }
 
@@ -214,7 +221,8 @@ impl Revocation for RevocationService {
             .search()
             .query(&query, from, limit as usize)
             .map_err(Refusal::from)?;
-        let items = page.rows.iter().filter_map(|row| self.item(row.index)).collect();
+        let items = page.rows.iter().filter_map(|row| self.item(row.index).transpose());
+        let items = items.collect::<Result<_, _>>().map_err(Refusal::from)?;
         Ok(Response::new(ListRevocationsResponse { items }))
     }
 

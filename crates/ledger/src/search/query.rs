@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     LedgerError,
+    journal::Stored,
     kind::Kind,
     limits::{PAGE_ROWS_MAX, PAGE_SCAN_MAX},
 };
@@ -101,6 +102,20 @@ pub struct LiveSerial {
     pub serial: Serial,
     /// End of its validity.
     pub not_after: UnixTime,
+}
+
+impl LiveSerial {
+    /// What names the certificate of a record, as the index would have it; `None` for a record without one. Whether it has
+    /// ended is not looked at.
+    pub fn of(stored: &Stored) -> Option<Self> {
+        let facts = stored.facts();
+        let leaf = facts.leaf()?;
+        Some(Self {
+            issuer: IssuerKeyId::from_slice(facts.issuer_key_id).ok()?,
+            serial: leaf.serial,
+            not_after: leaf.not_after,
+        })
+    }
 }
 
 /// A certificate whose validity has not ended. Whether it is revoked is not known here.

@@ -1770,7 +1770,9 @@ pub struct RevocationQuestion {
     /// Its serial, big-endian, 1 to 20 octets; leading zeros do not matter.
     #[prost(bytes = "vec", tag = "3")]
     pub serial: ::prost::alloc::vec::Vec<u8>,
-    /// What follows is needed only while a rule speaks of it; the answer then names what is missing. Its SPIFFE ID.
+    /// What follows is needed while a rule speaks of it: then a good certificate without it is UNKNOWN (INCOMPLETE), and the
+    /// answer names what is missing. Who always gives SPIFFE ID, key and start of validity is asked for nothing more. A revoked
+    /// serial, and a certificate that began after the cuts of all rules, are told without. Its SPIFFE ID.
     #[prost(string, tag = "4")]
     pub spiffe_id: ::prost::alloc::string::String,
     /// SHA-256 of its own SubjectPublicKeyInfo, 32 octets.
