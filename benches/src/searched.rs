@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Questions of each sort.
-const QUESTIONS: u64 = 400;
+const QUESTIONS: u64 = 200;
 /// Rows of a page.
 const PAGE: u32 = 50;
 /// Records at both ends that may be no issuances: what a CA writes as it is made and as it starts, its entries and agents.

@@ -7,7 +7,8 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,8 +20,8 @@ use mintage_benches::{
 };
 use mintage_identity::{IssuerKeyId, SpiffeId, TrustDomain, UnixTime};
 use mintage_ledger::{
-    Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal, LogKey,
-    OpenOptions, Origin, Record, Sealer, Trees, verify, wire,
+    Body, CommitTicket, Committer, CommitterLimits, EncodedRecord, FileJournal, Follower, Integrator, Journal,
+    LedgerError, LogKey, OpenOptions, Origin, Record, Sealer, Trees, verify, wire,
 };
 use mintage_state::{State, View};
 use mintage_tests::kit::bins::binary;
@@ -30,10 +31,10 @@ use zeroize::Zeroizing;
 /// Time of a slice of appending, and of the bare appends beside it.
 const SLICE: Duration = Duration::from_millis(250);
 /// Slices of each kind, and fewest that tell anything.
-const SLICES: usize = 8;
+const SLICES: usize = 6;
 const SLICES_MIN: usize = 3;
-/// Records prepared for appending: a gigabyte, more than most disks take in all slices.
-const PREPARED: u64 = 900_000;
+/// Records prepared for appending: 600 MB, more than most disks take in all slices.
+const PREPARED: u64 = 600_000;
 /// Records that one group may hold.
 const GROUP: usize = 512;
 /// Memory that bare appends are taken from in turn: far more than a processor's cache.
@@ -256,16 +257,31 @@ fn fill(dir: &Path, records: u64) -> Result<(), Failure> {
     let integrator = Integrator::new(shared.clone(), trees.clone(), Some(keys), Duration::from_secs(1))?;
     let follower = Follower::start("tree", shared, vec![Box::new(integrator)], Duration::from_millis(5))?;
     let mut sealer = Sealer::new(journal.clone(), trees);
-    let mut index = journal.size();
-    while index < records {
-        let to = (index + GROUP as u64).min(records);
-        let group: Vec<EncodedRecord> = (index..to)
-            .map(|at| Ok(generator.issue(at)?.0))
-            .collect::<Result<_, Failure>>()?;
-        journal.append(&group, u64::MAX).map_err(|error| error.to_string())?;
-        index = to;
-        while sealer.seal_next()? {}
-    }
+    let (grown, grows) = mpsc::channel();
+    thread::scope(|scope| {
+        // As in a CA, sealing goes on beside the appending.
+        let sealing = scope.spawn(|| -> Result<(), LedgerError> {
+            for () in grows {
+                while sealer.seal_next()? {}
+            }
+            Ok(())
+        });
+        let mut index = journal.size();
+        while index < records {
+            let to = (index + GROUP as u64).min(records);
+            let group: Vec<EncodedRecord> = (index..to)
+                .map(|at| Ok(generator.issue(at)?.0))
+                .collect::<Result<_, Failure>>()?;
+            journal.append(&group, u64::MAX).map_err(|error| error.to_string())?;
+            index = to;
+            grown.send(()).map_err(|_| "sealing ended early")?;
+        }
+        drop(grown);
+        sealing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<(), Failure>(())
+    })?;
     follower.stop();
     while sealer.seal_next()? {}
     mintage_ledger::Sink::caught_up(&mut sealer)?;
