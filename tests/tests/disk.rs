@@ -217,6 +217,7 @@ async fn revoke(socket: &Path, target: Target) -> Result<(), Status> {
 async fn state_of(socket: &Path, serial: &Serial) -> String {
     let request = SearchRequest {
         serial: serial.to_string(),
+        kinds: vec!["issue".to_owned()],
         ..SearchRequest::default()
     };
     let channel = admin(socket).await.expect("the admin socket answers");

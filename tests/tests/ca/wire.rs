@@ -178,6 +178,7 @@ async fn state_of(ca: &TestCa, serial: &Serial) -> String {
     let mut ledger = LedgerClient::new(admin(ca.ca.admin_socket()).await.unwrap());
     let search = SearchRequest {
         serial: serial.to_string(),
+        kinds: vec!["issue".to_owned()],
         ..SearchRequest::default()
     };
     ledger

@@ -169,7 +169,8 @@ impl Chunk {
         self.spki.push(spki.as_ref().map_or([0; 8], spki_octets));
         self.not_before_s
             .push(leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_before)));
-        let place = self.kinds.len() as u16 - 1;
+        // At most 65,536 records are here.
+        let place = (self.kinds.len() - 1) as u16;
         self.revoked
             .extend(facts.revoked().map(|serial| Mark::new(&serial, place)));
         let not_after = leaf.as_ref().map_or(0, |leaf| seconds(leaf.not_after));

@@ -5,9 +5,12 @@ use proptest::prelude::*;
 
 use super::{
     kit::few_cases,
-    search::{all, forms},
+    search::{all, forms, indexed},
 };
-use crate::{Body, Kind, Query, Record, RevocationScope, is_about_identity, is_about_prefix, samples, wire};
+use crate::{
+    Body, Kind, Query, Record, RevocationScope, is_about_identity, is_about_prefix, limits::SEGMENT_RECORDS, samples,
+    wire,
+};
 
 const SCOPES: [&str; 9] = [
     "spiffe-id spiffe://dev.test/db/main",
@@ -172,6 +175,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_last_record_of_a_full_chunk_may_be_a_revocation() {
+    let last = SEGMENT_RECORDS as u64 - 1;
+    let mut records: Vec<Record> = (0..last)
+        .map(|at| samples::issue(at, "spiffe://dev.test/web", "web-1"))
+        .collect();
+    records.push(revocation(last, "entry web", &[7, last - 1]));
+    records.push(revocation(last + 1, "", &[7]));
+    let search = indexed(&records);
+    let found = |seed| {
+        let query = Query {
+            serial: Some(samples::serial(seed)),
+            ..Query::default()
+        };
+        all(&search, &query, 10).iter().map(|hit| hit.index).collect::<Vec<_>>()
+    };
+    assert_eq!(found(7), [last + 1, last, 7]);
+    assert_eq!(found(last - 1), [last, last - 1]);
+    assert_eq!(found(8), [8]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn stored(records: &[Record]) -> Vec<Stored> {
         .collect()
 }
 
-fn indexed(records: &[Record]) -> Arc<Search> {
+pub(super) fn indexed(records: &[Record]) -> Arc<Search> {
     let search = Search::new();
     let mut sink = search.sink();
     for part in stored(records).chunks(4096) {
