@@ -29,12 +29,12 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 /// Time of a slice of appending, and of the bare appends beside it.
-const SLICE: Duration = Duration::from_millis(250);
+const SLICE: Duration = Duration::from_millis(150);
 /// Slices of each kind, and fewest that tell anything.
-const SLICES: usize = 6;
+const SLICES: usize = 8;
 const SLICES_MIN: usize = 3;
-/// Records prepared for appending: 600 MB, more than most disks take in all slices.
-const PREPARED: u64 = 600_000;
+/// Records prepared for appending: 700 MB, more than most disks take in all slices.
+const PREPARED: u64 = 700_000;
 /// Records that one group may hold.
 const GROUP: usize = 512;
 /// Memory that bare appends are taken from in turn: far more than a processor's cache.
