@@ -234,18 +234,16 @@ pub(crate) struct Old {
 pub(crate) fn releasable(desk: &Desk, retention: Retention) -> Result<Old, Refusal> {
     let now = desk.clock.now()?;
     let (files, before) = (&desk.shards.files, now.minus(retention.age));
-    let unreadable = |error| Refusal::unavailable("ledger-read", format!("an index cannot be read: {error}"));
-    let found = files.releasable(before, now).map_err(unreadable)?;
-    let kept = files.oldest_kept(before, now).map_err(unreadable)?;
+    let oldest = files.releasable(before, now);
     let is_safe = |shard: &Releasable| match &desk.uploaded {
         Some(uploaded) if !retention.even_if_not_uploaded => uploaded.covers(shard.log.position_of(shard.records)),
         _ => true,
     };
-    let (released, withheld) = found.into_iter().partition(is_safe);
+    let (released, withheld) = oldest.releasable.into_iter().partition(is_safe);
     Ok(Old {
         released,
         withheld,
-        kept,
+        kept: (oldest.kept, oldest.why),
     })
 }
 

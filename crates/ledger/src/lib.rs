@@ -160,7 +160,7 @@ pub use policy::{Checked, Policy, PolicyLog, PolicyWitness};
 pub use proof::{HashSource, Leaves, consistency, inclusion, root_at, verify_consistency, verify_inclusion};
 pub use receipt::Receipt;
 pub use record::{Actor, Attestation, Body, EncodedRecord, RECORD_VERSION, Record};
-pub use retain::{Releasable, WhyKept};
+pub use retain::{Oldest, Releasable, WhyKept};
 pub use roll::Roll;
 pub use search::{Cursor, Hit, Issued, LiveCertificate, LiveQuery, LiveSerial, Page, Query, Search};
 pub use seg::seal::{Sealer, Segments};

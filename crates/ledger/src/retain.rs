@@ -38,6 +38,17 @@ pub struct Releasable {
     pub last_record: UnixTime,
 }
 
+/// What may be given up, and what stops there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oldest {
+    /// The shards that may be given up, oldest first.
+    pub releasable: Vec<Releasable>,
+    /// The log of the first that stays.
+    pub kept: Arc<Log>,
+    /// Why it stays.
+    pub why: WhyKept,
+}
+
 /// Why the records of a shard are not given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhyKept {
@@ -53,33 +64,23 @@ pub enum WhyKept {
 
 impl FileJournal {
     /// The closed shards, oldest first, all of whose records were made before `before`, are sealed, and whose certificates
-    /// have all ended at `now`; up to the first of which that is not so.
-    ///
-    /// # Errors
-    /// Fails when a sealed index cannot be read.
-    pub fn releasable(&self, before: UnixTime, now: UnixTime) -> Result<Vec<Releasable>, LedgerError> {
-        self.oldest(before, now).map(|(releasable, ..)| releasable)
-    }
-
-    /// The first shard that [`FileJournal::releasable`] does not name, and why.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn oldest_kept(&self, before: UnixTime, now: UnixTime) -> Result<(Arc<Log>, WhyKept), LedgerError> {
-        self.oldest(before, now).map(|(_, log, why)| (log, why))
-    }
-
-    fn oldest(&self, before: UnixTime, now: UnixTime) -> Result<(Vec<Releasable>, Arc<Log>, WhyKept), LedgerError> {
+    /// have all ended at `now`; up to the first of which that is not so, with the reason.
+    pub fn releasable(&self, before: UnixTime, now: UnixTime) -> Oldest {
         let sealed = self.segments().list();
         let logs = self.logs();
         let mut found = Vec::new();
+        let stops = |releasable, kept: &Arc<Log>, why| Oldest {
+            releasable,
+            kept: kept.clone(),
+            why,
+        };
         for pair in logs.windows(2) {
             let [log, next] = pair else { break };
             if log.first() < self.first() {
                 continue;
             }
             if sealed.end() < next.first() {
-                return Ok((found, log.clone(), WhyKept::NotSealed));
+                return stops(found, log, WhyKept::NotSealed);
             }
             let within = |first: u64| (log.first()..next.first()).contains(&first);
             let spans = sealed.indexes.iter().filter(|index| within(index.first()));
@@ -90,10 +91,10 @@ impl FileJournal {
             }
             let last = UnixTime::from_millis(last);
             if last >= before {
-                return Ok((found, log.clone(), WhyKept::Young(last)));
+                return stops(found, log, WhyKept::Young(last));
             }
             if ends >= now.seconds() {
-                return Ok((found, log.clone(), WhyKept::Live(UnixTime::from_seconds(ends))));
+                return stops(found, log, WhyKept::Live(UnixTime::from_seconds(ends)));
             }
             found.push(Releasable {
                 log: log.clone(),
@@ -101,7 +102,7 @@ impl FileJournal {
                 last_record: last,
             });
         }
-        Ok((found, self.log(), WhyKept::Written))
+        stops(found, &self.log(), WhyKept::Written)
     }
 
     /// Gives up the records of a shard that [`FileJournal::releasable`] named, and only in its order.

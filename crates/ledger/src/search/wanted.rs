@@ -1,5 +1,7 @@
 //! What a question looks for, and what every part of the index, in memory or sealed, answers.
 
+use std::borrow::Cow;
+
 use mintage_identity::{IdPrefix, IssuerKeyId, Serial, SpiffeId, SpkiHash};
 
 use super::query::{Hit, LiveCertificate, LiveSerial};
@@ -73,11 +75,11 @@ impl Wanted<'_> {
 
     /// The names by which records about the identity are found, among records of these kinds: revocations may be about a prefix
     /// that it lies below.
-    pub(super) fn identities(&self, kind_set: u64) -> Option<Vec<String>> {
+    pub(super) fn identities(&self, kind_set: u64) -> Option<Vec<Cow<'_, str>>> {
         let id = self.spiffe_id?;
-        let mut names = vec![id.to_string()];
+        let mut names = vec![Cow::Borrowed(id.as_str())];
         if self.live_at.is_none() && self.kinds & kind_set & 1 << (Kind::Revoke as u8) != 0 {
-            names.extend(prefixes_over(id));
+            names.extend(prefixes_over(id).map(Cow::Owned));
         }
         Some(names)
     }

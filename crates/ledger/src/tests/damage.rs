@@ -54,7 +54,7 @@ pub(super) fn three(place: &Place, options: OpenOptions, sizes: [u64; 3]) -> (Ar
 
 pub(super) fn release_first(journal: &FileJournal) -> Result<(), LedgerError> {
     let far = UnixTime::from_seconds(1 << 40);
-    journal.release(&journal.releasable(far, far)?[0])
+    journal.release(&journal.releasable(far, far).releasable[0])
 }
 
 /// All records that are kept, with their places.

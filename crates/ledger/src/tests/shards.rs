@@ -227,11 +227,14 @@ fn old_shards_are_given_up_in_order_and_their_promises_stay() {
     let (journal, ..) = sealed(&place);
     let far = UnixTime::from_seconds(1 << 40);
     let past = UnixTime::from_seconds(0);
-    assert_eq!(journal.releasable(past, far).unwrap(), []);
-    assert_eq!(journal.releasable(far, past).unwrap(), [], "its certificates live");
-    let old = journal.releasable(far, far).unwrap();
+    assert_eq!(journal.releasable(past, far).releasable, []);
+    assert_eq!(journal.releasable(far, past).releasable, [], "its certificates live");
+    let old = journal.releasable(far, far).releasable;
     assert_eq!(old.iter().map(|shard| shard.records).collect::<Vec<_>>(), [300, 400]);
-    let why = |before, now| journal.oldest_kept(before, now).unwrap();
+    let why = |before, now| {
+        let oldest = journal.releasable(before, now);
+        (oldest.kept, oldest.why)
+    };
     assert!(matches!(why(past, far), (log, WhyKept::Young(_)) if log.first() == 0));
     assert!(matches!(why(far, past), (log, WhyKept::Live(_)) if log.first() == 0));
     assert_eq!(why(far, far), (journal.log(), WhyKept::Written));
@@ -257,7 +260,7 @@ fn a_ledger_whose_oldest_records_were_given_up_goes_on() {
     let place = Place::new();
     let (journal, keys, _) = sealed(&place);
     let far = UnixTime::from_seconds(1 << 40);
-    journal.release(&journal.releasable(far, far).unwrap()[0]).unwrap();
+    journal.release(&journal.releasable(far, far).releasable[0]).unwrap();
     drop(journal);
     let journal = Arc::new(place.open().unwrap());
     assert_eq!(
@@ -450,7 +453,7 @@ fn an_exported_ledger_of_several_shards_verifies_from_its_first_key() {
     let mut sealer = Sealer::new(journal.clone(), trees);
     while sealer.seal_next().unwrap() {}
     let far = UnixTime::from_seconds(1 << 40);
-    journal.release(&journal.releasable(far, far).unwrap()[0]).unwrap();
+    journal.release(&journal.releasable(far, far).releasable[0]).unwrap();
     let rest = export("rest");
     let mut seen = Seen::default();
     let reports = verify_ledger_tree(&rest, Some(&first), &mut seen).unwrap();
@@ -566,7 +569,7 @@ fn a_copy_of_what_is_archived_of_closed_shards_is_a_ledger() {
         assert!(verify(copy.path(), Some(&first_key), &mut ()).is_err());
     }
     let far = UnixTime::from_seconds(4_000_000_000);
-    journal.release(&journal.releasable(far, far).unwrap()[0]).unwrap();
+    journal.release(&journal.releasable(far, far).releasable[0]).unwrap();
     let reports = verify(copied(&journal, 2).path(), Some(&first_key), &mut ()).unwrap();
     assert!(reports[0].released && !reports[1].released);
     let other = Log::new(next(9).1.vkey(&next(9).0), 300).unwrap();
