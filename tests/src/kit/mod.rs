@@ -9,6 +9,7 @@ pub mod client;
 pub mod clock;
 pub mod csr;
 pub mod dice;
+pub mod echo;
 pub mod envoy;
 pub mod face;
 pub mod federation;

@@ -21,6 +21,7 @@ use mintage_revocation::{Exception, MapOwner, MapReader, Replica, RuleTarget, Ve
 use mintage_tests::kit::{
     client::provider,
     clock::Shifted,
+    echo::serve,
     node::{Node, Pair, until},
     peers::peer,
     verifiers::Interpreter,
@@ -34,7 +35,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
@@ -351,24 +352,7 @@ async fn server(node: &Node) -> (u16, Registry) {
     let clients = ClientAuth::Mandatory(AllowedIds::OwnTrustDomain);
     let tls = TlsSettings::new(provider(), clock);
     let acceptor = Acceptor::new(server_config(store, identity, clients, &tls).unwrap(), registry.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(tcp).await else {
-                    return;
-                };
-                let mut octets = [0; 16];
-                while let Ok(count @ 1..) = stream.read(&mut octets).await {
-                    if stream.write_all(&octets[..count]).await.is_err() || stream.flush().await.is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
+    let port = serve(acceptor).await.port();
     (port, registry)
 }
 

@@ -10,6 +10,7 @@ use mintage_subscriber::{News, Settings, SettingsError, Status, Subscriber};
 use mintage_tests::kit::{
     ca::{CaProcess, TestCa, domain, entry, make, token},
     client::{Joined, admin, join, key_and_csr, provider, settings},
+    echo::serve,
     folder::copied,
     stream::{Stream, ask_with},
 };
@@ -23,7 +24,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     time::timeout,
 };
@@ -72,26 +73,6 @@ async fn revoke(socket: &Path, target: Target) -> u64 {
 
 fn key(number: u8) -> Target {
     Target::Key(format!("{number:02x}").repeat(32))
-}
-
-/// Answers every octet with itself, for peers that the acceptor takes.
-async fn serve(acceptor: Acceptor) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(tcp).await else {
-                    return;
-                };
-                let mut octet = [0];
-                while stream.read_exact(&mut octet).await.is_ok() && stream.write_all(&octet).await.is_ok() {}
-                let _ = stream.shutdown().await;
-            });
-        }
-    });
-    address
 }
 
 /// Connects and has one octet answered; none when it is refused.
